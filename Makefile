@@ -1,0 +1,35 @@
+# make demo and make test each work on a fresh clone; make setup does nothing when all is current.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-slow check bench docs setup clean
+
+demo: setup
+	$(BIN)/python -m legw demo
+
+test: setup
+	$(BIN)/python -m pytest --doctest-modules -n auto -q
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow -q
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv site dist .pytest_cache .mypy_cache .ruff_cache

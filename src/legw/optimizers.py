@@ -1,0 +1,154 @@
+"""Optimizers as data: which one, and its settings apart from the learning rate.
+
+A value here changes nothing and needs no torch; `legw.train.optim.build` turns
+it into a `torch.optim.Optimizer`. A new optimizer is one new dataclass.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from legw.errors import RecipeError
+
+
+def check_range(kind: str, name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Raise RecipeError unless ``low <= value < high`` (and value is a number).
+
+    >>> check_range("sgd", "momentum", 0.9, 0, 1)
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and low <= value < high):
+        bound = f"at least {low:g}" + (f" and below {high:g}" if high < math.inf else " and finite")
+        raise RecipeError(f"{kind}: {name}={value!r}: must be a number, {bound}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What all optimizers share. `kind` is the name used in TOML, JSON and tables."""
+
+    kind: ClassVar[str] = ""
+    adaptive: ClassVar[bool] = False
+    """True where the step's length does not grow with the gradient's (Adam's family)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent: ``m = momentum*m + g + weight_decay*w``, ``w -= lr*m``.
+
+    >>> SGD(momentum=0.9).nesterov
+    False
+    """
+
+    kind: ClassVar[str] = "sgd"
+
+    momentum: float = 0.0
+    """Share of the last step that is kept, in [0, 1)."""
+    nesterov: bool = False
+    """Look ahead: step along ``g + momentum*m``. Needs momentum above 0."""
+    weight_decay: float = 0.0
+    """Factor of the weights that is added to the gradient, at least 0."""
+
+    def __post_init__(self) -> None:
+        check_range(self.kind, "momentum", self.momentum, 0, 1)
+        check_range(self.kind, "weight_decay", self.weight_decay, 0)
+        if self.nesterov and self.momentum == 0:
+            raise RecipeError("sgd: nesterov=True: needs momentum above 0; set momentum, say 0.9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """Adam, weight decay (if any) added to the gradient.
+
+    Reference: Kingma and Ba 2014, arXiv 1412.6980, algorithm 1.
+
+    >>> Adam().beta2
+    0.999
+    """
+
+    kind: ClassVar[str] = "adam"
+    adaptive: ClassVar[bool] = True
+
+    beta1: float = 0.9
+    """Decay of the gradient's average per update, in [0, 1)."""
+    beta2: float = 0.999
+    """Decay of the squared gradient's average per update, in [0, 1)."""
+    epsilon: float = 1e-8
+    """Added to the denominator, at least 0."""
+    weight_decay: float = 0.0
+    """Factor of the weights that is added to the gradient, at least 0."""
+
+    def __post_init__(self) -> None:
+        check_range(self.kind, "beta1", self.beta1, 0, 1)
+        check_range(self.kind, "beta2", self.beta2, 0, 1)
+        check_range(self.kind, "epsilon", self.epsilon, 0)
+        check_range(self.kind, "weight_decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: ``w -= lr*weight_decay*w`` beside the step.
+
+    Reference: Loshchilov and Hutter 2017, arXiv 1711.05101.
+
+    >>> AdamW().weight_decay
+    0.01
+    """
+
+    kind: ClassVar[str] = "adamw"
+
+    weight_decay: float = 0.01
+    """Share of the weights taken off per update, times lr, at least 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling; biases and norms take plain momentum steps.
+
+    ``ratio = trust_coefficient*|w| / (|g| + weight_decay*|w| + epsilon)``, 1 where a
+    norm is 0; ``m = momentum*m + lr*ratio*(g + weight_decay*w)``; ``w -= m``.
+
+    Reference: You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1.
+
+    >>> LARS().trust_coefficient
+    0.001
+    """
+
+    kind: ClassVar[str] = "lars"
+
+    momentum: float = 0.9
+    """Share of the last step that is kept, in [0, 1)."""
+    weight_decay: float = 0.0
+    """Factor of the weights that is added to the gradient, at least 0."""
+    trust_coefficient: float = 0.001
+    """Length of a layer's step as a share of its weights' norm, per lr, above 0."""
+    epsilon: float = 1e-8
+    """Added to the ratio's denominator, at least 0."""
+
+    def __post_init__(self) -> None:
+        check_range(self.kind, "momentum", self.momentum, 0, 1)
+        check_range(self.kind, "weight_decay", self.weight_decay, 0)
+        check_range(self.kind, "trust_coefficient", self.trust_coefficient, 1e-300)
+        check_range(self.kind, "epsilon", self.epsilon, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LAMB(Adam):
+    """Layer-wise adaptive Adam; biases and norms take the step without the ratio.
+
+    ``r = m_hat/(sqrt(v_hat) + epsilon)``; ``w -= lr * |w|/|r + weight_decay*w| *
+    (r + weight_decay*w)``, the ratio 1 where a norm is 0.
+
+    Reference: You et al. 2019, arXiv 1904.00962, algorithm 2.
+
+    >>> LAMB().epsilon
+    1e-06
+    """
+
+    kind: ClassVar[str] = "lamb"
+
+    epsilon: float = 1e-6
+    """Added to the denominator, at least 0."""
+    weight_decay: float = 0.01
+    """Factor of the weights that is added to the direction, at least 0."""

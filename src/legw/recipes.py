@@ -1,0 +1,145 @@
+"""The base recipes that ship, each tuned at its base batch size only.
+
+A recipe carries its number of examples (or of tokens), so that
+`legw scale NAME -b N` can count updates before the application is installed.
+"""
+
+from __future__ import annotations
+
+from legw.decays import Exponential, Halving, Polynomial
+from legw.errors import RecipeError, unknown_name
+from legw.optimizers import LAMB, LARS, SGD, Adam
+from legw.recipe import Recipe
+
+DIGITS_LSTM = Recipe(
+    name="digits-lstm",
+    batch_size=16,
+    lr=0.2,
+    epochs=30,
+    warmup_epochs=0.25,
+    optimizer=SGD(momentum=0.9),
+    clip_norm=1.0,
+    num_examples=1437,
+    source="tuned at batch 16: results/digits-lstm/tuning",
+)
+"""scikit-learn's 8x8 digits, row by row: the demo."""
+
+MNIST_LSTM = Recipe(
+    name="mnist-lstm",
+    batch_size=128,
+    lr=0.2,
+    epochs=25,
+    warmup_epochs=0.1,
+    optimizer=SGD(momentum=0.9),
+    clip_norm=1.0,
+    num_examples=60000,
+    source="tuned at batch 128: results/mnist-lstm/tuning; "
+    "application of You et al. 2019, arXiv 1901.08256",
+)
+"""MNIST, row by row."""
+
+
+def _penn_treebank(
+    name: str, *, window: int, clip_norm: float, constant: float, epochs: float, rate: float
+) -> Recipe:
+    return Recipe(
+        name=name,
+        batch_size=20,
+        lr=1.0,
+        epochs=epochs,
+        clip_norm=clip_norm,
+        decay=Exponential(rate=rate, constant_epochs=constant),
+        num_tokens=929589,
+        window_tokens=window,
+        source="Zaremba et al. 2014, arXiv 1409.2329, section 4.1; TensorFlow's PTB tutorial",
+    )
+
+
+PTB_SMALL = _penn_treebank("ptb-small", window=20, clip_norm=5.0, constant=4, epochs=13, rate=0.5)
+"""Two LSTM layers of 200 on the Penn Treebank. The published recipe has no warmup."""
+
+PTB_MEDIUM = _penn_treebank("ptb-medium", window=35, clip_norm=5.0, constant=6, epochs=39, rate=0.8)
+"""Two LSTM layers of 650 on the Penn Treebank. The published recipe has no warmup."""
+
+PTB_LARGE = _penn_treebank(
+    "ptb-large", window=35, clip_norm=10.0, constant=14, epochs=55, rate=1 / 1.15
+)
+"""Two LSTM layers of 1500 on the Penn Treebank. The published recipe has no warmup."""
+
+GNMT = Recipe(
+    name="gnmt",
+    batch_size=2048,
+    lr=2.0e-3,
+    epochs=8,
+    warmup_epochs=200 * 2048 / 3534981,
+    optimizer=Adam(),
+    clip_norm=5.0,
+    decay=Halving(begin=2 / 3, times=4),
+    num_examples=3534981,
+    source="MLPerf training, GNMT submission at batch 2048: lr 2.0e-3, 200 warmup updates "
+    "(exponential there, linear here), Adam, 4 halvings in the last third",
+)
+"""WMT16 English-German: 3,534,981 sentence pairs."""
+
+RESNET50_IMAGENET = Recipe(
+    name="resnet50-imagenet",
+    batch_size=512,
+    lr=4.0,
+    epochs=90,
+    warmup_epochs=10 / 64,
+    optimizer=LARS(momentum=0.9, weight_decay=1e-4, trust_coefficient=1e-3, epsilon=1e-5),
+    decay=Polynomial(power=2.0),
+    num_examples=1281167,
+    source="You et al. 2019, arXiv 1901.08256: LARS, batch 512 to 32K",
+)
+"""ImageNet, ResNet-50 with LARS: lr 2**2 at 512 to 2**5 at 32K, always 391 warmup updates."""
+
+RESNET50_IMAGENET_LAMB = Recipe(
+    name="resnet50-imagenet-lamb",
+    batch_size=512,
+    lr=4e-2 / 2**3,
+    epochs=90,
+    warmup_epochs=0.3125,
+    optimizer=LAMB(weight_decay=0.01, epsilon=1e-6),
+    decay=Polynomial(power=1.0),
+    num_examples=1281167,
+    source="You et al. 2019, arXiv 1904.00962: ResNet-50, untuned LAMB, batch 512 to 32K",
+)
+"""ImageNet, ResNet-50 with LAMB: lr 4e-2/2**x, x from 3 at 512 to 0 at 32K."""
+
+BERT_LAMB = Recipe(
+    name="bert-lamb",
+    batch_size=512,
+    lr=5e-3 / 2**3,
+    epochs=1,
+    warmup_epochs=1 / 320,
+    optimizer=LAMB(weight_decay=0.01, epsilon=1e-6),
+    decay=Polynomial(power=1.0),
+    num_examples=512_000_000,
+    source="You et al. 2019, arXiv 1904.00962: BERT, untuned LAMB, batch 512 to 32K; "
+    "the whole run counted as one epoch of 512,000,000 sequences",
+)
+"""BERT with LAMB: lr 5e-3/2**x, x from 3 at 512 to 0 at 32K; warmup 1/320 to 1/5 of the run."""
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        DIGITS_LSTM, MNIST_LSTM, PTB_SMALL, PTB_MEDIUM, PTB_LARGE, GNMT,
+        RESNET50_IMAGENET, RESNET50_IMAGENET_LAMB, BERT_LAMB,
+    )
+}  # fmt: skip
+"""The recipes that ship, by name."""
+
+
+def find(name: str) -> Recipe:
+    """Return the shipped recipe of this name.
+
+    Raises:
+        RecipeError: there is none; the line names the nearest.
+
+    >>> find("mnist-lstm").batch_size
+    128
+    """
+    if name not in RECIPES:
+        raise RecipeError(unknown_name("recipe", name, RECIPES))
+    return RECIPES[name]

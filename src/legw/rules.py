@@ -1,0 +1,317 @@
+"""Rules as data: how a recipe changes with the batch size.
+
+With ``k = batch_size / base.batch_size`` most rules are powers of k:
+
+    lr * k**lr_power        warmup_epochs * k**warmup_power
+    epochs, warmup and milestones * k**stretch_power
+
+Your own rule is one line, and `scale` takes it like ours:
+
+>>> mine = Rule(name="cube-root", lr_power=1 / 3, warmup_power=1.0)
+>>> base = Recipe(batch_size=100, lr=0.5, epochs=90, warmup_epochs=1)
+>>> round(scale(base, batch_size=800, rule=mine).lr, 12)
+1.0
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from legw.errors import LegwWarning, RecipeError, unknown_name
+from legw.optimizers import Adam, Optimizer
+from legw.recipe import Recipe
+from legw.schedule import epoch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One way to carry a recipe to another batch size.
+
+    >>> LEGW.lr_power, LEGW.warmup_power
+    (0.5, 1.0)
+    """
+
+    name: str
+    """What the command line and tables call it."""
+    lr_power: float
+    """Power of k that multiplies the learning rate (and the rate the warmup starts from)."""
+    warmup_power: float = 0.0
+    """Power of k that multiplies the warmup's epochs; 1 keeps its number of updates."""
+    stretch_power: float = 0.0
+    """Power of k that multiplies epochs, warmup and milestones; 1 keeps the updates."""
+    warmup_epochs: float | None = None
+    """Fixed length of the warmup in epochs, from the base's rate, whatever the base has."""
+    optimizer: Callable[[Optimizer, float], Optimizer] | None = None
+    """How the optimizer's own settings change with k; None leaves them."""
+    needs: type[Optimizer] | None = None
+    """The optimizer family the rule is defined for; None is any."""
+    formula: str = ""
+    """The rule in one line, for people."""
+    source: str = ""
+    """Authors, year, and where to find it."""
+
+
+def _adam_sde(optimizer: Optimizer, k: float) -> Optimizer:
+    """``beta' = 1 - k*(1 - beta)``, ``epsilon' = epsilon/sqrt(k)``; needs ``k < 1/(1 - beta1)``."""
+    assert isinstance(optimizer, Adam)
+    for name, beta in (("beta1", optimizer.beta1), ("beta2", optimizer.beta2)):
+        limit = 1.0 / (1.0 - beta)
+        if k >= limit * (1 - 1e-12):
+            raise RecipeError(
+                f"is undefined at k={k:g}: needs k < 1/(1-{name}) = {limit:g}; "
+                "choose a smaller batch or another rule"
+            )
+    return replace(
+        optimizer,
+        beta1=1.0 - k * (1.0 - optimizer.beta1),
+        beta2=1.0 - k * (1.0 - optimizer.beta2),
+        epsilon=optimizer.epsilon / math.sqrt(k),
+    )
+
+
+def _beta2_half_life(optimizer: Optimizer, k: float) -> Optimizer:
+    """``beta2' = beta2**k``: the average over squared gradients spans the same examples."""
+    assert isinstance(optimizer, Adam)
+    return replace(optimizer, beta2=optimizer.beta2**k)
+
+
+LEGW = Rule(
+    name="legw",
+    lr_power=0.5,
+    warmup_power=1.0,
+    formula="lr*sqrt(k), warmup_epochs*k (the same number of warmup updates)",
+    source="You et al. 2019, arXiv 1901.08256",
+)
+LINEAR = Rule(
+    name="linear",
+    lr_power=1.0,
+    formula="lr*k, warmup unchanged",
+    source="Krizhevsky 2014, arXiv 1404.5997",
+)
+LINEAR_EPOCH = Rule(
+    name="linear-epoch",
+    lr_power=1.0,
+    warmup_power=1.0,
+    formula="lr*k, warmup_epochs*k: shows what each half of LEGW does",
+    source="an ablation of ours",
+)
+GOYAL = Rule(
+    name="goyal",
+    lr_power=1.0,
+    warmup_epochs=5.0,
+    formula="lr*k, 5 epochs of warmup from lr to lr*k",
+    source="Goyal et al. 2017, arXiv 1706.02677",
+)
+SQRT = Rule(
+    name="sqrt",
+    lr_power=0.5,
+    formula="lr*sqrt(k), warmup unchanged",
+    source="Krizhevsky 2014, arXiv 1404.5997; Hoffer et al. 2017, arXiv 1705.08741",
+)
+FIXED = Rule(
+    name="fixed",
+    lr_power=0.0,
+    formula="everything unchanged",
+    source="the control",
+)
+HOFFER = Rule(
+    name="hoffer",
+    lr_power=0.5,
+    stretch_power=1.0,
+    formula="lr*sqrt(k); epochs, warmup and milestones*k (the same number of updates)",
+    source="Hoffer et al. 2017, arXiv 1705.08741",
+)
+ADAM_SDE = Rule(
+    name="adam-sde",
+    lr_power=0.5,
+    optimizer=_adam_sde,
+    needs=Adam,
+    formula="lr*sqrt(k), beta -> 1-k*(1-beta) for both, epsilon/sqrt(k); k < 1/(1-beta1)",
+    source="Malladi et al. 2022, arXiv 2205.10287",
+)
+BETA2_HALF_LIFE = Rule(
+    name="beta2-half-life",
+    lr_power=0.0,
+    optimizer=_beta2_half_life,
+    needs=Adam,
+    formula="beta2**k, beta1 and lr unchanged (the paper gives no law for lr)",
+    source="Marek et al. 2025, arXiv 2507.07101",
+)
+
+RULES: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        LEGW, LINEAR, LINEAR_EPOCH, GOYAL, SQRT, FIXED, HOFFER, ADAM_SDE, BETA2_HALF_LIFE,
+    )
+}  # fmt: skip
+"""The rules that ship, by name, in the order in which tables show them."""
+
+
+def find(name: str) -> Rule:
+    """Return the rule of this name.
+
+    Raises:
+        RecipeError: there is none; the line names the nearest.
+
+    >>> find("sqrt") is SQRT
+    True
+    """
+    if name not in RULES:
+        raise RecipeError(unknown_name("rule", name, RULES))
+    return RULES[name]
+
+
+def scale(recipe: Recipe, batch_size: int, rule: Rule | str = LEGW) -> Recipe:
+    """Return the recipe carried to another batch size; at ``k = 1`` it comes back unchanged.
+
+    Args:
+        recipe: the base, tuned at its own batch size.
+        batch_size: the target, in examples per update, at least 1.
+        rule: a `Rule`, or the name of one that ships.
+
+    Raises:
+        RecipeError: the rule is unknown or not defined for this optimizer or k, or
+            its warmup would not end before the run does.
+
+    Warns:
+        LegwWarning: each line of `cautions`.
+
+    Reference: You et al. 2019, arXiv 1901.08256, section 3.
+
+    >>> base = Recipe(batch_size=512, lr=4, epochs=90, warmup_epochs=0.15625)
+    >>> big = scale(base, batch_size=32768)
+    >>> big.lr, big.warmup_epochs
+    (32.0, 10.0)
+    """
+    rule = find(rule) if isinstance(rule, str) else rule
+    scaled = apply(recipe, batch_size, rule)
+    for line in cautions(recipe, scaled, rule):
+        warnings.warn(line, LegwWarning, stacklevel=2)
+    return scaled
+
+
+def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
+    """Return what `scale` returns, without its warnings."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise RecipeError(
+            f"{recipe.name}: batch_size={batch_size!r}: must be a whole number, at least 1"
+        )
+    k = batch_size / recipe.batch_size
+    if k == 1:
+        return recipe
+    here = f"{recipe.name}: batch_size={batch_size} (k={k:g}): {rule.name}"
+    if rule.needs is not None and not isinstance(recipe.optimizer, rule.needs):
+        raise RecipeError(
+            f"{here} is defined for the {rule.needs.__name__} family only, "
+            f"not for {recipe.optimizer.kind}; choose another rule"
+        )
+    stretch = k**rule.stretch_power
+    epochs = recipe.epochs * stretch
+    warmup = _warmup(recipe, rule, k) * stretch
+    if warmup > 0 and warmup >= epochs:
+        raise RecipeError(
+            f"{here} would warm up for {warmup:g} of {epochs:g} epochs; {_largest(recipe, rule)}"
+        )
+    try:
+        optimizer = (
+            recipe.optimizer if rule.optimizer is None else rule.optimizer(recipe.optimizer, k)
+        )
+    except RecipeError as error:
+        raise RecipeError(f"{here} {error}") from None
+    lr = recipe.lr * k**rule.lr_power
+    return replace(
+        recipe,
+        batch_size=batch_size,
+        lr=lr,
+        epochs=epochs,
+        warmup_epochs=warmup,
+        warmup_from_lr=_warmup_from(recipe, rule, k),
+        decay=recipe.decay.stretched(stretch) if stretch != 1 else recipe.decay,
+        optimizer=optimizer,
+    )
+
+
+def _warmup(recipe: Recipe, rule: Rule, k: float) -> float:
+    if rule.warmup_epochs is not None:
+        return rule.warmup_epochs
+    return recipe.warmup_epochs * k**rule.warmup_power
+
+
+def _warmup_from(recipe: Recipe, rule: Rule, k: float) -> float:
+    if rule.warmup_epochs is not None:
+        return min(recipe.lr, recipe.lr * k**rule.lr_power)
+    return recipe.warmup_from_lr * k**rule.lr_power
+
+
+def _largest(recipe: Recipe, rule: Rule) -> str:
+    """Say how large a batch fits: the largest with ``warmup_epochs * k**power < epochs``."""
+    power = rule.warmup_power
+    if rule.warmup_epochs is not None or power <= 0:
+        return "train for more epochs or choose another rule"
+    limit = recipe.batch_size * (recipe.epochs / recipe.warmup_epochs) ** (1.0 / power)
+    return f"the largest batch that fits is {math.ceil(limit * (1 - 1e-12)) - 1}"
+
+
+def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
+    """Return one line for each thing about a scaled recipe that deserves a second look.
+
+    >>> base = Recipe(name="mine", batch_size=16, lr=1, epochs=9)
+    >>> cautions(base, apply(base, 32, LEGW), LEGW)
+    ['mine: the base recipe has no warmup, so legw equals sqrt here']
+    """
+    if scaled.batch_size == base.batch_size:
+        return []
+    found = [
+        _no_warmup(base, rule),
+        _past_the_decay(scaled),
+        _adaptive_linear(base, rule),
+        *_few_updates(scaled),
+    ]
+    return [f"{base.name}: {line}" for line in found if line]
+
+
+def _no_warmup(base: Recipe, rule: Rule) -> str:
+    if base.warmup_epochs > 0 or rule.warmup_power == 0:
+        return ""
+    twin = next((r for r in RULES.values() if r.lr_power == rule.lr_power and _only_lr(r)), None)
+    same = f", so {rule.name} equals {twin.name} here" if twin else ""
+    return f"the base recipe has no warmup{same}"
+
+
+def _only_lr(rule: Rule) -> bool:
+    return (
+        rule.warmup_power == 0
+        and rule.stretch_power == 0
+        and rule.warmup_epochs is None
+        and rule.optimizer is None
+    )
+
+
+def _past_the_decay(scaled: Recipe) -> str:
+    drop = scaled.decay.first_drop()
+    if drop is None or scaled.decay.after_warmup or scaled.warmup_epochs <= drop:
+        return ""
+    return (
+        f"the warmup ends at epoch {scaled.warmup_epochs:g}, "
+        f"after the first decay at epoch {drop:g}"
+    )
+
+
+def _adaptive_linear(base: Recipe, rule: Rule) -> str:
+    if not (base.optimizer.adaptive and rule.lr_power >= 1):
+        return ""
+    return f"{rule.name} was made for SGD; with {base.optimizer.kind} the rate grows as sqrt(k)"
+
+
+def _few_updates(scaled: Recipe) -> list[str]:
+    if scaled.epoch_examples is None:
+        return []
+    size = epoch_size(scaled)
+    if scaled.batch_size > size:
+        return [f"the batch ({scaled.batch_size}) is larger than the data set ({size})"]
+    if size / scaled.batch_size < 5:
+        return [f"only {size / scaled.batch_size:.1f} updates per epoch; fewer than 5"]
+    return []
