@@ -12,7 +12,6 @@ Importing this module imports neither torch nor numpy; `legw.train` does, on req
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from legw.decays import Constant, Cosine, Decay, Exponential, Halving, Polynomial, Step
@@ -45,5 +44,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import `legw.train` when it is first asked for: it needs torch."""
     if name == "train":
+        import importlib
+
         return importlib.import_module("legw.train")
     raise AttributeError(f"module 'legw' has no attribute {name!r}")

@@ -8,7 +8,6 @@ its traceback. The line reads ``what: name=value: rule broken; what to do``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class LegwError(Exception):
@@ -35,14 +34,40 @@ class LegwWarning(UserWarning):
     """Something that works as asked and still deserves a second look."""
 
 
+def one_line(text: str, limit: int = 200) -> str:
+    """Return text fit for an error line: control characters escaped, the rest cut off.
+
+    Args:
+        text: whatever a user or a file gave.
+        limit: most characters that come back, at least 4.
+
+    >>> one_line("two\\nlines"), one_line("a long text", limit=7)
+    ('two\\\\nlines', 'a lo...')
+    """
+    line = text[: limit + 1]
+    if not line.isprintable():
+        line = repr(line)[1:-1]
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def shown(value: object) -> str:
+    """Return a value for an error line, as Python writes it, in at most 80 characters.
+
+    >>> shown("fast"), shown(0.5)
+    ("'fast'", '0.5')
+    """
+    return one_line(repr(value), 80)
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return the line for a name that does not exist, with the nearest that does.
 
     >>> unknown_name("rule", "lgew", ["legw", "linear"])
     "rule 'lgew' is unknown; did you mean 'legw'? (known: legw, linear)"
     """
+    from difflib import get_close_matches
+
     names = list(known)
     near = get_close_matches(name, names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    shown = name if len(name) <= 60 else name[:57] + "..."
-    return f"{what} '{shown}' is unknown; {hint}(known: {', '.join(names)})"
+    return f"{what} '{one_line(name, 60)}' is unknown; {hint}(known: {', '.join(names)})"

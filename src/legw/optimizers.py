@@ -6,22 +6,25 @@ it into a `torch.optim.Optimizer`. A new optimizer is one new dataclass.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from legw.errors import RecipeError
+from legw.errors import RecipeError, shown
+
+HUGE = 1e15
+"""Above every number that a recipe can mean; keeps arithmetic with them finite."""
 
 
-def check_range(kind: str, name: str, value: float, low: float, high: float = math.inf) -> None:
+def check_range(kind: str, name: str, value: float, low: float, high: float = HUGE) -> None:
     """Raise RecipeError unless ``low <= value < high`` (and value is a number).
 
     >>> check_range("sgd", "momentum", 0.9, 0, 1)
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and low <= value < high):
-        bound = f"at least {low:g}" + (f" and below {high:g}" if high < math.inf else " and finite")
-        raise RecipeError(f"{kind}: {name}={value!r}: must be a number, {bound}")
+        raise RecipeError(
+            f"{kind}: {name}={shown(value)}: must be a number, at least {low:g} and below {high:g}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

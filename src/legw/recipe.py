@@ -22,17 +22,43 @@ Recipes are read from and written to TOML and JSON. A file looks like this:
 
 from __future__ import annotations
 
-import json
-import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from legw.decays import Constant, Decay
-from legw.errors import RecipeError, unknown_name
-from legw.optimizers import SGD, Optimizer
+from legw.errors import RecipeError, one_line, shown, unknown_name
+from legw.optimizers import HUGE, SGD, Optimizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MOST = 2**53
+"""The largest count: up to here a float holds every whole number exactly."""
+
+
+def check_count(what: str, name: str, value: object) -> None:
+    """Raise RecipeError unless the value is a whole number, 1 to 2**53.
+
+    >>> check_count("mine", "batch_size", 8192)
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RecipeError(f"{what}: {name}={shown(value)}: must be a whole number, at least 1")
+    if value > MOST:
+        raise RecipeError(f"{what}: {name}={shown(value)}: must be at most 2**53 = {MOST}")
+
+
+def check_name(what: str, name: object) -> None:
+    """Raise RecipeError unless the name is text of 1 to 100 printable characters.
+
+    >>> check_name("recipe", "mnist-lstm")
+    """
+    if not isinstance(name, str):
+        raise RecipeError(f"{what}: name={shown(name)}: must be text; put it in quotes")
+    if not (1 <= len(name) <= 100 and name.isprintable()):
+        raise RecipeError(
+            f"{what}: name={shown(name)}: must be 1 to 100 printable characters; give another name"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +74,7 @@ class Recipe:
     """
 
     name: str = "recipe"
-    """What errors, tables and run folders call it."""
+    """What errors, tables and run folders call it; 1 to 100 printable characters."""
     batch_size: int
     """Examples per optimizer update, over all devices and micro-batches; at least 1."""
     lr: float
@@ -56,7 +82,7 @@ class Recipe:
     epochs: float
     """Length of the run in passes over the data; above 0, may be fractional."""
     warmup_epochs: float = 0.0
-    """Length of the linear ramp in epochs; at least 0, may be fractional."""
+    """Length of the linear ramp in epochs; at least 0, below `epochs`, may be fractional."""
     warmup_from_lr: float = 0.0
     """Learning rate from which the ramp starts; at least 0, at most `lr`."""
     decay: Decay = field(default_factory=Constant)
@@ -68,11 +94,11 @@ class Recipe:
     norm_batch_size: int = 128
     """Examples over which batch normalisation takes its statistics; at least 1."""
     num_examples: int | None = None
-    """Examples in one epoch; None where it is not known, or for streams."""
+    """Examples in one epoch, at least 1; None where it is not known, or for streams."""
     num_tokens: int | None = None
-    """Streams (truncated back-propagation): tokens in the training text."""
+    """Streams (truncated back-propagation): tokens in the training text, at least 1."""
     window_tokens: int | None = None
-    """Streams: tokens of one stream in one example (the truncation length)."""
+    """Streams: tokens of one stream in one example (the truncation length), at least 1."""
     source: str = ""
     """Where the numbers come from."""
 
@@ -82,28 +108,32 @@ class Recipe:
         self._check_streams()
 
     def _check_types(self) -> None:
+        check_name("recipe", self.name)
+        if not isinstance(self.source, str):
+            raise self._fault("source", "must be text; put it in quotes")
         for name in ("batch_size", "norm_batch_size"):
-            self._check_int(name, getattr(self, name))
+            check_count(self.name, name, getattr(self, name))
         for name in ("num_examples", "num_tokens", "window_tokens"):
             if getattr(self, name) is not None:
-                self._check_int(name, getattr(self, name))
+                check_count(self.name, name, getattr(self, name))
         for name in ("lr", "epochs", "warmup_epochs", "warmup_from_lr"):
             self._check_number(name, getattr(self, name))
         if self.clip_norm is not None:
             self._check_number("clip_norm", self.clip_norm)
         for name, kind in (("decay", Decay), ("optimizer", Optimizer)):
-            if not isinstance(getattr(self, name), kind):
-                raise self._fault(name, f"must be a legw {kind.__name__}")
-
-    def _check_int(self, name: str, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self._fault(name, "must be a whole number, at least 1")
+            part = getattr(self, name)
+            if not isinstance(part, kind):
+                raise self._fault(name, f"must be a legw {kind.__name__}; give an instance of one")
+            if not vars(type(part)).get("kind"):
+                raise self._fault(
+                    name, f'needs a kind to be read by; set kind = "..." in {type(part).__name__}'
+                )
 
     def _check_number(self, name: str, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._fault(name, "must be a number")
-        if not math.isfinite(value):
-            raise self._fault(name, "must be a finite number")
+        if not abs(value) < HUGE:
+            raise self._fault(name, f"must be a finite number, below {HUGE:g}")
 
     def _check_ranges(self) -> None:
         for name in ("lr", "epochs", "clip_norm"):
@@ -117,7 +147,9 @@ class Recipe:
             raise self._fault("warmup_from_lr", f"must be at most lr={self.lr:g}")
         if self.warmup_epochs and self.warmup_epochs >= self.epochs:
             raise self._fault(
-                "warmup_epochs", f"must end before the run does, at epoch {self.epochs:g}"
+                "warmup_epochs",
+                f"must end before the run does, at epoch {self.epochs:g}; "
+                "shorten it or raise epochs",
             )
 
     def _check_streams(self) -> None:
@@ -133,7 +165,7 @@ class Recipe:
             )
 
     def _fault(self, name: str, rule: str) -> RecipeError:
-        return RecipeError(f"{self.name}: {name}={getattr(self, name)!r}: {rule}")
+        return RecipeError(f"{self.name}: {name}={shown(getattr(self, name))}: {rule}")
 
     @property
     def epoch_examples(self) -> int | None:
@@ -147,7 +179,10 @@ class Recipe:
         return (self.num_tokens // self.batch_size - 1) // self.window_tokens * self.batch_size
 
     def with_num_examples(self, num_examples: int) -> Recipe:
-        """Return the recipe for a data set of this many examples an epoch.
+        """Return the recipe for a data set of this many examples an epoch, at least 1.
+
+        Raises:
+            RecipeError: it is not a whole number of at least 1.
 
         >>> Recipe(batch_size=8, lr=1, epochs=2).with_num_examples(100).epoch_examples
         100
@@ -156,7 +191,11 @@ class Recipe:
 
 
 def most_streams(num_tokens: int, window_tokens: int) -> int:
-    """Return how many streams of at least one window fit into a text.
+    """Return how many streams of at least one window (and the token after it) fit into a text.
+
+    Args:
+        num_tokens: tokens in the text, at least 1.
+        window_tokens: tokens of one stream in one example, at least 1.
 
     >>> most_streams(num_tokens=100, window_tokens=9)
     10
@@ -185,67 +224,79 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def from_dict(data: Mapping[str, Any]) -> Recipe:
     """Return the recipe that plain values describe.
 
+    Args:
+        data: values by field name, as `to_dict` gives them; `decay` and `optimizer`
+            may be a table with a `kind`, or the kind alone.
+
     Raises:
         RecipeError: an unknown or missing field, a wrong type, a value out of range.
 
     >>> from_dict({"batch_size": 8, "lr": 1, "epochs": 2, "decay": {"kind": "cosine"}}).decay
     Cosine(after_warmup=True, end=0.0)
     """
+    what = one_line(str(data.get("name", "recipe")), 100)
+    _check_fields(Recipe, data, what)
+    for name in ("batch_size", "lr", "epochs"):
+        if name not in data:
+            raise RecipeError(f"{what}: {name} is missing; a recipe needs batch_size, lr, epochs")
     values = dict(data)
     for name, base in (("decay", Decay), ("optimizer", Optimizer)):
         if name in values and not isinstance(values[name], base):
-            values[name] = _part(name, values[name], kinds(base))
-    what = values.get("name", "recipe")
-    for name in ("name", "source"):
-        if not isinstance(values.get(name, ""), str):
-            raise RecipeError(f"recipe: {name}={values[name]!r}: must be text in quotes")
-    return _build(Recipe, values, str(what))
+            values[name] = _part(what, name, values[name], kinds(base))
+    return Recipe(**values)
 
 
 def kinds(base: type[Any]) -> dict[str, type[Any]]:
     """Return the decays or optimizers there are, by the `kind` that names them.
+
+    A dataclass of yours that derives from one of them is found once it is defined.
+
+    Args:
+        base: `Decay` or `Optimizer`.
 
     >>> sorted(kinds(Optimizer))
     ['adam', 'adamw', 'lamb', 'lars', 'sgd']
     """
     found: dict[str, type[Any]] = {}
     for cls in base.__subclasses__():
-        found |= {cls.kind: cls} | kinds(cls)
+        own = {cls.kind: cls} if vars(cls).get("kind") else {}
+        found |= own | kinds(cls)
     return found
 
 
-def _part(name: str, values: object, known: dict[str, type[Any]]) -> Any:
+def _part(what: str, name: str, values: object, known: dict[str, type[Any]]) -> Any:
+    """Build a decay or an optimizer from its table; msgspec checks and converts the types."""
+    import msgspec
+
     if isinstance(values, str):
         values = {"kind": values}
     if not isinstance(values, Mapping) or "kind" not in values:
-        raise RecipeError(f"{name}: must be a table with a kind, one of {', '.join(known)}")
+        raise RecipeError(
+            f"{what}: {name}={shown(values)}: must be a table with a kind, "
+            f"one of {', '.join(known)}"
+        )
     kind = str(values["kind"])
     if kind not in known:
-        raise RecipeError(f"{name}: {unknown_name('kind', kind, known)}")
-    return _build(known[kind], {k: v for k, v in values.items() if k != "kind"}, f"{name} {kind}")
+        raise RecipeError(f"{what}: {name}: {unknown_name('kind', kind, known)}")
+    settings = {key: value for key, value in values.items() if key != "kind"}
+    _check_fields(known[kind], settings, f"{what}: {name} {kind}")
+    try:
+        return msgspec.convert(settings, type=known[kind])
+    except msgspec.ValidationError as error:
+        reason, _, where = str(error).partition(" - at ")
+        if not where:  # the class's own check has spoken
+            raise RecipeError(f"{what}: {error}") from None
+        key = where.strip("`").removeprefix("$.").partition("[")[0]
+        raise RecipeError(
+            f"{what}: {name} {kind}: {key}={shown(settings.get(key))}: {reason}"
+        ) from None
 
 
-def _build(cls: type[Any], values: dict[str, Any], what: str) -> Any:
-    """Build a dataclass from plain values; msgspec checks and converts the types."""
-    import msgspec
-
+def _check_fields(cls: type[Any], values: Mapping[str, Any], what: str) -> None:
     known = [f.name for f in fields(cls) if f.init]
     for name in values:
         if name not in known:
-            raise RecipeError(f"{what}: {unknown_name('field', name, known)}")
-    if cls is Recipe:
-        missing = [name for name in ("batch_size", "lr", "epochs") if name not in values]
-        if missing:
-            raise RecipeError(f"{what}: {missing[0]} is missing; a recipe needs it")
-        return Recipe(**values)
-    try:
-        return msgspec.convert(values, type=cls)
-    except msgspec.ValidationError as error:
-        reason, _, where = str(error).partition(" - at ")
-        if not where:
-            raise RecipeError(str(error)) from None
-        name = where.strip("`").removeprefix("$.").partition("[")[0]
-        raise RecipeError(f"{what}: {name}={values.get(name)!r}: {reason}") from None
+            raise RecipeError(f"{what}: {unknown_name('field', str(name), known)}")
 
 
 # From and to files ----------------------------------------------------------
@@ -256,27 +307,48 @@ def read(path: str | Path) -> Recipe:
 
     A recipe without a name takes the file's.
 
+    Args:
+        path: the file, UTF-8 text.
+
     Raises:
         RecipeError: the file cannot be read, is not TOML or JSON, or a field is
             wrong; the line names the file, the field and the value.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder, "mine.toml")
+    ...     _ = file.write_text("batch_size = 8\\nlr = 0.1\\nepochs = 2")
+    ...     read(file).name
+    'mine'
     """
+    import json
+    import tomllib
+    from pathlib import Path
+
     path = Path(path)
+    here = one_line(str(path))
     try:
-        text = path.read_text(encoding="utf-8")
-        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from None
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is not UTF-8 text") from None
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        language = "JSON" if path.suffix == ".json" else "TOML"
-        raise RecipeError(f"{path}: is not {language}: {error}") from None
+        raise RecipeError(f"{here}: is not UTF-8 text; save it as UTF-8") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{here}: cannot be read: {reason}; check the path") from None
+    language, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
+    try:
+        data = parse(text)
+    except ValueError as error:
+        line = one_line(str(error))
+        raise RecipeError(f"{here}: is not {language}: {line}; correct it there") from None
+    except RecursionError:
+        raise RecipeError(f"{here}: is nested too deeply; a recipe is a few flat tables") from None
     if not isinstance(data, dict):
-        raise RecipeError(f"{path}: must be one JSON object with the recipe's fields")
+        raise RecipeError(f"{here}: must be one JSON object with the recipe's fields")
     try:
         return from_dict({"name": path.stem, **data})
     except RecipeError as error:
-        raise RecipeError(f"{path}: {error}") from None
+        raise RecipeError(f"{here}: {error}") from None
 
 
 def to_toml(recipe: Recipe) -> str:
@@ -293,7 +365,10 @@ def to_toml(recipe: Recipe) -> str:
 def to_json(recipe: Recipe) -> str:
     """Return the recipe as JSON text, which `read` takes back unchanged.
 
+    >>> import json
     >>> json.loads(to_json(Recipe(batch_size=8, lr=1.0, epochs=2.0)))["lr"]
     1.0
     """
+    import json
+
     return json.dumps(to_dict(recipe), indent=2)

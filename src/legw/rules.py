@@ -21,21 +21,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from legw.errors import LegwWarning, RecipeError, unknown_name
-from legw.optimizers import Adam, Optimizer
-from legw.recipe import Recipe
+from legw.optimizers import Adam, Optimizer, check_range
+from legw.recipe import Recipe, check_count, check_name
 from legw.schedule import epoch_size
+
+ROUNDING = 1e-12
+"""Two numbers this close, relatively, count as equal where a rule meets its limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """One way to carry a recipe to another batch size.
 
+    Raises:
+        RecipeError: a name that is no line of text, a power out of [-8, 8).
+
     >>> LEGW.lr_power, LEGW.warmup_power
     (0.5, 1.0)
     """
 
     name: str
-    """What the command line and tables call it."""
+    """What the command line and tables call it; 1 to 100 printable characters."""
     lr_power: float
     """Power of k that multiplies the learning rate (and the rate the warmup starts from)."""
     warmup_power: float = 0.0
@@ -43,7 +49,7 @@ class Rule:
     stretch_power: float = 0.0
     """Power of k that multiplies epochs, warmup and milestones; 1 keeps the updates."""
     warmup_epochs: float | None = None
-    """Fixed length of the warmup in epochs, from the base's rate, whatever the base has."""
+    """Fixed length of the warmup in epochs, at least 0, from the base's rate; None scales."""
     optimizer: Callable[[Optimizer, float], Optimizer] | None = None
     """How the optimizer's own settings change with k; None leaves them."""
     needs: type[Optimizer] | None = None
@@ -53,13 +59,21 @@ class Rule:
     source: str = ""
     """Authors, year, and where to find it."""
 
+    def __post_init__(self) -> None:
+        check_name("rule", self.name)
+        what = f"rule {self.name}"
+        for name in ("lr_power", "warmup_power", "stretch_power"):
+            check_range(what, name, getattr(self, name), -8, 8)
+        if self.warmup_epochs is not None:
+            check_range(what, "warmup_epochs", self.warmup_epochs, 0)
+
 
 def _adam_sde(optimizer: Optimizer, k: float) -> Optimizer:
     """``beta' = 1 - k*(1 - beta)``, ``epsilon' = epsilon/sqrt(k)``; needs ``k < 1/(1 - beta1)``."""
     assert isinstance(optimizer, Adam)
     for name, beta in (("beta1", optimizer.beta1), ("beta2", optimizer.beta2)):
         limit = 1.0 / (1.0 - beta)
-        if k >= limit * (1 - 1e-12):
+        if k >= limit * (1 - ROUNDING):
             raise RecipeError(
                 f"is undefined at k={k:g}: needs k < 1/(1-{name}) = {limit:g}; "
                 "choose a smaller batch or another rule"
@@ -194,11 +208,15 @@ def scale(recipe: Recipe, batch_size: int, rule: Rule | str = LEGW) -> Recipe:
 
 
 def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
-    """Return what `scale` returns, without its warnings."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise RecipeError(
-            f"{recipe.name}: batch_size={batch_size!r}: must be a whole number, at least 1"
-        )
+    """Return what `scale` returns, without its warnings.
+
+    Args and Raises as for `scale`.
+
+    >>> base = Recipe(batch_size=16, lr=0.1, epochs=9)
+    >>> apply(base, 32, LINEAR).lr
+    0.2
+    """
+    check_count(recipe.name, "batch_size", batch_size)
     k = batch_size / recipe.batch_size
     if k == 1:
         return recipe
@@ -208,10 +226,10 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
             f"{here} is defined for the {rule.needs.__name__} family only, "
             f"not for {recipe.optimizer.kind}; choose another rule"
         )
-    stretch = k**rule.stretch_power
+    stretch = math.pow(k, rule.stretch_power)
     epochs = recipe.epochs * stretch
     warmup = _warmup(recipe, rule, k) * stretch
-    if warmup > 0 and warmup >= epochs:
+    if warmup > 0 and warmup >= epochs * (1 - ROUNDING):
         raise RecipeError(
             f"{here} would warm up for {warmup:g} of {epochs:g} epochs; {_largest(recipe, rule)}"
         )
@@ -221,11 +239,10 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
         )
     except RecipeError as error:
         raise RecipeError(f"{here} {error}") from None
-    lr = recipe.lr * k**rule.lr_power
     return replace(
         recipe,
         batch_size=batch_size,
-        lr=lr,
+        lr=recipe.lr * math.pow(k, rule.lr_power),
         epochs=epochs,
         warmup_epochs=warmup,
         warmup_from_lr=_warmup_from(recipe, rule, k),
@@ -237,13 +254,13 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
 def _warmup(recipe: Recipe, rule: Rule, k: float) -> float:
     if rule.warmup_epochs is not None:
         return rule.warmup_epochs
-    return recipe.warmup_epochs * k**rule.warmup_power
+    return recipe.warmup_epochs * math.pow(k, rule.warmup_power)
 
 
 def _warmup_from(recipe: Recipe, rule: Rule, k: float) -> float:
     if rule.warmup_epochs is not None:
-        return min(recipe.lr, recipe.lr * k**rule.lr_power)
-    return recipe.warmup_from_lr * k**rule.lr_power
+        return min(recipe.lr, recipe.lr * math.pow(k, rule.lr_power))
+    return recipe.warmup_from_lr * math.pow(k, rule.lr_power)
 
 
 def _largest(recipe: Recipe, rule: Rule) -> str:
@@ -251,16 +268,25 @@ def _largest(recipe: Recipe, rule: Rule) -> str:
     power = rule.warmup_power
     if rule.warmup_epochs is not None or power <= 0:
         return "train for more epochs or choose another rule"
-    limit = recipe.batch_size * (recipe.epochs / recipe.warmup_epochs) ** (1.0 / power)
-    return f"the largest batch that fits is {math.ceil(limit * (1 - 1e-12)) - 1}"
+    limit = recipe.batch_size * math.pow(recipe.epochs / recipe.warmup_epochs, 1.0 / power)
+    return f"the largest batch that fits is {math.ceil(limit * (1 - ROUNDING)) - 1}"
 
 
 def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """Return one line for each thing about a scaled recipe that deserves a second look.
 
+    These are: no warmup to scale; a warmup past the first decay; linear scaling of an
+    adaptive optimizer; a batch larger than the data set, or fewer than 5 updates an
+    epoch (where the number of examples is known). At ``k = 1`` there are none.
+
+    Args:
+        base: the recipe that was scaled.
+        scaled: what `apply` made of it.
+        rule: the rule that did.
+
     >>> base = Recipe(name="mine", batch_size=16, lr=1, epochs=9)
     >>> cautions(base, apply(base, 32, LEGW), LEGW)
-    ['mine: the base recipe has no warmup, so legw equals sqrt here']
+    ['mine: the base recipe has no warmup, so legw equals sqrt here; give the base one']
     """
     if scaled.batch_size == base.batch_size:
         return []
@@ -278,7 +304,7 @@ def _no_warmup(base: Recipe, rule: Rule) -> str:
         return ""
     twin = next((r for r in RULES.values() if r.lr_power == rule.lr_power and _only_lr(r)), None)
     same = f", so {rule.name} equals {twin.name} here" if twin else ""
-    return f"the base recipe has no warmup{same}"
+    return f"the base recipe has no warmup{same}; give the base one"
 
 
 def _only_lr(rule: Rule) -> bool:
@@ -291,19 +317,22 @@ def _only_lr(rule: Rule) -> bool:
 
 
 def _past_the_decay(scaled: Recipe) -> str:
-    drop = scaled.decay.first_drop()
+    drop = scaled.decay.first_drop(scaled.epochs)
     if drop is None or scaled.decay.after_warmup or scaled.warmup_epochs <= drop:
         return ""
     return (
         f"the warmup ends at epoch {scaled.warmup_epochs:g}, "
-        f"after the first decay at epoch {drop:g}"
+        f"after the first decay at epoch {drop:g}; choose a smaller batch"
     )
 
 
 def _adaptive_linear(base: Recipe, rule: Rule) -> str:
     if not (base.optimizer.adaptive and rule.lr_power >= 1):
         return ""
-    return f"{rule.name} was made for SGD; with {base.optimizer.kind} the rate grows as sqrt(k)"
+    return (
+        f"{rule.name} was made for SGD; with {base.optimizer.kind} the rate grows as sqrt(k): "
+        "choose legw or sqrt"
+    )
 
 
 def _few_updates(scaled: Recipe) -> list[str]:
@@ -311,7 +340,13 @@ def _few_updates(scaled: Recipe) -> list[str]:
         return []
     size = epoch_size(scaled)
     if scaled.batch_size > size:
-        return [f"the batch ({scaled.batch_size}) is larger than the data set ({size})"]
+        return [
+            f"the batch ({scaled.batch_size}) is larger than the data set ({size}); "
+            "choose a smaller batch"
+        ]
     if size / scaled.batch_size < 5:
-        return [f"only {size / scaled.batch_size:.1f} updates per epoch; fewer than 5"]
+        return [
+            f"only {size / scaled.batch_size:.1f} updates per epoch, fewer than 5; "
+            "choose a smaller batch"
+        ]
     return []

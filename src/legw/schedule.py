@@ -3,12 +3,12 @@
 With ``N`` examples an epoch, batch size ``B``, ``w`` warmup epochs, ``E`` epochs
 and ``s`` the update from 0:
 
-    ramp(s)   = min(1, (s + 1) * B / (w * N))        read at the end of the update
-    lr(s)     = (from + (peak - from) * ramp(s)) * decay(s * B / N)
+    ramp(s) = min(1, (s + 1) * B / (w * N))        read at the end of the update
+    lr(s) = (from + (peak - from) * ramp(s)) * decay(s * B / N)
     warmup updates = ceil(w * N / B)        updates = ceil(E * N / B)
 
-So no update has rate 0 (from a positive recipe), the last warmup update is at
-the peak, and a per-epoch decay changes exactly on the epoch's boundary.
+So no update of the run has rate 0, the last warmup update is at the peak, and a
+per-epoch decay changes exactly on the epoch's boundary.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from legw.errors import RecipeError
-from legw.recipe import Recipe
+from legw.errors import RecipeError, shown
+from legw.recipe import Recipe, check_count
 
 Ramp = Literal["end", "start"]
 
 GUARD = 1e-9
-"""Guard, in updates, against counting one more for a rounding error."""
+"""Guard, in updates, against counting one more for a rounding error.
+
+Above a million updates it grows with them, as rounding errors do: 1e-15 of the count.
+"""
 
 
 def updates(recipe: Recipe, num_examples: int | None = None) -> int:
@@ -34,7 +37,7 @@ def updates(recipe: Recipe, num_examples: int | None = None) -> int:
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
     Raises:
-        RecipeError: the number of examples is not known.
+        RecipeError: the number of examples is not known or out of range.
 
     >>> updates(Recipe(batch_size=128, lr=0.1, epochs=2), num_examples=1000)
     16
@@ -61,7 +64,7 @@ def lr_at(
 
     Args:
         recipe: what is trained.
-        update: which update, from 0; past the end of the run the last rate stays.
+        update: which update, from 0; past the end of the run the rate at its end stays.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
         ramp: where in the update the ramp is read: "end" is ``(s+1)/n``; "start" is
             ``s/n``, the convention of the code published with the paper, whose first
@@ -91,26 +94,32 @@ def in_steps(
     [0.2, 0.4, 0.4]
     """
     if ramp not in ("end", "start"):
-        raise RecipeError(f"{recipe.name}: ramp={ramp!r}: must be 'end' or 'start'")
+        raise RecipeError(f"{recipe.name}: ramp={shown(ramp)}: must be 'end' or 'start'")
     size = epoch_size(recipe, num_examples)
     batch, warmup, epochs = recipe.batch_size, recipe.warmup_epochs, recipe.epochs
     peak, low, decay = recipe.lr, recipe.warmup_from_lr, recipe.decay
     decay_start = warmup if decay.after_warmup else 0.0
+    ramp_updates = warmup_updates(recipe, size)
     shift = 1 if ramp == "end" else 0
 
     def lr(update: int) -> float:
         if update < 0:
             raise RecipeError(f"{recipe.name}: update={update}: must be at least 0")
-        risen = 1.0 if warmup == 0 else min(1.0, (update + shift) * batch / (warmup * size))
+        top = peak
+        if update + shift < ramp_updates:
+            top = low + (peak - low) * ((update + shift) * batch / (warmup * size))
         epoch = min(update * batch / size, epochs)
-        left = decay.factor(max(epoch - decay_start, 0.0), epochs - decay_start)
-        return (low + (peak - low) * risen) * left
+        return top * decay.factor(max(epoch - decay_start, 0.0), epochs - decay_start)
 
     return lr
 
 
 def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:
     """Return the examples in one epoch: what is given, or else the recipe's own.
+
+    Args:
+        recipe: what is trained; for streams the number depends on its batch size.
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
     Raises:
         RecipeError: neither is known, or it is not a whole number of at least 1.
@@ -124,12 +133,9 @@ def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:
             f"{recipe.name}: num_examples is not known; "
             "give it (--num-examples, or num_examples in the recipe)"
         )
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise RecipeError(
-            f"{recipe.name}: num_examples={size!r}: must be a whole number, at least 1"
-        )
+    check_count(recipe.name, "num_examples", size)
     return size
 
 
 def _ceil(count: float) -> int:
-    return math.ceil(count - GUARD)
+    return math.ceil(count - GUARD * max(1.0, count / 1e6))

@@ -1,0 +1,7 @@
+"""`python -m legw` is the same as `legw`."""
+
+import sys
+
+from legw.cli import main
+
+sys.exit(main())

@@ -1,0 +1,73 @@
+"""The applications, each a `Task`; and how to find one, or the user's own, by name."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from legw.errors import LegwError, RunError, unknown_name
+from legw.train.task import Task
+
+Holdout = Literal["test", "validation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What an application is made from."""
+
+    data: Path | None = None
+    """Folder with the data; None looks in $LEGW_DATA, then in the cache, then downloads."""
+    holdout: Holdout = "test"
+    """What the metric is measured on; validation leaves part of the training data out."""
+
+
+APPS = {"digits-lstm": "legw.apps.digits", "mnist-lstm": "legw.apps.mnist"}
+"""The applications that ship: name -> module with a function `task(options)`."""
+
+
+def find(name: str, options: Options | None = None) -> Task:
+    """Return an application by its name, or a user's task by ``module:attribute``.
+
+    The attribute is a task, or a function of no arguments that returns one; modules
+    are looked up in the current folder too.
+
+    Raises:
+        RunError: there is no such application, module or attribute, or it is no task.
+        DataError: its data are not to be found.
+    """
+    if ":" in name:
+        return _users_own(name)
+    if name not in APPS:
+        raise RunError(unknown_name("application", name, APPS) + "; your own task is module:name")
+    module = importlib.import_module(APPS[name])
+    task: Task = module.task(options or Options())
+    return task
+
+
+def _users_own(name: str) -> Task:
+    import sys
+
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+        task = found if isinstance(found, Task) or not callable(found) else found()
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        raise RunError(f"task {name!r}: there is no module {module_name!r} here") from None
+    except AttributeError:
+        raise RunError(f"task {name!r}: {module_name} has no {attribute!r}") from None
+    except LegwError:
+        raise
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not isinstance(task, Task):
+        missing = [m for m in _MEMBERS if not hasattr(task, m)]
+        raise RunError(f"task {name!r}: is no legw Task: {', '.join(missing)} missing")
+    return task
+
+
+_MEMBERS = ("name", "metric", "num_examples", "model", "order", "batch", "loss", "evaluate")

@@ -1,0 +1,26 @@
+"""scikit-learn's embedded 8x8 digits, read row by row: no download, seconds a run."""
+
+from __future__ import annotations
+
+import numpy
+import torch
+
+from legw.apps import Options
+from legw.apps.rows import RowTask, held_out
+
+TEST_SHARE = 0.2
+"""Share of the 1,797 images that is kept for the test."""
+
+
+def task(options: Options) -> RowTask:
+    """Return the digits: 1,437 images to train on, 360 to test, in one fixed split."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    shuffle = numpy.random.RandomState(0).permutation(len(bunch.target))
+    images = torch.from_numpy(bunch.images[shuffle].astype(numpy.uint8))
+    labels = torch.from_numpy(bunch.target[shuffle].astype(numpy.int64))
+    train, test = held_out((images, labels), TEST_SHARE)
+    if options.holdout == "validation":
+        train, test = held_out(train, TEST_SHARE)
+    return RowTask("digits-lstm", train, test, scale=16.0, hidden_size=32)

@@ -1,0 +1,124 @@
+"""Images read row by row by an LSTM: the model and the task of digits and MNIST.
+
+Shapes: B examples, T rows, F pixels a row, H hidden units, C classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from legw.train.batches import shuffled
+from legw.train.task import Metric, State
+
+
+class RowLSTM(nn.Module):
+    """A linear layer on each row, one LSTM layer, and a linear layer on its last output.
+
+    The forget gate's bias starts at 1 in total, so that the memory is kept at first
+    (Jozefowicz et al. 2015, "An empirical exploration of recurrent network architectures").
+    """
+
+    def __init__(self, row_size: int, hidden_size: int, num_classes: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(row_size, hidden_size)
+        self.lstm = nn.LSTM(hidden_size, hidden_size)
+        self.classify = nn.Linear(hidden_size, num_classes)
+        with torch.no_grad():  # gates lie in the order input, forget, cell, output
+            self.lstm.bias_ih_l0[hidden_size : 2 * hidden_size] = 1.0
+            self.lstm.bias_hh_l0[hidden_size : 2 * hidden_size] = 0.0
+
+    def forward(self, rows_BTF: Tensor) -> Tensor:
+        """Return the classes' logits, shape (B, C)."""
+        rows_TBH = self.project(rows_BTF).transpose(0, 1)
+        outputs_TBH, _ = self.lstm(rows_TBH)
+        logits_BC: Tensor = self.classify(outputs_TBH[-1])
+        return logits_BC
+
+
+class RowTask:
+    """Classify images row by row; the images stay on the device as bytes.
+
+    Args:
+        name: the application's name.
+        train, test: images as uint8 (examples, T, F), and labels as int64 (examples,).
+        scale: what a byte is divided by.
+        hidden_size, num_classes: of the model.
+    """
+
+    metric = Metric("accuracy")
+
+    def __init__(
+        self,
+        name: str,
+        train: tuple[Tensor, Tensor],
+        test: tuple[Tensor, Tensor],
+        *,
+        scale: float,
+        hidden_size: int,
+        num_classes: int = 10,
+    ) -> None:
+        self.name = name
+        self.train, self.test = train, test
+        self.scale = scale
+        self.hidden_size, self.num_classes = hidden_size, num_classes
+        self._resident: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def num_examples(self, batch_size: int) -> int:
+        return len(self.train[1])
+
+    def model(self) -> nn.Module:
+        return RowLSTM(self.train[0].shape[-1], self.hidden_size, self.num_classes)
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        return shuffled(len(self.train[1]), seed, epoch)
+
+    def batch(self, ids: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        images, labels = self._on(device)
+        ids = ids.to(device, non_blocking=True)
+        return self._pixels(images[ids]), labels[ids]
+
+    def loss(
+        self, model: nn.Module, batch: tuple[Tensor, Tensor], state: State
+    ) -> tuple[Tensor, int, State]:
+        rows_BTF, labels_B = batch
+        total = functional.cross_entropy(model(rows_BTF), labels_B, reduction="sum")
+        return total, len(labels_B), None
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Return the share of the held-out images that the model gets right, in [0, 1]."""
+        device = next(model.parameters()).device
+        right = 0
+        for images, labels in zip(self.test[0].split(500), self.test[1].split(500), strict=True):
+            guesses_B = model(self._pixels(images.to(device))).argmax(dim=1)
+            right += int((guesses_B == labels.to(device)).sum())
+        return right / len(self.test[1])
+
+    def fingerprint(self) -> str:
+        """Return a hash of all images and labels."""
+        digest = hashlib.sha256()
+        for tensor in (*self.train, *self.test):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return f"sha256:{digest.hexdigest()[:16]}"
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return images.to(torch.get_default_dtype()) / self.scale
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self._resident:
+            self._resident[device] = (self.train[0].to(device), self.train[1].to(device))
+        return self._resident[device]
+
+
+def held_out(train: tuple[Tensor, Tensor], share: float) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Split training data into a first part and a last part of about `share`, for validation.
+
+    >>> images, labels = torch.zeros(10, 2, 2), torch.arange(10)
+    >>> [len(part[1]) for part in held_out((images, labels), share=0.2)]
+    [8, 2]
+    """
+    keep = round(len(train[1]) * (1 - share))
+    return (train[0][:keep], train[1][:keep]), (train[0][keep:], train[1][keep:])

@@ -1,0 +1,187 @@
+"""Charts: one function each, from values to a picture.
+
+A chart is an Altair specification, which `render` turns into SVG, PNG or HTML; both
+need `legw[report]`. The points of a learning-rate curve need the core alone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from legw.errors import LegwError
+from legw.recipe import Recipe
+from legw.schedule import Ramp, in_steps, updates, warmup_updates
+
+FORMATS = ("svg", "png", "html")
+"""What `render` can write: the suffix of the file."""
+
+COLORS = ("#8c8c8c", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Grey for the base, then Okabe and Ito's colors, which color-blind people tell apart."""
+
+EVEN_POINTS = 320
+"""How many evenly spaced points of a long curve are kept, besides its corners."""
+
+
+class Point(NamedTuple):
+    """One update of a schedule."""
+
+    update: int
+    """Which update, from 0."""
+    epoch: float
+    """Where it starts, in epochs."""
+    lr: float
+    """Its learning rate."""
+
+
+def all_points(recipe: Recipe, *, ramp: Ramp = "end") -> Iterator[Point]:
+    """Yield every update of a recipe's schedule, with the exact learning rates.
+
+    Args:
+        recipe: what is trained; it must know its number of examples.
+        ramp: as for `legw.schedule.lr_at`.
+
+    Raises:
+        RecipeError: the number of examples is not known.
+
+    >>> run = Recipe(batch_size=5, lr=1.0, epochs=1, warmup_epochs=0.5, num_examples=20)
+    >>> [tuple(point) for point in all_points(run)]
+    [(0, 0.0, 0.5), (1, 0.25, 1.0), (2, 0.5, 1.0), (3, 0.75, 1.0)]
+    """
+    lr = in_steps(recipe, ramp=ramp)
+    yield from (_point(recipe, lr, update) for update in range(updates(recipe)))
+
+
+def points(recipe: Recipe, *, ramp: Ramp = "end") -> list[Point]:
+    """Return the schedule's curve in at most 1000 points that keep its shape.
+
+    The points are evenly spaced; added are the last update of the warmup and, for
+    each place where the rate jumps, the update before and the one after.
+
+    Args and Raises as for `all_points`.
+
+    >>> run = Recipe(batch_size=1, lr=1.0, epochs=9, warmup_epochs=0.5, num_examples=100_000)
+    >>> 300 < len(points(run)) < 1000, max(points(run)).update
+    (True, 899999)
+    """
+    count = updates(recipe)
+    if count <= 3 * EVEN_POINTS:
+        return list(all_points(recipe, ramp=ramp))
+    lr = in_steps(recipe, ramp=ramp)
+    warmup = warmup_updates(recipe)
+    even = {round(i * (count - 1) / (EVEN_POINTS - 1)) for i in range(EVEN_POINTS)}
+    corners = {u for u in (warmup - 1, warmup, warmup + 1) if 0 <= u < count}
+    kept = sorted(even | corners)
+    jumps = {u for a, b in zip(kept, kept[1:], strict=False) for u in _jump(lr, a, b)}
+    return [_point(recipe, lr, update) for update in sorted({*kept, *jumps})]
+
+
+def _point(recipe: Recipe, lr: Any, update: int) -> Point:
+    size = recipe.epoch_examples
+    assert size, "in_steps has checked that it is known"
+    return Point(update, update * recipe.batch_size / size, lr(update))
+
+
+def _jump(lr: Any, low: int, high: int) -> tuple[int, ...]:
+    """Return the updates on both sides of a jump between two others, by bisection.
+
+    In a smooth piece both halves change about equally; where one half has nearly
+    all of the change there is a jump in it.
+    """
+    start = low, high
+    while high - low > 1:
+        middle = (low + high) // 2
+        first, second = abs(lr(middle) - lr(low)), abs(lr(high) - lr(middle))
+        if max(first, second) <= 0.9 * (first + second) or first == second:
+            return ()
+        low, high = (low, middle) if first > second else (middle, high)
+    return (low, high) if (low, high) != start else ()
+
+
+def end_epoch(line: Sequence[Point]) -> float:
+    """Return the epoch at which the last update of a curve ends.
+
+    >>> end_epoch([Point(0, 0.0, 0.1), Point(1, 0.5, 0.1)])
+    1.0
+    """
+    last = line[-1]
+    return last.epoch * (last.update + 1) / last.update if last.update else 1.0
+
+
+def lr_curve(curves: Mapping[str, Sequence[Point]], *, title: str = "", subtitle: str = "") -> Any:
+    """Return the Altair chart of learning rates over epochs, one line a schedule.
+
+    Args:
+        curves: label and points of each line, in the order in which they are drawn;
+            of several the first is the base's, in grey.
+        title: above the chart.
+        subtitle: below the title, smaller.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    colors = list(COLORS) if len(curves) > 1 else list(COLORS[1:])
+    rows = [
+        {"recipe": label, **point._asdict()} for label, line in curves.items() for point in line
+    ]
+    end = max(end_epoch(line) for line in curves.values())
+    across = alt.X("epoch:Q", title="epoch").scale(domain=[0, end], nice=False)
+    upward = alt.Y("lr:Q", title="learning rate").scale(zero=True)
+    color = alt.Color("recipe:N", title=None).scale(domain=list(curves), range=colors)
+    return _styled(
+        alt.Chart(alt.Data(values=rows), width=620, height=300)
+        .mark_line(strokeWidth=2.5, strokeJoin="round")
+        .encode(
+            x=across.axis(grid=False, tickCount=10, labelFlush=False),
+            y=upward.axis(tickCount=6, domain=False, ticks=False, labelPadding=8),
+            color=color.legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, offset=8),
+            order="update:Q",
+            tooltip=["recipe:N", "update:Q", "epoch:Q", "lr:Q"],
+        )
+        .properties(title=alt.Title(title, subtitle=subtitle, offset=12))
+    )
+
+
+def _styled(chart: Any) -> Any:
+    """Return a chart in the looks that all of ours share."""
+    return (
+        chart.configure(font="Helvetica, Arial, sans-serif", background="white", padding=16)
+        .configure_title(
+            anchor="start", frame="group", fontSize=16, subtitleFontSize=12,
+            subtitleColor="#555555", subtitlePadding=6,
+        )
+        .configure_axis(
+            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", titlePadding=10,
+            gridColor="#e8e8e8", domainColor="#8c8c8c", tickColor="#8c8c8c",
+            labelColor="#333333", titleColor="#333333",
+        )
+        .configure_legend(labelFontSize=12, labelLimit=300, symbolSize=300)
+        .configure_view(stroke=None)
+    )  # fmt: skip
+
+
+def render(chart: Any, suffix: str) -> bytes:
+    """Return an Altair chart as the bytes of a file; HTML carries all it needs.
+
+    Args:
+        chart: an Altair chart.
+        suffix: one of `FORMATS`.
+
+    Raises:
+        LegwError: there is no such format.
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    if suffix not in FORMATS:
+        raise LegwError(f"chart format {suffix!r} is unknown; choose one of {', '.join(FORMATS)}")
+    if suffix == "html":
+        return str(chart.to_html(inline=True)).encode()
+    buffer = io.BytesIO()
+    if suffix == "png":
+        chart.save(buffer, format="png", scale_factor=2)
+        return buffer.getvalue()
+    text = io.StringIO()
+    chart.save(text, format="svg")
+    return text.getvalue().encode()

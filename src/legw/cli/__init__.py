@@ -1,0 +1,160 @@
+"""The command line: finds the command, runs it, and turns what goes wrong into one line.
+
+Each command is one module of this package with two names, `Options` (a frozen
+dataclass whose attribute docstrings are the help) and `run(options) -> int`.
+Only the module of the command that was asked for is imported, so that
+`legw scale` answers without torch, and quickly.
+
+Exit codes: 0; 2 a mistake of the user's; 3 a diverged run; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from legw.errors import DivergedError, LegwError, LegwWarning, unknown_name
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "recipes": ("legw.cli.recipes", "list the base recipes that ship, with their sources"),
+    "scale": ("legw.cli.scale", "carry a recipe to another batch size: old and new side by side"),
+    "schedule": ("legw.cli.schedule", "draw the learning rate of each update, or write it out"),
+    "train": ("legw.cli.train", "train a shipped application at any batch size"),
+    "study": ("legw.cli.study", "train a grid of rules, batch sizes and seeds; compare them"),
+    "report": ("legw.cli.report", "make one HTML page from a folder of runs"),
+    "demo": ("legw.cli.demo", "see in about a minute why the rule works"),
+}
+"""The commands, in the order in which the overview lists them: module and one line of help."""
+
+EXTRAS = {
+    "torch": ("torch", "train"),
+    "torchvision": ("torchvision", "train"),
+    "numpy": ("numpy", "train"),
+    "sklearn": ("scikit-learn", "train"),
+    "altair": ("altair", "report"),
+    "vl_convert": ("vl-convert-python", "report"),
+}
+"""For each module that legw alone does not bring: its distribution, and the extra that has it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after `legw`; None takes the process's own.
+
+    Raises:
+        Exception: whatever is a bug of ours and not a mistake of the user's.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else "--help"
+    _never_fail_to_encode()
+    try:
+        with _warnings_as_notes():
+            code = _answer(name, words[1:])
+        sys.stdout.flush()
+        return code
+    except DivergedError as error:
+        return _complain(f"legw: {error}", 3)
+    except LegwError as error:
+        return _complain(f"legw: {error}", 2)
+    except ModuleNotFoundError as error:
+        return _complain(_missing_extra(name, error), 2)
+    except KeyboardInterrupt as interrupt:
+        return _complain(f"legw: {interrupt}" if interrupt.args else "legw: interrupted", 130)
+    except BrokenPipeError:
+        return _close_quietly()
+
+
+def _answer(name: str, words: list[str]) -> int:
+    if name in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if name == "--version":
+        from legw import __version__
+
+        print(f"legw {__version__}")
+        return 0
+    if name not in COMMANDS:
+        raise LegwError(unknown_name("command", name, COMMANDS))
+    return _run(name, words)
+
+
+def _run(name: str, words: list[str]) -> int:
+    """Import one command, let tyro read its options, and run it."""
+    import tyro
+
+    command: Any = importlib.import_module(COMMANDS[name][0])
+    plain = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    try:
+        options = tyro.cli(command.Options, args=words, prog=f"legw {name}", config=plain)
+    except SystemExit as done:  # after --help, and after tyro has said what is wrong
+        return done.code if isinstance(done.code, int) else 2
+    return int(command.run(options))
+
+
+def _overview() -> str:
+    lines = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+    return f"""\
+usage: legw COMMAND [OPTIONS]
+
+Carry a tuned training recipe to a larger batch size, without tuning it again.
+
+commands:
+{lines}
+
+examples:
+  legw scale mnist-lstm -b 8192         the recipe for a batch 64 times larger
+  legw schedule mnist-lstm -b 8192      its learning rate, drawn in the terminal
+  legw COMMAND --help                   all options of a command
+
+legw --version tells the version."""
+
+
+def _complain(line: str, code: int) -> int:
+    print(line, file=sys.stderr)
+    return code
+
+
+def _missing_extra(command: str, error: ModuleNotFoundError) -> str:
+    """Return the line with the install command, or raise the error again: it is a bug of ours."""
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS:
+        raise error
+    distribution, extra = EXTRAS[module]
+    return f"legw {command}: {distribution} is not installed; pip install 'legw[{extra}]'"
+
+
+@contextlib.contextmanager
+def _warnings_as_notes() -> Iterator[None]:
+    """Show a `LegwWarning` as one `note:` line on stderr; leave all other warnings alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", LegwWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, LegwWarning):
+                print(f"note: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def _never_fail_to_encode() -> None:
+    """Show "?" for an arrow on a terminal that has none, instead of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _close_quietly() -> int:
+    """Let the reader of our output go (`legw recipes | head`): that is no error."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 # the exit flushes stdout again
+    return 0

@@ -1,0 +1,74 @@
+"""What commands take: the types of options they share, and the recipe that is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from legw import recipe, recipes, rules
+from legw.errors import LegwError, RecipeError, unknown_name
+from legw.recipe import Recipe
+
+Named = Annotated[Positional[str], arg(metavar="NAME|FILE", help_behavior_hint="")]
+"""A shipped recipe's name, or a recipe file."""
+BatchSize = Annotated[int | None, arg(aliases=["-b"], metavar="N", help_behavior_hint="")]
+"""A target batch size that may be left out."""
+Count = Annotated[int | None, arg(metavar="N", help_behavior_hint="")]
+"""A whole number that may be left out."""
+Number = Annotated[float | None, arg(metavar="X", help_behavior_hint="")]
+"""A number that may be left out."""
+File = Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")]
+"""A file's path that may be left out."""
+RuleName = Annotated[str, arg(metavar="RULE", help=f"How to scale: {', '.join(rules.RULES)}.")]
+"""A rule's name; `legw.rules.find` knows them."""
+Flag = Annotated[bool, arg(help_behavior_hint="")]
+"""Off unless given."""
+
+
+def find_recipe(named: str, num_examples: int | None = None) -> Recipe:
+    """Return the recipe that a word on the command line means.
+
+    Args:
+        named: a shipped recipe's name, or else the path of a TOML or JSON file.
+        num_examples: examples in one epoch, at least 1, in place of the recipe's own.
+
+    Raises:
+        RecipeError: no such recipe (the line names the nearest), or a file that
+            cannot be read or is wrong.
+
+    >>> find_recipe("mnist-lstm").batch_size
+    128
+    """
+    found = recipes.RECIPES.get(named) or _from_file(named)
+    return found if num_examples is None else found.with_num_examples(num_examples)
+
+
+def _from_file(named: str) -> Recipe:
+    path = Path(named)
+    looks_like_a_path = path.suffix in (".toml", ".json") or "/" in named or "\\" in named
+    if looks_like_a_path or path.is_file():
+        return recipe.read(path)
+    raise RecipeError(unknown_name("recipe", named, recipes.RECIPES))
+
+
+def read_ladder(text: str) -> list[int]:
+    """Return the batch sizes of a ladder ``A:B``: A, 2A, 4A, ... and B.
+
+    Raises:
+        LegwError: it is not two whole numbers with ``1 <= A <= B``.
+
+    >>> read_ladder("128:1000")
+    [128, 256, 512, 1000]
+    """
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise LegwError(
+            f"--ladder={text}: must be two batch sizes A:B with 1 <= A <= B; "
+            "give for example 128:8192"
+        )
+    rungs = [int(first)]
+    while rungs[-1] * 2 < int(last):
+        rungs.append(rungs[-1] * 2)
+    return sorted({*rungs, int(last)})

@@ -1,0 +1,182 @@
+"""One recipe, one rule, one batch size: what comes of it, as a value to print."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from legw import rules, schedule
+from legw.cli.outputs import number
+from legw.errors import RecipeError
+from legw.recipe import Recipe, to_dict
+from legw.rules import Rule
+
+MAIN = ("batch_size", "lr", "warmup_epochs", "warmup_updates", "epochs", "updates")
+"""The quantities that every comparison shows, in this order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A base recipe carried to a batch size, or the reason why it cannot be."""
+
+    base: Recipe
+    """What was tuned."""
+    rule: Rule
+    """How it was carried over."""
+    batch_size: int
+    """Where to."""
+    scaled: Recipe | None = None
+    """What came of it; None where the rule is an error here."""
+    error: str | None = None
+    """Why there is nothing, as one line."""
+    warnings: tuple[str, ...] = ()
+    """What deserves a second look, each as one line."""
+
+    @property
+    def k(self) -> float:
+        """Target over base batch size."""
+        return self.batch_size / self.base.batch_size
+
+    @property
+    def notes(self) -> list[str]:
+        """The warnings, for a reader who knows which recipe it is about."""
+        return [line.removeprefix(f"{self.base.name}: ") for line in self.warnings]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that `--json` prints: null where a count is not known."""
+        scaled = self.scaled
+        return {
+            "rule": self.rule.name,
+            "k": self.k,
+            "base": to_dict(self.base),
+            "scaled": None if scaled is None else to_dict(scaled),
+            "num_examples": None if scaled is None else scaled.epoch_examples,
+            "updates": None if scaled is None else updates(scaled),
+            "warmup_updates": None if scaled is None else warmup_updates(scaled),
+            "warnings": list(self.warnings),
+        }
+
+
+def carry(base: Recipe, batch_size: int, rule: Rule, *, lr: float | None = None) -> Outcome:
+    """Return the base recipe carried to a batch size; a given `lr` beats the rule's.
+
+    Raises:
+        RecipeError: the rule is not defined here, or a value is out of range.
+    """
+    scaled = rules.apply(base, batch_size, rule)
+    lines = rules.cautions(base, scaled, rule)
+    if lr is not None:
+        lines = [f"{base.name}: lr={number(lr)} is given; {rule.name} says "
+                 f"{number(scaled.lr)}", *lines]  # fmt: skip
+        scaled = replace(scaled, lr=lr)
+    return Outcome(
+        base=base, rule=rule, batch_size=batch_size, scaled=scaled, warnings=tuple(lines)
+    )
+
+
+def attempt(base: Recipe, batch_size: int, rule: Rule) -> Outcome:
+    """Return what `carry` does, with an error as a result: one row of a table among others."""
+    try:
+        return carry(base, batch_size, rule)
+    except RecipeError as error:
+        return Outcome(base=base, rule=rule, batch_size=batch_size, error=str(error))
+
+
+def updates(recipe: Recipe) -> int | None:
+    """Return the updates of the run; None where the number of examples is not known."""
+    return None if recipe.epoch_examples is None else schedule.updates(recipe)
+
+
+def warmup_updates(recipe: Recipe) -> int | None:
+    """Return the updates of the warmup; None where the number of examples is not known."""
+    return None if recipe.epoch_examples is None else schedule.warmup_updates(recipe)
+
+
+def quantities(recipe: Recipe) -> dict[str, object]:
+    """Return what is worth showing of a recipe, by the names that TOML and JSON use.
+
+    The settings of decay and optimizer follow their kind, as `decay.rate`.
+
+    >>> list(quantities(Recipe(batch_size=8, lr=1, epochs=2)))[:3]
+    ['batch_size', 'lr', 'warmup_from_lr']
+    """
+    found: dict[str, object] = {
+        "batch_size": recipe.batch_size,
+        "lr": recipe.lr,
+        "warmup_from_lr": recipe.warmup_from_lr,
+        "warmup_epochs": recipe.warmup_epochs,
+        "warmup_updates": warmup_updates(recipe),
+        "epochs": recipe.epochs,
+        "updates": updates(recipe),
+        "num_examples": recipe.epoch_examples,
+    }
+    for name, part in (("decay", recipe.decay), ("optimizer", recipe.optimizer)):
+        found[name] = part.kind
+        found |= {f"{name}.{setting}": value for setting, value in asdict(part).items()}
+    return found | {"clip_norm": recipe.clip_norm, "norm_batch_size": recipe.norm_batch_size}
+
+
+def usual(recipe: Recipe) -> dict[str, object]:
+    """Return the quantities that say nothing: those with their default, or not known."""
+    silent: dict[str, object] = {"warmup_from_lr": 0.0, "clip_norm": None, "norm_batch_size": 128}
+    silent |= {"updates": None, "warmup_updates": None, "num_examples": None}
+    for name, part in (("decay", recipe.decay), ("optimizer", recipe.optimizer)):
+        silent |= {f"{name}.{f.name}": f.default for f in fields(part)}
+    return silent
+
+
+def comparison(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
+    """Return name, old and new value of all that is worth showing: not usual, or changed."""
+    old, new, silent = quantities(base), quantities(scaled), usual(base)
+    return [
+        (name, old[name], new[name])
+        for name in old
+        if old[name] != new[name] or name not in silent or old[name] != silent[name]
+    ]
+
+
+def headline(outcome: Outcome) -> str:
+    """Return the change in one line, old → new."""
+    base, scaled = outcome.base, outcome.scaled
+    assert scaled is not None, "only what came to something has a headline"
+    if scaled == base:
+        where = f"{base.name}: batch {base.batch_size} (the base recipe itself)"
+    else:
+        where = (
+            f"{base.name}: batch {base.batch_size} → {scaled.batch_size} "
+            f"(k={number(outcome.k)}, {outcome.rule.name})"
+        )
+    said = [f"lr {_arrow(base.lr, scaled.lr)}", _warmup(base, scaled)]
+    said += [f"{short(name)} {_arrow(old, new)}" for name, old, new in others(base, scaled)]
+    return f"{where}: {', '.join(said)}"
+
+
+def others(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
+    """Return what changed beside the batch size, the rate, the warmup and the counts."""
+    shown = {*MAIN, "num_examples"} - {"epochs"}
+    return [
+        (name, old, new)
+        for name, old, new in comparison(base, scaled)
+        if old != new and name not in shown
+    ]
+
+
+def short(name: str) -> str:
+    """Return a quantity's name without the part that it belongs to.
+
+    >>> short("optimizer.beta2")
+    'beta2'
+    """
+    return name.rpartition(".")[2]
+
+
+def _warmup(base: Recipe, scaled: Recipe) -> str:
+    if base.warmup_epochs == scaled.warmup_epochs == 0:
+        return "no warmup"
+    count = warmup_updates(scaled)
+    unit = "" if count is None else f" ({count} update{'' if count == 1 else 's'})"
+    return f"warmup {_arrow(base.warmup_epochs, scaled.warmup_epochs)} epochs{unit}"
+
+
+def _arrow(old: object, new: object) -> str:
+    return number(new) if old == new else f"{number(old)} → {number(new)}"

@@ -1,0 +1,94 @@
+"""What a person sees of a run while it goes on: a bar in a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from legw.records import Evaluation, Manifest, Summary, Update
+from legw.train import Observer
+
+REDRAW_SECONDS = 0.1
+"""Least time between two redraws of the bar: a small run makes thousands of updates a second."""
+
+LINE_SECONDS = 5.0
+"""Least time between two lines where there is no terminal to draw in."""
+
+
+def figure(value: float | None) -> str:
+    """Return a loss or metric in few digits; a dash where there is none.
+
+    >>> figure(0.98765), figure(None)
+    ('0.9877', '-')
+    """
+    return "-" if value is None else f"{value:.4g}"
+
+
+class Display(Observer):
+    """Shows one run: epoch, loss, metric and learning rate.
+
+    Args:
+        console: where to; a bar if it is a terminal, else a line every few seconds.
+        title: what the run is called.
+        clock: seconds, ascending; tests bring their own.
+    """
+
+    def __init__(
+        self, console: Console, title: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._console, self._title, self._clock = console, title, clock
+        self._metric: float | None = None
+        self._shown_at = -LINE_SECONDS
+        self._progress: Progress | None = None
+
+    def on_start(self, manifest: Manifest, updates_done: int) -> None:
+        self._manifest = manifest
+        if not self._console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            auto_refresh=False,
+        )
+        self._bar = self._progress.add_task(
+            self._title, total=manifest.updates, completed=updates_done, figures=""
+        )
+        self._progress.start()
+
+    def on_update(self, row: Update) -> None:
+        now = self._clock()
+        if self._progress is None or now - self._shown_at < REDRAW_SECONDS:
+            return
+        self._shown_at = now
+        self._progress.update(self._bar, completed=row.update + 1, figures=self._figures(row))
+        self._progress.refresh()
+
+    def on_evaluation(self, row: Evaluation) -> None:
+        self._metric = row.metric
+        now = self._clock()
+        if self._progress is not None or now - self._shown_at < LINE_SECONDS:
+            return
+        self._shown_at = now
+        self._console.print(
+            f"{self._title}: epoch {row.epoch:.4g} of {self._manifest.recipe.epochs:g}, "
+            f"loss {figure(row.loss)}, {self._manifest.metric} {figure(row.metric)}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+    def on_end(self, summary: Summary) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _figures(self, row: Update) -> str:
+        metric = "" if self._metric is None else f" {self._manifest.metric} {figure(self._metric)}"
+        return f"loss {figure(row.loss)}{metric} lr {row.lr:.3g}"

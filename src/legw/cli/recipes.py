@@ -1,0 +1,31 @@
+"""`legw recipes`: the base recipes that ship."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from legw import recipes
+from legw.cli import inputs, outputs
+from legw.recipe import to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """List the base recipes that ship, each tuned at its base batch size only."""
+
+    json: inputs.Flag = False
+    """Print one JSON object: recipes, with all their fields."""
+
+
+def run(options: Options) -> int:
+    """Print the shipped recipes and where their numbers come from."""
+    found = list(recipes.RECIPES.values())
+    if options.json:
+        outputs.print_json({"recipes": [to_dict(recipe) for recipe in found]})
+        return 0
+    from legw.cli import tables
+
+    outputs.show(tables.listing(found))
+    outputs.console().print(tables.sources(found))
+    print("\nlegw scale NAME -b N carries one to batch size N.")
+    return 0

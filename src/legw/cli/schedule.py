@@ -1,0 +1,120 @@
+"""`legw schedule`: the learning rate of each update, as a picture or as numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from legw import charts, rules
+from legw.charts import Point
+from legw.cli import inputs, outputs
+from legw.cli.outcome import Outcome, carry, headline
+from legw.errors import LegwError
+from legw.recipe import Recipe
+from legw.schedule import Ramp, epoch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Draw the learning rate over the run, or write it to a file.
+
+    Example: legw schedule mnist-lstm -b 8192 --plot lr.svg
+    """
+
+    recipe: inputs.Named
+    """The base: a shipped recipe (legw recipes lists them), or a TOML or JSON file."""
+    batch_size: inputs.BatchSize = None
+    """Target batch size, beside which the base is drawn; without it, the base alone."""
+    rule: inputs.RuleName = "legw"
+    """How to scale; `legw.rules.RULES` has the names."""
+    num_examples: inputs.Count = None
+    """Examples in one epoch, in place of the recipe's own; at least 1."""
+    lr: inputs.Number = None
+    """Learning rate to take in place of the rule's; above 0."""
+    plot: inputs.File = None
+    """Write a picture (.svg, .png, .html), or every update's exact rate (.csv)."""
+    ramp: Ramp = "end"
+    """Where in an update the warmup is read: its end, or its start as in the published code."""
+    json: inputs.Flag = False
+    """Print one JSON object with the curve's points; notes go to stderr."""
+
+
+def run(options: Options) -> int:
+    """Draw one schedule, beside the base's where they differ."""
+    rule = rules.find(options.rule)
+    suffix = _suffix(options.plot)
+    base = inputs.find_recipe(options.recipe, options.num_examples)
+    outcome = carry(base, options.batch_size or base.batch_size, rule, lr=options.lr)
+    assert outcome.scaled is not None
+    epoch_size(outcome.scaled)  # an unknown number of examples ends here
+    if options.plot is not None:
+        outputs.write(options.plot, _file(outcome, suffix, options.ramp))
+    if options.json:
+        curve = charts.points(outcome.scaled, ramp=options.ramp)
+        outputs.print_json(
+            outcome.to_dict() | {"ramp": options.ramp, "curve": [p._asdict() for p in curve]}
+        )
+    else:
+        outputs.say(headline(outcome))
+        if options.plot is None:
+            _draw(outcome, options.ramp)
+    outputs.notes(outcome.notes, to_stderr=options.json)
+    if options.plot is not None:
+        outputs.notes([f"wrote {options.plot}"], to_stderr=options.json)
+    return 0
+
+
+def _suffix(plot: str | None) -> str:
+    """Return the format that a file's name asks for, before anything is computed."""
+    if plot is None:
+        return ""
+    suffix = Path(plot).suffix.removeprefix(".").lower()
+    formats = (*charts.FORMATS, "csv")
+    if suffix not in formats:
+        raise LegwError(
+            f"--plot={plot}: the suffix must be one of {', '.join('.' + f for f in formats)}"
+        )
+    return suffix
+
+
+def _curves(outcome: Outcome, ramp: Ramp) -> dict[str, list[Point]]:
+    """Return what is drawn: the base and the scaled recipe, or one of them if they are equal."""
+    base, scaled = outcome.base, outcome.scaled
+    assert scaled is not None
+    curves = {f"batch {base.batch_size} (base)": charts.points(base, ramp=ramp)}
+    if scaled != base:
+        name = f"batch {scaled.batch_size} ({outcome.rule.name})"
+        curves[name] = charts.points(scaled, ramp=ramp)
+    return curves
+
+
+def _file(outcome: Outcome, suffix: str, ramp: Ramp) -> str | bytes:
+    assert outcome.scaled is not None
+    if suffix == "csv":
+        return _csv(outcome.scaled, ramp)
+    name, _, change = headline(outcome).partition(": ")
+    chart = charts.lr_curve(
+        _curves(outcome, ramp), title=f"{name}: learning rate", subtitle=change
+    )
+    return charts.render(chart, suffix)
+
+
+def _csv(recipe: Recipe, ramp: Ramp) -> str:
+    """Return every update as one line, with all digits of its rate."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Point._fields)
+    writer.writerows(charts.all_points(recipe, ramp=ramp))
+    return text.getvalue()
+
+
+def _draw(outcome: Outcome, ramp: Ramp) -> None:
+    from legw.cli.drawing import lr_text
+
+    console = outputs.console()
+    color = console.is_terminal and not console.no_color
+    width = max(min(console.width, 80), 20)
+    print()
+    print(lr_text(_curves(outcome, ramp), width=width, color=color))

@@ -1,0 +1,122 @@
+"""`legw train`: train an application at any batch size, by a rule, into a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from legw import rules
+from legw.cli import inputs, training
+from legw.cli.outcome import carry, headline
+from legw.cli.progress import Display, figure
+from legw.errors import DivergedError
+from legw.records import Summary
+from legw.train import fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train an application at any batch size, by a rule, into a run folder.
+
+    Example: legw train digits-lstm -b 512
+    """
+
+    app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
+    """digits-lstm, mnist-lstm, or a task of your own as module:name."""
+    batch_size: inputs.BatchSize = None
+    """Global batch size, in examples per update; the base recipe's if not given."""
+    rule: inputs.RuleName = "legw"
+    """How the recipe is carried to the batch size."""
+    recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="")] = None
+    """Base recipe, if not the application's own."""
+    epochs: inputs.Number = None
+    """Length of the run in passes over the data, if not the base recipe's."""
+    warmup_epochs: inputs.Number = None
+    """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
+    lr: inputs.Number = None
+    """Learning rate to take in place of the rule's; above 0."""
+    seed: int = 0
+    """Seed of the weights, the order of examples and the random draws."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Run folder; runs/APP-RULE-bN-sSEED if not given."""
+    resume: inputs.Flag = False
+    """Go on with the run in the folder, from its last checkpoint."""
+    data: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder with the application's data."""
+    holdout: Literal["test", "validation"] = "test"
+    """What the metric is measured on; validation leaves out part of the training data."""
+    machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
+    json: inputs.Flag = False
+    """Print the summary as one JSON object; all else goes to stderr."""
+
+
+def run(options: Options) -> int:
+    """Train, show how it goes, and return 0, 3 (diverged) or 130 (interrupted)."""
+    console = Console(stderr=options.json, highlight=False)
+    rule = rules.find(options.rule)
+    base = training.overridden(
+        training.base_recipe(options.app, options.recipe),
+        epochs=options.epochs,
+        warmup_epochs=options.warmup_epochs,
+    )
+    batch_size = base.batch_size if options.batch_size is None else options.batch_size
+    outcome = carry(base, batch_size, rule, lr=options.lr)
+    assert outcome.scaled is not None
+    recipe = outcome.scaled
+    if options.epochs is not None:
+        recipe = replace(recipe, epochs=options.epochs)
+    task = training.task_of(options.app, options.data, options.holdout)
+    folder = options.out or _free_folder(options, batch_size)
+    console.print(headline(outcome), markup=False, soft_wrap=True)
+    for line in outcome.warnings:
+        console.print(f"note: {line}", markup=False, soft_wrap=True)
+    summary = fit(
+        task,
+        recipe,
+        out=folder,
+        seed=options.seed,
+        base=base,
+        rule=rule.name,
+        settings=options.machine.settings(options.resume),
+        observers=[Display(console, task.name)],
+    )
+    return _finish(options, folder, summary, console)
+
+
+def _free_folder(options: Options, batch_size: int) -> Path:
+    """Return runs/APP-RULE-bN-sSEED, with a number behind it where that is taken."""
+    app = options.app.replace(":", "-")
+    first = Path("runs") / f"{app}-{options.rule}-b{batch_size}-s{options.seed}"
+    folder, number = first, 1
+    while folder.exists():
+        taken, number = folder, number + 1
+        folder = first.with_name(f"{first.name}-{number}")
+        if options.resume and not folder.exists():
+            return taken
+    return folder
+
+
+def _finish(options: Options, folder: Path, summary: Summary, console: Console) -> int:
+    if options.json:
+        print((folder / "summary.json").read_text(encoding="utf-8"), end="")
+    if summary.status == "diverged":
+        raise DivergedError(
+            f"{folder}: diverged at update {summary.updates}: {summary.reason}; the folder stays"
+        )
+    if summary.status == "interrupted":
+        raise KeyboardInterrupt(
+            f"{folder}: stopped after update {summary.updates}; the same command with "
+            f"--resume --out {folder} goes on"
+        )
+    console.print(
+        f"{summary.metric['name']} {figure(summary.metric['value'])}, "
+        f"loss {figure(summary.final_loss)}, {summary.updates} updates "
+        f"in {summary.seconds:.1f} s → {folder}",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0

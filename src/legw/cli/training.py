@@ -1,0 +1,81 @@
+"""Options that `legw train` and `legw study` share, and what they mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from legw import recipes
+from legw.apps import Options as AppOptions
+from legw.apps import find as find_task
+from legw.cli import inputs
+from legw.errors import RecipeError, unknown_name
+from legw.recipe import Recipe
+from legw.train import Settings, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How and on what to train; nothing here changes the result."""
+
+    micro_batch_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Examples per forward and backward pass, at least 1."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32, or bf16: matrix products in bf16, weights and optimizer state in fp32."""
+    checkpoint_seconds: float = 60.0
+    """Training time between two checkpoints."""
+    checkpoint_epochs: float | None = None
+    """Epochs between two checkpoints, beside those by time."""
+
+    def settings(self, resume: bool) -> Settings:
+        """Return them as the loop takes them."""
+        return Settings(
+            micro_batch_size=self.micro_batch_size,
+            device=self.device,
+            precision=self.precision,
+            checkpoint_seconds=self.checkpoint_seconds,
+            checkpoint_epochs=self.checkpoint_epochs,
+            resume=resume,
+        )
+
+
+def base_recipe(app: str, recipe: str | None) -> Recipe:
+    """Return the base: the named or given recipe, or the application's own.
+
+    Raises:
+        RecipeError: no such recipe, or the application has none of its own.
+    """
+    if recipe is not None:
+        return inputs.find_recipe(recipe)
+    if app in recipes.RECIPES:
+        return recipes.RECIPES[app]
+    if ":" in app:
+        raise RecipeError(f"{app}: --recipe is missing; your own task needs a base recipe")
+    raise RecipeError(unknown_name("application", app, recipes.RECIPES))
+
+
+def task_of(app: str, data: Path | None, holdout: Literal["test", "validation"]) -> Task:
+    """Return the task with its data read.
+
+    Raises:
+        RunError: no such application.
+        DataError: its data are not to be found.
+    """
+    return find_task(app, AppOptions(data=data, holdout=holdout))
+
+
+def overridden(
+    base: Recipe, *, epochs: float | None = None, warmup_epochs: float | None = None
+) -> Recipe:
+    """Return the base recipe with the values given on the command line.
+
+    Raises:
+        RecipeError: a value cannot be.
+    """
+    given = {"epochs": epochs, "warmup_epochs": warmup_epochs}
+    return replace(base, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

@@ -1,0 +1,374 @@
+"""Run folders: what a run writes, and how it is read back.
+
+    DIR/manifest.json    what was run: recipe before and after, rule, seed, machine
+    DIR/metrics.jsonl    one line an update, one line an evaluation
+    DIR/summary.json     how it ended
+
+Everything is plain JSON, so that any tool can read it. A value that is not a
+finite number (the loss of a diverged run) is written as null. A last line that
+a killed run left half-written is passed over and reported, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from legw import recipe as recipes
+from legw.errors import RunError
+from legw.recipe import Recipe
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses what is newer."""
+
+Status = Literal["running", "finished", "diverged", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What was run, enough to run it again."""
+
+    task: str
+    """The application's or the user's task's name."""
+    rule: str
+    """Name of the rule that made `recipe` from `base`."""
+    seed: int
+    """Seed of the weights, the order of examples and the dropout draws."""
+    base: Recipe
+    """The recipe before scaling."""
+    recipe: Recipe
+    """The recipe that is trained."""
+    num_examples: int
+    """Examples in one epoch at the recipe's batch size."""
+    updates: int
+    """Optimizer updates of the whole run."""
+    micro_batch_size: int
+    """Most examples per forward and backward pass."""
+    precision: str = "fp32"
+    """fp32, or bf16 (autocast; weights and optimizer state stay fp32)."""
+    world_size: int = 1
+    """Number of processes."""
+    device: str = "cpu"
+    """Device type and, where it has one, its name."""
+    metric: str = ""
+    """Name of the metric that evaluations report."""
+    higher_is_better: bool = True
+    """Whether a larger metric is better."""
+    data: str = ""
+    """Fingerprint of the data."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Versions of Python, torch and legw, the machine, and the start's date."""
+    notes: tuple[str, ...] = ()
+    """Warnings about the recipe, and what was found out before the start."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Whatever else the run wants to keep, such as the micro-batch table."""
+    format: int = FORMAT
+    """Version of the folder's layout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One optimizer update. `kind` in the file: "update"."""
+
+    update: int
+    """Which one, from 0."""
+    epoch: float
+    """Position at its end, in epochs."""
+    loss: float | None
+    """The global batch's loss: its sum over its weight."""
+    lr: float
+    """Learning rate it was made with."""
+    grad_norm: float | None = None
+    """Norm of the whole gradient before clipping."""
+    seconds: float = 0.0
+    """Training time at its end, evaluations left out; restarts add up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One evaluation, at the end of an epoch. `kind` in the file: "evaluation"."""
+
+    update: int
+    """Updates made so far."""
+    epoch: float
+    """Position in epochs."""
+    metric: float | None
+    """Value of the metric on the held-out data."""
+    loss: float | None
+    """Mean training loss since the last evaluation."""
+    seconds: float = 0.0
+    """Training time so far, evaluations left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended."""
+
+    status: Status
+    """finished, diverged or interrupted."""
+    final_loss: float | None
+    """Mean training loss of the last epoch; of the updates made, if it ended early."""
+    metric: dict[str, Any]
+    """`name`, and `value` after the last update: null unless finished."""
+    updates: int
+    """Updates made."""
+    seconds: float
+    """Training time, evaluations left out."""
+    examples: int = 0
+    """Examples seen."""
+    wall_seconds: float = 0.0
+    """Time from start to end with evaluations, added up over restarts."""
+    reason: str = ""
+    """Why it diverged or was interrupted."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """Seconds of data, compute and communication; peak memory in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder, read."""
+
+    folder: Path
+    manifest: Manifest
+    updates: list[Update]
+    evaluations: list[Evaluation]
+    summary: Summary | None
+    """None while the run is going on, or after it was killed."""
+    problems: tuple[str, ...] = ()
+    """What could not be read, one line each."""
+
+    @property
+    def status(self) -> Status:
+        """How far the run is; "running" also where it was killed without a word."""
+        return self.summary.status if self.summary else "running"
+
+
+def load(folder: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunError: there is no manifest, it is damaged, or from a newer version.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    updates: list[Update] = []
+    evaluations: list[Evaluation] = []
+    problems: list[str] = []
+    for number, row in _rows(folder / "metrics.jsonl", problems):
+        kind = row.pop("kind", None)
+        try:
+            if kind == "update":
+                updates.append(_typed(Update, row))
+            elif kind == "evaluation":
+                evaluations.append(_typed(Evaluation, row))
+            else:
+                problems.append(f"metrics.jsonl line {number}: unknown kind {kind!r}")
+        except (TypeError, ValueError) as error:
+            problems.append(f"metrics.jsonl line {number}: {error}")
+    summary = None
+    if (folder / "summary.json").exists():
+        summary = _typed(Summary, _object(folder / "summary.json"))
+    return Run(
+        folder=folder,
+        manifest=manifest,
+        updates=updates,
+        evaluations=evaluations,
+        summary=summary,
+        problems=tuple(problems),
+    )
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read what a run folder says was run.
+
+    Raises:
+        RunError: there is none, it is damaged, or from a newer version.
+    """
+    folder = Path(folder)
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise RunError(f"{folder}: is not a run folder: manifest.json is missing")
+    data = _object(path)
+    if data.get("format", FORMAT) > FORMAT:
+        raise RunError(f"{path}: format={data['format']}: is from a newer legw; upgrade to read it")
+    for name in ("base", "recipe"):
+        data[name] = recipes.from_dict(data.get(name, {}))
+    data["notes"] = tuple(data.get("notes", ()))
+    return _typed(Manifest, data)
+
+
+def read_summary(folder: str | Path) -> Summary | None:
+    """Read how a run ended; None while it has not.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = Path(folder) / "summary.json"
+    return _typed(Summary, _object(path)) if path.exists() else None
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """Return the run folders at or below a folder, sorted by path."""
+    folder = Path(folder)
+    return sorted(path.parent for path in folder.rglob("manifest.json"))
+
+
+def create(folder: str | Path) -> Path:
+    """Make the folder of a run and see that it can be written.
+
+    Raises:
+        RunError: it cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}; choose another --out") from None
+    return folder
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json in one piece."""
+    data = asdict(manifest)
+    for name in ("base", "recipe"):
+        data[name] = recipes.to_dict(getattr(manifest, name))
+    write_json(folder / "manifest.json", data)
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write summary.json in one piece."""
+    write_json(folder / "summary.json", asdict(summary))
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a JSON file so that a reader sees the old one or the new one, never half.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False)
+    write_atomically(path, (text + "\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file by temporary file, fsync and rename.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+class MetricsWriter:
+    """Appends rows to metrics.jsonl; `cut` takes back what a checkpoint does not know.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
+        self.path = folder / "metrics.jsonl"
+        try:
+            self._file = self.path.open("ab")
+            self._file.truncate(keep_bytes)
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def write(self, rows: Iterable[Update | Evaluation]) -> None:
+        """Append rows; they reach the disk at the next `flush`."""
+        lines = (json.dumps(_finite(_row(row)), separators=(",", ":")) + "\n" for row in rows)
+        try:
+            self._file.write("".join(lines).encode())
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def flush(self, sync: bool = False) -> int:
+        """Hand all rows to the system (and with `sync` to the disk); return the file's length."""
+        try:
+            self._file.flush()
+            if sync:
+                os.fsync(self._file.fileno())
+            return os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def _fault(self, error: OSError) -> RunError:
+        return RunError(f"{self.path}: cannot be written: {error.strerror}")
+
+
+# Rows ------------------------------------------------------------------------
+
+Record = TypeVar("Record")
+
+
+def _row(row: Update | Evaluation) -> dict[str, Any]:
+    return {"kind": "update" if isinstance(row, Update) else "evaluation", **vars(row)}
+
+
+def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]]]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
+            except ValueError:
+                problems.append(f"metrics.jsonl line {number}: cannot be read, passed over")
+                continue
+            yield number, row
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise RunError(f"{path}: must be one JSON object")
+    return data
+
+
+def _typed(cls: type[Record], data: dict[str, Any]) -> Record:
+    """Build a record; fields of a later minor version are passed over."""
+    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    try:
+        return cls(**{name: value for name, value in data.items() if name in known})
+    except TypeError as error:
+        raise RunError(f"{cls.__name__.lower()}: cannot be read: {error}") from None
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

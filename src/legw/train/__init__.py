@@ -1,0 +1,9 @@
+"""Training: the loop, the optimizers, the task protocol, the schedulers. Needs torch."""
+
+from __future__ import annotations
+
+from legw.train.loop import Settings, fit
+from legw.train.optim import LAMB, LARS
+from legw.train.task import Metric, Observer, State, Task
+
+__all__ = ["LAMB", "LARS", "Metric", "Observer", "Settings", "State", "Task", "fit"]

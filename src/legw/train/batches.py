@@ -1,0 +1,121 @@
+"""Which examples an update uses, and which of them a process sees.
+
+The order of examples is a function of (seed, epoch) alone; how a batch is cut
+into micro-batches and over processes is arithmetic on its slots 0..B-1. So the
+examples of update `s` are the same for every number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from legw.errors import RunError
+
+
+def derive(*parts: int | str) -> int:
+    """Return a seed in [0, 2**63) that is a function of its parts.
+
+    >>> derive(0, "order", 3) == derive(0, "order", 3) != derive(0, "order", 4)
+    True
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def shuffled(num_examples: int, seed: int, epoch: int) -> Tensor:
+    """Return the ids 0..num_examples-1 in an order that is a function of (seed, epoch).
+
+    >>> shuffled(5, seed=0, epoch=0).sort().values.tolist()
+    [0, 1, 2, 3, 4]
+    """
+    generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
+    return torch.randperm(num_examples, generator=generator)
+
+
+class Batches:
+    """The ids of each update; batches may straddle epochs, so every example is used.
+
+    Args:
+        order: epoch -> ids, int64 of shape (num_examples,).
+        num_examples: examples in one epoch, at least 1.
+        batch_size: examples per update, at least 1.
+    """
+
+    def __init__(self, order: Callable[[int], Tensor], num_examples: int, batch_size: int) -> None:
+        self._order = order
+        self._num_examples = num_examples
+        self._batch_size = batch_size
+        self._epochs: dict[int, Tensor] = {}
+
+    def ids(self, update: int) -> Tensor:
+        """Return the example ids of an update, int64 of shape (batch_size,)."""
+        begin = update * self._batch_size
+        end = begin + self._batch_size
+        first, last = begin // self._num_examples, (end - 1) // self._num_examples
+        self._epochs = {e: ids for e, ids in self._epochs.items() if first <= e <= last}
+        pieces = []
+        for epoch in range(first, last + 1):
+            start = epoch * self._num_examples
+            ids = self._epoch(epoch)
+            pieces.append(ids[max(begin - start, 0) : max(end - start, 0)])
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def epochs(self, update: int) -> Tensor:
+        """Return the epoch each slot of an update belongs to, int64 of shape (batch_size,)."""
+        begin = update * self._batch_size
+        return torch.arange(begin, begin + self._batch_size) // self._num_examples
+
+    def _epoch(self, epoch: int) -> Tensor:
+        if epoch not in self._epochs:
+            ids = self._order(epoch)
+            if ids.shape != (self._num_examples,):
+                raise RunError(
+                    f"order: epoch={epoch}: returned shape {tuple(ids.shape)}; "
+                    f"num_examples says ({self._num_examples},)"
+                )
+            self._epochs[epoch] = ids
+        return self._epochs[epoch]
+
+
+def split(
+    batch_size: int, micro_batch_size: int, *, rank: int = 0, world_size: int = 1, group: int = 1
+) -> list[slice]:
+    """Return the micro-batches of one process, as slots of the global batch.
+
+    Each process takes a contiguous share, shares differ by at most one group, and
+    each is cut into pieces of at most `micro_batch_size` (the last may be shorter).
+
+    Args:
+        batch_size: examples per update, at least 1.
+        micro_batch_size: examples per forward and backward pass, at least `group`.
+        rank, world_size: which of how many processes.
+        group: examples that must stay together (batch-norm groups), at least 1.
+
+    Raises:
+        RunError: more processes than examples, or micro-batches smaller than a group.
+
+    >>> split(64, 24)
+    [slice(0, 24, None), slice(24, 48, None), slice(48, 64, None)]
+    >>> split(10, 8, rank=1, world_size=4)
+    [slice(2, 5, None)]
+    """
+    if world_size > batch_size:
+        raise RunError(
+            f"world_size={world_size}: is larger than batch_size={batch_size}; "
+            "start fewer processes or choose a larger batch"
+        )
+    group = min(group, batch_size)
+    if micro_batch_size < group:
+        raise RunError(
+            f"micro_batch_size={micro_batch_size}: is smaller than a batch-norm group of "
+            f"{group}; give at least {group}, or a recipe with a smaller norm_batch_size"
+        )
+    groups = -(-batch_size // group)
+    begin = groups * rank // world_size * group
+    end = min(groups * (rank + 1) // world_size * group, batch_size)
+    step = micro_batch_size // group * group
+    return [slice(at, min(at + step, end)) for at in range(begin, end, step)]

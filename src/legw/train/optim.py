@@ -1,0 +1,402 @@
+"""Optimizers that step: LARS and LAMB, and `build`, which makes one from its data.
+
+LARS and LAMB scale each tensor's step by the norm of its weights. Norms and ratios are
+computed for many tensors at once and never read back to the host, so that a GPU is not
+waited for. The other optimizers are torch's own; `build` picks their fastest kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.optim import Optimizer
+from torch.optim.adam import adam
+from torch.optim.optimizer import ParamsT
+
+from legw import optimizers
+from legw.errors import RecipeError, unknown_name
+from legw.optimizers import check_range
+
+Group = dict[str, Any]
+"""A parameter group of torch: its `params` and their settings."""
+
+CPU_BATCH_NUMEL = 2**18
+"""Numbers per batch of tensors on a CPU: few enough for weights, gradients and state to
+stay in cache from one operation to the next. A GPU takes all tensors at once."""
+
+FUSED_DEVICES = ("cpu", "cuda")
+"""Where torch's fused kernels are used: one pass over memory instead of several."""
+
+RANGES = {
+    "momentum": (0.0, 1.0),
+    "eps": (0.0, math.inf),
+    "weight_decay": (0.0, math.inf),
+    "trust_coefficient": (1e-300, math.inf),
+}
+"""What LARS and LAMB accept: from the first number on, below the second."""
+
+
+class _Layerwise(Optimizer):
+    """What LARS and LAMB share: checked groups, and a step over batches of tensors."""
+
+    kind: ClassVar[str]
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add a group; a setting that it leaves out is the optimizer's.
+
+        Args:
+            param_group: `params`, and any of the optimizer's arguments. With `adapt=False`
+                (biases and norms) the ratio is 1 and there is no weight decay.
+
+        Raises:
+            RecipeError: a setting is out of range, or `adapt=False` meets weight decay.
+        """
+        excluded = {"weight_decay": 0.0} if param_group.get("adapt") is False else {}
+        settings = {"adapt": True, **self.defaults, **excluded, **param_group}
+        lr, adapt, weight_decay = (settings[name] for name in ("lr", "adapt", "weight_decay"))
+        check_range(
+            self.kind, "lr", lr.item() if isinstance(lr, Tensor) and lr.ndim == 0 else lr, 0
+        )
+        for name, (low, high) in RANGES.items():
+            if name in settings:
+                check_range(self.kind, name, settings[name], low, high)
+        for beta in settings.get("betas", ()):
+            check_range(self.kind, "betas", beta, 0, 1)
+        if not isinstance(adapt, bool):
+            raise RecipeError(f"{self.kind}: adapt={adapt!r}: must be True or False")
+        if not adapt and weight_decay != 0:
+            raise RecipeError(
+                f"{self.kind}: weight_decay={weight_decay!r} (adapt=False): must be 0 where "
+                "the ratio is left out; leave weight_decay out too"
+            )
+        super().add_param_group(settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update all weights that have a gradient.
+
+        Args:
+            closure: computes the gradients and returns the loss.
+
+        Returns:
+            The closure's loss, or None.
+
+        Raises:
+            RecipeError: a gradient is sparse.
+        """
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            moving = [weight for weight in group["params"] if self._has_gradient(weight)]
+            for weights in _batches(moving, group["foreach"]):
+                gradients = [weight.grad for weight in weights if weight.grad is not None]
+                self._update(weights, gradients, group)
+        return loss
+
+    def _has_gradient(self, weight: Tensor) -> bool:
+        if weight.grad is not None and weight.grad.layout is not torch.strided:
+            raise RecipeError(
+                f"{self.kind}: gradient of shape {tuple(weight.shape)}: layout="
+                f"{weight.grad.layout}: must be dense; build the embedding with sparse=False"
+            )
+        return weight.grad is not None
+
+    def _state(
+        self, name: str, weights: list[Tensor], first: Callable[[Tensor], Tensor] = torch.zeros_like
+    ) -> list[Tensor]:
+        """Return the state `name` of each weight; at its first update it is first(weight)."""
+        for weight in weights:
+            if name not in self.state[weight]:
+                self.state[weight][name] = first(weight)
+        return [self.state[weight][name] for weight in weights]
+
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: Group) -> None:
+        """Update weights of one device and dtype."""
+        raise NotImplementedError
+
+
+class LARS(_Layerwise):
+    """Layer-wise adaptive rate scaling: momentum whose steps follow the weights' norms.
+
+    For each tensor ``w`` with gradient ``g``, the ratio being 1 where a norm is 0::
+
+        ratio = trust_coefficient*|w| / (|g| + weight_decay*|w| + eps)
+        m = momentum*m + lr*ratio*(g + weight_decay*w)
+        w = w - m
+
+    This is the algorithm as published: lr and ratio are *inside* the momentum buffer, so a
+    step keeps the rate it was made at. Two variants differ once lr moves: timm's `Lars` has
+    lr outside the buffer (equal at a constant lr), and the code behind LEGW's ImageNet table
+    has lr *and* ratio outside, and clamps the ratio to 50 and the gradient to [-10, 10].
+
+    Args:
+        params: tensors, or groups with settings of their own (see `add_param_group`).
+        lr: learning rate, at least 0: a float, or a tensor of shape ().
+        momentum: share of the last step that is kept, in [0, 1).
+        weight_decay: factor of the weights that is added to the gradient, at least 0.
+        trust_coefficient: length of a step as a share of the weights' norm, per lr, above 0.
+        eps: added to the ratio's denominator, at least 0.
+        foreach: False updates one tensor at a time, True and None many at once.
+
+    Raises:
+        RecipeError: an argument is out of range.
+
+    Reference: You, Gitman and Ginsburg 2017, arXiv 1708.03888, algorithm 1.
+    """
+
+    kind = "lars"
+
+    def __init__(  # noqa: PLR0917 (positional, as torch's own)
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        eps: float = 1e-8,
+        foreach: bool | None = None,
+    ) -> None:
+        defaults: Group = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        defaults |= {"trust_coefficient": trust_coefficient, "eps": eps, "foreach": foreach}
+        super().__init__(params, defaults)
+
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: Group) -> None:
+        share, decay, eps = group["trust_coefficient"], group["weight_decay"], group["eps"]
+        ratios = _ratios(weights, gradients, share, decay, eps) if group["adapt"] else None
+        if decay != 0:
+            gradients = list(torch._foreach_add(gradients, weights, alpha=decay))
+        momenta = self._state("momentum_buffer", weights)
+        torch._foreach_mul_(momenta, group["momentum"])
+        _add_scaled(momenta, gradients, group["lr"], ratios)
+        torch._foreach_sub_(weights, momenta)
+
+
+class LAMB(_Layerwise):
+    """Layer-wise adaptive Adam: Adam's direction, in steps that follow the weights' norms.
+
+    For each tensor ``w``, with Adam's bias-corrected averages ``m`` of the gradient and
+    ``v`` of its square, the ratio being 1 where a norm is 0::
+
+        u = m/(sqrt(v) + eps) + weight_decay*w
+        ratio = |w| / |u|
+        w = w - lr*ratio*u
+
+    Args:
+        params: tensors, or groups with settings of their own (see `add_param_group`).
+        lr: learning rate, at least 0: a float, or a tensor of shape ().
+        betas: decay per update of the averages of gradient and square, each in [0, 1).
+        eps: added to the denominator, at least 0.
+        weight_decay: factor of the weights that is added to the direction, at least 0.
+        foreach: False updates one tensor at a time, True and None many at once.
+
+    Raises:
+        RecipeError: an argument is out of range.
+
+    Reference: You et al. 2019, arXiv 1904.00962, algorithm 2 (phi is the identity).
+    """
+
+    kind = "lamb"
+
+    def __init__(  # noqa: PLR0917 (positional, as torch's own)
+        self,
+        params: ParamsT,
+        lr: float | Tensor,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        foreach: bool | None = None,
+    ) -> None:
+        defaults: Group = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        # `fused` makes torch load the counts as its fused kernel needs them.
+        defaults |= {"foreach": foreach, "fused": True}
+        super().__init__(params, defaults)
+        self.register_load_state_dict_post_hook(_align_state)
+
+    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: Group) -> None:
+        # One step of torch's Adam at lr -1 goes from weight_decay*w to u.
+        updates = list(torch._foreach_mul(weights, group["weight_decay"]))
+        beta1, beta2 = group["betas"]
+        settings = {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "weight_decay": 0.0}
+        adam(
+            updates,
+            [_aligned(gradient, to) for gradient, to in zip(gradients, updates, strict=True)],
+            self._state("exp_avg", weights),
+            self._state("exp_avg_sq", weights),
+            [],
+            self._state("step", weights, _no_updates),
+            fused=weights[0].device.type in FUSED_DEVICES,
+            **(settings | {"lr": -1.0, "amsgrad": False, "maximize": False}),
+        )
+        ratios = _ratios(weights, updates) if group["adapt"] else None
+        _add_scaled(weights, updates, -group["lr"], ratios)
+
+
+def _no_updates(weight: Tensor) -> Tensor:
+    """Return the count of a weight's updates, 0; torch's kernels want it as a tensor."""
+    return torch.zeros((), dtype=torch.float32, device=weight.device)
+
+
+def _batches(weights: list[Tensor], foreach: bool | None) -> Iterator[list[Tensor]]:
+    """Yield the weights in batches of one device and dtype (see CPU_BATCH_NUMEL)."""
+    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for weight in weights:
+        alike.setdefault((weight.device, weight.dtype), []).append(weight)
+    for (device, _), members in alike.items():
+        enough = CPU_BATCH_NUMEL if device.type == "cpu" else math.inf
+        if foreach is False:
+            enough = 0
+        batch, numel = [], 0
+        for weight in members:
+            batch.append(weight)
+            numel += weight.numel()
+            if numel >= enough:
+                yield batch
+                batch, numel = [], 0
+        if batch:
+            yield batch
+
+
+def _norms(tensors: list[Tensor]) -> Tensor:
+    """Return the tensors' norms, shape (number of tensors,)."""
+    # Half precision would overflow, or keep three digits.
+    dtype = torch.float32 if tensors[0].itemsize < 4 else None
+    return torch.stack(torch._foreach_norm(tensors, 2, dtype))
+
+
+def _ratios(
+    weights: list[Tensor], others: list[Tensor], share: float = 1, decay: float = 0, eps: float = 0
+) -> Tensor:
+    """Return share*|w| / (|other| + decay*|w| + eps), 1 where a norm is 0."""
+    weight_norms, other_norms = _norms(weights), _norms(others)
+    ratios = share * weight_norms / (other_norms + decay * weight_norms + eps)
+    return ratios.masked_fill((weight_norms == 0) | (other_norms == 0), 1.0)
+
+
+def _add_scaled(
+    targets: list[Tensor], directions: list[Tensor], lr: float | Tensor, ratios: Tensor | None
+) -> None:
+    """Add lr*ratio*direction to each target; `ratios=None` stands for ones."""
+    if ratios is not None:
+        torch._foreach_addcmul_(targets, directions, (lr * ratios).unbind())
+    elif isinstance(lr, Tensor):
+        rate = lr.to(targets[0].device)
+        torch._foreach_addcmul_(targets, directions, [rate] * len(targets))
+    else:
+        torch._foreach_add_(targets, directions, alpha=lr)
+
+
+def _aligned(tensor: Tensor, to: Tensor) -> Tensor:
+    """Return the tensor in the other's memory order: itself, or a copy if its own differs.
+
+    Torch's fused kernels walk memory in order. On a CPU they accept a gradient or state
+    whose strides are not the weight's, and silently pair the wrong numbers.
+    """
+    return tensor if tensor.stride() == to.stride() else torch.empty_like(to).copy_(tensor)
+
+
+def _align_state(optimizer: Optimizer) -> None:
+    """Align loaded state: it may come from a model in another memory format."""
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape:
+                state[name] = _aligned(value, weight)
+
+
+@torch.no_grad()
+def _align_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Align gradients that were set by hand; autograd's own mostly are."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            if weight.grad is not None and weight.grad.layout is torch.strided:
+                weight.grad = _aligned(weight.grad, weight)
+
+
+def _trainable(model: Module) -> list[Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def parameter_groups(model: Module) -> list[Group]:
+    """Split a model's parameters into weights, and biases and norms, for LARS and LAMB.
+
+    Args:
+        model: parameters that need no gradient are left out, shared ones come once.
+
+    Returns:
+        Up to two groups: parameters of two and more dimensions, and the others, which take
+        part with `adapt=False` and no weight decay. An empty group is left out.
+    """
+    weights = [parameter for parameter in _trainable(model) if parameter.ndim >= 2]
+    others = [parameter for parameter in _trainable(model) if parameter.ndim < 2]
+    adapted: Group = {"params": weights, "adapt": True}
+    excluded: Group = {"params": others, "adapt": False, "weight_decay": 0.0}
+    return [group for group in (adapted, excluded) if group["params"]]
+
+
+def build(
+    optimizer: optimizers.Optimizer, model: Module, lr: float, *, foreach: bool | None = None
+) -> Optimizer:
+    """Return the torch optimizer that the data describe, for the model's parameters.
+
+    LARS and LAMB get `parameter_groups`; the others treat all parameters alike.
+
+    Args:
+        optimizer: which one, and its settings.
+        model: on the device where it is trained.
+        lr: learning rate of the first update, at least 0.
+        foreach: None takes the fastest kernels; True and False as in torch.
+
+    Raises:
+        RecipeError: the optimizer's type is unknown, or lr is out of range.
+
+    >>> build(optimizers.LARS(momentum=0.8), torch.nn.Linear(2, 1), lr=4.0).defaults["momentum"]
+    0.8
+    """
+    kind = _KINDS.get(type(optimizer))
+    if kind is None:
+        known = [each.__name__ for each in _KINDS]
+        raise RecipeError(unknown_name("optimizer", type(optimizer).__name__, known))
+    check_range(optimizer.kind, "lr", lr, 0)
+    settings = {"lr": lr, "foreach": foreach, **_settings(optimizer)}
+    if kind in (LARS, LAMB):
+        return kind(parameter_groups(model), **settings)
+    weights = _trainable(model)
+    made = kind(weights, **settings, fused=foreach is None and _can_fuse(weights))
+    made.register_step_pre_hook(_align_gradients)
+    made.register_load_state_dict_post_hook(_align_state)
+    return made
+
+
+def _can_fuse(weights: list[Parameter]) -> bool:
+    # A view with gaps has no gradient of the same strides (see `_aligned`).
+    return all(
+        weight.device.type in FUSED_DEVICES
+        and weight.is_floating_point()
+        and weight.stride() == torch.empty_like(weight, device="meta").stride()
+        for weight in weights
+    )
+
+
+def _settings(data: optimizers.Optimizer) -> Group:
+    """Return the data's fields under torch's names."""
+    settings = asdict(data)
+    if "epsilon" in settings:
+        settings["eps"] = settings.pop("epsilon")
+    if "beta1" in settings:
+        settings["betas"] = settings.pop("beta1"), settings.pop("beta2")
+    return settings
+
+
+# Looked up by the exact type, since AdamW and LAMB are Adams too.
+_KINDS: dict[type[optimizers.Optimizer], Callable[..., Optimizer]] = {
+    optimizers.SGD: torch.optim.SGD,
+    optimizers.Adam: torch.optim.Adam,
+    optimizers.AdamW: torch.optim.AdamW,
+    optimizers.LARS: LARS,
+    optimizers.LAMB: LAMB,
+}

@@ -1,0 +1,192 @@
+"""What survives a restart: checkpoints, and the few numbers a run keeps.
+
+A checkpoint holds tensors and plain values only and is loaded with
+``weights_only=True``, so one from somewhere else runs no code. It is written to
+a temporary file, synced and renamed; the last two are kept. Random draws and
+the order of examples need no place in it: both are functions of the seed and
+of the position.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import zipfile
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from legw.errors import RunError
+from legw.records import write_atomically
+
+KEPT = 2
+"""How many checkpoints stay in a run folder."""
+
+WINDOW = 50
+"""Updates over which the loss is averaged to tell divergence."""
+
+
+@dataclass
+class Divergence:
+    """Tells a lost run: its loss is not finite, or far above where it has been.
+
+    Lost means that the mean over 50 updates is above 4 times the lowest such mean,
+    and above the first update's loss.
+
+    >>> watch = Divergence()
+    >>> watch.add(2.0), watch.add(float("nan"))
+    ('', 'the loss is not finite')
+    """
+
+    first: float | None = None
+    lowest: float = math.inf
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+
+    def add(self, loss: float) -> str:
+        """Take the next update's loss; return why the run is lost, or an empty text."""
+        if not math.isfinite(loss):
+            return "the loss is not finite"
+        if self.first is None:
+            self.first = loss
+        self.recent.append(loss)
+        if len(self.recent) < WINDOW:
+            return ""
+        mean = sum(self.recent) / WINDOW
+        self.lowest = min(self.lowest, mean)
+        if mean > 4 * self.lowest and mean > self.first:
+            return (
+                f"the mean loss over {WINDOW} updates rose to {mean:.4g}, "
+                f"over 4 times its lowest ({self.lowest:.4g})"
+            )
+        return ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {"first": self.first, "lowest": self.lowest, "recent": list(self.recent)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Divergence:
+        """Return what `to_dict` wrote."""
+        return cls(data["first"], data["lowest"], deque(data["recent"], maxlen=WINDOW))
+
+
+@dataclass
+class Mean:
+    """A running mean of losses.
+
+    >>> mean = Mean()
+    >>> mean.add(1.0); mean.add(3.0)
+    >>> mean.value
+    2.0
+    """
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, value: float) -> None:
+        """Take one more value."""
+        self.total += value
+        self.count += 1
+
+    @property
+    def value(self) -> float | None:
+        """The mean so far; None of no values."""
+        return self.total / self.count if self.count else None
+
+
+@dataclass
+class Position:
+    """How far a run is, and what it has summed up on the way."""
+
+    updates: int = 0
+    seconds: float = 0.0
+    wall_seconds: float = 0.0
+    since_evaluation: Mean = field(default_factory=Mean)
+    last_epoch: Mean = field(default_factory=Mean)
+    divergence: Divergence = field(default_factory=Divergence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {
+            "updates": self.updates,
+            "seconds": self.seconds,
+            "wall_seconds": self.wall_seconds,
+            "since_evaluation": vars(self.since_evaluation).copy(),
+            "last_epoch": vars(self.last_epoch).copy(),
+            "divergence": self.divergence.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Position:
+        """Return what `to_dict` wrote."""
+        return cls(
+            updates=data["updates"],
+            seconds=data["seconds"],
+            wall_seconds=data["wall_seconds"],
+            since_evaluation=Mean(**data["since_evaluation"]),
+            last_epoch=Mean(**data["last_epoch"]),
+            divergence=Divergence.from_dict(data["divergence"]),
+        )
+
+
+def save(folder: Path, updates: int, content: dict[str, Any]) -> Path:
+    """Write a checkpoint, then drop all but the last two.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written; the checkpoints
+            written before stay.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path = folder / f"checkpoint-{updates:09d}.pt"
+    write_atomically(path, buffer.getvalue())
+    for old in paths(folder)[:-KEPT]:
+        with contextlib.suppress(OSError):
+            old.unlink()
+    return path
+
+
+def paths(folder: Path) -> list[Path]:
+    """Return the checkpoints of a run folder, oldest first."""
+    return sorted(folder.glob("checkpoint-*.pt"))
+
+
+def load_newest(
+    folder: Path, device: torch.device, warn: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Read the newest checkpoint that can be read; None where there is none at all.
+
+    Args:
+        folder: the run folder.
+        device: where its tensors go.
+        warn: takes a line for each checkpoint that is damaged and passed over.
+
+    Raises:
+        RunError: there are checkpoints, and all of them are damaged.
+    """
+    found = paths(folder)
+    for path in reversed(found):
+        try:
+            _verify(path)
+            content = torch.load(path, map_location=device, weights_only=True)
+            if not isinstance(content, dict) or "position" not in content:
+                raise ValueError("not a checkpoint of legw")
+            return content
+        except Exception as error:  # a damaged file fails in many ways
+            warn(f"{path.name}: is damaged ({type(error).__name__}); taking the one before")
+    if found:
+        raise RunError(f"{folder}: no checkpoint can be read; start again with another --out")
+    return None
+
+
+def _verify(path: Path) -> None:
+    """Raise unless every part of the file has its checksum; torch.load itself does not look."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"{damaged} has a wrong checksum")

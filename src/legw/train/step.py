@@ -1,0 +1,195 @@
+"""The gradient of one global batch, whatever it is cut into.
+
+Every micro-batch adds the gradient of its *summed* loss; at the end the total is
+divided by the total weight (examples, or tokens) over all micro-batches and
+processes, and only then clipped. So no short micro-batch, unequal share or token
+count is weighted wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from legw.recipe import Recipe
+from legw.train import norm
+from legw.train.batches import Batches, derive, split
+from legw.train.dist import World
+from legw.train.machine import seed_draws
+from legw.train.task import State, Task
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass
+class Costs:
+    """Seconds of each kind of work, as seen by this process."""
+
+    data: float = 0.0
+    compute: float = 0.0
+    communication: float = 0.0
+    evaluation: float = 0.0
+    checkpoints: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What is known of the global batch's gradient, which itself lies in ``p.grad``."""
+
+    loss: Tensor
+    """Sum of the losses over the sum of the weights, 0-dim."""
+    norm: Tensor
+    """Norm of the whole gradient before clipping, 0-dim."""
+    flags: Tensor
+    """The sums over processes of the flags given, shape (flags,)."""
+
+
+class GlobalBatch:
+    """One process's part in the gradients of a run's global batches.
+
+    Args:
+        task: data and loss.
+        model: on the world's device, already in fixed batch-norm groups.
+        recipe: batch size and clipping.
+        world: this process.
+        parts: this process's micro-batches, as slots of the global batch.
+        batches: the example ids of each update.
+        num_examples: examples in one epoch.
+        seed: of the random draws.
+        precision: fp32, or bf16 (autocast).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        world: World,
+        micro_batch_size: int,
+        group: int,
+        batches: Batches,
+        num_examples: int,
+        seed: int,
+        precision: Precision,
+    ) -> None:
+        self.task, self.model, self.recipe, self.world = task, model, recipe, world
+        self.batches, self.num_examples, self.seed = batches, num_examples, seed
+        self.precision = precision
+        self.costs = Costs()
+        own = split(
+            recipe.batch_size,
+            micro_batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            group=group,
+        )
+        self.idle = not own
+        self.parts = own or [slice(0, 1)]  # an idle process takes part with weight 0
+        self.carried: list[State] = [None] * len(self.parts)
+        self._wrapped = world.wrap(model)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._augment = getattr(task, "augment", None)
+
+    def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
+        """Leave the global batch's gradient in ``p.grad``, divided and clipped.
+
+        Args:
+            update: which update, from 0.
+            flags: numbers to be summed over processes on the same trip.
+        """
+        for parameter in self._parameters:
+            parameter.grad = None
+        sums = self._accumulate(update)
+        totals = torch.cat([sums, torch.tensor(flags, dtype=sums.dtype, device=sums.device)])
+        began = time.perf_counter()
+        self.world.sum(totals)
+        self.costs.communication += time.perf_counter() - began
+        grad_norm = self._normalise(totals[1])
+        return Gradient(totals[0] / totals[1], grad_norm, totals[2:])
+
+    def _accumulate(self, update: int) -> Tensor:
+        """Sum gradients over this process's micro-batches; return (loss, weight) sums."""
+        ids_B = self.batches.ids(update)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
+        if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
+            self.carried = [None] * len(self.parts)  # an epoch begins
+        for index, slots in enumerate(self.parts):
+            batch = self._load(update, ids_B[slots], slots)
+            began = time.perf_counter()
+            seed_draws(derive(self.seed, "draws", update, slots.start), self.world.device)
+            with self._synchronised(index == len(self.parts) - 1):
+                with torch.autocast(
+                    self.world.device.type, torch.bfloat16, enabled=self.precision == "bf16"
+                ):
+                    loss, weight, state = self.task.loss(self._wrapped, batch, self.carried[index])
+                (loss * 0.0 if self.idle else loss).backward()  # type: ignore[no-untyped-call]
+            if self.idle:
+                norm.forget(self.model)
+            else:
+                self.carried[index] = detached(state)
+                sums[0] += loss.detach()
+                sums[1] += weight
+            self.costs.compute += time.perf_counter() - began
+        return sums
+
+    def _load(self, update: int, ids: Tensor, slots: slice) -> Any:
+        began = time.perf_counter()
+        batch = self.task.batch(ids, self.world.device)
+        if self._augment is not None:
+            batch = self._augment(batch, self._draws(ids, self.batches.epochs(update)[slots]))
+        self.costs.data += time.perf_counter() - began
+        return batch
+
+    def _draws(self, ids: Tensor, epochs: Tensor) -> Tensor:
+        """Return a seed for each example, a function of (seed, epoch, example id)."""
+        mixed = ids * 0x5851F42D4C957F2D + epochs * 0x14057B7EF767814F
+        return (mixed + derive(self.seed, "augment")) & 0x7FFFFFFFFFFFFFFF
+
+    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Sum gradients over processes in the last micro-batch only."""
+        if isinstance(self._wrapped, nn.parallel.DistributedDataParallel) and not last:
+            return self._wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def _normalise(self, weight: Tensor) -> Tensor:
+        """Divide the summed gradients by the global weight, then clip; return the norm."""
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        divisor = weight / self.world.size  # DistributedDataParallel leaves the mean of the sums
+        total_norm = torch.nn.utils.get_total_norm(grads) / divisor
+        factor = 1.0 / divisor
+        if self.recipe.clip_norm is not None:
+            factor = factor * (self.recipe.clip_norm / (total_norm + 1e-6)).clamp(max=1.0)
+        on_cpu = self.world.device.type == "cpu"  # reading a number back makes a GPU wait
+        torch._foreach_mul_(grads, factor.item() if on_cpu else factor)
+        return total_norm
+
+    # The carried state, one row a slot of the global batch -----------------------
+
+    def gather_carried(self) -> State:
+        """Return the whole batch's carried state, on every process."""
+        own = None if self.idle or self.carried[0] is None else _joined(self.carried)
+        shares = [share for share in self.world.gather(own) if share is not None]
+        return _joined(shares) if shares else None
+
+    def set_carried(self, whole: State) -> None:
+        """Take this process's part of a whole batch's carried state."""
+        if whole is None or self.idle:
+            self.carried = [None] * len(self.parts)
+            return
+        device = self.world.device
+        self.carried = [tuple(t[slots].to(device) for t in whole) for slots in self.parts]
+
+
+def detached(state: State) -> State:
+    """Return the state cut from the graph that made it."""
+    return None if state is None else tuple(tensor.detach() for tensor in state)
+
+
+def _joined(states: list[State]) -> State:
+    return tuple(torch.cat(tensors) for tensors in zip(*(s or () for s in states), strict=True))
