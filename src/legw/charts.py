@@ -7,7 +7,9 @@ need `legw[report]`. The points of a learning-rate curve need the core alone.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from legw.errors import LegwError
@@ -73,17 +75,23 @@ def points(recipe: Recipe, *, ramp: Ramp = "end") -> list[Point]:
     even = {round(i * (count - 1) / (EVEN_POINTS - 1)) for i in range(EVEN_POINTS)}
     corners = {u for u in (warmup - 1, warmup, warmup + 1) if 0 <= u < count}
     kept = sorted(even | corners)
-    jumps = {u for a, b in zip(kept, kept[1:], strict=False) for u in _jump(lr, a, b)}
+    falling = lr if recipe.decay.after_warmup else _without_warmup(recipe)
+    jumps = {u for a, b in itertools.pairwise(kept) for u in _jump(falling, a, b)}
     return [_point(recipe, lr, update) for update in sorted({*kept, *jumps})]
 
 
-def _point(recipe: Recipe, lr: Any, update: int) -> Point:
+def _point(recipe: Recipe, lr: Callable[[int], float], update: int) -> Point:
     size = recipe.epoch_examples
     assert size, "in_steps has checked that it is known"
     return Point(update, update * recipe.batch_size / size, lr(update))
 
 
-def _jump(lr: Any, low: int, high: int) -> tuple[int, ...]:
+def _without_warmup(recipe: Recipe) -> Callable[[int], float]:
+    """Return the decay alone, whose jumps no ramp hides."""
+    return in_steps(replace(recipe, warmup_epochs=0.0, warmup_from_lr=0.0))
+
+
+def _jump(lr: Callable[[int], float], low: int, high: int) -> tuple[int, ...]:
     """Return the updates on both sides of a jump between two others, by bisection.
 
     In a smooth piece both halves change about equally; where one half has nearly
@@ -137,7 +145,7 @@ def lr_curve(curves: Mapping[str, Sequence[Point]], *, title: str = "", subtitle
         .encode(
             x=across.axis(grid=False, tickCount=10, labelFlush=False),
             y=upward.axis(tickCount=6, domain=False, ticks=False, labelPadding=8),
-            color=color.legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, offset=8),
+            color=color.legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, offset=12),
             order="update:Q",
             tooltip=["recipe:N", "update:Q", "epoch:Q", "lr:Q"],
         )
@@ -176,6 +184,8 @@ def render(chart: Any, suffix: str) -> bytes:
     """
     if suffix not in FORMATS:
         raise LegwError(f"chart format {suffix!r} is unknown; choose one of {', '.join(FORMATS)}")
+    import vl_convert  # noqa: F401 # here, where a missing one is told from a broken chart
+
     if suffix == "html":
         return str(chart.to_html(inline=True)).encode()
     buffer = io.BytesIO()

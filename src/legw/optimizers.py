@@ -22,8 +22,9 @@ def check_range(kind: str, name: str, value: float, low: float, high: float = HU
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and low <= value < high):
+        bound = f"below {high:g}" if high < HUGE else "finite"
         raise RecipeError(
-            f"{kind}: {name}={shown(value)}: must be a number, at least {low:g} and below {high:g}"
+            f"{kind}: {name}={shown(value)}: must be a number, at least {low:g} and {bound}"
         )
 
 

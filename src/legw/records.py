@@ -86,6 +86,8 @@ class Update:
     """Learning rate it was made with."""
     grad_norm: float | None = None
     """Norm of the whole gradient before clipping."""
+    examples_per_second: float | None = None
+    """Examples over the time since the last update; on an accelerator a rough figure."""
     seconds: float = 0.0
     """Training time at its end, evaluations left out; restarts add up."""
 

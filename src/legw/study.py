@@ -3,23 +3,35 @@
     Study --plan--> runs --pending(folder)--> what is left to run --rows(folder)--> table
 
 At ``k = 1`` every rule returns the base recipe, so that all rules share one run
-there; it is called `base` and trained once.
+there; it is called `base` and trained once. A study's folder:
+
+    FOLDER/study.json     what is compared: the study as data
+    FOLDER/runs/NAME/     one run folder a run
+    FOLDER/table.json     one row a run
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from legw import records, rules
-from legw.errors import RecipeError, RunError, unknown_name
-from legw.recipe import Recipe, from_dict, to_dict
+from legw.errors import RecipeError, RunError
+from legw.grid import Grid, differences, label, variants
+from legw.recipe import Recipe, check_count, from_dict, to_dict
+from legw.records import Manifest, Summary
 
 BASE = "base"
 """What the run at the base batch is called, whatever the rule."""
+
+FORMAT = 1
+"""Version of study.json; a reader refuses what is newer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +49,18 @@ class Study:
     base: Recipe
     """The recipe that is carried over."""
     batch_sizes: tuple[int, ...]
-    """Target batch sizes, in the order in which they are run."""
+    """Target batch sizes, each at least 1; the base's own is run first, then as given."""
     rules: tuple[str, ...] = ("legw",)
     """Names of the rules."""
     seeds: tuple[int, ...] = (0,)
     """Seeds; three at least for a claim."""
-    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """Fields of the base recipe to vary, each with its values; ``optimizer.momentum``
-    reaches into a part. Every combination is a base of its own."""
+    grid: Grid = field(default_factory=dict)
+    """Fields of the base recipe to vary, each with its values. Every combination is a
+    base of its own."""
+    holdout: str = "test"
+    """What the metric is measured on: test, or validation (part of the training data)."""
+    command: str = field(default="", compare=False)
+    """The command that makes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +74,11 @@ class Planned:
     rule: str
     """The rule's name, or `base` at k = 1."""
     base: Recipe
+    """What was scaled: the study's base, or a variant of it."""
     recipe: Recipe
+    """What is trained."""
     seed: int
+    """Seed of the weights, the order of examples and the random draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +86,13 @@ class Undefined:
     """A cell of the grid that its rule does not define, and why."""
 
     variant: str
+    """The combination of the grid."""
     rule: str
+    """The rule's name."""
     batch_size: int
+    """The target batch size."""
     reason: str
+    """Why there is nothing, as one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +100,9 @@ class Plan:
     """All runs of a study, in the order in which they are run."""
 
     runs: tuple[Planned, ...]
+    """What is trained."""
     undefined: tuple[Undefined, ...] = ()
+    """What cannot be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,46 +110,62 @@ class Row:
     """One run in `table.json`."""
 
     recipe: str
+    """Name of the base recipe."""
     rule: str
+    """Name of the rule, or `base` at k = 1."""
     batch_size: int
+    """Examples per update."""
     seed: int
+    """Seed of the run."""
     metric: float | None
+    """After the last epoch, on the held-out data; None unless finished."""
     status: str
-    """finished, diverged, interrupted, running, or missing."""
+    """finished, diverged, interrupted, running (also: killed), or missing."""
     updates: int | None
+    """Updates made."""
     seconds: float | None
+    """Training time, evaluations left out."""
     variant: str = ""
+    """The combination of the grid, such as ``lr=0.1``."""
     final_loss: float | None = None
+    """Mean training loss of the last epoch."""
     lr: float | None = None
+    """Peak learning rate."""
     warmup_epochs: float | None = None
+    """Length of the warmup."""
+    epochs: float | None = None
+    """Length of the run."""
+    reason: str = ""
+    """Why it diverged or was interrupted."""
+
+
+# What is to be run --------------------------------------------------------------
 
 
 def plan(study: Study) -> Plan:
     """Return every run of a study, base batch first, and the cells that are undefined.
 
     Raises:
-        RecipeError: an unknown rule or field, or a base that cannot be.
+        RecipeError: an unknown rule or field, a batch size below 1, or a base that
+            cannot be.
     """
+    found = [rules.find(name) for name in study.rules]
+    for batch_size in study.batch_sizes:
+        check_count(study.base.name, "batch_size", batch_size)
     runs: dict[str, Planned] = {}
     undefined = []
-    for rule in study.rules:
-        rules.find(rule)
     for variant, base in variants(study.base, study.grid):
-        for batch_size, rule, seed in itertools.product(
-            study.batch_sizes, study.rules, study.seeds
-        ):
+        sizes = sorted(study.batch_sizes, key=lambda size: size != base.batch_size)
+        for batch_size, rule in itertools.product(sizes, found):
             try:
-                recipe = rules.apply(base, batch_size, rules.find(rule))
+                recipe = rules.apply(base, batch_size, rule)
             except RecipeError as error:
-                if seed == study.seeds[0]:
-                    undefined.append(
-                        Undefined(
-                            variant=variant, rule=rule, batch_size=batch_size, reason=str(error)
-                        )
-                    )
+                cell = {"variant": variant, "rule": rule.name, "batch_size": batch_size}
+                undefined.append(Undefined(**cell, reason=str(error)))  # type: ignore[arg-type]
                 continue
-            run = _planned(variant, base, recipe, rule, seed)
-            runs.setdefault(run.name, run)
+            for seed in study.seeds:
+                run = _planned(variant, base, recipe, rule.name, seed)
+                runs.setdefault(run.name, run)
     return Plan(runs=tuple(runs.values()), undefined=tuple(undefined))
 
 
@@ -132,53 +173,24 @@ def _planned(variant: str, base: Recipe, recipe: Recipe, rule: str, seed: int) -
     rule = BASE if recipe.batch_size == base.batch_size else rule
     name = f"{rule}-b{recipe.batch_size}-s{seed}"
     if variant:
-        name = f"{variant.replace(' ', '_').replace('/', '_')}_{name}"
+        name = f"{_file_name(variant)}_{name}"
     return Planned(name=name, variant=variant, rule=rule, base=base, recipe=recipe, seed=seed)
 
 
-def variants(base: Recipe, grid: Mapping[str, Sequence[Any]]) -> list[tuple[str, Recipe]]:
-    """Return every combination of a grid as (label, recipe).
+def _file_name(label: str) -> str:
+    """Return a grid's label as part of a file's name; another label has another name.
 
-    Raises:
-        RecipeError: an unknown field, or a value that cannot be.
-
-    >>> base = Recipe(batch_size=16, lr=0.1, epochs=10)
-    >>> [(label, recipe.lr) for label, recipe in variants(base, {"lr": (0.1, 0.2)})]
-    [('lr=0.1', 0.1), ('lr=0.2', 0.2)]
+    >>> _file_name("lr=0.1 clip_norm=none"), _file_name("name=../../x")
+    ('lr=0.1,clip_norm=none', 'name=.._.._x-1e9aa7bd')
     """
-    found = []
-    for values in itertools.product(*grid.values()):
-        recipe = base
-        for name, value in zip(grid, values, strict=True):
-            recipe = with_field(recipe, name, value)
-        label = " ".join(f"{n}={_short(v)}" for n, v in zip(grid, values, strict=True))
-        found.append((label, recipe))
-    return found
+    plain = label.replace(" ", ",")
+    if re.fullmatch(r"[A-Za-z0-9=.,_+-]{1,100}", plain) and "," not in label:
+        return plain
+    safe = re.sub(r"[^A-Za-z0-9=.,_+-]", "_", plain)[:80]
+    return f"{safe}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
-def with_field(recipe: Recipe, name: str, value: Any) -> Recipe:
-    """Return the recipe with one field changed; ``optimizer.momentum`` reaches into a part.
-
-    Raises:
-        RecipeError: there is no such field, or the value cannot be.
-
-    >>> recipe = Recipe(batch_size=16, lr=0.1, epochs=10)
-    >>> with_field(recipe, "optimizer.momentum", 0.9).optimizer.momentum
-    0.9
-    """
-    head, _, tail = name.partition(".")
-    values: dict[str, Any] = to_dict(recipe)
-    if head not in Recipe.__dataclass_fields__:
-        raise RecipeError(f"{recipe.name}: {unknown_name('field', head, values)}")
-    if tail:
-        values[head] = {**values[head], tail: value}
-    else:
-        values[head] = value
-    return from_dict({n: v for n, v in values.items() if v is not None})
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+# How far it is --------------------------------------------------------------------
 
 
 def pending(runs: Sequence[Planned], folder: str | Path) -> list[Planned]:
@@ -191,7 +203,11 @@ def pending(runs: Sequence[Planned], folder: str | Path) -> list[Planned]:
 
 
 def status(run: Planned, folder: str | Path) -> str:
-    """Return how far a run is: finished, diverged, interrupted, running or missing."""
+    """Return how far a run is: finished, diverged, interrupted, running or missing.
+
+    Raises:
+        RunError: the run's folder is damaged.
+    """
     place = Path(folder) / "runs" / run.name
     if not (place / "manifest.json").exists():
         return "missing"
@@ -208,30 +224,40 @@ def rows(runs: Sequence[Planned], folder: str | Path) -> list[Row]:
     return [_row(run, Path(folder) / "runs" / run.name) for run in runs]
 
 
-def _row(run: Planned, place: Path) -> Row:
-    row = Row(
-        recipe=run.recipe.name,
-        rule=run.rule,
-        batch_size=run.recipe.batch_size,
-        seed=run.seed,
-        metric=None,
-        status="missing",
-        updates=None,
-        seconds=None,
-        variant=run.variant,
-        lr=run.recipe.lr,
-        warmup_epochs=run.recipe.warmup_epochs,
-    )
-    if not (place / "manifest.json").exists():
-        return row
-    found = records.read_manifest(place)
-    if replace(found.recipe, source="") != replace(run.recipe, source=""):
-        raise RunError(
-            f"{place}: holds a run of another recipe; choose another --out, or move it away"
+def other_rows(study: Study, runs: Sequence[Planned], folder: str | Path) -> list[Row]:
+    """Return one row for each run in a study's folder that is not among these.
+
+    A study that was asked for again with other rules or batch sizes keeps what it has.
+
+    Raises:
+        RunError: a run's folder is damaged.
+    """
+    known = {run.name for run in runs}
+    places = [place for place in records.find_runs(Path(folder) / "runs") if place.name not in known]
+    manifests = [(place, records.read_manifest(place)) for place in places]
+    return [
+        row_of(
+            manifest,
+            records.read_summary(place),
+            label(differences(study.base, manifest.base)),
         )
-    summary = records.read_summary(place)
+        for place, manifest in manifests
+    ]
+
+
+def row_of(manifest: Manifest, summary: Summary | None, variant: str = "") -> Row:
+    """Return the row of a run that has begun.
+
+    Args:
+        manifest: what was run.
+        summary: how it ended; None where it has not, or was killed.
+        variant: the combination of the grid.
+    """
+    row = _empty_row(manifest.recipe, manifest.rule, manifest.seed, variant, "running")
+    if manifest.recipe.batch_size == manifest.base.batch_size:
+        row = replace(row, rule=BASE)
     if summary is None:
-        return replace(row, status="running")
+        return row
     return replace(
         row,
         metric=summary.metric.get("value"),
@@ -239,37 +265,92 @@ def _row(run: Planned, place: Path) -> Row:
         updates=summary.updates,
         seconds=summary.seconds,
         final_loss=summary.final_loss,
+        reason=summary.reason,
     )
 
 
-def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Return a grid from texts like ``lr=0.1,0.2`` and ``clip_norm=none,1``.
+def _row(run: Planned, place: Path) -> Row:
+    if not (place / "manifest.json").exists():
+        return _empty_row(run.recipe, run.rule, run.seed, run.variant, "missing")
+    manifest = records.read_manifest(place)
+    if replace(manifest.recipe, source="") != replace(run.recipe, source=""):
+        raise RunError(
+            f"{place}: holds a run of another recipe; choose another --out, or move it away"
+        )
+    return row_of(manifest, records.read_summary(place), run.variant)
+
+
+def _empty_row(recipe: Recipe, rule: str, seed: int, variant: str, status: str) -> Row:
+    return Row(
+        recipe=recipe.name,
+        rule=rule,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        metric=None,
+        status=status,
+        updates=None,
+        seconds=None,
+        variant=variant,
+        lr=recipe.lr,
+        warmup_epochs=recipe.warmup_epochs,
+        epochs=recipe.epochs,
+    )
+
+
+# The study's own file ---------------------------------------------------------------
+
+
+def read(folder: str | Path) -> Study | None:
+    """Return the study that a folder says it holds; None where it says nothing.
 
     Raises:
-        RecipeError: a text has no name or no values.
-
-    >>> parse_grid(["lr=0.1,0.2", "clip_norm=none,1"])
-    {'lr': [0.1, 0.2], 'clip_norm': [None, 1]}
+        RunError: study.json is damaged, or from a newer version.
     """
-    grid: dict[str, list[Any]] = {}
-    for text in texts:
-        name, _, values = text.partition("=")
-        if not name or not values:
-            raise RecipeError(f"--grid {text!r}: must read field=value,value,...")
-        grid[name.strip().replace("-", "_")] = [_value(value) for value in values.split(",")]
-    return grid
+    path = Path(folder) / "study.json"
+    if not path.exists():
+        return None
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("format") > FORMAT:
+            raise RunError(f"{path}: is from a newer legw; upgrade to read it")
+        data["base"] = from_dict(data["base"])
+        data["grid"] = {name: tuple(values) for name, values in data["grid"].items()}
+        data |= {name: tuple(data[name]) for name in ("batch_sizes", "rules", "seeds")}
+        return Study(**data)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{path}: cannot be read: {error}; move it away") from None
 
 
-def _value(text: str) -> Any:
-    text = text.strip()
-    words = {"none": None, "true": True, "false": False}
-    if text.lower() in words:
-        return words[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
+def write(study: Study, folder: Path) -> None:
+    """Write study.json, after seeing that the folder holds no other study.
+
+    Raises:
+        RunError: it does, or it cannot be written.
+    """
+    check_same(study, folder)
+    content = {"format": FORMAT, **vars(study), "base": to_dict(study.base)}
+    records.write_json(folder / "study.json", content)
 
 
+def check_same(study: Study, folder: str | Path) -> None:
+    """Refuse a folder whose study has another task, base recipe or held-out data.
+
+    Raises:
+        RunError: it has, or its study.json cannot be read.
+    """
+    found = read(folder)
+    if found is None:
+        return
+    here = f"{folder}: holds a study of"
+    if found.task != study.task:
+        raise RunError(f"{here} {found.task}, not of {study.task}; choose another --out")
+    if found.holdout != study.holdout:
+        raise RunError(
+            f"{here} the {found.holdout} data, not of the {study.holdout} data; "
+            "choose another --out"
+        )
+    theirs, ours = differences(study.base, found.base), differences(found.base, study.base)
+    if ours:
+        raise RunError(
+            f"{here} another base recipe ({label(theirs)}, not {label(ours)}); choose another --out"
+        )

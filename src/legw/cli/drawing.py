@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from legw.charts import Point, end_epoch
 
@@ -38,7 +39,7 @@ def lr_text(
         figure.draw(signal.lines())
         sample = plotext.colorize("···" if dotted else "⠒⠒⠒", paint).string(colorless=not color)
         legend.append(f"{sample} {label}")
-    _rule(figure.ruler("x"), max(end_epoch(line) for line in curves.values()), width // 10)
+    _rule(figure.ruler("x"), max(end_epoch(line) for line in curves.values()), width // 8)
     _rule(figure.ruler("y"), max(p.lr for line in curves.values() for p in line), height // 4)
     figure.axes(active=False, side=1)
     figure.label("epoch", "x")
@@ -46,18 +47,18 @@ def lr_text(
     return "\n".join(["   ".join(legend), *(row.rstrip() for row in drawn)])
 
 
-def _rule(ruler: object, high: float, count: int) -> None:
+def _rule(ruler: Any, high: float, count: int) -> None:
     """Let an axis run from 0 to `high`, with round numbers on it."""
     at = round_numbers(high, count)
-    ruler.lim(0, high)  # type: ignore[attr-defined]
-    ruler.ticks(at, [f"{tick:g}" for tick in at])  # type: ignore[attr-defined]
+    ruler.lim(0, high)
+    ruler.ticks(at, [f"{tick:g}" for tick in at])
 
 
 def round_numbers(high: float, count: int) -> list[float]:
     """Return at most about `count` evenly spaced round numbers from 0 to `high`.
 
     >>> round_numbers(25, 8), round_numbers(0.0057, 5)
-    ([0, 5, 10, 15, 20, 25], [0.0, 0.002, 0.004])
+    ([0.0, 5.0, 10.0, 15.0, 20.0, 25.0], [0.0, 0.002, 0.004])
     """
     power = 10.0 ** math.floor(math.log10(high / count))
     step = next(step for step in (1, 2, 5, 10, 20) if high / (step * power) <= count) * power

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from legw.errors import RunError
+from legw.errors import RunError, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,21 +36,27 @@ def number(value: object, digits: int = 5) -> str:
 def factor(old: object, new: object) -> str:
     """Return by what a number was multiplied, or "" where it was not, or is no number.
 
-    >>> factor(128, 8192), factor(6.4, 0.1), factor(2, 2), factor("sgd", "adam")
-    ('×64', '÷64', '', '')
+    >>> factor(6.4, 0.1), factor(2, 2), factor("sgd", "adam")
+    ('÷64', '', '')
     """
     if not (isinstance(old, int | float) and isinstance(new, int | float)) or not old * new:
         return ""
     if old == new:
         return ""
-    return f"×{number(new / old, 3)}" if new > old else f"÷{number(old / new, 3)}"
+    if new < old:
+        return f"÷{number(old / new, 3)}"
+    return f"×{number(new / old, 3)}"  # noqa: RUF001 # a sign that people read, not the letter
 
 
 def console() -> Console:
     """Return where tables go: plain where stdout is no terminal, or NO_COLOR is set."""
     from rich.console import Console
 
-    return Console(highlight=False, markup=False)
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # for `main`; rich's own way out is exit code 1
+
+    return Ours(highlight=False, markup=False, emoji=False)
 
 
 def say(line: str) -> None:
@@ -58,11 +64,14 @@ def say(line: str) -> None:
     console().print(line, soft_wrap=not sys.stdout.isatty())
 
 
-def show(table: Table) -> None:
-    """Print a table between two empty lines."""
+def show(*tables: Table) -> None:
+    """Print tables with an empty line around each, and no spaces at the ends of lines."""
+    screen = console()
     print()
-    console().print(table)
-    print()
+    for table in tables:
+        with screen.capture() as drawn:
+            screen.print(table)
+        print(*(line.rstrip() for line in drawn.get().splitlines()), "", sep="\n")
 
 
 def notes(lines: Iterable[str], *, to_stderr: bool) -> None:
@@ -72,6 +81,11 @@ def notes(lines: Iterable[str], *, to_stderr: bool) -> None:
             print(f"note: {line}", file=sys.stderr)
         else:
             say(f"note: {line}")
+
+
+def wrote(path: str, *, to_stderr: bool) -> None:
+    """Print which file was written."""
+    print(f"wrote {one_line(path)}", file=sys.stderr if to_stderr else sys.stdout)
 
 
 def print_json(value: dict[str, Any]) -> None:
@@ -99,4 +113,6 @@ def write(path: str | Path, content: str | bytes) -> None:
         finally:
             neighbour.unlink(missing_ok=True)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+        raise RunError(
+            f"{one_line(str(path))}: cannot be written: {error.strerror}; choose another place"
+        ) from None

@@ -25,7 +25,6 @@ def run(options: Options) -> int:
         return 0
     from legw.cli import tables
 
-    outputs.show(tables.listing(found))
-    outputs.console().print(tables.sources(found))
-    print("\nlegw scale NAME -b N carries one to batch size N.")
+    outputs.show(tables.listing(found), tables.sources(found))
+    print("legw scale NAME -b N carries one to batch size N.")
     return 0

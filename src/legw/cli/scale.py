@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
-
-from tyro.conf import arg
+from typing import Any
 
 from legw import recipe, rules
 from legw.cli import inputs, outputs
@@ -29,12 +27,12 @@ class Options:
     """How to scale; `legw.rules.RULES` has the names."""
     all_rules: inputs.Flag = False
     """Every rule at this batch size, one row each."""
-    ladder: Annotated[str | None, arg(metavar="A:B", help_behavior_hint="")] = None
+    ladder: inputs.Ladder = None
     """The rule at batch sizes A, 2A, 4A, ... and B (and N), one row each."""
     num_examples: inputs.Count = None
     """Examples in one epoch, in place of the recipe's own; at least 1."""
     lr: inputs.Number = None
-    """Learning rate to take in place of the rule's; above 0."""
+    """Peak learning rate, in place of the rule's; above 0."""
     toml: inputs.File = None
     """Write the scaled recipe to this file as TOML; a lone - means stdout."""
     json: inputs.Flag = False
@@ -92,7 +90,7 @@ def _show(outcome: Outcome, options: Options) -> None:
     outputs.notes(outcome.notes, to_stderr=options.json or options.toml == "-")
     if options.toml not in (None, "-"):
         outputs.write(str(options.toml), text)
-        outputs.notes([f"wrote {options.toml}"], to_stderr=options.json)
+        outputs.wrote(str(options.toml), to_stderr=options.json)
 
 
 def _print_one(outcome: Outcome) -> None:
@@ -106,7 +104,7 @@ def _print_one(outcome: Outcome) -> None:
 
 def _say_what_is_unknown(base: Recipe) -> None:
     if base.epoch_examples is None:
-        outputs.say("The number of examples is not known: --num-examples N counts the updates.")
+        outputs.say("note: num_examples is not known; --num-examples N counts the updates")
 
 
 def _print_rows(base: Recipe, outcomes: list[Outcome], options: Options) -> None:
@@ -120,7 +118,9 @@ def _print_rows(base: Recipe, outcomes: list[Outcome], options: Options) -> None
         outputs.show(tables.by_rule(base, outcomes))
     else:
         rule = outcomes[0].rule
-        outputs.say(f"{base.name}, scaled from batch {base.batch_size} by {rule.name}: {rule.formula}")
+        outputs.say(
+            f"{base.name}, scaled from batch {base.batch_size} by {rule.name}: {rule.formula}"
+        )
         outputs.show(tables.by_batch(base, outcomes))
     for outcome in outcomes:
         if outcome.error is not None:

@@ -11,7 +11,7 @@ from legw import charts, rules
 from legw.charts import Point
 from legw.cli import inputs, outputs
 from legw.cli.outcome import Outcome, carry, headline
-from legw.errors import LegwError
+from legw.errors import LegwError, one_line
 from legw.recipe import Recipe
 from legw.schedule import Ramp, epoch_size
 
@@ -32,7 +32,7 @@ class Options:
     num_examples: inputs.Count = None
     """Examples in one epoch, in place of the recipe's own; at least 1."""
     lr: inputs.Number = None
-    """Learning rate to take in place of the rule's; above 0."""
+    """Peak learning rate, in place of the rule's; above 0."""
     plot: inputs.File = None
     """Write a picture (.svg, .png, .html), or every update's exact rate (.csv)."""
     ramp: Ramp = "end"
@@ -46,7 +46,8 @@ def run(options: Options) -> int:
     rule = rules.find(options.rule)
     suffix = _suffix(options.plot)
     base = inputs.find_recipe(options.recipe, options.num_examples)
-    outcome = carry(base, options.batch_size or base.batch_size, rule, lr=options.lr)
+    batch_size = base.batch_size if options.batch_size is None else options.batch_size
+    outcome = carry(base, batch_size, rule, lr=options.lr)
     assert outcome.scaled is not None
     epoch_size(outcome.scaled)  # an unknown number of examples ends here
     if options.plot is not None:
@@ -62,7 +63,7 @@ def run(options: Options) -> int:
             _draw(outcome, options.ramp)
     outputs.notes(outcome.notes, to_stderr=options.json)
     if options.plot is not None:
-        outputs.notes([f"wrote {options.plot}"], to_stderr=options.json)
+        outputs.wrote(options.plot, to_stderr=options.json)
     return 0
 
 
@@ -73,9 +74,8 @@ def _suffix(plot: str | None) -> str:
     suffix = Path(plot).suffix.removeprefix(".").lower()
     formats = (*charts.FORMATS, "csv")
     if suffix not in formats:
-        raise LegwError(
-            f"--plot={plot}: the suffix must be one of {', '.join('.' + f for f in formats)}"
-        )
+        known = ", ".join(f".{name}" for name in formats)
+        raise LegwError(f"--plot={one_line(plot)}: the suffix must be one of {known}")
     return suffix
 
 
@@ -95,9 +95,7 @@ def _file(outcome: Outcome, suffix: str, ramp: Ramp) -> str | bytes:
     if suffix == "csv":
         return _csv(outcome.scaled, ramp)
     name, _, change = headline(outcome).partition(": ")
-    chart = charts.lr_curve(
-        _curves(outcome, ramp), title=f"{name}: learning rate", subtitle=change
-    )
+    chart = charts.lr_curve(_curves(outcome, ramp), title=f"{name}: learning rate", subtitle=change)
     return charts.render(chart, suffix)
 
 

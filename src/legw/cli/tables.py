@@ -62,9 +62,7 @@ def listing(recipes: Iterable[Recipe]) -> Table:
     table.add_column("optim")
     for recipe in recipes:
         counts = (recipe.batch_size, recipe.lr, recipe.warmup_epochs, recipe.epochs)
-        table.add_row(
-            recipe.name, *map(number, counts), recipe.decay.kind, recipe.optimizer.kind
-        )
+        table.add_row(recipe.name, *map(number, counts), recipe.decay.kind, recipe.optimizer.kind)
     return table
 
 

@@ -6,6 +6,8 @@ here. Without them there is one process, and every function is the identity.
 
 from __future__ import annotations
 
+import atexit
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,8 +62,18 @@ class World:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            model, device_ids=ids, gradient_as_bucket_view=True, **_OWN_BUFFERS
         )
+
+
+def _own_buffers() -> dict[str, Any]:
+    """Return the option that leaves buffers alone: ours are equal on all processes already."""
+    known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    newer = "forward_sync_buffers"  # torch renamed it, and warns of the old name
+    return {newer if newer in known else "broadcast_buffers": False}
+
+
+_OWN_BUFFERS = _own_buffers()
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -82,34 +94,51 @@ def choose_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def joined(device_name: str = "auto") -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them at the end.
+    """Join the processes that torchrun started; they stay joined until the process ends.
 
     Raises:
         RunError: the rendezvous fails, or another process is lost on the way.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)
-    if size == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World(device)
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+    _join("nccl" if device.type == "cuda" else "gloo")
     try:
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        yield World(device, distributed.get_rank(), distributed.get_world_size())
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise RunError(
+            f"rank {distributed.get_rank()}: lost another process ({_first_line(error)}); "
+            "the same command with --resume goes on from the last checkpoint"
+        ) from None
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes, once: torchrun's store serves one rendezvous a process."""
+    if distributed.is_initialized():
+        return
+    try:
+        distributed.init_process_group(backend)
     except (RuntimeError, ValueError) as error:
         raise RunError(f"rendezvous: {_first_line(error)}; is the port free?") from None
-    try:
-        yield World(device, distributed.get_rank(), size)
-    except RuntimeError as error:
-        if isinstance(error, distributed.DistBackendError) or "onnection" in str(error):
-            raise RunError(
-                f"rank {distributed.get_rank()}: lost another process ({_first_line(error)}); "
-                "--resume goes on from the last checkpoint"
-            ) from None
-        raise
-    finally:
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    words = ("onnection", "Socket", "timed out", "Timed out", "remote worker")
+    return isinstance(error, distributed.DistBackendError | distributed.DistNetworkError) or any(
+        word in str(error) for word in words
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """The training loop: `fit` is the only place where a model changes.
 
-    for each update:  the batch's ids -> micro-batches -> summed gradients
+    for each update:  ids of the batch -> micro-batches -> summed gradients
                       -> divided by the batch's weight -> clipped -> one step
 
 What is trained depends on (recipe, data, seed) alone. World size, micro-batch
@@ -15,48 +15,53 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from legw import records, rules, schedule
-from legw.errors import LegwWarning, RunError
+from legw.errors import LegwError, LegwWarning, RunError
 from legw.recipe import Recipe, to_dict
-from legw.records import Evaluation, Manifest, Status, Summary, Update
-from legw.train import norm, optim, state
+from legw.records import Manifest, Status, Summary
+from legw.train import micro, norm, optim, state
 from legw.train.batches import Batches, derive
 from legw.train.dist import World, joined
 from legw.train.machine import describe_device, environment, peak_memory
+from legw.train.recorder import Recorder
 from legw.train.step import GlobalBatch, Precision
 from legw.train.task import Observer, Task
-
-DEFAULT_MICRO_BATCH = 128
-"""Examples per forward and backward pass where nothing is said."""
-
-READ_BACK = 50
-"""Updates between two reads of the losses from an accelerator: reading waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How a run is made, as opposed to what is trained: nothing here changes the result."""
 
-    micro_batch_size: int | None = None
-    """Examples per forward and backward pass, at least 1; None is 128, or the batch."""
+    micro_batch_size: int | Literal["auto"] = "auto"
+    """Examples per forward and backward pass, at least 1; auto measures what is fastest."""
+    memory_limit: int | None = None
+    """Bytes that a process may use for micro-batches; None is 80 % of what is free."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     precision: Precision = "fp32"
     """fp32, or bf16 (autocast; weights and optimizer state stay fp32)."""
     checkpoint_seconds: float = 60.0
-    """Training time between two checkpoints."""
+    """Time between two checkpoints."""
     checkpoint_epochs: float | None = None
     """Epochs between two checkpoints, beside those by time; None is by time alone."""
     resume: bool = False
     """Go on from the folder's newest checkpoint; begin where there is none."""
+
+    def __post_init__(self) -> None:
+        size = self.micro_batch_size
+        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise RunError(f"micro_batch_size={size!r}: must be 'auto' or a number, at least 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise RunError(f"precision={self.precision!r}: must be fp32 or bf16")
+        if self.checkpoint_epochs is not None and not self.checkpoint_epochs > 0:
+            raise RunError(f"checkpoint_epochs={self.checkpoint_epochs}: must be above 0")
 
 
 def fit(
@@ -88,131 +93,96 @@ def fit(
     Raises:
         RunError: the folder holds another run or cannot be written, the device is not
             there, there are more processes than examples, or a process was lost.
-        RecipeError: the warmup does not fit, or the number of examples is not known.
+        RecipeError: the number of examples is not known.
     """
     settings = settings or Settings()
     with joined(settings.device) as world:
-        run = _Run(task, recipe, Path(out), seed, base or recipe, rule, settings, world, observers)
-        return run.complete()
+        return _Run(task, recipe, Path(out), seed, base or recipe, rule, settings, world).complete(
+            observers
+        )
 
 
-@dataclass
-class _Step:
-    """What one update leaves to be recorded; on an accelerator read back later."""
-
-    update: int
-    loss: Tensor
-    grad_norm: Tensor
-    lr: float
-    seconds: float
-
-
-@dataclass
 class _Run:
     """One run in this process: the model, where it is, and what it writes."""
 
-    task: Task
-    recipe: Recipe
-    folder: Path
-    seed: int
-    base: Recipe
-    rule: str
-    settings: Settings
-    world: World
-    observers: Sequence[Observer]
-    position: state.Position = field(default_factory=state.Position)
-    pending: list[_Step] = field(default_factory=list)
-    asked_to_stop: str = ""
-    stopped: str = ""
-    lost: str = ""
-    last_metric: float | None = None
-    metrics: records.MetricsWriter | None = None
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        folder: Path,
+        seed: int,
+        base: Recipe,
+        rule: str,
+        settings: Settings,
+        world: World,
+    ) -> None:
+        self.task, self.recipe, self.folder, self.seed = task, recipe, folder, seed
+        self.base, self.rule, self.settings, self.world = base, rule, settings, world
+        self.num_examples = task.num_examples(recipe.batch_size)
+        self.updates = schedule.updates(recipe, self.num_examples)
+        self.lr = schedule.in_steps(recipe, self.num_examples)
+        self.position = state.Position()
+        self.last_metric: float | None = None
+        self.signal = ""
+        self.stopped = ""
 
     # From the start to the end ----------------------------------------------------
 
-    def complete(self) -> Summary:
+    def complete(self, observers: Sequence[Observer]) -> Summary:
         """Train to the end, or go on to it, and say how it ended."""
-        self._plan()
-        done = self.world.share(self._open() if self.world.first else None)
-        if isinstance(done, RunError):
-            raise done
-        if isinstance(done, Summary):
+        done = self._agree(self._look)
+        if done is not None:
             return done
         self._build()
         content = self._restore()
-        if self.world.first:
-            keep = content["metrics_bytes"] if content else 0
-            self.metrics = records.MetricsWriter(self.folder, keep)
-        self._tell("on_start", self.manifest, self.position.updates)
+        manifest = self._manifest()
+        self._agree(lambda: self._open(manifest))
+        self.recorder = Recorder(
+            self.folder if self.world.first else None,
+            self.recipe,
+            self.num_examples,
+            self.position,
+            observers,
+            keep_bytes=content["metrics_bytes"] if content else 0,
+        )
+        self._tell(observers, "on_start", manifest, self.position.updates)
         try:
             with self._signals():
                 self._train()
         finally:
-            if self.metrics:
-                self.metrics.close()
+            self.recorder.close()
         summary = self._summary()
         if self.world.first:
             records.write_summary(self.folder, summary)
-        self._tell("on_end", summary)
+        self._tell(observers, "on_end", summary)
         return summary
 
-    def _plan(self) -> None:
-        """Work out the run's numbers from task, recipe and settings."""
-        batch = self.recipe.batch_size
-        self.num_examples = self.task.num_examples(batch)
-        self.updates = schedule.updates(self.recipe, self.num_examples)
-        self.lr = schedule.in_steps(self.recipe, self.num_examples)
-        torch.manual_seed(derive(self.seed, "model"))
-        self.model = self.task.model().to(self.world.device)
-        self.group = norm.fix_groups(self.model, self.recipe.norm_batch_size)
-        wanted = self.settings.micro_batch_size or max(DEFAULT_MICRO_BATCH, self.group)
-        self.micro_batch_size = min(wanted, batch)
-        self.manifest = self._manifest()
+    def _agree(self, action: Any) -> Any:
+        """Do something on the first process; return its value, or raise its error, on all."""
+        outcome = None
+        if self.world.first:
+            try:
+                outcome = action()
+            except LegwError as error:
+                outcome = error
+        outcome = self.world.share(outcome)
+        if isinstance(outcome, LegwError):
+            raise outcome
+        return outcome
 
-    def _open(self) -> Summary | RunError | None:
-        """Make the run folder, or see that it holds this very run.
-
-        Returns the summary of a run that has ended, or what every process is to raise.
-        """
-        try:
-            records.create(self.folder)
-            if (self.folder / "manifest.json").exists():
-                if not self.settings.resume:
-                    raise RunError(
-                        f"{self.folder}: holds a run already; --resume goes on with it, "
-                        "or choose another --out"
-                    )
-                self._check_same_run(records.read_manifest(self.folder))
-                summary = records.read_summary(self.folder)
-                if summary and summary.status != "interrupted":
-                    return summary
-            records.write_manifest(self.folder, self.manifest)
-            (self.folder / "summary.json").unlink(missing_ok=True)
-        except RunError as error:
-            return error
-        return None
-
-    def _manifest(self) -> Manifest:
-        fingerprint = getattr(self.task, "fingerprint", None)
-        rule = rules.RULES.get(self.rule)
-        return Manifest(
-            task=self.task.name,
-            rule=self.rule,
-            seed=self.seed,
-            base=self.base,
-            recipe=self.recipe,
-            num_examples=self.num_examples,
-            updates=self.updates,
-            micro_batch_size=self.micro_batch_size,
-            precision=self.settings.precision,
-            world_size=self.world.size,
-            device=describe_device(self.world.device),
-            metric=self.task.metric.name,
-            higher_is_better=self.task.metric.higher_is_better,
-            data=fingerprint() if fingerprint else "",
-            environment=environment(),
-            notes=tuple(rules.cautions(self.base, self.recipe, rule)) if rule else (),
-        )
+    def _look(self) -> Summary | None:
+        """See that the folder is free, or holds this very run; return its summary if it ended."""
+        records.create(self.folder)
+        if not (self.folder / "manifest.json").exists():
+            return None
+        if not self.settings.resume:
+            raise RunError(
+                f"{self.folder}: holds a run already; --resume goes on with it, "
+                "or choose another --out"
+            )
+        self._check_same_run(records.read_manifest(self.folder))
+        summary = records.read_summary(self.folder)
+        return summary if summary and summary.status in ("finished", "diverged") else None
 
     def _check_same_run(self, found: Manifest) -> None:
         """Refuse to go on with a run that is not this one."""
@@ -225,31 +195,96 @@ class _Run:
             )
         theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
         ours = {"task": self.task.name, "seed": self.seed, "precision": self.settings.precision}
-        theirs |= to_dict(found.recipe)
-        ours |= to_dict(self.recipe)
+        theirs |= to_dict(replace(found.recipe, source=""))
+        ours |= to_dict(replace(self.recipe, source=""))
         for name in sorted(theirs.keys() | ours.keys()):
-            if theirs.get(name) != ours.get(name) and name != "source":
+            if theirs.get(name) != ours.get(name):
                 raise RunError(
                     f"{here} {name}={theirs.get(name)!r}, not {ours.get(name)!r}; "
                     "choose another --out"
                 )
 
     def _build(self) -> None:
-        batch = self.recipe.batch_size
+        """Make model, optimizer and the global batch; settle the micro-batch."""
+        batch_size = self.recipe.batch_size
+        torch.manual_seed(derive(self.seed, "model"))
+        self.model = self.task.model().to(self.world.device)
+        self.group = norm.fix_groups(self.model, self.recipe.norm_batch_size)
+        self.model.train()
+        self.choice = self._micro_batch()
         self.optimizer = optim.build(self.recipe.optimizer, self.model, self.recipe.lr)
         self.global_batch = GlobalBatch(
             self.task,
             self.model,
             self.recipe,
             world=self.world,
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size=self.choice.micro_batch_size,
             group=self.group,
             batches=Batches(
-                lambda epoch: self.task.order(self.seed, epoch, batch), self.num_examples, batch
+                lambda epoch: self.task.order(self.seed, epoch, batch_size),
+                self.num_examples,
+                batch_size,
             ),
             num_examples=self.num_examples,
             seed=self.seed,
             precision=self.settings.precision,
+        )
+
+    def _micro_batch(self) -> micro.Choice:
+        """Return the size that is given, or that a resumed run has, or else the fastest."""
+        given = self.settings.micro_batch_size
+        if given != "auto":
+            return micro.Choice(min(given, self.recipe.batch_size), {}, measured=False)
+        before = self._agree(self._micro_batch_before)
+        if before:
+            return micro.Choice(before, {}, measured=False)
+        return micro.choose(
+            self.task,
+            self.model,
+            self.recipe,
+            world=self.world,
+            group=self.group,
+            precision=self.settings.precision,
+            memory_limit=self.settings.memory_limit,
+        )
+
+    def _micro_batch_before(self) -> int | None:
+        """Return the resumed run's micro-batch, if it had as many processes on such a device."""
+        if not (self.folder / "manifest.json").exists():
+            return None
+        found = records.read_manifest(self.folder)
+        same = (found.world_size, found.device) == (
+            self.world.size,
+            describe_device(self.world.device),
+        )
+        return found.micro_batch_size if same else None
+
+    def _open(self, manifest: Manifest) -> None:
+        """Write the manifest: from here on the folder holds this run."""
+        records.write_manifest(self.folder, manifest)
+        (self.folder / "summary.json").unlink(missing_ok=True)
+
+    def _manifest(self) -> Manifest:
+        fingerprint = getattr(self.task, "fingerprint", None)
+        rule = rules.RULES.get(self.rule)
+        return Manifest(
+            task=self.task.name,
+            rule=self.rule,
+            seed=self.seed,
+            base=self.base,
+            recipe=self.recipe,
+            num_examples=self.num_examples,
+            updates=self.updates,
+            micro_batch_size=self.choice.micro_batch_size,
+            precision=self.settings.precision,
+            world_size=self.world.size,
+            device=describe_device(self.world.device),
+            metric=self.task.metric.name,
+            higher_is_better=self.task.metric.higher_is_better,
+            data=fingerprint() if fingerprint else "",
+            environment=environment(),
+            notes=tuple(rules.cautions(self.base, self.recipe, rule)) if rule else (),
+            extra={"micro_batch_table": {str(m): r for m, r in self.choice.table.items()}},
         )
 
     # The updates --------------------------------------------------------------------
@@ -259,20 +294,18 @@ class _Run:
         self.started = now - self.position.wall_seconds
         self.clock = now - self.position.seconds  # stands still during evaluations
         self.saved_at = now
-        self.model.train()
-        while self.position.updates < self.updates and not (self.stopped or self.lost):
+        while self.position.updates < self.updates and not self.stopped:
             save_due = self._update(self.position.updates)
             self.position.updates += 1
-            epoch_ended = self._epoch_ended()
-            if self.world.device.type == "cpu" or epoch_ended or len(self.pending) >= READ_BACK:
-                self._record()
-            if epoch_ended and not self.lost:
-                self._evaluate()
-            if save_due and not self.lost:
+            if self._epoch_ended():
+                self.recorder.read_back()
+                if not self.recorder.lost:
+                    self._evaluate()
+            if self.recorder.lost:
+                return
+            if save_due:
                 self._save()
-        self._record()
-        if not self.lost:
-            self._save()
+        self._save()
 
     def _update(self, update: int) -> bool:
         """Make one optimizer step from the whole global batch; say whether to save now."""
@@ -283,54 +316,28 @@ class _Run:
         self.optimizer.step()
         if self.group > 1:
             norm.fold(self.model, self.world)
-        seconds = time.perf_counter() - self.clock
-        self.pending.append(_Step(update, gradient.loss, gradient.norm, rate, seconds))
+        self.recorder.add(update, gradient, rate, time.perf_counter() - self.clock)
         if self.world.size == 1:
-            self.stopped = self.asked_to_stop
+            self.stopped = self.signal
             return self._save_due()
         save, stop = gradient.flags.tolist()
         if stop:
-            self.stopped = self.asked_to_stop or "another process was asked to stop"
+            self.stopped = self.signal or "another process was asked to stop"
         return bool(save)
 
     def _wishes(self) -> tuple[float, ...]:
         """What this process wants all to do after the update: (save, stop)."""
         if self.world.size == 1:
             return ()
-        return (float(self.world.first and self._save_due()), float(bool(self.asked_to_stop)))
+        return (float(self.world.first and self._save_due()), float(bool(self.signal)))
 
     def _epoch_ended(self) -> bool:
         seen = self.position.updates * self.recipe.batch_size
         before = seen - self.recipe.batch_size
-        whole_epoch = seen // self.num_examples > before // self.num_examples
-        return whole_epoch or self.position.updates == self.updates
-
-    # What is written ------------------------------------------------------------------
-
-    def _record(self) -> None:
-        """Read the losses of the updates since the last call, and write their rows."""
-        last_epoch = (self.recipe.epochs - 1) * self.num_examples
-        for step in self.pending:
-            loss = float(step.loss)
-            self.position.seconds = step.seconds
-            self.position.since_evaluation.add(loss)
-            if step.update * self.recipe.batch_size >= last_epoch:
-                self.position.last_epoch.add(loss)
-            row = Update(
-                update=step.update,
-                epoch=(step.update + 1) * self.recipe.batch_size / self.num_examples,
-                loss=loss,
-                lr=step.lr,
-                grad_norm=float(step.grad_norm),
-                seconds=round(step.seconds, 6),
-            )
-            self._write(row)
-            self._tell("on_update", row)
-            self.lost = self.position.divergence.add(loss)
-            if self.lost:
-                self.position.updates = step.update + 1
-                break
-        self.pending.clear()
+        return (
+            seen // self.num_examples > before // self.num_examples
+            or self.position.updates == self.updates
+        )
 
     def _evaluate(self) -> None:
         """Measure the metric, on the first process alone."""
@@ -340,34 +347,21 @@ class _Run:
             with torch.no_grad():
                 self.last_metric = float(self.task.evaluate(self.model))
             self.model.train()
-        row = Evaluation(
-            update=self.position.updates,
-            epoch=self.position.updates * self.recipe.batch_size / self.num_examples,
-            metric=self.last_metric,
-            loss=self.position.since_evaluation.value,
-            seconds=round(self.position.seconds, 6),
-        )
-        self.position.since_evaluation = state.Mean()
-        self._write(row)
-        if self.metrics:
-            self.metrics.flush()
-        self._tell("on_evaluation", row)
+        self.recorder.evaluated(self.last_metric)
         self._pause(began, "evaluation")
-
-    def _write(self, row: Update | Evaluation) -> None:
-        if self.metrics:
-            self.metrics.write([row])
 
     def _pause(self, began: float, cost: str) -> None:
         """Book the time since `began` under a cost, and take it off the training's clock."""
         spent = time.perf_counter() - began
-        setattr(self.global_batch.costs, cost, getattr(self.global_batch.costs, cost) + spent)
+        costs = self.global_batch.costs
+        setattr(costs, cost, getattr(costs, cost) + spent)
         self.clock += spent
 
     def _summary(self) -> Summary:
-        status: Status = "finished"
-        if self.position.updates < self.updates or self.lost:
-            status = "diverged" if self.lost else "interrupted"
+        lost = self.recorder.lost
+        status: Status = "diverged" if lost else "interrupted"
+        if not lost and self.position.updates == self.updates:
+            status = "finished"
         finished = status == "finished"
         loss = self.position.last_epoch if finished else self.position.since_evaluation
         costs = {name: round(value, 3) for name, value in vars(self.global_batch.costs).items()}
@@ -379,44 +373,43 @@ class _Run:
             seconds=round(self.position.seconds, 3),
             examples=self.position.updates * self.recipe.batch_size,
             wall_seconds=round(time.perf_counter() - self.started, 3),
-            reason=self.lost or ("" if finished else self.stopped),
+            reason=lost or ("" if finished else self.stopped),
             costs={**costs, "peak_memory_bytes": peak_memory(self.world.device)},
         )
 
-    def _tell(self, event: str, *values: object) -> None:
+    def _tell(self, observers: Sequence[Observer], event: str, *values: object) -> None:
         if self.world.first:
-            for observer in self.observers:
+            for observer in observers:
                 getattr(observer, event)(*values)
 
     # Checkpoints ------------------------------------------------------------------------
 
     def _save_due(self) -> bool:
-        now = time.perf_counter()
-        if now - self.saved_at >= self.settings.checkpoint_seconds:
+        """Say whether a checkpoint is due after the update that is being made."""
+        if time.perf_counter() - self.saved_at >= self.settings.checkpoint_seconds:
             return True
-        every = self.settings.checkpoint_epochs
-        if every is None:
+        if self.settings.checkpoint_epochs is None:
             return False
-        span = every * self.num_examples
+        span = self.settings.checkpoint_epochs * self.num_examples
         seen = (self.position.updates + 1) * self.recipe.batch_size
         return seen // span > (seen - self.recipe.batch_size) // span
 
     def _save(self) -> None:
         """Write a checkpoint, after the rows of metrics that it vouches for."""
         began = time.perf_counter()
-        self._record()
-        if self.lost:
+        self.recorder.read_back()
+        if self.recorder.lost:
             return
         carried = self.global_batch.gather_carried()
         self.position.wall_seconds = began - self.started
-        if self.metrics:
+        if self.world.first:
             content: dict[str, Any] = {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "position": self.position.to_dict(),
                 "carried": carried,
                 "last_metric": self.last_metric,
-                "metrics_bytes": self.metrics.flush(sync=True),
+                "metrics_bytes": self.recorder.sync(),
             }
             state.save(self.folder, self.position.updates, content)
         self.saved_at = time.perf_counter()
@@ -426,9 +419,7 @@ class _Run:
         """Go on from the newest checkpoint, if this run has one."""
         if not self.settings.resume:
             return None
-        content = state.load_newest(
-            self.folder, self.world.device, lambda line: warnings.warn(line, LegwWarning, 2)
-        )
+        content: dict[str, Any] | None = self._agree(self._newest_checkpoint)
         if content is None:
             return None
         self.model.load_state_dict(content["model"])
@@ -437,6 +428,10 @@ class _Run:
         self.global_batch.set_carried(content["carried"])
         self.last_metric = content["last_metric"]
         return content
+
+    def _newest_checkpoint(self) -> dict[str, Any] | None:
+        """Read it on the first process: the others need no access to its disk."""
+        return state.load_newest(self.folder, lambda line: warnings.warn(line, LegwWarning, 2))
 
     # Being stopped ------------------------------------------------------------------------
 
@@ -448,7 +443,7 @@ class _Run:
             return
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self.asked_to_stop = signal.Signals(number).name
+            self.signal = signal.Signals(number).name
             signal.signal(number, before[number])
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
 import resource
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
 
@@ -40,8 +43,49 @@ def peak_memory(device: torch.device) -> float:
     """Return the most memory used so far, in bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
+    high_water = _from_status("VmHWM")
+    if high_water:
+        return high_water
     unit = 1 if sys.platform == "darwin" else 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from here on, where the system can do so."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):  # Linux alone resets a process's high-water mark
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def memory_in_use(device: torch.device) -> float:
+    """Return the memory used now, in bytes: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.memory_allocated(device))
+    return _from_status("VmRSS") or peak_memory(device)
+
+
+def available_memory(device: torch.device) -> float:
+    """Return the memory that is still free, in bytes; infinite where it cannot be told."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    found = (line.split() for line in lines if line.startswith("MemAvailable"))
+    return next((1024.0 * int(words[1]) for words in found), math.inf)
+
+
+def _from_status(name: str) -> float:
+    """Return a figure of /proc/self/status in bytes; 0 where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0.0
+    found = (line.split() for line in lines if line.startswith(name + ":"))
+    return next((1024.0 * int(words[1]) for words in found), 0.0)
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
@@ -53,8 +97,8 @@ def seed_draws(seed: int, device: torch.device) -> None:
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = (line.partition(":")[2].strip() for line in file if "model name" in line)
-            return next(names, platform.machine())
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if "model name" in line)
+    return next(names, platform.machine())

@@ -21,7 +21,7 @@ from torch.optim.optimizer import ParamsT
 
 from legw import optimizers
 from legw.errors import RecipeError, unknown_name
-from legw.optimizers import check_range
+from legw.optimizers import HUGE, check_range
 
 Group = dict[str, Any]
 """A parameter group of torch: its `params` and their settings."""
@@ -35,9 +35,9 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 RANGES = {
     "momentum": (0.0, 1.0),
-    "eps": (0.0, math.inf),
-    "weight_decay": (0.0, math.inf),
-    "trust_coefficient": (1e-300, math.inf),
+    "eps": (0.0, HUGE),
+    "weight_decay": (0.0, HUGE),
+    "trust_coefficient": (1e-300, HUGE),
 }
 """What LARS and LAMB accept: from the first number on, below the second."""
 
@@ -57,12 +57,11 @@ class _Layerwise(Optimizer):
         Raises:
             RecipeError: a setting is out of range, or `adapt=False` meets weight decay.
         """
-        excluded = {"weight_decay": 0.0} if param_group.get("adapt") is False else {}
-        settings = {"adapt": True, **self.defaults, **excluded, **param_group}
-        lr, adapt, weight_decay = (settings[name] for name in ("lr", "adapt", "weight_decay"))
-        check_range(
-            self.kind, "lr", lr.item() if isinstance(lr, Tensor) and lr.ndim == 0 else lr, 0
-        )
+        no_decay = {"weight_decay": 0.0} if param_group.get("adapt") is False else {}
+        settings = {"adapt": True, **self.defaults, **no_decay, **param_group}
+        lr, adapt, decay = settings["lr"], settings["adapt"], settings["weight_decay"]
+        is_scalar = isinstance(lr, Tensor) and lr.ndim == 0
+        check_range(self.kind, "lr", lr.item() if is_scalar else lr, 0)
         for name, (low, high) in RANGES.items():
             if name in settings:
                 check_range(self.kind, name, settings[name], low, high)
@@ -70,11 +69,9 @@ class _Layerwise(Optimizer):
             check_range(self.kind, "betas", beta, 0, 1)
         if not isinstance(adapt, bool):
             raise RecipeError(f"{self.kind}: adapt={adapt!r}: must be True or False")
-        if not adapt and weight_decay != 0:
-            raise RecipeError(
-                f"{self.kind}: weight_decay={weight_decay!r} (adapt=False): must be 0 where "
-                "the ratio is left out; leave weight_decay out too"
-            )
+        if not adapt and decay != 0:
+            rule = "must be 0 for what is left out of the ratio; leave it out"
+            raise RecipeError(f"{self.kind}: weight_decay={decay!r} (adapt=False): {rule}")
         super().add_param_group(settings)
 
     @torch.no_grad()

@@ -156,14 +156,11 @@ def paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.pt"))
 
 
-def load_newest(
-    folder: Path, device: torch.device, warn: Callable[[str], None]
-) -> dict[str, Any] | None:
+def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
     """Read the newest checkpoint that can be read; None where there is none at all.
 
     Args:
         folder: the run folder.
-        device: where its tensors go.
         warn: takes a line for each checkpoint that is damaged and passed over.
 
     Raises:
@@ -173,7 +170,7 @@ def load_newest(
     for path in reversed(found):
         try:
             _verify(path)
-            content = torch.load(path, map_location=device, weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
             if not isinstance(content, dict) or "position" not in content:
                 raise ValueError("not a checkpoint of legw")
             return content

@@ -124,16 +124,19 @@ class GlobalBatch:
             began = time.perf_counter()
             seed_draws(derive(self.seed, "draws", update, slots.start), self.world.device)
             with self._synchronised(index == len(self.parts) - 1):
-                with torch.autocast(
-                    self.world.device.type, torch.bfloat16, enabled=self.precision == "bf16"
-                ):
-                    loss, weight, state = self.task.loss(self._wrapped, batch, self.carried[index])
-                (loss * 0.0 if self.idle else loss).backward()  # type: ignore[no-untyped-call]
+                loss, weight, state = forward_and_backward(
+                    self.task,
+                    self._wrapped,
+                    batch,
+                    self.carried[index],
+                    self.precision,
+                    factor=0.0 if self.idle else 1.0,
+                )
             if self.idle:
                 norm.forget(self.model)
             else:
-                self.carried[index] = detached(state)
-                sums[0] += loss.detach()
+                self.carried[index] = state
+                sums[0] += loss
                 sums[1] += weight
             self.costs.compute += time.perf_counter() - began
         return sums
@@ -186,9 +189,24 @@ class GlobalBatch:
         self.carried = [tuple(t[slots].to(device) for t in whole) for slots in self.parts]
 
 
-def detached(state: State) -> State:
-    """Return the state cut from the graph that made it."""
-    return None if state is None else tuple(tensor.detach() for tensor in state)
+def forward_and_backward(
+    task: Task,
+    model: nn.Module,
+    batch: Any,
+    state: State,
+    precision: Precision,
+    factor: float = 1.0,
+) -> tuple[Tensor, Any, State]:
+    """Add one micro-batch's gradient, times a factor; return its loss, weight and state.
+
+    Loss and state come back cut from the graph that made them.
+    """
+    device = next(model.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        loss, weight, after = task.loss(model, batch, state)
+    (loss if factor == 1.0 else loss * factor).backward()  # type: ignore[no-untyped-call]
+    carried = None if after is None else tuple(tensor.detach() for tensor in after)
+    return loss.detach(), weight, carried
 
 
 def _joined(states: list[State]) -> State:

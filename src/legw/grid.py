@@ -1,0 +1,142 @@
+"""Grids over the fields of a base recipe: ``lr=0.1,0.2`` -> one recipe a combination."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from legw.errors import RecipeError, one_line, shown, unknown_name
+from legw.recipe import Recipe, from_dict, to_dict
+
+Grid = Mapping[str, Sequence[Any]]
+"""Fields of a recipe, each with the values it takes; ``optimizer.momentum`` reaches
+into a part."""
+
+
+def parse(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """Return a grid from texts like ``lr=0.1,0.2`` and ``clip_norm=none,1``.
+
+    Raises:
+        RecipeError: a text has no name or no values, or one of them comes twice.
+
+    >>> parse(["lr=0.1,0.2", "clip_norm=none,1"])
+    {'lr': (0.1, 0.2), 'clip_norm': (None, 1)}
+    """
+    grid: dict[str, tuple[Any, ...]] = {}
+    for text in texts:
+        here = f"--grid={one_line(text, 80)}"
+        head, _, tail = text.partition("=")
+        name = head.strip().replace("-", "_")
+        values = tuple(_value(value) for value in tail.split(","))
+        if not name or not all(value != "" for value in values):
+            raise RecipeError(f"{here}: must read FIELD=VALUE,VALUE,...")
+        if name in grid:
+            raise RecipeError(f"{here}: {name} is given twice; put all its values into one --grid")
+        if len(set(values)) < len(values):
+            raise RecipeError(f"{here}: a value is given twice; leave one out")
+        grid[name] = values
+    return grid
+
+
+def variants(base: Recipe, grid: Grid) -> list[tuple[str, Recipe]]:
+    """Return every combination of a grid as (label, recipe); one without a label for no grid.
+
+    Raises:
+        RecipeError: an unknown field, or a value that cannot be.
+
+    >>> base = Recipe(batch_size=16, lr=0.1, epochs=10)
+    >>> [(label, recipe.lr) for label, recipe in variants(base, {"lr": (0.1, 0.2)})]
+    [('lr=0.1', 0.1), ('lr=0.2', 0.2)]
+    """
+    found = []
+    for values in itertools.product(*grid.values()):
+        settings = dict(zip(grid, values, strict=True))
+        recipe = base
+        for name, value in settings.items():
+            recipe = with_field(recipe, name, value)
+        found.append((label(settings), recipe))
+    return found
+
+
+def with_field(recipe: Recipe, name: str, value: Any) -> Recipe:
+    """Return the recipe with one field changed; ``optimizer.momentum`` reaches into a part.
+
+    Raises:
+        RecipeError: there is no such field, or the value cannot be.
+
+    >>> recipe = Recipe(batch_size=16, lr=0.1, epochs=10)
+    >>> with_field(recipe, "optimizer.momentum", 0.9).optimizer.momentum
+    0.9
+    """
+    head, _, tail = name.partition(".")
+    fields = Recipe.__dataclass_fields__
+    if head not in fields:
+        raise RecipeError(f"{recipe.name}: {unknown_name('field', head, fields)}")
+    values: dict[str, Any] = to_dict(recipe)
+    if tail:
+        part = values.get(head)
+        if not isinstance(part, dict):
+            raise RecipeError(f"{recipe.name}: field {shown(name)}: {head} has no parts")
+        value = {**part, tail: value}
+    values[head] = value
+    return from_dict({field: v for field, v in values.items() if v is not None})
+
+
+def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
+    """Return the fields in which a recipe differs from another, with its values.
+
+    >>> base = Recipe(batch_size=16, lr=0.1, epochs=10)
+    >>> differences(base, with_field(base, "optimizer.momentum", 0.9))
+    {'optimizer.momentum': 0.9}
+    """
+    ours, theirs = _flat(base), _flat(other)
+    names = [*theirs, *(name for name in ours if name not in theirs)]
+    return {
+        name: theirs.get(name)
+        for name in names
+        if ours.get(name) != theirs.get(name) and name != "source"
+    }
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """Return fields and values in one line.
+
+    >>> label({"lr": 0.1, "clip_norm": None})
+    'lr=0.1 clip_norm=none'
+    """
+    return " ".join(f"{name}={_short(value)}" for name, value in settings.items())
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's fields, those of its parts as ``part.field``; the kind as ``part``."""
+    flat: dict[str, Any] = {}
+    for name, value in to_dict(recipe).items():
+        if not isinstance(value, dict):
+            flat[name] = value
+            continue
+        for part, setting in value.items():
+            flat[name if part == "kind" else f"{name}.{part}"] = setting
+    return flat
+
+
+def _short(value: Any) -> str:
+    """Return a value in few characters that tell it from every other."""
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return "none" if value is None else str(value)
+
+
+def _value(text: str) -> Any:
+    """Return a word of the command line as the value that it stands for."""
+    text = text.strip()
+    words = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

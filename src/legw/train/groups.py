@@ -1,0 +1,115 @@
+"""Learning rates of an optimizer's parameter groups: read, written, and put in ratio.
+
+Rates may be floats or tensors of one element; here they are read as floats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from legw.errors import RecipeError, shown
+
+REFERENCE = "reference_lr"
+"""Key in a parameter group, beside torch's `initial_lr`: the rate that counts as ratio 1.
+Both travel in the optimizer's state_dict, so that ratios outlive the scheduler."""
+
+
+def read(optimizer: Optimizer) -> list[float]:
+    """Return the rate of each group."""
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def write(optimizer: Optimizer, rates: Sequence[float | Tensor]) -> list[float | Tensor]:
+    """Give each group its rate, and return copies of what the groups now have.
+
+    Tensors are filled in place, as compiled and captured code holds on to them.
+    """
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    now = [group["lr"] for group in optimizer.param_groups]
+    return [rate.clone() if isinstance(rate, Tensor) else rate for rate in now]
+
+
+def after_loads(optimizer: Optimizer, call: Callable[[], object]) -> None:
+    """Have a bound method called after every ``optimizer.load_state_dict``, while it lives."""
+    here = weakref.WeakMethod(call)
+
+    def hook(_: Optimizer) -> None:
+        call = here()
+        if call is not None:
+            call()
+
+    with contextlib.suppress(AttributeError):  # accelerate's wrapper has no hooks of its own
+        optimizer.register_load_state_dict_post_hook(hook)
+
+
+def built_with(optimizer: Optimizer) -> list[float]:
+    """Return the rate that each group was built with: torch's `initial_lr`, where it is there.
+
+    Raises:
+        RecipeError: a group has a rate that is no number.
+    """
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    for index, rate in enumerate(rates):
+        if not _is_number(rate):
+            raise RecipeError(
+                f"RecipeLR: param_groups[{index}] lr={shown(rate)}: must be a number; "
+                "build the optimizer with lr=recipe.lr"
+            )
+    return [float(rate) for rate in rates]
+
+
+def reference(optimizer: Optimizer, peak: float) -> float:
+    """Return the rate that counts as ratio 1.
+
+    It is the optimizer's own `lr`, where a group has that, or else the recipe's.
+
+    Args:
+        optimizer: as it was built, or as it was loaded.
+        peak: the recipe's rate, above 0.
+
+    Raises:
+        RecipeError: no group has either.
+    """
+    known = [group[REFERENCE] for group in optimizer.param_groups if REFERENCE in group]
+    if known:
+        return float(known[0])
+    rates, default = built_with(optimizer), optimizer.defaults.get("lr")
+    for rate, group in zip(rates, optimizer.param_groups, strict=True):
+        if group["lr"] is default:  # one tensor for both, which a scheduler may have filled since
+            default = rate
+    wanted = [float(lr) for lr in (default, peak) if _is_number(lr) and lr > 0]
+    for lr in wanted:
+        for rate in rates:
+            if math.isclose(rate, lr, rel_tol=1e-6):  # a tensor has seven digits
+                return rate
+    raise RecipeError(
+        f"RecipeLR: param_groups: lr={shown(rates)}: none is the optimizer's lr={shown(default)}, "
+        f"above 0, or the recipe's {peak:g}, to take ratios to; give lr=recipe.lr to the optimizer"
+    )
+
+
+def trust_order(optimizer: Optimizer) -> None:
+    """Let torch's schedulers accept a `step` that is no method, as ``torch.compile(step)``.
+
+    They wrap the step, to warn where it is called after theirs, and fail where they
+    cannot. A step that is marked as wrapped is left alone.
+    """
+    step: Any = optimizer.step
+    if not hasattr(step, "__func__") and not hasattr(step, "_wrapped_by_lr_sched"):
+        step._wrapped_by_lr_sched = True
+        optimizer._opt_called = True  # type: ignore[attr-defined]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float | int | Tensor)

@@ -1,0 +1,125 @@
+"""What a run writes while it goes on, and how it notices that it is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from legw import records
+from legw.recipe import Recipe
+from legw.records import Evaluation, Update
+from legw.train.state import Mean, Position
+from legw.train.step import Gradient
+from legw.train.task import Observer
+
+READ_BACK = 50
+"""Updates between two reads of the losses from an accelerator: reading waits for it."""
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """An update whose loss may still lie on an accelerator."""
+
+    update: int
+    gradient: Gradient
+    lr: float
+    seconds: float
+
+
+class Recorder:
+    """Keeps the rows of a run, and tells the observers.
+
+    Args:
+        folder: the run folder; None on all processes but the first, which write nothing.
+        recipe: what is trained.
+        num_examples: examples in one epoch.
+        position: how far the run is; the recorder adds up its losses.
+        observers: who looks on.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        recipe: Recipe,
+        num_examples: int,
+        position: Position,
+        observers: Sequence[Observer],
+        keep_bytes: int = 0,
+    ) -> None:
+        self._recipe, self._num_examples = recipe, num_examples
+        self._position = position
+        self._observers = observers if folder else ()
+        self._unread: list[_Unread] = []
+        self._metrics = records.MetricsWriter(folder, keep_bytes) if folder else None
+        self.lost = ""
+        """Why the run has diverged; empty while it has not."""
+
+    def add(self, update: int, gradient: Gradient, lr: float, seconds: float) -> None:
+        """Take one update; on an accelerator its loss is read some updates later."""
+        self._unread.append(_Unread(update, gradient, lr, seconds))
+        if gradient.loss.device.type == "cpu" or len(self._unread) >= READ_BACK:
+            self.read_back()
+
+    def read_back(self) -> None:
+        """Write the rows of all updates taken, up to the one at which the run is lost."""
+        for unread in self._unread:
+            if self.lost:
+                break
+            self._write(self._row(unread))
+        self._unread.clear()
+
+    def _row(self, unread: _Unread) -> Update:
+        loss, grad_norm = torch.stack([unread.gradient.loss, unread.gradient.norm]).tolist()
+        position, batch_size = self._position, self._recipe.batch_size
+        spent = unread.seconds - position.seconds
+        position.seconds = unread.seconds
+        position.since_evaluation.add(loss)
+        if unread.update * batch_size >= (self._recipe.epochs - 1) * self._num_examples:
+            position.last_epoch.add(loss)
+        self.lost = position.divergence.add(loss)
+        if self.lost:
+            position.updates = unread.update + 1
+        return Update(
+            update=unread.update,
+            epoch=(unread.update + 1) * batch_size / self._num_examples,
+            loss=loss,
+            lr=unread.lr,
+            grad_norm=grad_norm,
+            examples_per_second=round(batch_size / spent, 1) if spent > 0 else None,
+            seconds=round(unread.seconds, 6),
+        )
+
+    def _write(self, row: Update) -> None:
+        if self._metrics:
+            self._metrics.write([row])
+        for observer in self._observers:
+            observer.on_update(row)
+
+    def evaluated(self, metric: float | None) -> None:
+        """Write an evaluation at the present position."""
+        position = self._position
+        row = Evaluation(
+            update=position.updates,
+            epoch=position.updates * self._recipe.batch_size / self._num_examples,
+            metric=metric,
+            loss=position.since_evaluation.value,
+            seconds=round(position.seconds, 6),
+        )
+        position.since_evaluation = Mean()
+        if self._metrics:
+            self._metrics.write([row])
+            self._metrics.flush()
+        for observer in self._observers:
+            observer.on_evaluation(row)
+
+    def sync(self) -> int:
+        """Bring every row to the disk; return the length of the file in bytes."""
+        return self._metrics.flush(sync=True) if self._metrics else 0
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        if self._metrics:
+            self._metrics.close()

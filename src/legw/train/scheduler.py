@@ -1,0 +1,255 @@
+"""The schedule as a torch scheduler, for training loops with an optimizer object.
+
+Everything that decides a rate is `legw.schedule`, a closed form in the number of the
+update; here it is written into the optimizer's groups, and kept right over restarts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from legw import schedule
+from legw.decays import Constant
+from legw.errors import RecipeError, shown
+from legw.recipe import Recipe
+from legw.train import groups
+
+
+class RecipeLR(LRScheduler):
+    """The rate of each update as the recipe has it: call `step` after each optimizer update.
+
+    With ``lr(s)`` the recipe's schedule (`schedule.in_steps`), update ``s`` runs at::
+
+        rate = lr(s) * ratio        ratio = the group's lr / the optimizer's lr
+
+    from construction on: update 0 has its own rate. The recipe decides the rate, whatever
+    `lr` the optimizer was built with; that one only says which group has which ratio. If no
+    group has the optimizer's `lr` (each was given its own), ratios are to the recipe's `lr`,
+    and one group must have that. After the end of the run the last rate stays.
+
+    An *update* is one ``optimizer.step()`` on the global batch: call `step` once for all
+    its micro-batches, and once on each process.
+
+    `after_warmup` puts a torch scheduler of yours in the place of the recipe's decay. Build
+    it first, on the same optimizer; then step it, at your rhythm, through `step_after_warmup`
+    only. The warmup multiplies what it asks for: ``rate = its rate * lr(s)/peak``. Absolute
+    numbers in it (`eta_min`, `min_lr`) are on the scale of the optimizer's `lr`.
+
+    Rates that are tensors are filled in place, so a compiled or captured optimizer sees
+    them without compiling again. The state_dict is plain data (``weights_only=True``); it
+    and the optimizer's load in either order. It holds the position and the ratios; the
+    recipe is the one given here, of the same batch size as when the state was saved.
+
+    Args:
+        optimizer: its groups' `lr` are overwritten: here, by `step`, and after a load.
+        recipe: what is trained.
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+        after_warmup: torch scheduler that follows the warmup, `ReduceLROnPlateau`, too;
+            the recipe's own decay must be `Constant`.
+        ramp: where in an update the warmup is read, "end" or "start" (`schedule.lr_at`).
+        last_epoch: last update made, from 0, to go on without a state_dict; -1: none.
+
+    Attributes:
+        last_epoch: the update that comes next, from 0 (the name is torch's).
+        base_lrs: each group's peak rate.
+
+    Raises:
+        RecipeError: the number of examples is not known, no group to take ratios to, two
+            decays, or `after_warmup` belongs to another optimizer.
+
+    Reference: You et al. 2019, arXiv 1901.08256, section 3.
+
+    >>> import torch, legw
+    >>> big = legw.scale(legw.Recipe(batch_size=8, lr=0.1, epochs=4, warmup_epochs=0.1), 32)
+    >>> optimizer = torch.optim.SGD(torch.nn.Linear(2, 1).parameters(), lr=big.lr)
+    >>> scheduler = RecipeLR(optimizer, big, num_examples=800)
+    >>> for update in range(legw.updates(big, num_examples=800)):
+    ...     optimizer.step()  # after zero_grad() and backward()
+    ...     scheduler.step()
+
+    The same schedule in torch's `LambdaLR`, or in another framework:
+
+    >>> lr = legw.in_steps(big, num_examples=800)
+    >>> same = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: lr(s) / big.lr)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        recipe: Recipe,
+        num_examples: int | None = None,
+        *,
+        after_warmup: LRScheduler | None = None,
+        ramp: schedule.Ramp = "end",
+        last_epoch: int = -1,
+    ) -> None:
+        self.recipe, self.ramp, self.after_warmup = recipe, ramp, after_warmup
+        self.num_examples = schedule.epoch_size(recipe, num_examples)
+        self.warmup_updates = schedule.warmup_updates(recipe, self.num_examples)
+        self._lr(last_epoch + 1)  # refuses what is out of range before anything is changed
+        if after_warmup is not None:
+            self._check_after_warmup(after_warmup, optimizer, last_epoch)
+        self._reference = groups.reference(optimizer, recipe.lr)
+        self._own = built = groups.built_with(optimizer)
+        if after_warmup is not None and groups.REFERENCE not in optimizer.param_groups[0]:
+            # It may begin below its base rate, as LinearLR does. (In an optimizer that was
+            # loaded, `lr` is a rate of ours, not what it asks for.)
+            self._own = groups.read(optimizer)
+        self._stepped = _position(after_warmup)
+        for group, rate in zip(optimizer.param_groups, built, strict=True):
+            group.setdefault("initial_lr", rate)
+            group[groups.REFERENCE] = self._reference
+        groups.trust_order(optimizer)
+        super().__init__(optimizer, last_epoch)
+        self.base_lrs = [_rescaled(rate, recipe.lr, self._reference) for rate in built]
+        groups.after_loads(optimizer, self._write)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Move on to the next update's rate; call it after ``optimizer.step()``.
+
+        Raises:
+            RecipeError: an argument is given, the optimizer has new groups, or
+                `after_warmup` was stepped by itself.
+        """
+        if epoch is not None:
+            raise RecipeError(
+                f"RecipeLR.step({shown(epoch)}): takes no argument; call step() after each "
+                "update (a metric goes to step_after_warmup, a position to last_epoch=)"
+            )
+        self._check_stepped()
+        super().step()
+
+    def step_after_warmup(self, *args: Any) -> None:
+        """Step the wrapped scheduler, per epoch or per update, as you would step it alone.
+
+        A call counts once an update has been made after the warmup. Earlier ones do
+        nothing, and what metrics they bring is left out: it begins where the warmup ends.
+
+        Args:
+            args: what its own `step` takes: a metric for `ReduceLROnPlateau`, else nothing.
+
+        Raises:
+            RecipeError: there is no such scheduler, or it was stepped by itself.
+        """
+        if self.after_warmup is None:
+            raise RecipeError(
+                "RecipeLR.step_after_warmup: there is no scheduler to step; "
+                "give one to RecipeLR as after_warmup="
+            )
+        self._check_stepped()
+        if self.last_epoch <= self.warmup_updates:
+            return
+        groups.write(self.optimizer, self._own)  # it computes from its own rates, not ours
+        try:
+            self.after_warmup.step(*args)
+            self._own = groups.read(self.optimizer)
+        finally:
+            self._stepped = _position(self.after_warmup)
+            self._write()
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Return each group's rate for the update `last_epoch`."""
+        self._check_groups(self._own)
+        lr = self._lr(self.last_epoch)
+        return [_rescaled(own, lr, self._reference) for own in self._own]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return position and ratios as plain data, with the wrapped scheduler's state."""
+        after = self.after_warmup
+        return {
+            "last_epoch": self.last_epoch,
+            "batch_size": self.recipe.batch_size,
+            "own_lrs": list(self._own),
+            "reference_lr": self._reference,
+            "after_warmup": None if after is None else after.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a state_dict was made; the optimizer gets the rates of its next update.
+
+        Args:
+            state_dict: what `state_dict` returned.
+
+        Raises:
+            RecipeError: it is of another scheduler, another batch size or other groups.
+        """
+        self._check_state(state_dict)
+        if self.after_warmup is not None:
+            self.after_warmup.load_state_dict(state_dict["after_warmup"])
+            self._stepped = _position(self.after_warmup)
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = self.last_epoch + 1
+        self._own, self._reference = list(state_dict["own_lrs"]), state_dict["reference_lr"]
+        self._write()
+
+    def _lr(self, update: int) -> float:
+        return float(schedule.lr_at(self.recipe, update, self.num_examples, ramp=self.ramp))
+
+    def _write(self) -> None:
+        self._last_lr = groups.write(self.optimizer, self.get_lr())
+
+    def _check_after_warmup(
+        self, scheduler: LRScheduler, optimizer: Optimizer, last_epoch: int
+    ) -> None:
+        what = f"{self.recipe.name}: after_warmup={type(scheduler).__name__}"
+        steps = getattr(scheduler, "optimizer", None)  # perhaps inside a wrapper, as accelerate's
+        if steps is None or steps.param_groups is not optimizer.param_groups:
+            raise RecipeError(f"{what}: must be a torch scheduler, built on the same optimizer")
+        if not isinstance(self.recipe.decay, Constant):
+            raise RecipeError(
+                f"{what}: the recipe has a decay of its own, {self.recipe.decay.kind}; "
+                "leave one out (decay=Constant())"
+            )
+        if last_epoch != -1:
+            raise RecipeError(
+                f"{what}: last_epoch={last_epoch}: does not say where that scheduler was; "
+                "go on with load_state_dict instead"
+            )
+
+    def _check_stepped(self) -> None:
+        if _position(self.after_warmup) != self._stepped:
+            raise RecipeError(
+                f"{self.recipe.name}: after_warmup={type(self.after_warmup).__name__}: was "
+                "stepped by itself; call RecipeLR.step_after_warmup() in place of its step()"
+            )
+
+    def _check_groups(self, rates: list[float]) -> None:
+        count = len(self.optimizer.param_groups)
+        if count != len(rates):
+            raise RecipeError(
+                f"RecipeLR: param_groups: the optimizer has {count}, the schedule is for "
+                f"{len(rates)}; build RecipeLR when all groups are there"
+            )
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        what = "RecipeLR.load_state_dict"
+        for name in self.state_dict():
+            if name not in state:
+                raise RecipeError(
+                    f"{what}: {name} is missing; give what RecipeLR.state_dict() returned"
+                )
+        if state["batch_size"] != self.recipe.batch_size:
+            raise RecipeError(
+                f"{what}: batch_size={state['batch_size']}: this recipe has "
+                f"{self.recipe.batch_size}; go on with the same one, or give last_epoch="
+            )
+        self._check_groups(state["own_lrs"])
+        if (state["after_warmup"] is None) != (self.after_warmup is None):
+            raise RecipeError(
+                f"{what}: after_warmup: only one of state and scheduler has it; "
+                "build RecipeLR as it was"
+            )
+
+
+def _rescaled(own: float, lr: float, reference: float) -> float:
+    """Return ``lr * own/reference``, without rounding where two of them are equal."""
+    return own if lr == reference else own / reference * lr
+
+
+def _position(scheduler: LRScheduler | None) -> int | None:
+    """Return how often a scheduler was stepped; None if it does not say."""
+    return getattr(scheduler, "last_epoch", None)

@@ -1,0 +1,248 @@
+"""Finding commands, exit codes, and every way of failing in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import legw as package
+from legw import cli
+from legw.errors import DataError, DivergedError, LegwError, LegwWarning, RunError
+
+Legw = Callable[[str], Any]
+
+FAKE = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Options:
+    \"\"\"A command of a test.\"\"\"
+    seed: int = 0
+    \"\"\"Any number.\"\"\"
+
+def run(options):
+    return act(options)
+"""
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Any], None]:
+    """Return a function that makes `legw fake` do something."""
+
+    def install(act: Callable[[Any], int]) -> None:
+        (tmp_path / "fake_command.py").write_text(FAKE, encoding="utf-8")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "fake_command", raising=False)
+        monkeypatch.setitem(cli.COMMANDS, "fake", ("fake_command", "a fake"))
+        __import__("fake_command").act = act
+
+    return install
+
+
+def raises(error: BaseException) -> Callable[[Any], int]:
+    def act(_: Any) -> int:
+        raise error
+
+    return act
+
+
+# The overview --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", ["", "--help", "-h"])
+def test_without_a_command_there_is_an_overview(legw: Legw, words: str) -> None:
+    answer = legw(words)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("usage: legw COMMAND")
+    for name, (_, text) in cli.COMMANDS.items():
+        assert f"  {name:<10}{text}\n" in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+def test_all_commands_of_the_readme_are_there() -> None:
+    assert list(cli.COMMANDS) == [
+        "recipes",
+        "scale",
+        "schedule",
+        "train",
+        "study",
+        "report",
+        "demo",
+    ]
+
+
+def test_version(legw: Legw) -> None:
+    assert legw("--version") == (0, f"legw {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize("name", ["recipes", "scale", "schedule"])
+def test_each_command_explains_itself(legw: Legw, name: str) -> None:
+    answer = legw(f"{name} --help")
+    assert answer.code == 0
+    assert answer.out.startswith(f"usage: legw {name} ")
+    assert max(map(len, answer.out.splitlines())) <= 80
+
+
+# The user's mistakes -------------------------------------------------------------
+
+
+def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
+    assert legw("scael mnist-lstm") == (
+        2,
+        "",
+        "legw: command 'scael' is unknown; did you mean 'scale'? "
+        "(known: recipes, scale, schedule, train, study, report, demo)\n",
+    )
+
+
+def test_an_unknown_option_names_the_nearest(legw: Legw) -> None:
+    answer = legw("scale mnist-lstm --batch-sise 3")
+    assert (answer.code, answer.out) == (2, "")
+    assert "--batch-size" in answer.err
+
+
+def test_a_wrong_value_of_an_option(legw: Legw) -> None:
+    answer = legw("scale mnist-lstm -b many")
+    assert (answer.code, answer.out) == (2, "")
+    assert "Error parsing -b/--batch-size" in answer.err
+    assert "'many'" in answer.err
+
+
+def test_a_missing_argument(legw: Legw) -> None:
+    answer = legw("scale")
+    assert (answer.code, answer.out) == (2, "")
+    assert "NAME|FILE" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (LegwError("mine: lr=0: must be above 0"), 2),
+        (DataError("no data"), 2),
+        (RunError("no room"), 2),
+        (DivergedError("the loss is not finite"), 3),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(
+    legw: Legw, fake: Any, error: LegwError, code: int
+) -> None:
+    fake(raises(error))
+    assert legw("fake") == (code, "", f"legw: {error}\n")
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "line"),
+    [
+        (KeyboardInterrupt(), "legw: interrupted\n"),
+        (KeyboardInterrupt("go on with --resume"), "legw: go on with --resume\n"),
+    ],
+)
+def test_ctrl_c(legw: Legw, fake: Any, interrupt: BaseException, line: str) -> None:
+    fake(raises(interrupt))
+    assert legw("fake") == (130, "", line)
+
+
+def test_a_bug_of_ours_keeps_its_traceback(legw: Legw, fake: Any) -> None:
+    fake(raises(ZeroDivisionError("a bug")))
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        legw("fake")
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("torch", "legw fake: torch is not installed; pip install 'legw[train]'\n"),
+        ("torch.nn", "legw fake: torch is not installed; pip install 'legw[train]'\n"),
+        ("numpy", "legw fake: numpy is not installed; pip install 'legw[train]'\n"),
+        ("torchvision", "legw fake: torchvision is not installed; pip install 'legw[train]'\n"),
+        ("sklearn", "legw fake: scikit-learn is not installed; pip install 'legw[train]'\n"),
+        ("altair", "legw fake: altair is not installed; pip install 'legw[report]'\n"),
+        (
+            "vl_convert",
+            "legw fake: vl-convert-python is not installed; pip install 'legw[report]'\n",
+        ),
+    ],
+)
+def test_a_missing_extra_is_the_install_command(
+    legw: Legw, fake: Any, module: str, line: str
+) -> None:
+    fake(raises(ModuleNotFoundError(f"No module named {module!r}", name=module)))
+    assert legw("fake") == (2, "", line)
+
+
+def test_another_missing_module_is_a_bug_of_ours(legw: Legw, fake: Any) -> None:
+    fake(raises(ModuleNotFoundError("No module named 'typo'", name="typo")))
+    with pytest.raises(ModuleNotFoundError, match="typo"):
+        legw("fake")
+
+
+# What else main takes care of ----------------------------------------------------
+
+
+def test_the_command_gets_its_options_and_gives_the_exit_code(legw: Legw, fake: Any) -> None:
+    fake(lambda options: int(options.seed))
+    assert legw("fake --seed 7").code == 7
+
+
+def test_a_legw_warning_is_a_note(legw: Legw, fake: Any) -> None:
+    def act(_: Any) -> int:
+        for _ in range(2):
+            warnings.warn("mine: look again", LegwWarning, stacklevel=1)
+        return 0
+
+    fake(act)
+    assert legw("fake") == (0, "", "note: mine: look again\nnote: mine: look again\n")
+
+
+def test_other_warnings_are_left_alone(legw: Legw, fake: Any) -> None:
+    def act(_: Any) -> int:
+        warnings.warn("not ours", FutureWarning, stacklevel=1)
+        return 0
+
+    fake(act)
+    with pytest.raises(FutureWarning, match="not ours"):  # pytest makes errors of warnings
+        legw("fake")
+
+
+# As a process --------------------------------------------------------------------
+
+
+def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "legw", *words],
+        env={**os.environ, "COLUMNS": "80", **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code"), [(["--version"], 0), (["scale", "none", "-b", "8"], 2), (["nothing"], 2)]
+)
+def test_the_process_has_the_exit_code(words: list[str], code: int) -> None:
+    done = process(*words)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_who_leaves_is_no_error() -> None:
+    script = f"'{sys.executable}' -m legw recipes --json | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {script}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+def test_a_terminal_without_arrows_gets_question_marks() -> None:
+    done = process("scale", "resnet50-imagenet", "-b", "1024", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "batch 512 ? 1024" in done.stdout

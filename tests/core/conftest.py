@@ -1,0 +1,6 @@
+"""Hypothesis without deadlines: on a shared machine a slow example is not a bug."""
+
+from hypothesis import settings
+
+settings.register_profile("core", deadline=None, max_examples=60)
+settings.load_profile("core")

@@ -1,0 +1,42 @@
+"""What tests of every part expect: error lines that are lines, and golden tables."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from legw.errors import LegwError, RecipeError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def error_line(
+    call: Callable[..., object], *args: Any, kind: type[LegwError] = RecipeError, **kwargs: Any
+) -> str:
+    """Return the line of the error that a call ends in, which must be one sane line.
+
+    That is: of the `kind` asked for, printable (so without a line break), ``what: ...``,
+    and short enough to be read.
+    """
+    with pytest.raises(kind) as caught:
+        call(*args, **kwargs)
+    line = str(caught.value)
+    assert line.isprintable(), "an error is one line"
+    assert len(line) <= 450, "an error is a line that can be read"
+    return line
+
+
+def golden(name: str) -> list[dict[str, str]]:
+    """Return the rows of `tests/golden/NAME`."""
+    with (GOLDEN / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def number(text: str) -> float:
+    """Return the number that a golden table writes as a decimal or a fraction."""
+    return float(Fraction(text))

@@ -1,0 +1,101 @@
+"""Hypothesis strategies for what the core is made of: any decay, any optimizer, any recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from legw.decays import Constant, Cosine, Decay, Exponential, Halving, Polynomial, Step
+from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Optimizer
+from legw.recipe import Recipe
+
+BELOW_ONE = st.floats(0, 1, exclude_max=True)
+"""Momenta, betas, ends."""
+SHARES = st.floats(0.01, 1)
+"""What a step decay multiplies by."""
+LENGTHS = st.floats(0, 1000)
+"""Positions in epochs."""
+SMALL = st.floats(0, 1)
+"""Weight decays, epsilons."""
+LETTERS = "ab Z09-_.,:;#=+*/'\"\\[]{}()<>|&%$@!?~^`éßñλЖ中あ한🙂"
+NAMES = st.text(LETTERS, min_size=1, max_size=100)
+"""Names of letters that files and lines of text may trip over."""
+
+
+def decays() -> st.SearchStrategy[Decay]:
+    """Any decay that ships, with any settings."""
+    late = st.booleans()
+    return st.one_of(
+        st.builds(Constant, after_warmup=late),
+        st.builds(
+            Step,
+            milestones_epochs=st.lists(LENGTHS, max_size=4).map(lambda m: tuple(sorted(m))),
+            rate=SHARES,
+            after_warmup=late,
+        ),
+        st.builds(
+            Exponential,
+            rate=SHARES,
+            constant_epochs=LENGTHS,
+            every_epochs=st.floats(0.01, 100),
+            after_warmup=late,
+        ),
+        st.builds(Polynomial, power=st.floats(0.1, 4), end=BELOW_ONE, after_warmup=late),
+        st.builds(Cosine, end=BELOW_ONE, after_warmup=late),
+        st.builds(
+            Halving, begin=BELOW_ONE, times=st.integers(1, 20), rate=SHARES, after_warmup=late
+        ),
+    )
+
+
+def optimizers() -> st.SearchStrategy[Optimizer]:
+    """Any optimizer that ships, with any settings."""
+    adam: dict[str, Any] = {
+        "beta1": BELOW_ONE, "beta2": BELOW_ONE, "epsilon": SMALL, "weight_decay": SMALL,
+    }  # fmt: skip
+    return st.one_of(
+        st.builds(SGD, momentum=BELOW_ONE, weight_decay=SMALL),
+        st.builds(SGD, momentum=st.floats(0.1, 0.9), nesterov=st.just(True)),
+        st.builds(
+            LARS,
+            momentum=BELOW_ONE,
+            weight_decay=SMALL,
+            trust_coefficient=st.floats(1e-6, 1),
+            epsilon=SMALL,
+        ),
+        *(st.builds(cls, **adam) for cls in (Adam, AdamW, LAMB)),
+    )
+
+
+@st.composite
+def recipes(draw: st.DrawFn, **fixed: Any) -> Recipe:
+    """Any recipe; `fixed` fields are taken as given."""
+    batch_size = draw(st.integers(1, 2**20))
+    epochs = draw(st.floats(1e-3, 1e4) | st.integers(1, 1000))
+    lr = draw(st.floats(1e-9, 1e6) | st.integers(1, 100))
+    window = draw(st.integers(1, 100))
+    size = draw(
+        st.sampled_from(
+            [
+                {},
+                {"num_examples": draw(st.integers(1, 10**9))},
+                {"num_tokens": (window + 1) * 2**20, "window_tokens": window},
+            ]
+        )
+    )
+    drawn: dict[str, Any] = {
+        "name": draw(NAMES),
+        "batch_size": batch_size,
+        "lr": lr,
+        "epochs": epochs,
+        "warmup_epochs": epochs * draw(st.just(0.0) | st.floats(0, 0.99)),
+        "warmup_from_lr": lr * draw(st.just(0.0) | st.floats(0, 1)),
+        "decay": draw(decays()),
+        "optimizer": draw(optimizers()),
+        "clip_norm": draw(st.none() | st.floats(1e-3, 1e3)),
+        "norm_batch_size": draw(st.integers(1, 1024)),
+        "source": draw(st.text(LETTERS + "\n\r\t\0\x1b\x7f\x85\u2028\ufeff", max_size=100)),
+        **size,
+    }
+    return Recipe(**(drawn | fixed))
