@@ -22,6 +22,9 @@ LETTERS = "ab Z09-_.,:;#=+*/'\"\\[]{}()<>|&%$@!?~^`éßñλЖ中あ한🙂"
 NAMES = st.text(LETTERS, min_size=1, max_size=100)
 """Names of letters that files and lines of text may trip over."""
 
+SOURCES = st.text(LETTERS + "\n\r\t\0\x1b\x7f\x85\u2028\ufeff", max_size=100)
+"""Any text: sources may hold lines and control characters."""
+
 
 def decays() -> st.SearchStrategy[Decay]:
     """Any decay that ships, with any settings."""
@@ -69,33 +72,38 @@ def optimizers() -> st.SearchStrategy[Optimizer]:
 
 
 @st.composite
-def recipes(draw: st.DrawFn, **fixed: Any) -> Recipe:
-    """Any recipe; `fixed` fields are taken as given."""
-    batch_size = draw(st.integers(1, 2**20))
-    epochs = draw(st.floats(1e-3, 1e4) | st.integers(1, 1000))
-    lr = draw(st.floats(1e-9, 1e6) | st.integers(1, 100))
+def recipes(draw: st.DrawFn, **given: Any) -> Recipe:
+    """Any recipe. Fields that are given are taken as they are, or drawn if strategies."""
+    for name, value in given.items():
+        given[name] = draw(value) if isinstance(value, st.SearchStrategy) else value
+    lr = given.get("lr") or draw(st.floats(1e-9, 1e6) | st.integers(1, 100))
+    epochs = given.get("epochs") or draw(st.floats(1e-3, 1e4) | st.integers(1, 1000))
+    parts: dict[str, Any] = {
+        "batch_size": st.integers(1, 2**20),
+        "warmup_epochs": st.just(0.0) | st.floats(0, 0.99).map(lambda share: share * epochs),
+        "warmup_from_lr": st.just(0.0) | st.floats(0, 1).map(lambda share: share * lr),
+        "decay": decays(),
+        "optimizer": optimizers(),
+    }
+    drawn = {name: draw(part) for name, part in parts.items() if name not in given}
+    return Recipe(**{"name": "any", "lr": lr, "epochs": epochs, **drawn, **given})
+
+
+@st.composite
+def full_recipes(draw: st.DrawFn) -> Recipe:
+    """Any recipe, with any of the fields that have no say in its schedule, too."""
     window = draw(st.integers(1, 100))
-    size = draw(
-        st.sampled_from(
-            [
-                {},
-                {"num_examples": draw(st.integers(1, 10**9))},
-                {"num_tokens": (window + 1) * 2**20, "window_tokens": window},
-            ]
+    sizes = [
+        {},
+        {"num_examples": draw(st.integers(1, 2**53))},
+        {"num_tokens": (window + 1) * 2**20, "window_tokens": window},
+    ]
+    return draw(
+        recipes(
+            name=NAMES,
+            source=SOURCES,
+            clip_norm=st.none() | st.floats(1e-3, 1e3),
+            norm_batch_size=st.integers(1, 1024),
+            **draw(st.sampled_from(sizes)),
         )
     )
-    drawn: dict[str, Any] = {
-        "name": draw(NAMES),
-        "batch_size": batch_size,
-        "lr": lr,
-        "epochs": epochs,
-        "warmup_epochs": epochs * draw(st.just(0.0) | st.floats(0, 0.99)),
-        "warmup_from_lr": lr * draw(st.just(0.0) | st.floats(0, 1)),
-        "decay": draw(decays()),
-        "optimizer": draw(optimizers()),
-        "clip_norm": draw(st.none() | st.floats(1e-3, 1e3)),
-        "norm_batch_size": draw(st.integers(1, 1024)),
-        "source": draw(st.text(LETTERS + "\n\r\t\0\x1b\x7f\x85\u2028\ufeff", max_size=100)),
-        **size,
-    }
-    return Recipe(**(drawn | fixed))

@@ -139,7 +139,7 @@ def lr_curve(curves: Mapping[str, Sequence[Point]], *, title: str = "", subtitle
     across = alt.X("epoch:Q", title="epoch").scale(domain=[0, end], nice=False)
     upward = alt.Y("lr:Q", title="learning rate").scale(zero=True)
     color = alt.Color("recipe:N", title=None).scale(domain=list(curves), range=colors)
-    return _styled(
+    return styled(
         alt.Chart(alt.Data(values=rows), width=620, height=300)
         .mark_line(strokeWidth=2.5, strokeJoin="round")
         .encode(
@@ -153,8 +153,8 @@ def lr_curve(curves: Mapping[str, Sequence[Point]], *, title: str = "", subtitle
     )
 
 
-def _styled(chart: Any) -> Any:
-    """Return a chart in the looks that all of ours share."""
+def styled(chart: Any) -> Any:
+    """Return an Altair chart in the looks that all of ours share."""
     return (
         chart.configure(font="Helvetica, Arial, sans-serif", background="white", padding=16)
         .configure_title(

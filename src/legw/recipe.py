@@ -157,7 +157,7 @@ class Recipe:
             raise self._fault("num_tokens", "goes with window_tokens; give both or neither")
         if self.num_tokens is not None and self.num_examples is not None:
             raise self._fault("num_examples", "follows from num_tokens; give one of the two")
-        if self.num_tokens is not None and self.epoch_examples == 0:
+        if self.num_tokens is not None and (self.epoch_examples or 0) < 1:
             raise self._fault(
                 "batch_size",
                 f"leaves no whole window of {self.window_tokens} tokens in a stream; "
@@ -282,6 +282,8 @@ def _part(what: str, name: str, values: object, known: dict[str, type[Any]]) -> 
     _check_fields(known[kind], settings, f"{what}: {name} {kind}")
     try:
         return msgspec.convert(settings, type=known[kind])
+    except UnicodeEncodeError:
+        raise RecipeError(f"{what}: {name} {kind}: is not Unicode text; mend it") from None
     except msgspec.ValidationError as error:
         reason, _, where = str(error).partition(" - at ")
         if not where:  # the class's own check has spoken

@@ -1,73 +1,70 @@
-"""Run a study: what is pending, one after the other, into one folder.
+"""Run a study: what is pending goes into one folder, and the table is kept up to date.
 
+    FOLDER/study.json     what is compared
     FOLDER/runs/NAME/     one run folder a run
     FOLDER/table.json     one row a run, as far as they are
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from legw import records, study
-from legw.records import Summary
-from legw.study import Plan, Planned, Row
-from legw.train import Observer, Settings, Task, fit
+from legw import pool, records, study
+from legw.pool import MakeTask, Watch
+from legw.study import Row, Study
+from legw.train import Settings
 
 
-def run_pending(
-    plan: Plan,
-    task: Task,
+def run_study(
+    asked: Study,
+    make_task: MakeTask,
     folder: str | Path,
     *,
     settings: Settings | None = None,
-    watch: Callable[[Planned], Sequence[Observer]] = lambda run: (),
-) -> list[Row]:
+    jobs: int = 1,
+    watch: Watch = lambda run: (),
+) -> bool:
     """Run what is pending; a run that was stopped goes on from its checkpoint.
 
     Args:
-        plan: all runs of the study.
-        task: what is trained.
+        asked: the study.
+        make_task: returns what is trained; called once a process, and only if there
+            is something to run. With several jobs it must be picklable.
         folder: the study's folder; made if it is not there.
         settings: how the runs are made.
+        jobs: how many runs at a time, each in a process of its own; at least 1.
         watch: returns the observers of a run, for progress.
 
     Returns:
-        The table's rows, all runs of the plan; an interruption ends the study early.
+        Whether all runs have ended; False after Ctrl-C or SIGTERM.
 
     Raises:
-        RunError: a folder cannot be written, or holds a run of another recipe.
+        RecipeError: the study cannot be planned.
+        RunError: a folder cannot be written, holds another study or a run of another
+            recipe, or a process was lost.
     """
+    plan = study.plan(asked)
     folder = records.create(folder)
-    settings = replace(settings or Settings(), resume=True)
-    study.rows(plan.runs, folder)  # refuses a folder with other recipes before anything runs
-    for run in study.pending(plan.runs, folder):
-        summary = run_one(run, task, folder, settings=settings, observers=watch(run))
-        write_table(plan, folder)
-        if summary.status == "interrupted":
-            break
-    return write_table(plan, folder)
+    study.check_same(asked, folder)
+    rows = {run.name: row for run, row in zip(plan.runs, study.rows(plan.runs, folder), strict=True)}
+    others = study.other_rows(asked, plan.runs, folder)
+    study.write(asked, folder)
+    write_table([*rows.values(), *others], folder)
+    pending = study.pending(plan.runs, folder)
+    if not pending:
+        return True
+    arguments = (pending, make_task, folder, replace(settings or Settings(), resume=True), watch)
+    ended = pool.in_turn(*arguments) if jobs == 1 else pool.at_a_time(jobs, *arguments)
+    whole = True
+    for run, summary in ended:
+        rows[run.name] = study.ended(rows[run.name], summary)
+        write_table([*rows.values(), *others], folder)
+        whole = whole and summary.status != "interrupted"
+    return whole
 
 
-def run_one(
-    run: Planned, task: Task, folder: Path, *, settings: Settings, observers: Sequence[Observer]
-) -> Summary:
-    """Run one run of a study, or go on with it."""
-    return fit(
-        task,
-        run.recipe,
-        out=folder / "runs" / run.name,
-        seed=run.seed,
-        base=run.base,
-        rule=run.rule,
-        settings=settings,
-        observers=observers,
-    )
-
-
-def write_table(plan: Plan, folder: Path) -> list[Row]:
-    """Write table.json from what the run folders hold, and return its rows."""
-    rows = study.rows(plan.runs, folder)
+def write_table(rows: Iterable[Row], folder: Path) -> None:
+    """Write table.json, one object a run."""
     records.write_json(folder / "table.json", [asdict(row) for row in rows])
-    return rows

@@ -181,7 +181,7 @@ def _file_name(label: str) -> str:
     """Return a grid's label as part of a file's name; another label has another name.
 
     >>> _file_name("lr=0.1 clip_norm=none"), _file_name("name=../../x")
-    ('lr=0.1,clip_norm=none', 'name=.._.._x-1e9aa7bd')
+    ('lr=0.1,clip_norm=none', 'name=.._.._x-6729027a')
     """
     plain = label.replace(" ", ",")
     if re.fullmatch(r"[A-Za-z0-9=.,_+-]{1,100}", plain) and "," not in label:
@@ -245,6 +245,11 @@ def other_rows(study: Study, runs: Sequence[Planned], folder: str | Path) -> lis
     ]
 
 
+def missing_row(run: Planned) -> Row:
+    """Return the row of a run that has not begun."""
+    return _empty_row(run.recipe, run.rule, run.seed, run.variant, "missing")
+
+
 def row_of(manifest: Manifest, summary: Summary | None, variant: str = "") -> Row:
     """Return the row of a run that has begun.
 
@@ -256,8 +261,11 @@ def row_of(manifest: Manifest, summary: Summary | None, variant: str = "") -> Ro
     row = _empty_row(manifest.recipe, manifest.rule, manifest.seed, variant, "running")
     if manifest.recipe.batch_size == manifest.base.batch_size:
         row = replace(row, rule=BASE)
-    if summary is None:
-        return row
+    return row if summary is None else ended(row, summary)
+
+
+def ended(row: Row, summary: Summary) -> Row:
+    """Return a run's row with how it ended."""
     return replace(
         row,
         metric=summary.metric.get("value"),
@@ -271,7 +279,7 @@ def row_of(manifest: Manifest, summary: Summary | None, variant: str = "") -> Ro
 
 def _row(run: Planned, place: Path) -> Row:
     if not (place / "manifest.json").exists():
-        return _empty_row(run.recipe, run.rule, run.seed, run.variant, "missing")
+        return missing_row(run)
     manifest = records.read_manifest(place)
     if replace(manifest.recipe, source="") != replace(run.recipe, source=""):
         raise RunError(

@@ -46,7 +46,7 @@ from legw.rules import (
     cautions,
     find,
 )  # fmt: skip
-from strategies import recipes
+from strategies import full_recipes, recipes
 
 BASE = Recipe(
     name="mine",
@@ -137,7 +137,7 @@ def test_every_rule_states_its_formula_and_source(rule: Rule) -> None:
 # Laws ------------------------------------------------------------------------
 
 
-@given(recipes(), st.sampled_from(list(RULES.values())))
+@given(full_recipes(), st.sampled_from(list(RULES.values())))
 def test_at_k_1_every_rule_returns_the_recipe_unchanged(base: Recipe, rule: Rule) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -149,8 +149,6 @@ CARRIED = recipes(
     batch_size=128,
     epochs=10_000,
     warmup_epochs=0.5,
-    num_tokens=None,
-    window_tokens=None,
     optimizer=Adam(beta1=0.9, beta2=0.9375),
 )
 
@@ -185,7 +183,7 @@ def test_goyals_fixed_warmup_does_not_come_back() -> None:
 
 
 @given(
-    recipes(num_tokens=None, window_tokens=None),
+    recipes(),
     st.floats(-2, 2),
     st.floats(-2, 2),
     st.integers(1, 2**20),

@@ -91,7 +91,7 @@ def test_the_last_update_may_straddle_the_end() -> None:
 # The ramp --------------------------------------------------------------------
 
 
-@given(recipes(decay=Constant(), num_tokens=None, window_tokens=None), SIZES, st.data())
+@given(recipes(decay=Constant()), SIZES, st.data())
 def test_the_ramp_is_read_at_the_end_of_the_update(
     recipe: Recipe, size: int, data: st.DataObject
 ) -> None:
@@ -108,7 +108,7 @@ def test_the_ramp_is_read_at_the_end_of_the_update(
     assert lr(max(update - 1, 0)) <= lr(update) <= recipe.lr
 
 
-@given(recipes(decay=Constant(), num_tokens=None, window_tokens=None), SIZES, st.data())
+@given(recipes(decay=Constant()), SIZES, st.data())
 def test_the_published_ramp_is_ours_one_update_later(
     recipe: Recipe, size: int, data: st.DataObject
 ) -> None:
@@ -217,7 +217,7 @@ def test_decay_from_the_start_and_after_the_warmup_by_hand() -> None:
 
 
 @given(
-    recipes(num_tokens=None, window_tokens=None),
+    recipes(),
     st.floats(0, 1, exclude_max=True),
     SIZES,
     st.sampled_from([Polynomial(power=1), Polynomial(power=2), Cosine()]),
@@ -236,7 +236,7 @@ def test_a_smooth_decay_falls_from_the_peak_and_ends_at_its_end(
     assert lr(last) == pytest.approx(end * recipe.lr, rel=1e-6, abs=1e-9 * recipe.lr)
 
 
-@given(recipes(num_tokens=None, window_tokens=None), SIZES, st.integers(1, 10**9))
+@given(recipes(), SIZES, st.integers(1, 10**9))
 def test_past_the_end_the_rate_of_the_end_stays(recipe: Recipe, size: int, beyond: int) -> None:
     lr, last = in_steps(recipe, size), updates(recipe, size)
     assert lr(last + 1 + beyond) == lr(last + 1)
@@ -245,7 +245,7 @@ def test_past_the_end_the_rate_of_the_end_stays(recipe: Recipe, size: int, beyon
     assert lr(last + 1) == recipe.lr * recipe.decay.factor(lengths, lengths)
 
 
-@given(recipes(num_tokens=None, window_tokens=None), SIZES, st.data())
+@given(recipes(), SIZES, st.data())
 def test_no_update_of_the_run_has_rate_0_or_is_above_the_peak(
     recipe: Recipe, size: int, data: st.DataObject
 ) -> None:
@@ -257,7 +257,7 @@ def test_no_update_of_the_run_has_rate_0_or_is_above_the_peak(
         assert 0 < lr(update) <= recipe.lr * (1 + 1e-15), update
 
 
-@given(recipes(num_tokens=None, window_tokens=None), SIZES, st.data())
+@given(recipes(), SIZES, st.data())
 def test_the_rate_is_the_ramp_times_the_decay_read_at_the_start(
     recipe: Recipe, size: int, data: st.DataObject
 ) -> None:
@@ -336,7 +336,7 @@ def test_legw_keeps_the_warmup_updates_of_penn_treebank_within_1(name: str, batc
 
 
 @given(
-    recipes(num_tokens=None, window_tokens=None, num_examples=None, warmup_from_lr=0.0),
+    recipes(warmup_from_lr=0.0),
     st.integers(1, 10**6),
     SIZES,
     st.data(),

@@ -412,12 +412,27 @@ def test_weights_without_gradient_stay_and_count_no_update(kind):
     assert_same([weights[1]], [late])
 
 
+def test_lamb_loads_its_counts_as_the_fused_kernel_needs_them():
+    weight = start()[0]
+    optimizer = LAMB([weight], 0.1)
+    run(optimizer, [weight], range(3))
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][0]["step"] = state["state"][0]["step"].double()
+    optimizer.load_state_dict(state)
+    assert optimizer.state[weight]["step"].dtype is torch.float32
+    assert optimizer.state[weight]["step"].item() == 3
+
+
 @both
 def test_compiled_steps_are_the_same(kind):
     shapes = [(4, 3), (5,)]
     plain, compiled = start(shapes), start(shapes)
-    one, two = kind(plain, 0.1), kind(compiled, 0.1)
-    step = torch.compile(two.step, backend="eager")
+    one, two = (
+        kind([{"params": a}, {"params": [b], "adapt": False}], torch.tensor(0.1))
+        for *a, b in (plain, compiled)
+    )
+    # LARS is one graph; LAMB breaks it to call torch's fused Adam.
+    step = torch.compile(two.step, backend="eager", fullgraph=kind is LARS)
     for number in range(2):
         run(one, plain, [number])
         set_gradients(compiled, number)
@@ -589,7 +604,9 @@ def test_build_leaves_frozen_and_doubled_parameters_out():
         assert sum(len(group["params"]) for group in groups) == trainable
 
 
-@pytest.mark.parametrize("data", [optimizers.SGD(momentum=0.9), optimizers.Adam()])
+@pytest.mark.parametrize(
+    "data", [optimizers.SGD(momentum=0.9), optimizers.Adam(), optimizers.LARS(), optimizers.LAMB()]
+)
 def test_fused_kernels_get_gradients_and_state_in_the_weights_memory_order(data):
     def convolution(memory_format):
         torch.manual_seed(0)

@@ -20,11 +20,21 @@ class Options:
     data: Path | None = None
     """Folder with the data; None looks in $LEGW_DATA, then in the cache, then downloads."""
     holdout: Holdout = "test"
-    """What the metric is measured on; validation leaves part of the training data out."""
+    """What the metric is measured on; validation leaves part of the training data out,
+    where the data have no validation part of their own."""
+    vocabulary: int | None = None
+    """Most words of a language model's vocabulary, `<eos>` and `<unk>` among them, at least
+    3; rarer words become `<unk>`. None takes all that the training text has."""
 
 
-APPS = {"digits-lstm": "legw.apps.digits", "mnist-lstm": "legw.apps.mnist"}
-"""The applications that ship: name -> module with a function `task(options)`."""
+APPS = {
+    "digits-lstm": "legw.apps.digits",
+    "mnist-lstm": "legw.apps.mnist",
+    "ptb-small": "legw.apps.ptb",
+    "ptb-medium": "legw.apps.ptb",
+    "ptb-large": "legw.apps.ptb",
+}
+"""The applications that ship: name -> module with a function `task(name, options)`."""
 
 
 def find(name: str, options: Options | None = None) -> Task:
@@ -37,13 +47,22 @@ def find(name: str, options: Options | None = None) -> Task:
         RunError: there is no such application, module or attribute, or it is no task.
         DataError: its data are not to be found.
     """
+    options = options or Options()
+    if ":" not in name and name not in APPS:
+        raise RunError(unknown_name("application", name, APPS) + "; your own task is module:name")
+    _refuse_vocabulary(name, options)
     if ":" in name:
         return _users_own(name)
-    if name not in APPS:
-        raise RunError(unknown_name("application", name, APPS) + "; your own task is module:name")
     module = importlib.import_module(APPS[name])
-    task: Task = module.task(options or Options())
+    task: Task = module.task(name, options)
     return task
+
+
+def _refuse_vocabulary(name: str, options: Options) -> None:
+    if options.vocabulary is not None and APPS.get(name) != "legw.apps.ptb":
+        raise RunError(
+            f"{name}: vocabulary={options.vocabulary}: is for language models alone; leave it out"
+        )
 
 
 def _users_own(name: str) -> Task:

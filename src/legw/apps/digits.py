@@ -12,7 +12,7 @@ TEST_SHARE = 0.2
 """Share of the 1,797 images that is kept for the test."""
 
 
-def task(options: Options) -> RowTask:
+def task(name: str, options: Options) -> RowTask:
     """Return the digits: 1,437 images to train on, 360 to test, in one fixed split."""
     from sklearn.datasets import load_digits
 
@@ -23,4 +23,4 @@ def task(options: Options) -> RowTask:
     train, test = held_out((images, labels), TEST_SHARE)
     if options.holdout == "validation":
         train, test = held_out(train, TEST_SHARE)
-    return RowTask("digits-lstm", train, test, scale=16.0, hidden_size=32)
+    return RowTask(name, train, test, scale=16.0, hidden_size=32)

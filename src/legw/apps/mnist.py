@@ -26,7 +26,7 @@ FILES = {
 """The four published files, and the shape of each."""
 
 
-def task(options: Options) -> RowTask:
+def task(name: str, options: Options) -> RowTask:
     """Return MNIST: 60,000 images to train on, 10,000 to test.
 
     Raises:
@@ -38,7 +38,7 @@ def task(options: Options) -> RowTask:
     train, test = (images, labels.long()), (test_images, test_labels.long())
     if options.holdout == "validation":
         train, test = held_out(train, VALIDATION_SHARE)
-    return RowTask("mnist-lstm", train, test, scale=255.0, hidden_size=128)
+    return RowTask(name, train, test, scale=255.0, hidden_size=128)
 
 
 def find_folder(data: Path | None) -> Path:

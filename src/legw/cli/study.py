@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+import json
+import shlex
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
-from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from legw import study
-from legw.cli import inputs, training
-from legw.cli.progress import Display
-from legw.errors import LegwError
-from legw.runner import run_pending
-from legw.study import Plan, Planned, Study
-from legw.train import Observer
+from legw import evidence, grid, rules, study, verdict
+from legw.cli import inputs, outputs, training
+from legw.errors import LegwError, one_line
+from legw.recipe import Recipe
+from legw.study import Plan, Row, Study
+
+if TYPE_CHECKING:
+    from legw.evidence import Evidence
+
+# ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
+
+Value = TypeVar("Value", int, str)
+
+MOST = 1000
+"""Most numbers in a list of seeds or batch sizes: more is a slip of the finger."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Train a grid of rules, batch sizes and seeds, and compare them.
+
+    Finished runs are not run again: after Ctrl-C, or with more rules, batch sizes or
+    seeds, the same command goes on where the folder ends.
 
     Example: legw study digits-lstm --batch-sizes 16,64,256,512 --rules legw,linear --seeds 3
     """
@@ -30,10 +43,10 @@ class Options:
     batch_sizes: Annotated[str, arg(metavar="N,N,...", help_behavior_hint="")]
     """Batch sizes; the base recipe's own is the reference and may be among them."""
     rules: Annotated[str, arg(metavar="RULE,...")] = "legw"
-    """Names of the rules."""
+    """Names of the rules; `legw scale NAME -b N --all-rules` shows what they do."""
     seeds: Annotated[str, arg(metavar="N|S,S,...")] = "3"
     """How many seeds from 0 on, or which (a comma makes it a list)."""
-    recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="")] = None
+    recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
     """Base recipe, if not the application's own."""
     grid: Annotated[
         UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=V,V,...", help_behavior_hint="")
@@ -41,58 +54,199 @@ class Options:
     """A field of the base recipe to vary, with its values; may be given more than once."""
     epochs: inputs.Number = None
     """Length of every run, if not the base recipe's."""
-    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """The study's folder; runs/APP-study if not given. Finished runs in it are kept."""
-    data: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    dry_run: inputs.Flag = False
+    """Show what is planned and how far it is; train nothing, write nothing."""
+    jobs: Annotated[int, arg(metavar="N")] = 1
+    """How many runs at a time, each in a process of its own; at least 1."""
+    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the application's data."""
     holdout: Literal["test", "validation"] = "test"
     """What the metric is measured on; validation leaves out part of the training data."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
     json: inputs.Flag = False
-    """Print the table as one JSON array; all else goes to stderr."""
+    """Print the runs as one JSON array; all else goes to stderr."""
 
 
 def run(options: Options) -> int:
     """Run what is pending, then print the table and write the page."""
-    console = Console(stderr=options.json, highlight=False)
-    task = training.task_of(options.app, options.data, options.holdout)
-    plan = study.plan(_study(options))
-    folder = options.out or Path("runs") / f"{options.app.replace(':', '-')}-study"
-    names = [planned.name for planned in plan.runs]
-
-    def watch(planned: Planned) -> list[Observer]:
-        number = names.index(planned.name) + 1
-        return [Display(console, f"{number}/{len(names)} {planned.name}")]
-
-    rows = run_pending(
-        plan, task, folder, settings=options.machine.settings(resume=True), watch=watch
-    )
-    for row in rows:
-        console.print(row)
+    asked = read(options)
+    plan = study.plan(asked)
+    folder = options.out or Path("runs") / f"{one_line(options.app, 60).replace(':', '-')}-study"
+    study.check_same(asked, folder)
+    rows = study.rows(plan.runs, folder)
+    if options.dry_run:
+        _show_plan(_with_examples(plan, options), rows, options)
+        return 0
+    _train(asked, plan, rows, folder, options)
+    everything = evidence.read(folder)
+    found = next(one for one in everything if one.folder == folder)
+    if options.json:
+        print(json.dumps([asdict(row) for row in found.rows], indent=2, allow_nan=False))
+    else:
+        _show_table(found)
+    _write_page(everything, folder, to_stderr=options.json)
     return 0
 
 
-def _study(options: Options) -> Study:
-    base = training.overridden(
-        training.base_recipe(options.app, options.recipe), epochs=options.epochs
-    )
+def read(options: Options) -> Study:
+    """Return the study that the options ask for.
+
+    Raises:
+        LegwError: a list cannot be read, has something twice, or is empty.
+        RecipeError: an unknown recipe, rule or field, or a value that cannot be.
+    """
+    if options.jobs < 1:
+        raise LegwError(f"--jobs={options.jobs}: must be at least 1")
+    base = training.base_recipe(options.app, options.recipe)
     return Study(
         task=options.app,
-        base=base,
-        batch_sizes=tuple(_whole_numbers("--batch-sizes", options.batch_sizes)),
-        rules=tuple(options.rules.split(",")),
+        base=training.overridden(base, epochs=options.epochs),
+        batch_sizes=_whole_numbers("--batch-sizes", options.batch_sizes, least=1),
+        rules=_rules(options.rules),
         seeds=_seeds(options.seeds),
-        grid=study.parse_grid(options.grid),
+        grid=grid.parse(options.grid),
+        holdout=options.holdout,
+        command=command(options),
     )
+
+
+def command(options: Options) -> str:
+    """Return the command line that these options are, to be run again."""
+    words = ["legw", "study", options.app]
+    for part in (options, options.machine):
+        for option in fields(part):
+            value = getattr(part, option.name)
+            if option.name in ("app", "json", "dry_run", "machine") or value == option.default:
+                continue
+            values = value if option.name == "grid" else (value,)
+            for one in values:
+                words += [f"--{option.name.replace('_', '-')}", str(one)]
+    return shlex.join(words)
+
+
+# Reading lists ----------------------------------------------------------------------
+
+
+def _rules(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    for name in names:
+        rules.find(name)
+    return _no_twice("--rules", names)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    numbers = _whole_numbers("--seeds", text)
-    return tuple(numbers) if "," in text else tuple(range(numbers[0]))
+    """Return the seeds: a list, or the first N from 0 on."""
+    if "," in text:
+        return _whole_numbers("--seeds", text, least=0)
+    (count,) = _whole_numbers("--seeds", text, least=1)
+    if count > MOST:
+        raise LegwError(f"--seeds={count}: must be at most {MOST}")
+    return tuple(range(count))
 
 
-def _whole_numbers(name: str, text: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise LegwError(f"{name}={text}: must be whole numbers, separated by commas")
-    return [int(part) for part in parts]
+def _whole_numbers(name: str, text: str, *, least: int) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.removesuffix(",").split(",")]
+    here = f"{name}={one_line(text, 60)}"
+    if not all(part.isdecimal() and len(part) <= 16 for part in parts):
+        raise LegwError(f"{here}: must be whole numbers, separated by commas")
+    numbers = tuple(int(part) for part in parts)
+    if min(numbers) < least:
+        raise LegwError(f"{here}: must be at least {least}")
+    if len(numbers) > MOST:
+        raise LegwError(f"{here}: are {len(numbers)} numbers; at most {MOST}")
+    return _no_twice(name, numbers)
+
+
+def _no_twice(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
+    for value in values:
+        if values.count(value) > 1:
+            raise LegwError(f"{name}: {value} is given twice; leave one out")
+    return values
+
+
+# Doing it ---------------------------------------------------------------------------
+
+
+def _train(asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Options) -> None:
+    """Run what is pending, and show how it goes; Ctrl-C ends with how to go on."""
+    from rich.console import Console
+
+    from legw import runner
+    from legw.cli import results
+    from legw.cli.board import Board
+
+    training.check_app(options.app)
+    screen = Console(stderr=options.json, highlight=False, markup=False, emoji=False)
+    screen.print(f"{folder}: {results.total(plan, rows)}", soft_wrap=True)
+    outputs.notes(results.cautions(plan), to_stderr=options.json)
+    done = sum(row.status in ("finished", "diverged") for row in rows)
+    try:
+        with Board(screen, plan.runs, done) as board:
+            whole = runner.run_study(
+                asked,
+                functools.partial(training.task_of, options.app, options.data, options.holdout),
+                folder,
+                settings=options.machine.settings(resume=True),
+                jobs=options.jobs,
+                watch=board.watch,
+            )
+    except KeyboardInterrupt:
+        whole = False
+    if not whole:
+        raise KeyboardInterrupt(f"{folder}: stopped; the same command goes on: {asked.command}")
+
+
+def _with_examples(plan: Plan, options: Options) -> Plan:
+    """Let the task count its examples where the recipe cannot know them."""
+    if options.holdout == "test" and all(run.recipe.epoch_examples for run in plan.runs):
+        return plan
+    task = training.task_of(options.app, options.data, options.holdout)
+
+    def counted(recipe: Recipe) -> Recipe:
+        return recipe.with_num_examples(task.num_examples(recipe.batch_size))
+
+    return replace(plan, runs=tuple(replace(r, recipe=counted(r.recipe)) for r in plan.runs))
+
+
+def _show_plan(plan: Plan, rows: list[Row], options: Options) -> None:
+    from legw.cli import results
+
+    if options.json:
+        print(json.dumps(results.planned_json(plan, rows), indent=2, allow_nan=False))
+        return
+    outputs.show(results.planned(plan, rows))
+    for line in results.undefined(plan):
+        outputs.say(f"undefined: {line}")
+    outputs.notes(results.cautions(plan), to_stderr=False)
+    outputs.say(results.total(plan, rows))
+
+
+def _show_table(found: Evidence) -> None:
+    from legw.cli import results
+
+    outputs.show(results.cells(found.table))
+    for line in results.below(found.table):
+        outputs.say(line)
+    outputs.notes(found.problems, to_stderr=False)
+    print()
+    outputs.say(verdict.sentence(found.table))
+    assert found.study is not None
+    outputs.say(f"again: {found.study.command}")
+
+
+def _write_page(everything: list[Evidence], folder: Path, *, to_stderr: bool) -> None:
+    """Write the page, or say what is missing for it: the runs are worth as much without."""
+    from legw import report
+
+    try:
+        page = report.page(everything)
+    except ModuleNotFoundError as error:
+        if error.name not in ("altair", "vl_convert"):
+            raise
+        line = f"no page: {error.name} is not installed; pip install 'legw[report]'"
+        outputs.notes([f"{line}, then legw report {folder}"], to_stderr=to_stderr)
+        return
+    outputs.write(folder / "report.html", page)
+    outputs.wrote(str(folder / "report.html"), to_stderr=to_stderr)

@@ -1,20 +1,23 @@
-"""Options that `legw train` and `legw study` share, and what they mean."""
+"""Options that `legw train` and `legw study` share, and what they mean.
+
+torch is imported by the functions that need it, so that a mistake is told at once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
 from legw import recipes
-from legw.apps import Options as AppOptions
-from legw.apps import find as find_task
 from legw.cli import inputs
-from legw.errors import RecipeError, unknown_name
+from legw.errors import RecipeError, RunError, unknown_name
 from legw.recipe import Recipe
-from legw.train import Settings, Task
+
+if TYPE_CHECKING:
+    from legw.train import Settings, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class Machine:
 
     def settings(self, resume: bool) -> Settings:
         """Return them as the loop takes them."""
+        from legw.train import Settings
+
         return Settings(
             micro_batch_size=self.micro_batch_size,
             device=self.device,
@@ -59,6 +64,18 @@ def base_recipe(app: str, recipe: str | None) -> Recipe:
     raise RecipeError(unknown_name("application", app, recipes.RECIPES))
 
 
+def check_app(app: str) -> None:
+    """Refuse the name of an application that there is not, before anything is made for it.
+
+    Raises:
+        RunError: no such application.
+    """
+    from legw.apps import APPS
+
+    if ":" not in app and app not in APPS:
+        raise RunError(unknown_name("application", app, APPS) + "; your own task is module:name")
+
+
 def task_of(app: str, data: Path | None, holdout: Literal["test", "validation"]) -> Task:
     """Return the task with its data read.
 
@@ -66,7 +83,9 @@ def task_of(app: str, data: Path | None, holdout: Literal["test", "validation"])
         RunError: no such application.
         DataError: its data are not to be found.
     """
-    return find_task(app, AppOptions(data=data, holdout=holdout))
+    from legw import apps
+
+    return apps.find(app, apps.Options(data=data, holdout=holdout))
 
 
 def overridden(

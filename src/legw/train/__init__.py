@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from legw.train.loop import Settings, fit
 from legw.train.optim import LAMB, LARS
+from legw.train.scheduler import RecipeLR
 from legw.train.task import Metric, Observer, State, Task
 
-__all__ = ["LAMB", "LARS", "Metric", "Observer", "Settings", "State", "Task", "fit"]
+__all__ = ["LAMB", "LARS", "Metric", "Observer", "RecipeLR", "Settings", "State", "Task", "fit"]

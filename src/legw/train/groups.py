@@ -9,7 +9,7 @@ import contextlib
 import math
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -111,5 +111,5 @@ def trust_order(optimizer: Optimizer) -> None:
         optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float | Tensor]:
     return isinstance(value, float | int | Tensor)

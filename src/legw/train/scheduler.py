@@ -29,7 +29,8 @@ class RecipeLR(LRScheduler):
     from construction on: update 0 has its own rate. The recipe decides the rate, whatever
     `lr` the optimizer was built with; that one only says which group has which ratio. If no
     group has the optimizer's `lr` (each was given its own), ratios are to the recipe's `lr`,
-    and one group must have that. After the end of the run the last rate stays.
+    and one group must have that. After the end of the run the last rate stays. Of torch's
+    names, `last_epoch` is the update that comes next, `base_lrs` are the groups' peaks.
 
     An *update* is one ``optimizer.step()`` on the global batch: call `step` once for all
     its micro-batches, and once on each process.
@@ -39,10 +40,10 @@ class RecipeLR(LRScheduler):
     only. The warmup multiplies what it asks for: ``rate = its rate * lr(s)/peak``. Absolute
     numbers in it (`eta_min`, `min_lr`) are on the scale of the optimizer's `lr`.
 
-    Rates that are tensors are filled in place, so a compiled or captured optimizer sees
-    them without compiling again. The state_dict is plain data (``weights_only=True``); it
-    and the optimizer's load in either order. It holds the position and the ratios; the
-    recipe is the one given here, of the same batch size as when the state was saved.
+    Tensor rates are filled in place, so a compiled step sees them: build its optimizer with
+    ``lr=torch.tensor(big.lr)``, as torch may compile a float in, again for each new one.
+    The state_dict is plain data (``weights_only=True``), and loads before or after the
+    optimizer's. It holds position and ratios; the recipe, given here, must have its batch.
 
     Args:
         optimizer: its groups' `lr` are overwritten: here, by `step`, and after a load.
@@ -52,10 +53,6 @@ class RecipeLR(LRScheduler):
             the recipe's own decay must be `Constant`.
         ramp: where in an update the warmup is read, "end" or "start" (`schedule.lr_at`).
         last_epoch: last update made, from 0, to go on without a state_dict; -1: none.
-
-    Attributes:
-        last_epoch: the update that comes next, from 0 (the name is torch's).
-        base_lrs: each group's peak rate.
 
     Raises:
         RecipeError: the number of examples is not known, no group to take ratios to, two
@@ -96,9 +93,7 @@ class RecipeLR(LRScheduler):
         self._reference = groups.reference(optimizer, recipe.lr)
         self._own = built = groups.built_with(optimizer)
         if after_warmup is not None and groups.REFERENCE not in optimizer.param_groups[0]:
-            # It may begin below its base rate, as LinearLR does. (In an optimizer that was
-            # loaded, `lr` is a rate of ours, not what it asks for.)
-            self._own = groups.read(optimizer)
+            self._own = groups.read(optimizer)  # it may begin below its base, as LinearLR
         self._stepped = _position(after_warmup)
         for group, rate in zip(optimizer.param_groups, built, strict=True):
             group.setdefault("initial_lr", rate)
@@ -165,7 +160,7 @@ class RecipeLR(LRScheduler):
             "batch_size": self.recipe.batch_size,
             "own_lrs": list(self._own),
             "reference_lr": self._reference,
-            "after_warmup": None if after is None else after.state_dict(),
+            "after_warmup": after and after.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -90,7 +90,7 @@ class GlobalBatch:
             group=group,
         )
         self.idle = not own
-        self.parts = own or [slice(0, 1)]  # an idle process takes part with weight 0
+        self.parts = own or [slice(0, min(group, recipe.batch_size))]  # takes part with weight 0
         self.carried: list[State] = [None] * len(self.parts)
         self._wrapped = world.wrap(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]

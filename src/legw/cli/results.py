@@ -1,0 +1,135 @@
+"""What `legw study` prints: the runs that are planned, and what came of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.table import Table as Drawn
+
+from legw import rules, schedule
+from legw.cli.outputs import factor, number
+from legw.recipe import Recipe
+from legw.study import BASE, Plan, Planned, Row
+from legw.table import Cell, Table
+
+
+def planned(plan: Plan, rows: Sequence[Row]) -> Drawn:
+    """Return one row for each rule and batch size, with the recipe and how far its runs are."""
+    table = _empty()
+    several = any(run.variant for run in plan.runs)
+    for name in ("variant",) if several else ():
+        table.add_column(name, overflow="fold")
+    table.add_column("rule", no_wrap=True)
+    for name in ("batch", "lr", "warmup\nepochs", "warmup\nupdates", "epochs", "updates"):
+        table.add_column(name, justify="right")
+    table.add_column("runs")
+    states: dict[tuple[str, str, int], Counter[str]] = {}
+    for run, row in zip(plan.runs, rows, strict=True):
+        states.setdefault(_key(run), Counter())[row.status] += 1
+    for run in {_key(run): run for run in reversed(plan.runs)}.values():
+        recipe = run.recipe
+        words = [f"{count} {state}" for state, count in states[_key(run)].items()]
+        values = (
+            recipe.lr, recipe.warmup_epochs, _updates(recipe)[1], recipe.epochs, _updates(recipe)[0]
+        )  # fmt: skip
+        cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
+        table.add_row(*([run.variant] if several else []), *cells)
+    return table
+
+
+def _key(run: Planned) -> tuple[str, str, int]:
+    return (run.variant, run.rule, run.recipe.batch_size)
+
+
+def _rule(name: str) -> str:
+    return "base" if name == BASE else name
+
+
+def _updates(recipe: Recipe) -> tuple[int | None, int | None]:
+    """Return the updates of the run and of its warmup, where the examples are known."""
+    if recipe.epoch_examples is None:
+        return None, None
+    return schedule.updates(recipe), schedule.warmup_updates(recipe)
+
+
+def planned_json(plan: Plan, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows of the planned runs with the updates that are planned."""
+    found = []
+    for run, row in zip(plan.runs, rows, strict=True):
+        updates, warmup_updates = _updates(run.recipe)
+        more = {"name": run.name, "planned_updates": updates, "warmup_updates": warmup_updates}
+        found.append(asdict(row) | more)
+    return found
+
+
+def total(plan: Plan, rows: Sequence[Row]) -> str:
+    """Return how much is planned and done, in one line."""
+    done = sum(row.status in ("finished", "diverged") for row in rows)
+    counts = [_updates(run.recipe)[0] for run in plan.runs]
+    updates = "" if None in counts else f", {sum(c or 0 for c in counts)} updates"
+    return f"{len(rows)} runs{updates}; {done} finished before"
+
+
+def cautions(plan: Plan) -> list[str]:
+    """Return what deserves a second look about the planned recipes, each thing once."""
+    where: dict[tuple[int, str], list[str]] = {}
+    for run in plan.runs:
+        if run.rule == BASE:
+            continue
+        for line in rules.cautions(run.base, run.recipe, rules.find(run.rule)):
+            said = line.removeprefix(f"{run.base.name}: ")
+            names = where.setdefault((run.recipe.batch_size, said), [])
+            if run.rule not in names:
+                names.append(run.rule)
+    return [f"batch {size}, {' '.join(names)}: {line}" for (size, line), names in where.items()]
+
+
+def undefined(plan: Plan) -> list[str]:
+    """Return why rules are undefined at a batch size, each reason once."""
+    return list(dict.fromkeys(cell.reason for cell in plan.undefined))
+
+
+def cells(table: Table) -> Drawn:
+    """Return a study's table: a line a rule (and variant), a column a batch size."""
+    drawn = _empty()
+    several = len(table.variants) > 1
+    if several:
+        drawn.add_column("variant", overflow="fold")
+    drawn.add_column("rule", no_wrap=True)
+    for size in table.batch_sizes:
+        drawn.add_column(_heading(table, size), justify="right")
+    best = {size: table.best(size) for size in table.batch_sizes} if several else {}
+    for variant, rule in table.lines():
+        texts = []
+        for size in table.batch_sizes:
+            cell = table.at((variant, rule), size)
+            marked = cell is not None and cell is best.get(size)
+            texts.append(_text(table, cell) + (" *" if marked else "  " if several else ""))
+        drawn.add_row(*([variant] if several else []), _rule(rule), *texts)
+    return drawn
+
+
+def _heading(table: Table, size: int) -> str:
+    if table.base_batch is None:
+        return str(size)
+    return f"{size}\n{factor(table.base_batch, size) or 'base'}"
+
+
+def _text(table: Table, cell: Cell | None) -> str:
+    return "" if cell is None else "\n".join(table.text(cell))
+
+
+def below(table: Table) -> list[str]:
+    """Return the lines that explain a study's table."""
+    lines = [table.caption(), table.length()]
+    if len(table.variants) > 1:
+        lines.append("* best of its column; a rate is chosen at the base batch, nowhere else")
+    return lines + [f"[{i}] {reason}" for i, reason in enumerate(table.reasons, start=1)]
+
+
+def _empty() -> Drawn:
+    return Drawn(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="")

@@ -1,0 +1,139 @@
+"""What a folder of runs holds, read for a report: studies, and runs that stand alone.
+
+    folder --read--> Evidence, one a study (and one a task, for runs outside of studies)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from legw import records, study, table
+from legw.errors import LegwError, RunError
+from legw.grid import differences, label
+from legw.recipe import Recipe
+from legw.records import Run
+from legw.study import Row, Study, Undefined
+from legw.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The runs of one study, or of one task where there was no study."""
+
+    title: str
+    """The task's name."""
+    folder: Path
+    """Where it lies."""
+    study: Study | None = None
+    """What was asked for; None for runs outside of a study."""
+    runs: tuple[tuple[Row, Run], ...] = ()
+    """Each run that has begun, with its row."""
+    rows: tuple[Row, ...] = ()
+    """One a run; what has not begun is missing."""
+    undefined: tuple[Undefined, ...] = ()
+    """Cells that their rule does not define."""
+    problems: tuple[str, ...] = ()
+    """What could not be read, one line each."""
+
+    @property
+    def table(self) -> Table:
+        """The rows as cells."""
+        metric, higher = "metric", True
+        if self.runs:
+            manifest = self.runs[0][1].manifest
+            metric, higher = manifest.metric or metric, manifest.higher_is_better
+        return table.of(self.rows, self.undefined, metric=metric, higher_is_better=higher)
+
+
+def read(folder: str | Path) -> list[Evidence]:
+    """Return all that lies at or below a folder; what cannot be read is named as a problem.
+
+    Raises:
+        RunError: the folder is not there, or holds neither runs nor a study.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"{folder}: is not a folder; give the folder of a study or of runs")
+    found, problems = [], []
+    places = dict.fromkeys(records.find_runs(folder))
+    for place in sorted(path.parent for path in folder.rglob("study.json")):
+        inside = [run for run in places if run.parent == place / "runs"]
+        try:
+            found.append(_study(place, inside))
+        except LegwError as error:
+            problems.append(str(error))
+            continue
+        for run in inside:
+            del places[run]
+    found += _alone(folder, list(places))
+    if not found and not problems:
+        raise RunError(f"{folder}: holds no runs; legw train and legw study make them")
+    if problems:
+        found.append(Evidence(title=folder.name, folder=folder, problems=tuple(problems)))
+    return found
+
+
+def _study(folder: Path, places: Sequence[Path]) -> Evidence:
+    """Read a study: the runs that were asked for, and others that its folder has."""
+    asked = study.read(folder)
+    assert asked is not None, "its study.json was found"
+    plan = study.plan(asked)
+    runs, problems = _load(places)
+    begun = {run.folder.name: run for run in runs}
+    rows, pairs = [], []
+    for planned in plan.runs:
+        run = begun.pop(planned.name, None)
+        row = _row(run, planned.variant) if run else study.missing_row(planned)
+        rows.append(row)
+        pairs += [(row, run)] if run else []
+    others = [(_row(run, _variant(asked.base, run)), run) for run in begun.values()]
+    return Evidence(
+        title=asked.task,
+        folder=folder,
+        study=asked,
+        runs=(*pairs, *others),
+        rows=(*rows, *(row for row, _ in others)),
+        undefined=plan.undefined,
+        problems=tuple(problems),
+    )
+
+
+def _alone(folder: Path, places: Sequence[Path]) -> list[Evidence]:
+    """Read runs outside of studies, grouped by task; variants are told from the first run."""
+    runs, problems = _load(places)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.manifest.task, []).append(run)
+    found = []
+    for task, members in groups.items():
+        base = members[0].manifest.base
+        pairs = tuple((_row(run, _variant(base, run)), run) for run in members)
+        rows = tuple(row for row, _ in pairs)
+        found.append(Evidence(title=task, folder=folder, runs=pairs, rows=rows))
+    if problems:
+        found.append(Evidence(title=folder.name, folder=folder, problems=tuple(problems)))
+    return found
+
+
+def _load(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Read run folders; one that cannot be read is a problem, not the end."""
+    runs, problems = [], []
+    for place in places:
+        try:
+            run = records.load(place)
+        except LegwError as error:
+            problems.append(str(error))
+            continue
+        runs.append(run)
+        problems += [f"{place.name}: {line}" for line in run.problems]
+    return runs, problems
+
+
+def _row(run: Run, variant: str) -> Row:
+    return study.row_of(run.manifest, run.summary, variant)
+
+
+def _variant(base: Recipe, run: Run) -> str:
+    return label(differences(base, run.manifest.base))

@@ -1,0 +1,244 @@
+"""Charts of a study, one function each: from its cells and curves to an Altair chart.
+
+    metric_by_batch(table)      loss_by_epoch(curves)      lr_by_epoch(curves)
+
+Colors belong to rules: the base is grey, and a rule keeps its color in every chart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from legw.charts import styled
+from legw.study import BASE
+from legw.table import Cell, Table
+
+COLORS = (
+    "#8c8c8c", "#0072b2", "#d55e00", "#009e73", "#cc79a7",
+    "#e69f00", "#56b4e9", "#7f3c8d", "#a5aa99", "#80ba5a",
+)  # fmt: skip
+"""Grey for the base, then Okabe and Ito's colors and three more for the other rules."""
+
+DODGE = 0.05
+"""How far beside its batch size each rule is drawn, in powers of 2, so that bars show."""
+
+CROSS = "M-1,-1L1,1M-1,1L1,-1"
+"""The mark of a diverged run, as an SVG path."""
+
+
+class Curve(NamedTuple):
+    """The curve of one run, or of one schedule."""
+
+    name: str
+    """What it is called in the legend: its rule, or its variant of the grid."""
+    run: str
+    """Which run it is."""
+    points: Sequence[tuple[float, float]]
+    """(epoch, value), epochs ascending."""
+    faint: bool = False
+    """Whether it lies behind a smoothed curve of the same run."""
+    lost: bool = False
+    """Whether the run diverged at its end."""
+
+
+def metric_by_batch(table: Table, *, title: str = "") -> Any:
+    """Return the chart of metric against batch size, one line a rule.
+
+    Lines join the means over finished runs and begin at the base; bars are 95 %
+    intervals, cut off at the chart's edge; small points are single runs; crosses at the
+    worse end are cells in which runs diverged.
+
+    Args:
+        table: the study's cells.
+        title: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    rows = _cell_rows(table)
+    (low, high), lost_at = _span(table)
+    x = alt.X("x:Q", title="batch size").scale(type="log", base=2, nice=False, padding=24)
+    x = x.axis(values=table.batch_sizes, format="d", grid=False)
+    y = alt.Y("mean:Q", title=table.metric).scale(domain=[low, high], nice=False)
+    color = _color(table.names, {row["name"] for row in rows})
+    chart = alt.Chart(alt.Data(values=rows), width=620, height=320).encode(x=x, color=color)
+    finished = chart.transform_filter("isValid(datum.mean)")
+    cells = finished.transform_filter("!datum.anchor")
+    layers = [
+        finished.mark_line(strokeWidth=2).encode(y=y, order="batch:Q"),
+        cells.mark_rule(strokeWidth=1.5, opacity=0.6, clip=True).encode(
+            y=alt.Y("low:Q").scale(domain=[low, high]), y2="high:Q"
+        ),
+        cells.transform_flatten(["metrics"])
+        .mark_circle(size=18, opacity=0.6)
+        .encode(y="metrics:Q"),
+        cells.mark_circle(size=90, opacity=1).encode(y=y, tooltip=_cell_tooltip(table)),
+    ]
+    if any(row["diverged"] for row in rows):
+        lost = chart.transform_filter("datum.diverged > 0")
+        layers.append(_crosses(lost, y=alt.YDatum(lost_at), tooltip=_cell_tooltip(table)))
+    return styled(alt.layer(*layers).properties(title=alt.Title(title)))
+
+
+def loss_by_epoch(curves: Sequence[Curve], *, names: Sequence[str], title: str = "") -> Any:
+    """Return the chart of training loss against epoch, one line a run.
+
+    The scale is logarithmic where all losses are above 0. A cross ends a diverged run.
+
+    Args:
+        curves: of each run a smoothed curve, and the raw one as a faint curve behind it.
+        names: what the legend lists and colors go by, the base first.
+        title: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    positive = all(y > 0 for curve in curves for _, y in curve.points)
+    scale = alt.Scale(type="log" if positive else "linear", nice=False, zero=False)
+    y = alt.Y("y:Q", title="training loss").scale(scale).axis(tickCount=5, format="~g")
+    x = _epochs(curves)
+    color = _color(names, {curve.name for curve in curves})
+    layers = [
+        _lines(part, x, y, color).encode(tooltip=["name:N", "run:N", "x:Q", "y:Q"])
+        if not faint
+        else _lines(part, x, y, color, strokeWidth=0.7, opacity=0.3)
+        for faint in (True, False)
+        if (part := [curve for curve in curves if curve.faint == faint])
+    ]
+    ends = [(curve, curve.points[-1]) for curve in curves if curve.lost and curve.points]
+    if ends:
+        rows = [{"x": x, "y": y, "name": curve.name, "run": curve.run} for curve, (x, y) in ends]
+        chart = alt.Chart(alt.Data(values=rows)).encode(x=x, color=color)
+        layers.append(_crosses(chart, y=y, tooltip=["name:N", "run:N", "x:Q"]))
+    return styled(alt.layer(*layers).properties(title=alt.Title(title), width=620, height=260))
+
+
+def lr_by_epoch(curves: Sequence[Curve], *, names: Sequence[str], title: str = "") -> Any:
+    """Return the chart of learning rate against epoch, one line a schedule.
+
+    Args:
+        curves: the schedules; where two are equal, the later one is drawn over the other.
+        names: what the legend lists and colors go by, the base first.
+        title: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    y = alt.Y("y:Q", title="learning rate").scale(zero=True).axis(tickCount=5, format="~g")
+    color = _color(names, {curve.name for curve in curves})
+    chart = _lines(curves, _epochs(curves), y, color)
+    chart = chart.encode(tooltip=["name:N", "x:Q", "y:Q"])
+    return styled(chart.properties(title=alt.Title(title), width=620, height=200))
+
+
+# Parts ----------------------------------------------------------------------------
+
+
+def _cell_rows(table: Table) -> list[dict[str, Any]]:
+    """Return one row a cell, and at the start of each rule's line the base as its anchor."""
+    rows = []
+    anchored = {BASE}
+    for cell in (cell for cell in table.cells if not cell.reason):
+        name = table.name(cell.variant, cell.rule)
+        rows.append(_cell_row(table, cell) | {"name": name})
+        base = table.base_of(cell.variant)
+        if base is not None and cell.rule != BASE and name not in anchored:
+            anchored.add(name)
+            rows.append(_cell_row(table, base) | {"name": name, "anchor": True, "diverged": 0})
+    return rows
+
+
+def _cell_row(table: Table, cell: Cell) -> dict[str, Any]:
+    found, names = cell.estimate, table.names
+    place = names.index(table.name(cell.variant, cell.rule)) - (len(names) - 1) / 2
+    return {
+        "x": _short(cell.batch_size * 2 ** (DODGE * place)),
+        "batch": cell.batch_size,
+        "mean": found.mean if found else None,
+        "low": found.low if found else None,
+        "high": found.high if found else None,
+        "metrics": list(cell.metrics),
+        "diverged": cell.diverged,
+        "anchor": False,
+        "lr": cell.lr,
+        "said": ", ".join(table.text(cell)),
+    }
+
+
+def _cell_tooltip(table: Table) -> list[Any]:
+    import altair as alt
+
+    return [
+        alt.Tooltip("name:N", title="rule"),
+        alt.Tooltip("batch:Q", title="batch size"),
+        alt.Tooltip("lr:Q", title="peak lr", format=".4~g"),
+        alt.Tooltip("said:N", title=table.metric),
+    ]
+
+
+def _span(table: Table) -> tuple[tuple[float, float], float]:
+    """Return the ends of the metric's axis, and where on it diverged runs are shown."""
+    values = [metric for cell in table.cells for metric in cell.metrics] or [0.0, 1.0]
+    low, high = min(values), max(values)
+    room = (high - low or abs(high) or 1.0) * 0.07
+    if not any(cell.diverged for cell in table.cells):
+        return (low - room, high + room), low
+    if table.higher_is_better:
+        return (low - 2.2 * room, high + room), low - 1.3 * room
+    return (low - room, high + 2.2 * room), high + 1.3 * room
+
+
+def _epochs(curves: Sequence[Curve]) -> Any:
+    import altair as alt
+
+    end = max((x for curve in curves for x, _ in curve.points), default=1.0)
+    return alt.X("x:Q", title="epoch").scale(domain=[0, end], nice=False).axis(grid=False)
+
+
+def _color(names: Sequence[str], shown: Collection[str]) -> Any:
+    """Return the colors of all lines, which do not depend on those that are shown."""
+    import altair as alt
+
+    domain = [BASE, *(name for name in names if name != BASE)]
+    colors = [COLORS[0], *(COLORS[1:][i % (len(COLORS) - 1)] for i in range(len(domain) - 1))]
+    listed = [name for name in domain if name in shown]
+    legend = alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, values=listed)
+    return alt.Color("name:N", title=None, legend=legend).scale(domain=domain, range=colors)
+
+
+def _lines(curves: Sequence[Curve], x: Any, y: Any, color: Any, **mark: Any) -> Any:
+    import altair as alt
+
+    rows = [
+        {"x": _short(x), "y": _short(y), "name": curve.name, "run": curve.run}
+        for curve in curves
+        for x, y in curve.points
+    ]
+    looks = {"strokeWidth": 2, "strokeJoin": "round", **mark}
+    chart = alt.Chart(alt.Data(values=rows)).mark_line(**looks)
+    return chart.encode(x=x, y=y, color=color, detail="run:N", order="x:Q")
+
+
+def _crosses(chart: Any, *, y: Any, tooltip: list[Any]) -> Any:
+    """Return a layer of crosses with a legend of its own."""
+    import altair as alt
+
+    shape = alt.ShapeDatum("diverged", type="nominal", title=None).scale(
+        domain=["diverged"], range=[CROSS]
+    )
+    shape = shape.legend(orient="top", symbolStrokeWidth=2.5)
+    return chart.mark_point(size=70, strokeWidth=2.5, filled=False, opacity=1).encode(
+        y=y, shape=shape, tooltip=tooltip
+    )
+
+
+def _short(value: float) -> float:
+    """Return five digits of a number: more are not seen, and the page is smaller."""
+    return float(f"{value:.5g}")

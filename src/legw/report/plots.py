@@ -1,0 +1,114 @@
+"""Which charts a study's page has, as Vega-Lite specifications."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from legw import charts, figures
+from legw.curves import MOST, corners, means, thin
+from legw.errors import LegwError
+from legw.evidence import Evidence
+from legw.figures import Curve
+from legw.records import Run
+from legw.study import BASE, Row
+from legw.table import Table
+
+PANELS = 8
+"""Most batch sizes whose curves are drawn: the smallest, the largest, and some between."""
+
+ALL_POINTS = 40_000
+"""About how many points all curves of a page share, so that it stays small."""
+
+SMOOTH = 60
+"""Points of a smoothed curve."""
+
+
+class Plot(NamedTuple):
+    """One chart of the page."""
+
+    spec: dict[str, Any]
+    """Vega-Lite, as wide as its place, with CSS variables for colors."""
+    label: str
+    """What it shows, for those who do not see it."""
+
+
+def overview(evidence: Evidence) -> Plot:
+    """Return the chart of metric against batch size."""
+    table = evidence.table
+    chart = figures.metric_by_batch(table)
+    return Plot(_spec(chart), f"{table.metric} against batch size, one line a rule")
+
+
+def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:
+    """Yield for each batch size its charts of training loss and of learning rate."""
+    table = evidence.table
+    most = max(20, min(MOST, ALL_POINTS // max(1, len(evidence.runs))))
+    for size in _chosen(table.batch_sizes):
+        plots = []
+        loss = _losses(evidence, table, size, most)
+        if loss:
+            chart = figures.loss_by_epoch(loss, names=table.names, title=f"Loss at batch {size}")
+            plots.append(Plot(_spec(chart), f"training loss against epoch at batch size {size}"))
+        rates = _rates(evidence, table, size)
+        if rates:
+            chart = figures.lr_by_epoch(rates, names=table.names, title=f"Rate at batch {size}")
+            plots.append(Plot(_spec(chart), f"learning rate against epoch at batch size {size}"))
+        if plots:
+            yield size, plots
+
+
+def _chosen(sizes: list[int]) -> list[int]:
+    if len(sizes) <= PANELS:
+        return sizes
+    return [sizes[round(i * (len(sizes) - 1) / (PANELS - 1))] for i in range(PANELS)]
+
+
+def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curve]:
+    """Return each run's smoothed curve, and where it hides something the raw one behind it.
+
+    The base's smoothed curves stand in every panel, to compare with.
+    """
+    curves = []
+    for row, run in evidence.runs:
+        points = [(u.epoch, u.loss) for u in run.updates if u.loss is not None]
+        here = row.batch_size == size
+        if not points or not (here or row.rule == BASE):
+            continue
+        name, label = table.name(row.variant, row.rule), run.folder.name
+        lost = here and row.status == "diverged"
+        smooth = means(points, SMOOTH)
+        curves.append(Curve(name, label, smooth, lost=lost))
+        if here and len(points) > len(smooth):
+            curves.append(Curve(name, label, thin(points, most), faint=True))
+    return curves
+
+
+def _rates(evidence: Evidence, table: Table, size: int) -> list[Curve]:
+    """Return one schedule a rule, and the base's."""
+    curves: dict[str, Curve] = {}
+    for row, run in evidence.runs:
+        name = table.name(row.variant, row.rule)
+        if (row.batch_size == size or row.rule == BASE) and name not in curves:
+            curves[name] = Curve(name, name, _schedule(row, run))
+    return [curve for curve in curves.values() if curve.points]
+
+
+def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
+    manifest = run.manifest
+    try:
+        whole = charts.points(manifest.recipe.with_num_examples(manifest.num_examples))
+    except LegwError:  # a folder that was tampered with: its curve is left out
+        return []
+    return corners([(point.epoch, point.lr) for point in whole])
+
+
+def _spec(chart: Any) -> dict[str, Any]:
+    """Return a chart's specification in the page's looks instead of its own."""
+    text = json.dumps(chart.to_dict())
+    for i, color in enumerate(figures.COLORS):
+        text = text.replace(f'"{color}"', f'"var(--c{i})"')
+    spec: dict[str, Any] = json.loads(text)
+    spec.pop("config", None)
+    return spec | {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}

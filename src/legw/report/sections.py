@@ -1,0 +1,236 @@
+"""One study as a section of the page: sentence, table, charts, notes, every run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from statistics import fmean
+from typing import Any
+
+from legw import recipe, verdict
+from legw.evidence import Evidence
+from legw.records import Run
+from legw.report import plots
+from legw.report.html import Html, data, join, table, tag
+from legw.study import BASE, Row
+from legw.table import Cell, Table
+
+
+def section(evidence: Evidence, number: int) -> Html:
+    """Return a study's part of the page; `number` tells its charts from those of others."""
+    found = evidence.table
+    return tag(
+        "section",
+        tag("h1", _title(evidence, found)),
+        tag("p", verdict.sentence(found), class_="verdict") if evidence.rows else "",
+        [tag("p", line, class_="facts") for line in _facts(evidence)],
+        _results(found) if found.cells else "",
+        _charts(evidence, number) if evidence.runs else "",
+        _numbers(evidence, found) if evidence.runs else "",
+        _notes(evidence),
+        _again(evidence),
+        _runs(evidence),
+    )
+
+
+def _title(evidence: Evidence, found: Table) -> str:
+    rules = [name for name in found.rules if name != BASE]
+    sizes = found.batch_sizes
+    if not sizes:
+        return evidence.title
+    span = f"batch {min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else "")
+    return f"{evidence.title}: {span}" + (f", {', '.join(rules)}" if rules else "")
+
+
+def _facts(evidence: Evidence) -> Iterator[str]:
+    """Yield what was run, on what, and how it ended, each in one line."""
+    counts = Counter(row.status for row in evidence.rows)
+    if counts:
+        states = ", ".join(f"{count} {status}" for status, count in counts.items())
+        yield f"{len(evidence.rows)} runs: {states}."
+    if not evidence.runs:
+        return
+    manifest = evidence.runs[0][1].manifest
+    base = manifest.base
+    yield (
+        f"Base recipe: batch {base.batch_size}, lr {base.lr:g}, warmup {base.warmup_epochs:g} "
+        f"of {base.epochs:g} epochs, {base.optimizer.kind}, {base.decay.kind} decay; "
+        f"{manifest.num_examples} examples."
+    )
+    starts = sorted(run.manifest.environment.get("started", "") for _, run in evidence.runs)
+    versions = [f"{n} {manifest.environment[n]}" for n in ("legw", "torch", "python")
+                if n in manifest.environment]  # fmt: skip
+    yield f"Run on {manifest.device}; {', '.join(versions)}; {starts[0][:10]}."
+
+
+# The table ------------------------------------------------------------------------
+
+
+def _results(found: Table) -> Html:
+    several = len(found.variants) > 1
+    head: list[Any] = [*(["variant"] if several else []), "rule"]
+    head += [_heading(found, size) for size in found.batch_sizes]
+    rows = []
+    for variant, rule in found.lines():
+        names = [tag("td", variant, class_="text")] if several else []
+        cells = [_cell(found, found.at((variant, rule), size), several) for size in found.batch_sizes]
+        rows.append([*names, tag("th", rule, scope="row", class_="text"), *cells])
+    lines = [found.caption(), found.length()]
+    if several:
+        lines.append("Bold: best of its column. A rate is chosen at the base batch, nowhere else.")
+    lines += [f"[{i}] {reason}" for i, reason in enumerate(found.reasons, start=1)]
+    return join(
+        tag("h2", "Result"), table(head, rows), [tag("p", line, class_="caption") for line in lines]
+    )
+
+
+def _heading(found: Table, size: int) -> Html:
+    base = found.base_batch
+    k = "" if base is None else "base" if size == base else f"× {size / base:g}"  # noqa: RUF001
+    return join(f"batch {size}", tag("small", k) if k else "")
+
+
+def _cell(found: Table, cell: Cell | None, several: bool) -> Html:
+    if cell is None:
+        return tag("td", "")
+    best = several and cell is found.best(cell.batch_size)
+    lines = found.text(cell)
+    looks = ["bad" if "diverged" in x else "mute" if not x[0].isdigit() else "" for x in lines]
+    parts = [tag("span", x, class_=f"line {look}".strip()) for x, look in zip(lines, looks, strict=True)]
+    return tag("td", parts, **({"class_": "best"} if best else {}))
+
+
+def _numbers(evidence: Evidence, found: Table) -> Html:
+    """Return one row a cell with what the recipe was, and what the runs cost."""
+    head = ["rule", "batch", "peak lr", "warmup epochs", "updates", "seconds", "n",
+            found.metric, "difference from base", "95 % interval"]  # fmt: skip
+    several = len(found.variants) > 1
+    rows = []
+    for cell in (cell for cell in found.cells if not cell.reason):
+        own = [row for row in evidence.rows if _same(row, cell)]
+        rows.append(_number_row(found, cell, own, several))
+    caption = (
+        "Updates and seconds are means over finished runs; seconds are training time without "
+        "evaluations. Intervals of differences are Welch's; with n = 1 there is none."
+    )
+    head = [*(["variant"] if several else []), *head]
+    return join(
+        tag("h2", "Every cell in numbers"), table(head, rows), tag("p", caption, class_="caption")
+    )
+
+
+def _same(row: Row, cell: Cell) -> bool:
+    return (row.variant, row.rule, row.batch_size) == (cell.variant, cell.rule, cell.batch_size)
+
+
+def _number_row(found: Table, cell: Cell, rows: list[Row], several: bool) -> list[Html]:
+    done = [row for row in rows if row.status == "finished"]
+    estimate, difference = cell.estimate, found.from_base(cell)
+    reached = "–" if estimate is None else found.number(estimate.mean)  # noqa: RUF001
+    texts = [
+        str(cell.batch_size),
+        f"{cell.lr:.4g}" if cell.lr is not None else "",
+        f"{rows[0].warmup_epochs:.4g}" if rows[0].warmup_epochs is not None else "",
+        f"{fmean(row.updates or 0 for row in done):.0f}" if done else "",
+        f"{fmean(row.seconds or 0 for row in done):.3g}" if done else "",
+        str(len(cell.metrics)),
+        reached,
+        found.number(difference.mean) if difference else "",
+        f"{found.number(difference.low)} to {found.number(difference.high)}" if difference else "",
+    ]
+    names = [cell.variant, cell.rule] if several else [cell.rule]
+    lost = [tag("span", f"diverged {cell.diverged}/{cell.total}", class_="line bad")]
+    cells = [tag("td", name, class_="text") for name in names]
+    for i, text in enumerate(texts):
+        cells.append(tag("td", text, lost if i == 6 and cell.diverged else ""))
+    return cells
+
+
+# The charts -----------------------------------------------------------------------
+
+
+def _charts(evidence: Evidence, number: int) -> Html:
+    """Return all charts of a study, each beside the JSON that it is drawn from."""
+    found = evidence.table
+    caption = (
+        "Lines join means over finished runs; bars are 95 % intervals, cut off at the chart's "
+        f"edge; small points are single runs. {found.length()}"
+    )
+    parts = [
+        tag("h2", f"{found.metric.capitalize()} against batch size"),
+        _chart(plots.overview(evidence), f"chart-{number}"),
+        tag("p", caption, class_="caption"),
+        tag("h2", "Training loss and learning rate"),
+    ]
+    for size, drawn in plots.panels(evidence):
+        both = [_chart(plot, f"chart-{number}-{size}-{i}") for i, plot in enumerate(drawn)]
+        parts.append(tag("div", both, class_="pair"))
+    caption = (
+        "Thick: means over stretches of the run; thin: single updates, thinned without losing "
+        "peaks. The base, in grey, is repeated to compare with."
+    )
+    return join(parts, tag("p", caption, class_="caption"))
+
+
+def _chart(plot: plots.Plot, name: str) -> Html:
+    box = tag("div", class_="chart", data_spec=name, role="img", aria_label=plot.label)
+    return tag("div", data(plot.spec, id=name), box)
+
+
+# Notes and runs -------------------------------------------------------------------
+
+
+def _notes(evidence: Evidence) -> Html:
+    """Return warnings, what diverged, and what could not be read."""
+    lines = list(dict.fromkeys(note for _, run in evidence.runs for note in run.manifest.notes))
+    lines += [
+        f"{run.folder.name}: diverged at update {row.updates}: {row.reason}"
+        for row, run in evidence.runs
+        if row.status == "diverged"
+    ]
+    lines += evidence.problems
+    if not lines:
+        return Html("")
+    return join(tag("h2", "Notes"), tag("ul", [tag("li", line) for line in lines]))
+
+
+def _again(evidence: Evidence) -> Html:
+    if evidence.study is None or not evidence.study.command:
+        return Html("")
+    return join(tag("h2", "Run it again"), tag("pre", tag("code", evidence.study.command)))
+
+
+def _runs(evidence: Evidence) -> Html:
+    if not evidence.runs:
+        return Html("")
+    parts = [_run(row, run, evidence.table) for row, run in evidence.runs]
+    return join(tag("h2", "Every run"), parts)
+
+
+def _run(row: Row, run: Run, found: Table) -> Html:
+    """Return a run's recipe and environment, folded up."""
+    manifest = run.manifest
+    said = [run.folder.name, row.status]
+    said += [f"{found.metric} {found.number(row.metric)}"] if row.metric is not None else []
+    said += [f"{row.updates} updates in {row.seconds:.4g} s"] if row.seconds is not None else []
+    facts = {
+        "task": manifest.task,
+        "rule": manifest.rule,
+        "seed": str(manifest.seed),
+        "device": manifest.device,
+        "precision": manifest.precision,
+        "processes": str(manifest.world_size),
+        "micro-batch size": str(manifest.micro_batch_size),
+        "data": manifest.data,
+        **{key: str(value) for key, value in manifest.environment.items()},
+    }
+    return tag(
+        "details",
+        tag("summary", " · ".join(said)),
+        tag("pre", tag("code", recipe.to_toml(manifest.recipe).rstrip())),
+        tag("dl", _pairs(facts)),
+    )
+
+
+def _pairs(facts: dict[str, str]) -> Iterable[Html]:
+    return [join(tag("dt", key), tag("dd", value)) for key, value in facts.items() if value]

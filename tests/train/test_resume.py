@@ -1,0 +1,226 @@
+"""Nothing is lost when a run dies, and nothing is different afterwards."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from legw import LegwWarning, RunError, records
+from legw.train import state
+from train.runs import train, weights
+
+SLOWLY: dict[str, Any] = {
+    "name": "streams", "updates": 60, "checkpoint_seconds": 0.05, "resume": True,
+}  # fmt: skip
+"""A run with many checkpoints, so that a kill often hits one in the making."""
+
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["train.runs"])  # so that a process need not import torch again
+
+
+def process(plan: dict[str, Any]) -> Any:
+    """Start a run in a process of its own."""
+    running = CONTEXT.Process(target=train, kwargs=plan)
+    running.start()
+    return running
+
+
+def finish(plan: dict[str, Any]) -> None:
+    """Run to the end in a process of its own."""
+    running = process(plan)
+    running.join(timeout=120)
+    assert running.exitcode == 0
+
+
+def wait_for_progress(folder: Path, running: Any, beyond: int) -> None:
+    """Return when the run's metrics are longer than `beyond` bytes, or the run has ended."""
+    deadline = time.monotonic() + 60
+    path = folder / "metrics.jsonl"
+    while running.is_alive() and time.monotonic() < deadline:
+        if path.exists() and path.stat().st_size > beyond:
+            return
+        time.sleep(0.002)
+
+
+def kill_again_and_again(folder: Path, kills: int) -> None:
+    """Kill a run at random moments, resuming each time, then let it end."""
+    moments = random.Random(0)
+    plan = SLOWLY | {"out": folder}
+    for _ in range(kills):
+        path = folder / "metrics.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        running = process(plan)
+        wait_for_progress(folder, running, beyond=size)
+        time.sleep(moments.uniform(0, 0.15))
+        running.kill()
+        running.join()
+    finish(plan)
+
+
+def assert_like_uninterrupted(folder: Path, whole: Path) -> None:
+    """Same weights bit for bit, and every row of metrics once."""
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(folder)[name], tensor), name
+    found, expected = records.load(folder), records.load(whole)
+    assert not found.problems
+    assert [row.update for row in found.updates] == list(range(SLOWLY["updates"]))
+    assert [row.loss for row in found.updates] == [row.loss for row in expected.updates]
+    assert [row.metric for row in found.evaluations] == [r.metric for r in expected.evaluations]
+    assert found.summary is not None and expected.summary is not None
+    assert found.summary.final_loss == expected.summary.final_loss
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    finish(SLOWLY | {"out": folder})
+    return folder
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_bit_for_bit(whole: Path, tmp_path: Path, kills: int) -> None:
+    kill_again_and_again(tmp_path, kills)
+    assert_like_uninterrupted(tmp_path, whole)
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
+def test_a_signal_ends_the_run_after_the_update(
+    whole: Path, tmp_path: Path, number: signal.Signals, name: str
+) -> None:
+    plan = SLOWLY | {"out": tmp_path, "checkpoint_seconds": 1000}
+    running = process(plan)
+    wait_for_progress(tmp_path, running, beyond=0)
+    os.kill(running.pid, number)
+    running.join(timeout=60)
+    assert running.exitcode == 0
+    summary = records.read_summary(tmp_path)
+    assert summary is not None and summary.status == "interrupted" and summary.reason == name
+    assert 0 < summary.updates < SLOWLY["updates"]
+    finish(plan)
+    assert_like_uninterrupted(tmp_path, whole)
+
+
+# Checkpoints -------------------------------------------------------------------
+
+
+def damage(path: Path) -> None:
+    """Change the middle third of a file's bytes."""
+    content = bytearray(path.read_bytes())
+    third = len(content) // 3
+    content[third : 2 * third] = bytes(255 - byte for byte in content[third : 2 * third])
+    path.write_bytes(bytes(content))
+
+
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    train("lines", tmp_path, checkpoint_epochs=1.0)
+    assert len(state.paths(tmp_path)) == 2
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    train("lines", tmp_path, checkpoint_epochs=1.0)
+    older, newest = state.paths(tmp_path)
+    damage(newest)
+    (tmp_path / "summary.json").unlink()
+    with pytest.warns(LegwWarning, match=rf"{newest.name}: is damaged \(.*\); taking the one be"):
+        summary = train("lines", tmp_path, resume=True)
+    assert summary.status == "finished" and summary.updates == 20
+    assert [row.update for row in records.load(tmp_path).updates] == list(range(20))
+    assert older.name < newest.name
+
+
+def test_all_checkpoints_damaged_is_one_line(tmp_path: Path) -> None:
+    train("lines", tmp_path, checkpoint_epochs=1.0)
+    for path in state.paths(tmp_path):
+        damage(path)
+    (tmp_path / "summary.json").unlink()
+    with (
+        pytest.warns(LegwWarning, match="is damaged"),
+        pytest.raises(RunError, match="no checkpoint can be read; start again with another --out"),
+    ):
+        train("lines", tmp_path, resume=True)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    train("lines", tmp_path)
+    newest = state.paths(tmp_path)[-1]
+    torch.save({"position": Path("/")}, newest)
+    with pytest.warns(LegwWarning, match="is damaged"), pytest.raises(RunError):
+        state.load_newest(tmp_path, lambda line: __import__("warnings").warn(line, LegwWarning, 2))
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("lines", tmp_path)
+    kept = state.paths(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"checkpoint-000000099\.pt: cannot be written: No space"):
+        state.save(tmp_path, 99, {"position": {}})
+    assert state.paths(tmp_path) == kept
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
+# Whose folder it is -------------------------------------------------------------
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    train("lines", tmp_path)
+    with pytest.raises(RunError, match="holds a run already; --resume goes on with it, or choose"):
+        train("lines", tmp_path)
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    first = train("lines", tmp_path)
+    stamp = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
+    assert train("lines", tmp_path, resume=True) == first
+    assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 0.06}, r"holds a run of lr=0\.05, not 0\.06; choose another --out"),
+        ({"clip_norm": None}, r"holds a run of clip_norm=1\.0, not None; choose another --out"),
+        (
+            {"batch_size": 32},
+            r"holds a run of batch_size=64, not 32; another global batch is another recipe: "
+            r"legw scale small -b 32 shows it, a new --out trains it",
+        ),
+    ],
+)
+def test_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    train("lines", tmp_path)
+    with pytest.raises(RunError, match=message):
+        train("lines", tmp_path, changes=change, resume=True)
+
+
+def test_another_task_is_refused(tmp_path: Path) -> None:
+    train("lines", tmp_path)
+    with pytest.raises(RunError, match="holds a run of"):
+        train("normalised", tmp_path, resume=True)
+
+
+def test_another_micro_batch_goes_on(tmp_path: Path) -> None:
+    """Position is kept in examples, so the split may change on the way."""
+    train("streams", tmp_path / "whole", updates=30)
+    train("streams", tmp_path / "cut", updates=30, checkpoint_epochs=0.5)
+    older, newest = state.paths(tmp_path / "cut")
+    newest.unlink()
+    (tmp_path / "cut" / "summary.json").unlink()
+    train("streams", tmp_path / "cut", updates=30, resume=True, micro_batch_size=24)
+    assert older.exists()
+    for name, tensor in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "cut")[name], tensor, rtol=0, atol=1e-10)
