@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -90,4 +91,4 @@ def _pieces(points: Points, most: int) -> list[Points]:
     """Cut a curve into at most `most` stretches of nearly equal length."""
     count = min(most, len(points))
     cuts = [round(i * len(points) / count) for i in range(count + 1)] if count else []
-    return [points[low:high] for low, high in zip(cuts, cuts[1:], strict=False)]
+    return [points[low:high] for low, high in itertools.pairwise(cuts)]

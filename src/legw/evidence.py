@@ -1,5 +1,7 @@
 """What a folder of runs holds, read for a report: studies, and runs that stand alone.
 
+A folder may hold several, at any depth:
+
     folder --read--> Evidence, one a study (and one a task, for runs outside of studies)
 """
 

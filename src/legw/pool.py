@@ -37,7 +37,12 @@ TELL_SECONDS = 0.1
 
 
 def in_turn(
-    runs: Sequence[Planned], make_task: MakeTask, folder: Path, settings: Settings, watch: Watch
+    runs: Sequence[Planned],
+    make_task: MakeTask,
+    folder: Path,
+    *,
+    settings: Settings,
+    watch: Watch,
 ) -> Ended:
     """Train runs one after the other in this process; an interrupted one is the last."""
     task = make_task()
@@ -49,10 +54,11 @@ def in_turn(
 
 
 def at_a_time(
-    jobs: int,
     runs: Sequence[Planned],
     make_task: MakeTask,
     folder: Path,
+    *,
+    jobs: int,
     settings: Settings,
     watch: Watch,
 ) -> Ended:
@@ -228,7 +234,9 @@ class _Pool:
             self._ask_to_stop()
             signal.signal(number, before[number])
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before: dict[int, Any] = {
+            number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:

@@ -1,5 +1,7 @@
 """Run a study: what is pending goes into one folder, and the table is kept up to date.
 
+What it writes:
+
     FOLDER/study.json     what is compared
     FOLDER/runs/NAME/     one run folder a run
     FOLDER/table.json     one row a run, as far as they are
@@ -7,6 +9,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,15 +51,18 @@ def run_study(
     plan = study.plan(asked)
     folder = records.create(folder)
     study.check_same(asked, folder)
-    rows = {run.name: row for run, row in zip(plan.runs, study.rows(plan.runs, folder), strict=True)}
+    rows = {
+        run.name: row for run, row in zip(plan.runs, study.rows(plan.runs, folder), strict=True)
+    }
     others = study.other_rows(asked, plan.runs, folder)
     study.write(asked, folder)
     write_table([*rows.values(), *others], folder)
     pending = study.pending(plan.runs, folder)
     if not pending:
         return True
-    arguments = (pending, make_task, folder, replace(settings or Settings(), resume=True), watch)
-    ended = pool.in_turn(*arguments) if jobs == 1 else pool.at_a_time(jobs, *arguments)
+    settings = replace(settings or Settings(), resume=True)
+    train = pool.in_turn if jobs == 1 else functools.partial(pool.at_a_time, jobs=jobs)
+    ended = train(pending, make_task, folder, settings=settings, watch=watch)
     whole = True
     for run, summary in ended:
         rows[run.name] = study.ended(rows[run.name], summary)

@@ -233,7 +233,9 @@ def other_rows(study: Study, runs: Sequence[Planned], folder: str | Path) -> lis
         RunError: a run's folder is damaged.
     """
     known = {run.name for run in runs}
-    places = [place for place in records.find_runs(Path(folder) / "runs") if place.name not in known]
+    places = [
+        place for place in records.find_runs(Path(folder) / "runs") if place.name not in known
+    ]
     manifests = [(place, records.read_manifest(place)) for place in places]
     return [
         row_of(

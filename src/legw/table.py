@@ -1,5 +1,7 @@
 """The table of a study: rows of single runs become cells, one a rule and batch size.
 
+Each way of showing a study (terminal, page, charts) reads the same cells:
+
     Row, Row, Row --of--> Table --text--> lines of a cell, for the terminal and the page
 """
 
@@ -160,12 +162,12 @@ class Table:
         return min(max(3 - math.floor(math.log10(middle)), 0), 6) if middle else 4
 
     def number(self, value: float) -> str:
-        """Return a value of the metric as this table writes it, with a true minus sign.
+        """Return a value of the metric as this table writes it.
 
-        >>> Table(cells=()).number(-0.12345)
-        '−0.123'
+        >>> Table(cells=()).number(0.12345)
+        '0.123'
         """
-        return f"{value:.{self.places}f}".replace("-", "\N{MINUS SIGN}")
+        return f"{value:.{self.places}f}"
 
     def text(self, cell: Cell) -> list[str]:
         """Return what the table says of a cell, in short lines.

@@ -20,15 +20,13 @@ def sentence(table: Table) -> str:
     ...          Cell(variant="", rule="legw", batch_size=64, metrics=(0.94, 0.96)))
     >>> print(sentence(Table(cells=cells, metric="accuracy")))
     At batch 64 (4 times the base's 16), legw reaches accuracy 0.9500 against the base's
-    0.9600 (difference −0.0100, 95 % interval −0.0708 to 0.0508, n = 2 and 2).
+    0.9600 (difference -0.0100, 95 % interval -0.0708 to 0.0508, n = 2 and 2).
     """
     ended = [cell for cell in table.cells if cell.metrics or cell.diverged]
     if not ended:
         return f"No run has ended yet: {_runs(sum(c.total for c in table.cells))} planned."
-    if len(table.variants) > 1:
-        said = _of_the_grid(table, ended)
-    else:
-        said = _of_the_rules(table, ended)
+    speak = _of_the_grid if len(table.variants) > 1 else _of_the_rules
+    said = speak(table, ended)
     left = sum(cell.missing + cell.unfinished for cell in table.cells)
     return said + (f"; {_runs(left)} not done yet." if left else ".")
 

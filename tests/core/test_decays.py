@@ -77,7 +77,7 @@ def test_cosine(end: float, epochs: float, place: float) -> None:
 
 def test_cosine_is_not_zero_before_the_end_of_a_billion_updates() -> None:
     last = Cosine().factor(1 - 1e-9, 1)
-    assert last == pytest.approx((math.pi / 2 * 1e-9) ** 2, rel=1e-6)
+    assert last == pytest.approx((math.pi / 2 * 1e-9) ** 2, rel=1e-6, abs=0)
 
 
 @given(SHARES, st.integers(0, 1000), st.integers(0, 1000))

@@ -54,7 +54,7 @@ def test_updates_of_whole_epochs_are_an_integer_ceiling(size: int, batch: int, e
     st.integers(1, 10**6).map(MILLI.__mul__), BATCHES, st.integers(2, 10**6), st.integers(1, 10**6)
 )
 @example(MILLI * 1000, 7, 1100, 300)
-@example(10**9, 1, 10**6, 300)  # 0.3 * 10**9 in floats lies above, by more than 1e-9
+@example(984_788_000, 1, 10**6, 519_897)  # in floats 511988326836.00006: rounding beyond 1e-9
 def test_updates_of_fractional_epochs_are_an_integer_ceiling(
     size: int, batch: int, epochs: int, warmup: int
 ) -> None:
@@ -289,6 +289,7 @@ def test_an_overlapping_decay_takes_its_share_of_the_ramp() -> None:
 @given(
     st.integers(1, 1000), st.integers(1, 10**6), SIZES, st.integers(1, 999), st.floats(1e-6, 1e3)
 )
+@example(5, 650_960, 3_849_225_000, 668, 1.0)  # a product of floats that is off by 6e-8
 def test_legw_keeps_the_number_of_warmup_updates(
     base_batch: int, batch: int, size: int, warmup: int, lr: float
 ) -> None:

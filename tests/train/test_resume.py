@@ -24,7 +24,7 @@ SLOWLY: dict[str, Any] = {
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["train.runs"])  # so that a process need not import torch again
+CONTEXT.set_forkserver_preload(["legw.train", "torch._dynamo"])  # the slow imports, once
 
 
 def process(plan: dict[str, Any]) -> Any:

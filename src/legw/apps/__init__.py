@@ -50,19 +50,15 @@ def find(name: str, options: Options | None = None) -> Task:
     options = options or Options()
     if ":" not in name and name not in APPS:
         raise RunError(unknown_name("application", name, APPS) + "; your own task is module:name")
-    _refuse_vocabulary(name, options)
+    if options.vocabulary is not None and APPS.get(name) != "legw.apps.ptb":
+        raise RunError(
+            f"{name}: vocabulary={options.vocabulary}: is for language models alone; leave it out"
+        )
     if ":" in name:
         return _users_own(name)
     module = importlib.import_module(APPS[name])
     task: Task = module.task(name, options)
     return task
-
-
-def _refuse_vocabulary(name: str, options: Options) -> None:
-    if options.vocabulary is not None and APPS.get(name) != "legw.apps.ptb":
-        raise RunError(
-            f"{name}: vocabulary={options.vocabulary}: is for language models alone; leave it out"
-        )
 
 
 def _users_own(name: str) -> Task:

@@ -63,7 +63,8 @@ def read_idx(folder: Path, name: str) -> Tensor:
             f"{', '.join(FILES)} (plain or .gz) there, or set LEGW_DATA to the folder above mnist/"
         )
     try:
-        content = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError) as error:
         raise DataError(f"mnist-lstm: {path}: cannot be read: {error}") from None
     shape = FILES[name]

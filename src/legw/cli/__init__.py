@@ -26,6 +26,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schedule": ("legw.cli.schedule", "draw the learning rate of each update, or write it out"),
     "train": ("legw.cli.train", "train a shipped application at any batch size"),
     "study": ("legw.cli.study", "train a grid of rules, batch sizes and seeds; compare them"),
+    "sample": ("legw.cli.sample", "let a trained language model write"),
+    "score": ("legw.cli.score", "tell how well a trained language model predicts a text"),
     "report": ("legw.cli.report", "make one HTML page from a folder of runs"),
     "demo": ("legw.cli.demo", "see in about a minute why the rule works"),
 }

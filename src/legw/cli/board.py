@@ -37,7 +37,11 @@ class Board:
         self._numbers = {run.name: number for number, run in enumerate(runs, start=1)}
         self.progress: Progress | None = None
         if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.fields[said]}"),
+            )
             self.progress = Progress(
                 *columns, TimeElapsedColumn(), console=console, transient=True, auto_refresh=False
             )

@@ -26,7 +26,8 @@ class Options:
     """
 
     app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
-    """digits-lstm, mnist-lstm, or a task of your own as module:name."""
+    """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, or a task of your own as
+    module:name."""
     batch_size: inputs.BatchSize = None
     """Global batch size, in examples per update; the base recipe's if not given."""
     rule: inputs.RuleName = "legw"
@@ -48,7 +49,10 @@ class Options:
     data: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the application's data."""
     holdout: Literal["test", "validation"] = "test"
-    """What the metric is measured on; validation leaves out part of the training data."""
+    """What the metric is measured on; validation leaves out part of the training data,
+    where the data have no validation part of their own."""
+    vocabulary: inputs.Count = None
+    """Most words of a language model's vocabulary; rarer ones become <unk>."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
     json: inputs.Flag = False
     """Print the summary as one JSON object; all else goes to stderr."""
@@ -69,7 +73,7 @@ def run(options: Options) -> int:
     recipe = outcome.scaled
     if options.epochs is not None:
         recipe = replace(recipe, epochs=options.epochs)
-    task = training.task_of(options.app, options.data, options.holdout)
+    task = training.task_of(options.app, options.data, options.holdout, options.vocabulary)
     folder = options.out or _free_folder(options, batch_size)
     console.print(headline(outcome), markup=False, soft_wrap=True)
     for line in outcome.warnings:

@@ -40,7 +40,7 @@ class Machine:
         from legw.train import Settings
 
         return Settings(
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size="auto" if self.micro_batch_size is None else self.micro_batch_size,
             device=self.device,
             precision=self.precision,
             checkpoint_seconds=self.checkpoint_seconds,
@@ -76,7 +76,12 @@ def check_app(app: str) -> None:
         raise RunError(unknown_name("application", app, APPS) + "; your own task is module:name")
 
 
-def task_of(app: str, data: Path | None, holdout: Literal["test", "validation"]) -> Task:
+def task_of(
+    app: str,
+    data: Path | None,
+    holdout: Literal["test", "validation"],
+    vocabulary: int | None = None,
+) -> Task:
     """Return the task with its data read.
 
     Raises:
@@ -85,7 +90,7 @@ def task_of(app: str, data: Path | None, holdout: Literal["test", "validation"])
     """
     from legw import apps
 
-    return apps.find(app, apps.Options(data=data, holdout=holdout))
+    return apps.find(app, apps.Options(data=data, holdout=holdout, vocabulary=vocabulary))
 
 
 def overridden(

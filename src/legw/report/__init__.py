@@ -54,7 +54,8 @@ def _bundle() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script that cannot end its element."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script")
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script")
 
 
 def _hash(script: str) -> str:

@@ -19,7 +19,7 @@ Child = str | Iterable[str]
 """Text, which is escaped; or `Html`, which is not; or several of them."""
 
 
-def tag(name: str, *children: Child, **attributes: str) -> Html:
+def tag(name: str, /, *children: Child, **attributes: str) -> Html:
     """Return an element; of an attribute's name a trailing `_` falls away, `_` is `-`.
 
     >>> tag("p", "1 < 2", tag("b", "!"), class_="plain")

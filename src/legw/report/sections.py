@@ -73,7 +73,9 @@ def _results(found: Table) -> Html:
     rows = []
     for variant, rule in found.lines():
         names = [tag("td", variant, class_="text")] if several else []
-        cells = [_cell(found, found.at((variant, rule), size), several) for size in found.batch_sizes]
+        cells = [
+            _cell(found, found.at((variant, rule), size), several) for size in found.batch_sizes
+        ]
         rows.append([*names, tag("th", rule, scope="row", class_="text"), *cells])
     lines = [found.caption(), found.length()]
     if several:
@@ -96,7 +98,9 @@ def _cell(found: Table, cell: Cell | None, several: bool) -> Html:
     best = several and cell is found.best(cell.batch_size)
     lines = found.text(cell)
     looks = ["bad" if "diverged" in x else "mute" if not x[0].isdigit() else "" for x in lines]
-    parts = [tag("span", x, class_=f"line {look}".strip()) for x, look in zip(lines, looks, strict=True)]
+    parts = [
+        tag("span", x, class_=f"line {look}".strip()) for x, look in zip(lines, looks, strict=True)
+    ]
     return tag("td", parts, **({"class_": "best"} if best else {}))
 
 

@@ -21,6 +21,10 @@ from legw.recipe import most_streams
 from legw.train.task import Metric, State
 
 
+VOCABULARY = "vocabulary.txt"
+"""The file in a run folder with the words of the model, one a line, in the order of ids."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Size:
     """What tells one of the models from another; their recipes lie in `legw.recipes`."""
@@ -144,7 +148,7 @@ class WordTask:
 
     def artifacts(self) -> dict[str, bytes]:
         """Return what a run folder needs so that its model can be used: the vocabulary."""
-        return {"vocabulary.txt": self.corpus.vocabulary.to_bytes()}
+        return {VOCABULARY: self.corpus.vocabulary.to_bytes()}
 
     def fingerprint(self) -> str:
         """Return a hash of the three texts and the vocabulary."""
