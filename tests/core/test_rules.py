@@ -214,8 +214,8 @@ def test_a_rule_of_powers_does_what_it_says(
 def test_the_largest_batch_that_fits_fits_and_the_next_does_not(
     batch: int, warmup: int, epochs: int, power: float
 ) -> None:
+    assume(epochs > 1.001 * warmup / 1000)
     base = Recipe(batch_size=batch, lr=1, epochs=epochs, warmup_epochs=warmup / 1000)
-    assume(base.epochs / base.warmup_epochs > 1.001)
     rule = Rule(name="mine", lr_power=0.5, warmup_power=power)
     limit = batch * (base.epochs / base.warmup_epochs) ** (1 / power)
     assume(limit < 1e9)

@@ -46,6 +46,7 @@ class Display(Observer):
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
         self._manifest = manifest
+        self._say_micro_batch(manifest)
         if not self._console.is_terminal:
             return
         self._progress = Progress(
@@ -62,6 +63,20 @@ class Display(Observer):
             self._title, total=manifest.updates, completed=updates_done, figures=""
         )
         self._progress.start()
+
+    def _say_micro_batch(self, manifest: Manifest) -> None:
+        """Show what was measured, and what was chosen; nothing where nothing was measured."""
+        table = manifest.extra.get("micro_batch_table", {})
+        if not table or not manifest.extra.get("micro_batch_measured"):
+            return
+        rates = ", ".join(f"{size}: {rate:,.0f}" for size, rate in table.items())
+        self._console.print(
+            f"{self._title}: micro-batch {manifest.micro_batch_size} is fastest here "
+            f"(examples/s at {rates})",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
 
     def on_update(self, row: Update) -> None:
         now = self._clock()

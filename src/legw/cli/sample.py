@@ -37,14 +37,13 @@ def run(options: Options) -> int:
     words = options.prompt.split()
     _check(options, words)
     from legw.apps.ptb import trained  # what can be told without torch has been told
+    from legw.apps.ptb.text import END, UNKNOWN
 
     found = trained.load(options.run)
     prompt, strange = trained.known(found.vocabulary, words)
     if strange:
         names = one_line(", ".join(strange))
-        outputs.notes(
-            [f"not in the vocabulary, taken as {trained.UNKNOWN}: {names}"], to_stderr=True
-        )
+        outputs.notes([f"not in the vocabulary, taken as {UNKNOWN}: {names}"], to_stderr=True)
     written = trained.write(
         found,
         prompt,
@@ -52,7 +51,7 @@ def run(options: Options) -> int:
         temperature=options.temperature,
         seed=options.seed,
     )
-    lines = " ".join(prompt + written).split(trained.END)
+    lines = " ".join(prompt + written).split(END)
     print("\n".join(line.strip() for line in lines).rstrip("\n"))
     return 0
 

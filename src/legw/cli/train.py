@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Optional
 
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -15,7 +15,11 @@ from legw.cli.outcome import carry, headline
 from legw.cli.progress import Display, figure
 from legw.errors import DivergedError
 from legw.records import Summary
-from legw.train import fit
+from legw.train import Observer, fit
+from legw.train.tensorboard import TensorBoard
+
+
+# ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Options:
     """Global batch size, in examples per update; the base recipe's if not given."""
     rule: inputs.RuleName = "legw"
     """How the recipe is carried to the batch size."""
-    recipe: Annotated[str | None, arg(metavar="NAME|FILE", help_behavior_hint="")] = None
+    recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
     """Base recipe, if not the application's own."""
     epochs: inputs.Number = None
     """Length of the run in passes over the data, if not the base recipe's."""
@@ -42,11 +46,11 @@ class Options:
     """Learning rate to take in place of the rule's; above 0."""
     seed: int = 0
     """Seed of the weights, the order of examples and the random draws."""
-    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Run folder; runs/APP-RULE-bN-sSEED if not given."""
     resume: inputs.Flag = False
     """Go on with the run in the folder, from its last checkpoint."""
-    data: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the application's data."""
     holdout: Literal["test", "validation"] = "test"
     """What the metric is measured on; validation leaves out part of the training data,
@@ -54,6 +58,8 @@ class Options:
     vocabulary: inputs.Count = None
     """Most words of a language model's vocabulary; rarer ones become <unk>."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
+    tensorboard: inputs.Flag = False
+    """Write TensorBoard scalars too, below the run folder."""
     json: inputs.Flag = False
     """Print the summary as one JSON object; all else goes to stderr."""
 
@@ -86,9 +92,16 @@ def run(options: Options) -> int:
         base=base,
         rule=rule.name,
         settings=options.machine.settings(options.resume),
-        observers=[Display(console, task.name)],
+        observers=_observers(options, folder, console),
     )
     return _finish(options, folder, summary, console)
+
+
+def _observers(options: Options, folder: Path, console: Console) -> list[Observer]:
+    observers: list[Observer] = [Display(console, options.app)]
+    if options.tensorboard:
+        observers.append(TensorBoard(folder))
+    return observers
 
 
 def _free_folder(options: Options, batch_size: int) -> Path:

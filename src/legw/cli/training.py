@@ -5,9 +5,10 @@ torch is imported by the functions that need it, so that a mistake is told at on
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 from tyro.conf import arg
 
@@ -20,33 +21,68 @@ if TYPE_CHECKING:
     from legw.train import Settings, Task
 
 
+# ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """How and on what to train; nothing here changes the result."""
 
-    micro_batch_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Examples per forward and backward pass, at least 1."""
+    micro_batch_size: Annotated[str, arg(metavar="N|auto")] = "auto"
+    """Examples per forward and backward pass; auto measures which is fastest here."""
+    memory_limit: Annotated[Optional[str], arg(metavar="SIZE", help_behavior_hint="")] = None
+    """Most memory for micro-batches, as in 6GiB; 80 % of what is free if not given."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32, or bf16: matrix products in bf16, weights and optimizer state in fp32."""
     checkpoint_seconds: float = 60.0
     """Training time between two checkpoints."""
-    checkpoint_epochs: float | None = None
+    checkpoint_epochs: inputs.Number = None
     """Epochs between two checkpoints, beside those by time."""
+    compile: inputs.Flag = False
+    """Compile the model with torch.compile: slow to start, faster on a GPU."""
 
     def settings(self, resume: bool) -> Settings:
         """Return them as the loop takes them."""
         from legw.train import Settings
 
         return Settings(
-            micro_batch_size="auto" if self.micro_batch_size is None else self.micro_batch_size,
+            micro_batch_size=_micro_batch_size(self.micro_batch_size),
+            memory_limit=None if self.memory_limit is None else read_bytes(self.memory_limit),
             device=self.device,
             precision=self.precision,
             checkpoint_seconds=self.checkpoint_seconds,
             checkpoint_epochs=self.checkpoint_epochs,
+            compile=self.compile,
             resume=resume,
         )
+
+
+def _micro_batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise RunError(f"--micro-batch-size={text}: must be auto or a whole number, at least 1")
+    return int(text)
+
+
+def read_bytes(text: str) -> int:
+    """Return a size in bytes, as in 6GiB, 500MB or 1000000.
+
+    Raises:
+        RunError: it is not a size above 0.
+
+    >>> read_bytes("6GiB"), read_bytes("1.5kB")
+    (6442450944, 1500)
+    """
+    units = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
+    units |= {"kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30, "tib": 2.0**40}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    unit = units.get(found.group(2).lower()) if found else None
+    if found is None or unit is None or float(found.group(1)) <= 0:
+        raise RunError(f"--memory-limit={text}: must be a size above 0, for example 6GiB")
+    return int(float(found.group(1)) * unit)
 
 
 def base_recipe(app: str, recipe: str | None) -> Recipe:

@@ -51,6 +51,8 @@ class Settings:
     """Time between two checkpoints."""
     checkpoint_epochs: float | None = None
     """Epochs between two checkpoints, beside those by time; None is by time alone."""
+    compile: bool = False
+    """Compile the model with `torch.compile`: slow to start, faster on a GPU."""
     resume: bool = False
     """Go on from the folder's newest checkpoint; begin where there is none."""
 
@@ -211,6 +213,8 @@ class _Run:
         self.model = self.task.model().to(self.world.device)
         self.group = norm.fix_groups(self.model, self.recipe.norm_batch_size)
         self.model.train()
+        if self.settings.compile:
+            self.model.compile()
         self.choice = self._micro_batch()
         self.optimizer = optim.build(self.recipe.optimizer, self.model, self.recipe.lr)
         self.global_batch = GlobalBatch(
@@ -284,7 +288,10 @@ class _Run:
             data=fingerprint() if fingerprint else "",
             environment=environment(),
             notes=tuple(rules.cautions(self.base, self.recipe, rule)) if rule else (),
-            extra={"micro_batch_table": {str(m): r for m, r in self.choice.table.items()}},
+            extra={
+                "micro_batch_table": {str(m): r for m, r in self.choice.table.items()},
+                "micro_batch_measured": self.choice.measured,
+            },
         )
 
     # The updates --------------------------------------------------------------------

@@ -20,7 +20,6 @@ from legw.errors import DataError
 from legw.recipe import most_streams
 from legw.train.task import Metric, State
 
-
 VOCABULARY = "vocabulary.txt"
 """The file in a run folder with the words of the model, one a line, in the order of ids."""
 

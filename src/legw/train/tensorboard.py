@@ -1,0 +1,65 @@
+"""A run's rows as TensorBoard scalars, on request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from legw.errors import RunError
+from legw.records import Evaluation, Manifest, Summary, Update
+from legw.train.task import Observer
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoard(Observer):
+    """Writes loss, learning rate, gradient norm and metric under ``FOLDER/tensorboard``.
+
+    The step of every scalar is the number of updates made.
+
+    Args:
+        folder: the run folder.
+
+    Raises:
+        RunError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise RunError(
+                "--tensorboard: tensorboard is not installed; pip install 'legw[tensorboard]'"
+            ) from None
+        self._make = SummaryWriter
+        self._folder = folder / "tensorboard"
+        self._metric = "metric"
+        self._writer: SummaryWriter | None = None
+
+    def on_start(self, manifest: Manifest, updates_done: int) -> None:
+        self._metric = manifest.metric
+        self._writer = self._make(str(self._folder), purge_step=updates_done)
+
+    def on_update(self, row: Update) -> None:
+        scalars = {
+            "train/loss": row.loss,
+            "train/lr": row.lr,
+            "train/grad_norm": row.grad_norm,
+            "train/examples_per_second": row.examples_per_second,
+        }
+        self._write(scalars, row.update + 1)
+
+    def on_evaluation(self, row: Evaluation) -> None:
+        self._write({f"evaluation/{self._metric}": row.metric}, row.update)
+
+    def on_end(self, summary: Summary) -> None:
+        if self._writer:
+            self._writer.close()
+
+    def _write(self, scalars: dict[str, float | None], step: int) -> None:
+        if self._writer is None:
+            return
+        for name, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, step)

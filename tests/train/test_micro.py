@@ -1,0 +1,145 @@
+"""The fastest micro-batch is found on the real task, within memory, and remembered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from legw import RunError, records
+from legw.train import State, micro
+from legw.train.dist import World
+from train.runs import recipe, train
+from train.tasks import Lines, Normalised
+
+CPU = World(torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "legw"
+
+
+class Hungry(Lines):
+    """Runs out of memory above 40 examples, in one of the ways in which torch says so."""
+
+    name = "hungry"
+    most = 40
+    error: Exception = torch.OutOfMemoryError("CUDA out of memory")
+
+    def loss(self, model: nn.Module, batch: Any, state: State) -> tuple[Tensor, Any, State]:
+        if len(batch[0]) > self.most:
+            raise self.error
+        return super().loss(model, batch, state)
+
+
+def choose(task: Lines, batch_size: int = 100, **options: Any) -> micro.Choice:
+    settings: dict[str, Any] = {"world": CPU, "group": 1, "precision": "fp32"} | options
+    return micro.choose(task, task.model(), recipe(batch_size=batch_size), **settings)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_running_out_of_memory_is_survived(error: Exception) -> None:
+    task = Hungry()
+    task.error = error
+    choice = choose(task)
+    assert choice.table[64] == 0
+    assert choice.micro_batch_size in (16, 32)
+    assert 100 not in choice.table
+
+
+def test_another_error_is_not_hidden() -> None:
+    task = Hungry()
+    task.error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        choose(task)
+
+
+def test_nothing_fits_is_one_line() -> None:
+    line = "not even 16 examples fit into the memory limit; raise --memory-limit or give --micro"
+    task = Hungry()
+    task.most = 0
+    with pytest.raises(RunError, match=line):
+        choose(task)
+
+
+def test_what_exceeds_the_limit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that takes 1 MB an example, under a limit of 50 MB."""
+    used = {"bytes": 0.0}
+
+    class Counted(Lines):
+        def loss(self, model: nn.Module, batch: Any, state: State) -> tuple[Tensor, Any, State]:
+            used["bytes"] = max(used["bytes"], 1e6 * len(batch[0]))
+            return super().loss(model, batch, state)
+
+    monkeypatch.setattr(micro, "peak_memory", lambda device: used["bytes"])
+    monkeypatch.setattr(micro, "memory_in_use", lambda device: 0.0)
+    monkeypatch.setattr(micro, "reset_peak_memory", lambda device: used.update(bytes=0.0))
+    table = choose(Counted(), memory_limit=50_000_000).table
+    assert table[32] > 0
+    assert table[64] == 0
+    assert used["bytes"] <= 50_000_000, "what would not fit was not even tried"
+
+
+def test_the_choice_is_remembered(own_cache: Path) -> None:
+    first = choose(Lines())
+    assert first.measured
+    assert (own_cache / "micro-batches.json").exists()
+    again = choose(Lines())
+    assert not again.measured
+    assert again.micro_batch_size == first.micro_batch_size
+    assert choose(Lines(), precision="bf16").measured
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "\x00"])
+def test_a_damaged_cache_is_measured_again(own_cache: Path, content: str) -> None:
+    own_cache.mkdir(parents=True)
+    (own_cache / "micro-batches.json").write_text(content)
+    assert choose(Lines()).measured
+
+
+def test_the_measurement_leaves_the_model_alone() -> None:
+    task = Normalised()
+    model = task.model()
+    micro.norm.fix_groups(model, 8)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    micro.choose(task, model, recipe(), world=CPU, group=8, precision="fp32")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_small_batch_needs_no_measurement() -> None:
+    assert choose(Lines(), batch_size=16) == micro.Choice(16, {}, measured=False)
+
+
+def test_whole_groups_only() -> None:
+    assert micro.ladder(1000, group=96) == [96, 192, 384, 768, 1000]
+
+
+def test_auto_is_written_to_the_manifest(tmp_path: Path) -> None:
+    train("lines", tmp_path / "run", micro_batch_size="auto")
+    manifest = records.read_manifest(tmp_path / "run")
+    assert str(manifest.micro_batch_size) in manifest.extra["micro_batch_table"]
+
+
+def test_the_ladder_ends_where_it_no_longer_pays() -> None:
+    asked: list[int] = []
+
+    def measure(size: int) -> float:
+        asked.append(size)
+        return 100.0 / size
+
+    micro.climb([16, 32, 64, 128, 256], measure, {})
+    assert asked == [16, 32, 64]
