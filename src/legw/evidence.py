@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from legw import records, study, table
@@ -39,7 +40,7 @@ class Evidence:
     problems: tuple[str, ...] = ()
     """What could not be read, one line each."""
 
-    @property
+    @cached_property
     def table(self) -> Table:
         """The rows as cells."""
         metric, higher = "metric", True

@@ -99,7 +99,7 @@ def loss_by_epoch(curves: Sequence[Curve], *, names: Sequence[str], title: str =
     import altair as alt
 
     positive = all(y > 0 for curve in curves for _, y in curve.points)
-    scale = alt.Scale(type="log" if positive else "linear", nice=False, zero=False)
+    scale = alt.Scale(type="log") if positive else alt.Scale(zero=False)
     y = alt.Y("y:Q", title="training loss").scale(scale).axis(tickCount=5, format="~g")
     x = _epochs(curves)
     color = _color(names, {curve.name for curve in curves})

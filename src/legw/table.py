@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from legw.stats import Difference, Estimate, estimate, welch
 from legw.study import BASE, Row, Undefined
@@ -63,43 +64,49 @@ class Table:
     epochs: tuple[float, ...] = ()
     """The lengths of the runs, ascending."""
 
-    @property
+    @cached_property
     def base_batch(self) -> int | None:
         """The base's batch size; None where no base is planned, or the grid varies it."""
         sizes = {cell.batch_size for cell in self.cells if cell.rule == BASE}
         return sizes.pop() if len(sizes) == 1 else None
 
-    @property
+    @cached_property
     def batch_sizes(self) -> list[int]:
         """The columns: the base's batch size first, then upwards."""
         base = self.base_batch
         return sorted({c.batch_size for c in self.cells}, key=lambda size: (size != base, size))
 
-    @property
+    @cached_property
     def rules(self) -> list[str]:
         """The rules' names, the base first."""
         names = dict.fromkeys(cell.rule for cell in self.cells)
         return sorted(names, key=lambda name: name != BASE)
 
-    @property
+    @cached_property
     def variants(self) -> list[str]:
         """The combinations of the grid; a single empty one without a grid."""
         return list(dict.fromkeys(cell.variant for cell in self.cells))
 
-    @property
+    @cached_property
     def seeds(self) -> int:
         """The largest number of finished runs in a cell."""
         return max((len(cell.metrics) for cell in self.cells), default=0)
 
     def find(self, variant: str, rule: str, batch_size: int) -> Cell | None:
         """Return the cell of a rule at a batch size; None where none was planned."""
-        key = (variant, rule, batch_size)
-        return next((c for c in self.cells if (c.variant, c.rule, c.batch_size) == key), None)
+        return self._index.get((variant, rule, batch_size))
+
+    @cached_property
+    def _index(self) -> dict[tuple[str, str, int], Cell]:
+        return {(cell.variant, cell.rule, cell.batch_size): cell for cell in self.cells}
+
+    @cached_property
+    def _bases(self) -> dict[str, Cell]:
+        return {cell.variant: cell for cell in self.cells if cell.rule == BASE}
 
     def base_of(self, variant: str) -> Cell | None:
         """Return the base's cell of a variant; None where none was planned."""
-        mine = (c for c in self.cells if c.variant == variant and c.rule == BASE)
-        return next(mine, None)
+        return self._bases.get(variant)
 
     def name(self, variant: str, rule: str) -> str:
         """Return what a chart calls a line: its rule, or what tells it from the others."""
@@ -108,33 +115,33 @@ class Table:
         alone = rule == BASE or len(set(self.rules) - {BASE}) <= 1
         return variant if alone else f"{variant} {rule}"
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The names of all lines, the base's first."""
         found = dict.fromkeys(self.name(cell.variant, cell.rule) for cell in self.cells)
         return sorted(found, key=lambda name: name != BASE)
 
+    @cached_property
     def lines(self) -> list[tuple[str, str]]:
-        """Return the table's lines as (variant, rule).
+        """The table's lines as (variant, rule).
 
         The base has a line of its own unless there is one rule only, whose line it joins.
         """
+        there = {(cell.variant, cell.rule) for cell in self.cells}
         lines = []
         for variant in self.variants:
-            names = [r for r in self.rules if any(self._of(variant, r))]
+            names = [name for name in self.rules if (variant, name) in there]
             scaled = [name for name in names if name != BASE]
             lines += [(variant, name) for name in (scaled if len(scaled) == 1 else names)]
         return lines
 
-    def _of(self, variant: str, rule: str) -> Iterable[Cell]:
-        return (c for c in self.cells if c.variant == variant and c.rule == rule)
-
     def at(self, line: tuple[str, str], batch_size: int) -> Cell | None:
         """Return the cell of a line and a column; None where the place is empty."""
         variant, rule = line
-        joined = (variant, BASE) not in self.lines()
-        base = self.find(variant, BASE, batch_size) if joined else None
-        return self.find(variant, rule, batch_size) or base
+        joined = (variant, BASE) not in self.lines
+        return self.find(variant, rule, batch_size) or (
+            self.find(variant, BASE, batch_size) if joined else None
+        )
 
     def better(self, first: float, second: float) -> bool:
         """Return whether one value of the metric is better than another."""
@@ -154,7 +161,7 @@ class Table:
             return None
         return welch(cell.metrics, base.metrics)
 
-    @property
+    @cached_property
     def places(self) -> int:
         """Decimals that show four digits of the metric's usual size."""
         means = sorted(abs(_mean(cell)) for cell in self.cells if cell.metrics)
@@ -190,7 +197,7 @@ class Table:
         }
         return lines + [f"{word} {n}/{cell.total}" for word, n in counts.items() if n]
 
-    @property
+    @cached_property
     def reasons(self) -> list[str]:
         """Why rules are undefined, each reason once; a cell's text has its number, from 1."""
         return list(dict.fromkeys(cell.reason for cell in self.cells if cell.reason))

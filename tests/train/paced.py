@@ -29,3 +29,7 @@ class Paced(Streams):
         if not self.hurry.exists():
             time.sleep(SECONDS)
         return super().batch(ids, device)
+
+
+def task() -> Paced:
+    return Paced()

@@ -103,7 +103,7 @@ def cells(table: Table) -> Drawn:
     for size in table.batch_sizes:
         drawn.add_column(_heading(table, size), justify="right")
     best = {size: table.best(size) for size in table.batch_sizes} if several else {}
-    for variant, rule in table.lines():
+    for variant, rule in table.lines:
         texts = []
         for size in table.batch_sizes:
             cell = table.at((variant, rule), size)

@@ -12,6 +12,7 @@ from legw.evidence import Evidence
 from legw.records import Run
 from legw.report import plots
 from legw.report.html import Html, data, join, table, tag
+from legw.stats import Difference
 from legw.study import BASE, Row
 from legw.table import Cell, Table
 
@@ -71,7 +72,7 @@ def _results(found: Table) -> Html:
     head: list[Any] = [*(["variant"] if several else []), "rule"]
     head += [_heading(found, size) for size in found.batch_sizes]
     rows = []
-    for variant, rule in found.lines():
+    for variant, rule in found.lines:
         names = [tag("td", variant, class_="text")] if several else []
         cells = [
             _cell(found, found.at((variant, rule), size), several) for size in found.batch_sizes
@@ -106,8 +107,9 @@ def _cell(found: Table, cell: Cell | None, several: bool) -> Html:
 
 def _numbers(evidence: Evidence, found: Table) -> Html:
     """Return one row a cell with what the recipe was, and what the runs cost."""
-    head = ["rule", "batch", "peak lr", "warmup epochs", "updates", "seconds", "n",
-            found.metric, "difference from base", "95 % interval"]  # fmt: skip
+    head = ["rule", "batch", "peak lr", join("warmup", tag("small", "epochs")), "updates",
+            "seconds", "n", found.metric,
+            join("from the base", tag("small", "95 % interval"))]  # fmt: skip
     several = len(found.variants) > 1
     rows = []
     for cell in (cell for cell in found.cells if not cell.reason):
@@ -139,8 +141,7 @@ def _number_row(found: Table, cell: Cell, rows: list[Row], several: bool) -> lis
         f"{fmean(row.seconds or 0 for row in done):.3g}" if done else "",
         str(len(cell.metrics)),
         reached,
-        found.number(difference.mean) if difference else "",
-        f"{found.number(difference.low)} to {found.number(difference.high)}" if difference else "",
+        _difference(found, difference),
     ]
     names = [cell.variant, cell.rule] if several else [cell.rule]
     lost = [tag("span", f"diverged {cell.diverged}/{cell.total}", class_="line bad")]
@@ -148,6 +149,13 @@ def _number_row(found: Table, cell: Cell, rows: list[Row], several: bool) -> lis
     for i, text in enumerate(texts):
         cells.append(tag("td", text, lost if i == 6 and cell.diverged else ""))
     return cells
+
+
+def _difference(found: Table, difference: Difference | None) -> Html:
+    if difference is None:
+        return Html("")
+    interval = f"{found.number(difference.low)} to {found.number(difference.high)}"
+    return join(found.number(difference.mean), tag("span", interval, class_="line mute"))
 
 
 # The charts -----------------------------------------------------------------------
@@ -186,7 +194,11 @@ def _chart(plot: plots.Plot, name: str) -> Html:
 
 def _notes(evidence: Evidence) -> Html:
     """Return warnings, what diverged, and what could not be read."""
-    lines = list(dict.fromkeys(note for _, run in evidence.runs for note in run.manifest.notes))
+    where: dict[tuple[int, str], dict[str, None]] = {}
+    for row, run in evidence.runs:
+        for note in run.manifest.notes:
+            where.setdefault((row.batch_size, note), {})[row.rule] = None
+    lines = [f"Batch {size}, {', '.join(names)}: {note}" for (size, note), names in where.items()]
     lines += [
         f"{run.folder.name}: diverged at update {row.updates}: {row.reason}"
         for row, run in evidence.runs

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from legw.train.loop import Settings, fit
-from legw.train.optim import LAMB, LARS
+from legw.train.optim import LAMB, LARS, parameter_groups
 from legw.train.scheduler import RecipeLR
 from legw.train.task import Metric, Observer, State, Task
 
-__all__ = ["LAMB", "LARS", "Metric", "Observer", "RecipeLR", "Settings", "State", "Task", "fit"]
+__all__ = [
+    "LAMB", "LARS", "Metric", "Observer", "RecipeLR", "Settings", "State", "Task", "fit",
+    "parameter_groups",
+]  # fmt: skip

@@ -302,14 +302,15 @@ class _Run:
         self.clock = now - self.position.seconds  # stands still during evaluations
         self.saved_at = now
         while self.position.updates < self.updates and not self.stopped:
-            save_due = self._update(self.position.updates)
-            self.position.updates += 1
-            if self._epoch_ended():
+            update = self.position.updates
+            save_due = self._update(update)
+            if self._ends_epoch(update):
                 self.recorder.read_back()
-                if not self.recorder.lost:
-                    self._evaluate()
             if self.recorder.lost:
                 return
+            self.position.updates = update + 1
+            if self._ends_epoch(update):
+                self._evaluate()
             if save_due:
                 self._save()
         self._save()
@@ -338,13 +339,11 @@ class _Run:
             return ()
         return (float(self.world.first and self._save_due()), float(bool(self.signal)))
 
-    def _epoch_ended(self) -> bool:
-        seen = self.position.updates * self.recipe.batch_size
-        before = seen - self.recipe.batch_size
-        return (
-            seen // self.num_examples > before // self.num_examples
-            or self.position.updates == self.updates
-        )
+    def _ends_epoch(self, update: int) -> bool:
+        """Say whether an epoch, or the run, ends within this update."""
+        before = update * self.recipe.batch_size
+        seen = before + self.recipe.batch_size
+        return seen // self.num_examples > before // self.num_examples or update + 1 == self.updates
 
     def _evaluate(self) -> None:
         """Measure the metric, on the first process alone."""
