@@ -24,6 +24,9 @@ check: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
+docs: setup
+	$(BIN)/mkdocs build --strict
+
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml

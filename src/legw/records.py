@@ -233,7 +233,9 @@ def create(folder: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror}; choose another --out") from None
+        raise RunError(
+            f"{folder}: cannot be written: {error.strerror}; choose another --out"
+        ) from None
     return folder
 
 

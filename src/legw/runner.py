@@ -13,11 +13,14 @@ import functools
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from legw import pool, records, study
-from legw.pool import MakeTask, Watch
+from legw import records, study
 from legw.study import Row, Study
-from legw.train import Settings
+
+if TYPE_CHECKING:
+    from legw.pool import MakeTask, Watch
+    from legw.train import Settings
 
 
 def run_study(
@@ -60,6 +63,9 @@ def run_study(
     pending = study.pending(plan.runs, folder)
     if not pending:
         return True
+    from legw import pool  # needs torch, which a finished study does not
+    from legw.train import Settings
+
     settings = replace(settings or Settings(), resume=True)
     train = pool.in_turn if jobs == 1 else functools.partial(pool.at_a_time, jobs=jobs)
     ended = train(pending, make_task, folder, settings=settings, watch=watch)

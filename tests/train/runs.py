@@ -26,7 +26,12 @@ def recipe(updates: int = 20, **changes: Any) -> Recipe:
 
 
 def train(
-    name: str, out: Path, *, updates: int = 20, changes: dict[str, Any] | None = None, **settings: Any
+    name: str,
+    out: Path,
+    *,
+    updates: int = 20,
+    changes: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Summary:
     """Train a small task for so many updates of its batch size."""
     task = TASKS[name]()

@@ -92,9 +92,9 @@ def test_a_killed_run_goes_on_bit_for_bit(whole: Path, tmp_path: Path, kills: in
     assert_like_uninterrupted(tmp_path, whole)
 
 
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_run_after_the_update(
-    whole: Path, tmp_path: Path, number: signal.Signals, name: str
+    whole: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     plan = SLOWLY | {"out": tmp_path, "checkpoint_seconds": 1000}
     running = process(plan)
@@ -103,7 +103,7 @@ def test_a_signal_ends_the_run_after_the_update(
     running.join(timeout=60)
     assert running.exitcode == 0
     summary = records.read_summary(tmp_path)
-    assert summary is not None and summary.status == "interrupted" and summary.reason == name
+    assert summary is not None and summary.status == "interrupted" and summary.reason == number.name
     assert 0 < summary.updates < SLOWLY["updates"]
     finish(plan)
     assert_like_uninterrupted(tmp_path, whole)

@@ -28,8 +28,8 @@ class RowLSTM(nn.Module):
         self.lstm = nn.LSTM(hidden_size, hidden_size)
         self.classify = nn.Linear(hidden_size, num_classes)
         with torch.no_grad():  # gates lie in the order input, forget, cell, output
-            self.lstm.bias_ih_l0[hidden_size : 2 * hidden_size] = 1.0
-            self.lstm.bias_hh_l0[hidden_size : 2 * hidden_size] = 0.0
+            self.lstm.get_parameter("bias_ih_l0")[hidden_size : 2 * hidden_size] = 1.0
+            self.lstm.get_parameter("bias_hh_l0")[hidden_size : 2 * hidden_size] = 0.0
 
     def forward(self, rows_BTF: Tensor) -> Tensor:
         """Return the classes' logits, shape (B, C)."""
@@ -92,7 +92,8 @@ class RowTask:
         """Return the share of the held-out images that the model gets right, in [0, 1]."""
         device = next(model.parameters()).device
         right = 0
-        for images, labels in zip(self.test[0].split(500), self.test[1].split(500), strict=True):
+        pieces = zip(torch.split(self.test[0], 500), torch.split(self.test[1], 500), strict=True)
+        for images, labels in pieces:
             guesses_B = model(self._pixels(images.to(device))).argmax(dim=1)
             right += int((guesses_B == labels.to(device)).sum())
         return right / len(self.test[1])

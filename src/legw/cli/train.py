@@ -18,7 +18,6 @@ from legw.records import Summary
 from legw.train import Observer, fit
 from legw.train.tensorboard import TensorBoard
 
-
 # ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
 
 

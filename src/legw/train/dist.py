@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as distributed
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from legw.errors import RunError
 

@@ -99,9 +99,17 @@ def fit(
     """
     settings = settings or Settings()
     with joined(settings.device) as world:
-        return _Run(task, recipe, Path(out), seed, base or recipe, rule, settings, world).complete(
-            observers
+        run = _Run(
+            task=task,
+            recipe=recipe,
+            folder=Path(out),
+            seed=seed,
+            base=base or recipe,
+            rule=rule,
+            settings=settings,
+            world=world,
         )
+        return run.complete(observers)
 
 
 class _Run:
@@ -109,6 +117,7 @@ class _Run:
 
     def __init__(
         self,
+        *,
         task: Task,
         recipe: Recipe,
         folder: Path,
@@ -132,7 +141,7 @@ class _Run:
 
     def complete(self, observers: Sequence[Observer]) -> Summary:
         """Train to the end, or go on to it, and say how it ended."""
-        done = self._agree(self._look)
+        done: Summary | None = self._agree(self._look)
         if done is not None:
             return done
         self._build()
@@ -141,10 +150,10 @@ class _Run:
         self._agree(lambda: self._open(manifest))
         self.recorder = Recorder(
             self.folder if self.world.first else None,
-            self.recipe,
-            self.num_examples,
-            self.position,
-            observers,
+            recipe=self.recipe,
+            num_examples=self.num_examples,
+            position=self.position,
+            observers=observers,
             keep_bytes=content["metrics_bytes"] if content else 0,
         )
         self._tell(observers, "on_start", manifest, self.position.updates)
@@ -450,9 +459,11 @@ class _Run:
 
         def ask(number: int, frame: FrameType | None) -> None:
             self.signal = signal.Signals(number).name
-            signal.signal(number, before[number])
+            signal.signal(number, before[signal.Signals(number)])
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before: dict[signal.Signals, Any] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, ask)
         try:
             yield
         finally:

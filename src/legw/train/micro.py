@@ -30,8 +30,8 @@ from legw.train.machine import (
     available_memory,
     describe_device,
     memory_in_use,
-    reset_peak_memory,
     peak_memory,
+    reset_peak_memory,
 )
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
@@ -97,7 +97,7 @@ def choose(
     store = _Store(task, world, precision, cache)
     known = world.share(store.read() if world.first else None)
     limit = memory_limit if memory_limit is not None else int(0.8 * available_memory(world.device))
-    probe = _Probe(task, model, recipe, world, precision, limit)
+    probe = _Probe(task, model, recipe, world=world, precision=precision, limit=limit)
     table = climb(sizes, lambda size: world_least(world, probe.throughput(size)), known)
     if world.first and table != known:
         store.write(known | table)
@@ -163,7 +163,7 @@ def best(table: dict[int, float]) -> int:
 
 def world_least(world: World, rate: float) -> float:
     """Return the lowest throughput of all processes: a size must suit every one."""
-    return min(world.gather(rate))
+    return min(float(each) for each in world.gather(rate))
 
 
 class _Probe:
@@ -174,6 +174,7 @@ class _Probe:
         task: Task,
         model: nn.Module,
         recipe: Recipe,
+        *,
         world: World,
         precision: Precision,
         limit: int,
@@ -217,7 +218,7 @@ class _Probe:
 
     def _pass(self, ids: torch.Tensor) -> None:
         batch = self._task.batch(ids, self._world.device)
-        forward_and_backward(self._task, self._model, batch, None, self._precision)
+        forward_and_backward(self._task, self._model, batch, None, precision=self._precision)
 
     def _now(self) -> float:
         if self._world.device.type == "cuda":
@@ -228,9 +229,7 @@ class _Probe:
 class _Store:
     """The tables measured before, one file for all tasks."""
 
-    def __init__(
-        self, task: Task, world: World, precision: Precision, folder: Path | None
-    ) -> None:
+    def __init__(self, task: Task, world: World, precision: Precision, folder: Path | None) -> None:
         self._path = (folder or cache_folder()) / "micro-batches.json"
         parts = (
             task.name,

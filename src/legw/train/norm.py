@@ -33,6 +33,9 @@ class GroupedBatchNorm(nn.Module):
         self.group_size = group_size
         self.eps = plain.eps
         self.momentum = plain.momentum
+        self.running_mean: Tensor
+        self.running_var: Tensor
+        self.num_batches_tracked: Tensor
         self.register_buffer("running_mean", plain.running_mean)
         self.register_buffer("running_var", plain.running_var)
         self.register_buffer("num_batches_tracked", plain.num_batches_tracked)
@@ -44,11 +47,13 @@ class GroupedBatchNorm(nn.Module):
             return functional.batch_norm(
                 examples, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        return torch.cat([self._one_group(group) for group in examples.split(self.group_size)])
+        return torch.cat(
+            [self._one_group(group) for group in torch.split(examples, self.group_size)]
+        )
 
     def _one_group(self, group: Tensor) -> Tensor:
         channels = group.shape[1]
-        mean = torch.zeros(channels, device=group.device, dtype=self._statistics_dtype(group))
+        mean = self.running_mean.new_zeros(channels)
         variance = torch.zeros_like(mean)
         normalised = functional.batch_norm(
             group, mean, variance, self.weight, self.bias, True, momentum=1.0, eps=self.eps
@@ -56,12 +61,11 @@ class GroupedBatchNorm(nn.Module):
         self.seen.append((mean, variance))
         return normalised
 
-    def _statistics_dtype(self, group: Tensor) -> torch.dtype:
-        return group.dtype if self.running_mean is None else self.running_mean.dtype
-
     def fold(self, world: World) -> None:
         """Move the running averages once, by the mean over all groups of the update."""
-        means = torch.stack([mean for mean, _ in self.seen] or [torch.zeros_like(self.running_mean)])
+        means = torch.stack(
+            [mean for mean, _ in self.seen] or [torch.zeros_like(self.running_mean)]
+        )
         variances = torch.stack(
             [variance for _, variance in self.seen] or [torch.zeros_like(self.running_var)]
         )
@@ -70,7 +74,9 @@ class GroupedBatchNorm(nn.Module):
         self.seen.clear()
         mean, variance = (sums[:-1] / sums[-1]).chunk(2)
         self.num_batches_tracked += 1
-        share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        share = (
+            self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+        )
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
 

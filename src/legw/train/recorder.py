@@ -43,6 +43,7 @@ class Recorder:
     def __init__(
         self,
         folder: Path | None,
+        *,
         recipe: Recipe,
         num_examples: int,
         position: Position,

@@ -129,7 +129,7 @@ class GlobalBatch:
                     self._wrapped,
                     batch,
                     self.carried[index],
-                    self.precision,
+                    precision=self.precision,
                     factor=0.0 if self.idle else 1.0,
                 )
             if self.idle:
@@ -194,6 +194,7 @@ def forward_and_backward(
     model: nn.Module,
     batch: Any,
     state: State,
+    *,
     precision: Precision,
     factor: float = 1.0,
 ) -> tuple[Tensor, Any, State]:
