@@ -1,8 +1,8 @@
-"""Charts of a study, one function each: from its cells and curves to an Altair chart.
-
-    metric_by_batch(table)      loss_by_epoch(curves)      lr_by_epoch(curves)
+"""Charts of a study, one function each: from cells and curves to a Vega-Lite specification.
 
 Colors belong to rules: the base is grey, and a rule keeps its color in every chart.
+Altair builds the specifications and checks them; the data go in afterwards, because
+checking thousands of points takes a hundred times longer than drawing them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Curve(NamedTuple):
     """Whether the run diverged at its end."""
 
 
-def metric_by_batch(table: Table, *, title: str = "") -> Any:
+def metric_by_batch(table: Table, *, title: str = "") -> dict[str, Any]:
     """Return the chart of metric against batch size, one line a rule.
 
     Lines join the means over finished runs and begin at the base; bars are 95 %
@@ -58,32 +58,31 @@ def metric_by_batch(table: Table, *, title: str = "") -> Any:
     """
     import altair as alt
 
-    rows = _cell_rows(table)
-    (low, high), lost_at = _span(table)
-    x = alt.X("x:Q", title="batch size").scale(type="log", base=2, nice=False, padding=24)
-    x = x.axis(values=table.batch_sizes, format="d", grid=False)
-    y = alt.Y("mean:Q", title=table.metric).scale(domain=[low, high], nice=False)
-    color = _color(table.names, {row["name"] for row in rows})
-    chart = alt.Chart(alt.Data(values=rows), width=620, height=320).encode(x=x, color=color)
-    finished = chart.transform_filter("isValid(datum.mean)")
-    cells = finished.transform_filter("!datum.anchor")
-    layers = [
-        finished.mark_line(strokeWidth=2).encode(y=y, order="batch:Q"),
-        cells.mark_rule(strokeWidth=1.5, opacity=0.6, clip=True).encode(
-            y=alt.Y("low:Q").scale(domain=[low, high]), y2="high:Q"
-        ),
-        cells.transform_flatten(["metrics"])
-        .mark_circle(size=18, opacity=0.6)
-        .encode(y="metrics:Q"),
-        cells.mark_circle(size=90, opacity=1).encode(y=y, tooltip=_cell_tooltip(table)),
-    ]
-    if any(row["diverged"] for row in rows):
-        lost = chart.transform_filter("datum.diverged > 0")
-        layers.append(_crosses(lost, y=alt.YDatum(lost_at), tooltip=_cell_tooltip(table)))
-    return styled(alt.layer(*layers).properties(title=alt.Title(title)))
+    across = alt.X("x:Q", title="batch size").scale(type="log", base=2, nice=False, padding=24)
+    across = across.axis(values=table.batch_sizes, format="d", grid=False)
+    lines = (
+        alt.Chart()
+        .transform_filter("isValid(datum.mean)")
+        .mark_line(strokeWidth=2)
+        .encode(across, _metric(table, "mean:Q"), order="batch:Q")
+    )
+    return _metrics(table, across, [lines], legend=True, title=title)
 
 
-def loss_by_epoch(curves: Sequence[Curve], *, names: Sequence[str], title: str = "") -> Any:
+def metric_by_variant(table: Table, *, title: str = "") -> dict[str, Any]:
+    """Return the chart of metric for each variant of a grid, at a single batch size.
+
+    Args and Raises as for `metric_by_batch`.
+    """
+    import altair as alt
+
+    across = alt.X("name:N", title=None, sort=table.names).axis(labelAngle=-35, labelLimit=160)
+    return _metrics(table, across, [], legend=False, title=title)
+
+
+def loss_by_epoch(
+    curves: Sequence[Curve], *, names: Sequence[str], title: str = ""
+) -> dict[str, Any]:
     """Return the chart of training loss against epoch, one line a run.
 
     The scale is logarithmic where all losses are above 0. A cross ends a diverged run.
@@ -100,25 +99,31 @@ def loss_by_epoch(curves: Sequence[Curve], *, names: Sequence[str], title: str =
 
     positive = all(y > 0 for curve in curves for _, y in curve.points)
     scale = alt.Scale(type="log") if positive else alt.Scale(zero=False)
-    y = alt.Y("y:Q", title="training loss").scale(scale).axis(tickCount=5, format="~g")
-    x = _epochs(curves)
-    color = _color(names, {curve.name for curve in curves})
-    layers = [
-        _lines(part, x, y, color).encode(tooltip=["name:N", "run:N", "x:Q", "y:Q"])
-        if not faint
-        else _lines(part, x, y, color, strokeWidth=0.7, opacity=0.3)
-        for faint in (True, False)
-        if (part := [curve for curve in curves if curve.faint == faint])
-    ]
-    ends = [(curve, curve.points[-1]) for curve in curves if curve.lost and curve.points]
-    if ends:
-        rows = [{"x": x, "y": y, "name": curve.name, "run": curve.run} for curve, (x, y) in ends]
-        chart = alt.Chart(alt.Data(values=rows)).encode(x=x, color=color)
-        layers.append(_crosses(chart, y=y, tooltip=["name:N", "run:N", "x:Q"]))
-    return styled(alt.layer(*layers).properties(title=alt.Title(title), width=620, height=260))
+    upward = alt.Y("y:Q", title="training loss").scale(scale).axis(tickCount=5, format="~g")
+    across, color = _epochs(curves), _color(names, {curve.name for curve in curves})
+    faint = _lines("faint", strokeWidth=0.7, opacity=0.35).encode(across, upward, color)
+    plain = _lines("plain", strokeWidth=2).encode(
+        across, upward, color, tooltip=["name:N", "run:N", "x:Q", "y:Q"]
+    )
+    layers = [faint, plain]
+    lost = [curve for curve in curves if curve.lost and curve.points]
+    if lost:
+        ends = alt.Chart(alt.NamedData("lost")).encode(across, upward, color)
+        layers.append(_crosses(ends, tooltip=["name:N", "run:N", "x:Q"]))
+    chart = alt.layer(*layers).properties(title=alt.Title(title), width=620, height=260)
+    return _with_data(
+        chart,
+        faint=[_arrays(curve) for curve in curves if curve.faint],
+        plain=[_arrays(curve) for curve in curves if not curve.faint],
+        lost=[
+            {"name": c.name, "run": c.run, "x": c.points[-1][0], "y": c.points[-1][1]} for c in lost
+        ],
+    )
 
 
-def lr_by_epoch(curves: Sequence[Curve], *, names: Sequence[str], title: str = "") -> Any:
+def lr_by_epoch(
+    curves: Sequence[Curve], *, names: Sequence[str], title: str = ""
+) -> dict[str, Any]:
     """Return the chart of learning rate against epoch, one line a schedule.
 
     Args:
@@ -131,14 +136,59 @@ def lr_by_epoch(curves: Sequence[Curve], *, names: Sequence[str], title: str = "
     """
     import altair as alt
 
-    y = alt.Y("y:Q", title="learning rate").scale(zero=True).axis(tickCount=5, format="~g")
+    upward = alt.Y("y:Q", title="learning rate").scale(zero=True).axis(tickCount=5, format="~g")
     color = _color(names, {curve.name for curve in curves})
-    chart = _lines(curves, _epochs(curves), y, color)
-    chart = chart.encode(tooltip=["name:N", "x:Q", "y:Q"])
-    return styled(chart.properties(title=alt.Title(title), width=620, height=200))
+    chart = _lines("plain", strokeWidth=2).encode(
+        _epochs(curves), upward, color, tooltip=["name:N", "x:Q", "y:Q"]
+    )
+    chart = chart.properties(title=alt.Title(title), width=620, height=260)
+    return _with_data(chart, plain=[_arrays(curve) for curve in curves])
 
 
-# Parts ----------------------------------------------------------------------------
+# The metric's marks -----------------------------------------------------------------
+
+
+def _metrics(
+    table: Table, across: Any, lines: list[Any], *, legend: bool, title: str
+) -> dict[str, Any]:
+    """Return lines with the marks of all cells on them."""
+    import altair as alt
+
+    rows = _cell_rows(table)
+    color = _color(table.names, {row["name"] for row in rows} if legend else ())
+    tooltip = [
+        alt.Tooltip("name:N", title="rule" if legend else "variant"),
+        alt.Tooltip("batch:Q", title="batch size"),
+        alt.Tooltip("lr:Q", title="peak lr", format=".4~g"),
+        alt.Tooltip("said:N", title=table.metric),
+    ]
+    cells = alt.Chart().transform_filter("isValid(datum.mean) && !datum.anchor")
+    layers = [
+        *lines,
+        cells.mark_rule(strokeWidth=1.5, opacity=0.6, clip=True).encode(
+            across, _metric(table, "low:Q"), y2="high:Q"
+        ),
+        cells.transform_flatten(["metrics"])
+        .mark_circle(size=18, opacity=0.6)
+        .encode(across, _metric(table, "metrics:Q")),
+        cells.mark_circle(size=90, opacity=1).encode(
+            across, _metric(table, "mean:Q"), tooltip=tooltip
+        ),
+    ]
+    if any(row["diverged"] for row in rows):
+        lost = alt.Chart().transform_filter("datum.diverged > 0").encode(across)
+        lost = lost.encode(y=alt.YDatum(_span(table)[1]))
+        layers.append(_crosses(lost, tooltip=tooltip))
+    chart = alt.layer(*layers, data=alt.NamedData("cells")).encode(color)
+    chart = chart.properties(title=alt.Title(title), width=620, height=320)
+    return _with_data(chart, cells=rows)
+
+
+def _metric(table: Table, field: str) -> Any:
+    """Return the metric's axis, the same for every mark."""
+    import altair as alt
+
+    return alt.Y(field, title=table.metric).scale(domain=list(_span(table)[0]), nice=False)
 
 
 def _cell_rows(table: Table) -> list[dict[str, Any]]:
@@ -172,17 +222,6 @@ def _cell_row(table: Table, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _cell_tooltip(table: Table) -> list[Any]:
-    import altair as alt
-
-    return [
-        alt.Tooltip("name:N", title="rule"),
-        alt.Tooltip("batch:Q", title="batch size"),
-        alt.Tooltip("lr:Q", title="peak lr", format=".4~g"),
-        alt.Tooltip("said:N", title=table.metric),
-    ]
-
-
 def _span(table: Table) -> tuple[tuple[float, float], float]:
     """Return the ends of the metric's axis, and where on it diverged runs are shown."""
     values = [metric for cell in table.cells for metric in cell.metrics] or [0.0, 1.0]
@@ -193,6 +232,9 @@ def _span(table: Table) -> tuple[tuple[float, float], float]:
     if table.higher_is_better:
         return (low - 2.2 * room, high + room), low - 1.3 * room
     return (low - room, high + 2.2 * room), high + 1.3 * room
+
+
+# Parts ---------------------------------------------------------------------------
 
 
 def _epochs(curves: Sequence[Curve]) -> Any:
@@ -210,23 +252,30 @@ def _color(names: Sequence[str], shown: Collection[str]) -> Any:
     colors = [COLORS[0], *(COLORS[1:][i % (len(COLORS) - 1)] for i in range(len(domain) - 1))]
     listed = [name for name in domain if name in shown]
     legend = alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, values=listed)
+    if not listed:
+        legend = None
     return alt.Color("name:N", title=None, legend=legend).scale(domain=domain, range=colors)
 
 
-def _lines(curves: Sequence[Curve], x: Any, y: Any, color: Any, **mark: Any) -> Any:
+def _lines(dataset: str, **looks: Any) -> Any:
+    """Return lines from curves that are one row each: names, and all x and y."""
     import altair as alt
 
-    rows = [
-        {"x": _short(x), "y": _short(y), "name": curve.name, "run": curve.run}
-        for curve in curves
-        for x, y in curve.points
-    ]
-    looks = {"strokeWidth": 2, "strokeJoin": "round", **mark}
-    chart = alt.Chart(alt.Data(values=rows)).mark_line(**looks)
-    return chart.encode(x=x, y=y, color=color, detail="run:N", order="x:Q")
+    chart = alt.Chart(alt.NamedData(dataset)).transform_flatten(["x", "y"])
+    return chart.mark_line(strokeJoin="round", **looks).encode(detail="run:N", order="x:Q")
 
 
-def _crosses(chart: Any, *, y: Any, tooltip: list[Any]) -> Any:
+def _arrays(curve: Curve) -> dict[str, Any]:
+    """Return a curve as one row, which is a quarter of the size of one row a point."""
+    return {
+        "name": curve.name,
+        "run": curve.run,
+        "x": [_short(x) for x, _ in curve.points],
+        "y": [_short(y) for _, y in curve.points],
+    }
+
+
+def _crosses(chart: Any, *, tooltip: list[Any]) -> Any:
     """Return a layer of crosses with a legend of its own."""
     import altair as alt
 
@@ -235,8 +284,13 @@ def _crosses(chart: Any, *, y: Any, tooltip: list[Any]) -> Any:
     )
     shape = shape.legend(orient="top", symbolStrokeWidth=2.5)
     return chart.mark_point(size=70, strokeWidth=2.5, filled=False, opacity=1).encode(
-        y=y, shape=shape, tooltip=tooltip
+        shape=shape, tooltip=tooltip
     )
+
+
+def _with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
+    spec: dict[str, Any] = styled(chart).to_dict()
+    return spec | {"datasets": datasets}
 
 
 def _short(value: float) -> float:

@@ -9,6 +9,7 @@ only, which it names by their hashes: Vega's bundle and ours, which draws the ch
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
@@ -50,6 +51,7 @@ def _own(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
+@functools.cache
 def _bundle() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script that cannot end its element."""
     import vl_convert

@@ -37,6 +37,8 @@ class Plot(NamedTuple):
 def overview(evidence: Evidence) -> Plot:
     """Return the chart of metric against batch size."""
     table = evidence.table
+    if len(table.batch_sizes) == 1:
+        return Plot(_spec(figures.metric_by_variant(table)), f"{table.metric} of each variant")
     chart = figures.metric_by_batch(table)
     return Plot(_spec(chart), f"{table.metric} against batch size, one line a rule")
 
@@ -104,11 +106,16 @@ def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
     return corners([(point.epoch, point.lr) for point in whole])
 
 
-def _spec(chart: Any) -> dict[str, Any]:
-    """Return a chart's specification in the page's looks instead of its own."""
-    text = json.dumps(chart.to_dict())
+def _spec(chart: dict[str, Any]) -> dict[str, Any]:
+    """Return a specification in the page's looks instead of its own."""
+    datasets = chart.pop("datasets")
+    chart.pop("config")
+    text = json.dumps(chart)
     for i, color in enumerate(figures.COLORS):
         text = text.replace(f'"{color}"', f'"var(--c{i})"')
     spec: dict[str, Any] = json.loads(text)
-    spec.pop("config", None)
-    return spec | {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    return spec | {
+        "datasets": datasets,
+        "width": "container",
+        "autosize": {"type": "fit-x", "contains": "padding"},
+    }

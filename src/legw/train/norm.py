@@ -63,20 +63,15 @@ class GroupedBatchNorm(nn.Module):
 
     def fold(self, world: World) -> None:
         """Move the running averages once, by the mean over all groups of the update."""
-        means = torch.stack(
-            [mean for mean, _ in self.seen] or [torch.zeros_like(self.running_mean)]
-        )
-        variances = torch.stack(
-            [variance for _, variance in self.seen] or [torch.zeros_like(self.running_var)]
-        )
-        count = torch.full_like(means[0, :1], len(self.seen))
-        sums = world.sum(torch.cat([means.sum(0), variances.sum(0), count]))
+        sums = self.running_mean.new_zeros(2 * len(self.running_mean) + 1)
+        for mean, variance in self.seen:
+            sums += torch.cat([mean, variance, sums.new_ones(1)])
         self.seen.clear()
+        world.sum(sums)
         mean, variance = (sums[:-1] / sums[-1]).chunk(2)
         self.num_batches_tracked += 1
-        share = (
-            self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-        )
+        count = float(self.num_batches_tracked)
+        share = 1.0 / count if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
         self.running_var.lerp_(variance, share)
 

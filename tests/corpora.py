@@ -1,0 +1,51 @@
+"""Small texts for tests of language models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from legw.apps.ptb.task import Size
+from legw.apps.ptb.text import Corpus, Vocabulary
+
+TINY = Size(hidden_size=6, window=5, init=0.3, keep=1.0)
+"""A model small enough for a test."""
+
+
+def tiny_corpus(tokens: int = 203, words: int = 11) -> Corpus:
+    """Return texts of random words; the first two are `<eos>` and `<unk>`."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = Vocabulary(("<eos>", "<unk>", *(f"w{n}" for n in range(words - 2))))
+    texts = (
+        torch.randint(0, words, (length,), generator=generator, dtype=torch.int32)
+        for length in (tokens, 57, 61)
+    )
+    return Corpus(vocabulary, *texts)
+
+
+def write_texts(folder: Path, lines: int = 60) -> Path:
+    """Write train.txt, valid.txt and test.txt, in which each word says much about the next."""
+    words = [
+        "the",
+        "company",
+        "said",
+        "it",
+        "will",
+        "buy",
+        "a",
+        "small",
+        "bank",
+        "in",
+        "new",
+        "york",
+        "for",
+        "cash",
+    ]
+    for part, offset in (("train", 0), ("valid", 1), ("test", 2)):
+        text = (
+            " ".join(words[(start + offset + n * n) % len(words)] for n in range(start % 5 + 3))
+            for start in range(lines)
+        )
+        (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in text))
+    return folder
