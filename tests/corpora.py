@@ -26,26 +26,12 @@ def tiny_corpus(tokens: int = 203, words: int = 11) -> Corpus:
 
 def write_texts(folder: Path, lines: int = 60) -> Path:
     """Write train.txt, valid.txt and test.txt, in which each word says much about the next."""
-    words = [
-        "the",
-        "company",
-        "said",
-        "it",
-        "will",
-        "buy",
-        "a",
-        "small",
-        "bank",
-        "in",
-        "new",
-        "york",
-        "for",
-        "cash",
-    ]
+    text = "the company said it will buy a small bank in new york for cash"
+    words = text.split()
     for part, offset in (("train", 0), ("valid", 1), ("test", 2)):
-        text = (
+        written = (
             " ".join(words[(start + offset + n * n) % len(words)] for n in range(start % 5 + 3))
             for start in range(lines)
         )
-        (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in text))
+        (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in written))
     return folder

@@ -13,6 +13,10 @@ from collections.abc import Iterable
 class LegwError(Exception):
     """A mistake that the user can mend; its text is one clear line."""
 
+    told: bool | None = None
+    """Whether another of several processes tells the user about it; None is undecided, and
+    means that all have made the same mistake, of which the first tells."""
+
 
 class RecipeError(LegwError, ValueError):
     """A recipe, rule or schedule that cannot be: wrong value, name or combination."""

@@ -7,6 +7,7 @@ checking thousands of points takes a hundred times longer than drawing them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -97,11 +98,9 @@ def loss_by_epoch(
     """
     import altair as alt
 
-    positive = all(y > 0 for curve in curves for _, y in curve.points)
-    scale = alt.Scale(type="log") if positive else alt.Scale(zero=False)
-    upward = alt.Y("y:Q", title="training loss").scale(scale).axis(tickCount=5, format="~g")
+    upward = _losses(curves)
     across, color = _epochs(curves), _color(names, {curve.name for curve in curves})
-    faint = _lines("faint", strokeWidth=0.7, opacity=0.35).encode(across, upward, color)
+    faint = _lines("faint", strokeWidth=0.7, opacity=0.35, clip=True).encode(across, upward, color)
     plain = _lines("plain", strokeWidth=2).encode(
         across, upward, color, tooltip=["name:N", "run:N", "x:Q", "y:Q"]
     )
@@ -206,10 +205,9 @@ def _cell_rows(table: Table) -> list[dict[str, Any]]:
 
 
 def _cell_row(table: Table, cell: Cell) -> dict[str, Any]:
-    found, names = cell.estimate, table.names
-    place = names.index(table.name(cell.variant, cell.rule)) - (len(names) - 1) / 2
+    found = cell.estimate
     return {
-        "x": _short(cell.batch_size * 2 ** (DODGE * place)),
+        "x": _short(cell.batch_size * 2 ** _beside(table, cell)),
         "batch": cell.batch_size,
         "mean": found.mean if found else None,
         "low": found.low if found else None,
@@ -234,6 +232,14 @@ def _span(table: Table) -> tuple[tuple[float, float], float]:
     return (low - room, high + 2.2 * room), high + 1.3 * room
 
 
+def _beside(table: Table, cell: Cell) -> float:
+    """Return how far beside its batch size a cell is drawn, in powers of 2; the base not at all."""
+    names = [name for name in table.names if name != BASE]
+    if cell.rule == BASE:
+        return 0.0
+    return DODGE * (names.index(table.name(cell.variant, cell.rule)) - (len(names) - 1) / 2)
+
+
 # Parts ---------------------------------------------------------------------------
 
 
@@ -251,10 +257,38 @@ def _color(names: Sequence[str], shown: Collection[str]) -> Any:
     domain = [BASE, *(name for name in names if name != BASE)]
     colors = [COLORS[0], *(COLORS[1:][i % (len(COLORS) - 1)] for i in range(len(domain) - 1))]
     listed = [name for name in domain if name in shown]
-    legend = alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, values=listed)
-    if not listed:
-        legend = None
-    return alt.Color("name:N", title=None, legend=legend).scale(domain=domain, range=colors)
+    legend = alt.Legend(
+        orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolOpacity=1, values=listed
+    )
+    return alt.Color("name:N", title=None, legend=legend if listed else None).scale(
+        domain=domain, range=colors
+    )
+
+
+def _losses(curves: Sequence[Curve]) -> Any:
+    """Return the losses' axis: it shows every peak, and of the noise below as much as fits."""
+    import altair as alt
+
+    low = min((y for curve in curves if not curve.faint for _, y in curve.points), default=0.1)
+    high = max((y for curve in curves for _, y in curve.points), default=1.0)
+    axis = alt.Y("y:Q", title="training loss")
+    if low <= 0 or not math.isfinite(high / low):
+        return axis.scale(zero=False).axis(tickCount=5, format="~g")
+    low, high = low / 1.5, high * 1.2
+    ticks = _powers(low, high)
+    return axis.scale(type="log", domain=[low, high]).axis(values=ticks, format="~g")
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """Return powers of ten between two numbers above 0; with 2 and 5 where they are few.
+
+    >>> _powers(0.5, 40.0)
+    [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
+    """
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(exponents) < 5 else (1,)
+    found = [float(f"{step}e{exponent}") for exponent in exponents for step in steps]
+    return [tick for tick in found if low <= tick <= high]
 
 
 def _lines(dataset: str, **looks: Any) -> Any:

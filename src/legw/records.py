@@ -128,6 +128,8 @@ class Summary:
     """Time from start to end with evaluations, added up over restarts."""
     reason: str = ""
     """Why it diverged or was interrupted."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the task measures at the end beside its metric; empty unless finished."""
     costs: dict[str, float] = field(default_factory=dict)
     """Seconds of data, compute and communication; peak memory in bytes."""
 

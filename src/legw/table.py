@@ -176,6 +176,14 @@ class Table:
         """
         return f"{value:.{self.places}f}"
 
+    def change(self, value: float) -> str:
+        """Return a difference of two values, with its sign.
+
+        >>> Table(cells=()).change(0.12345)
+        '+0.123'
+        """
+        return f"{value:+.{self.places}f}"
+
     def text(self, cell: Cell) -> list[str]:
         """Return what the table says of a cell, in short lines.
 

@@ -20,7 +20,7 @@ def sentence(table: Table) -> str:
     ...          Cell(variant="", rule="legw", batch_size=64, metrics=(0.94, 0.96)))
     >>> print(sentence(Table(cells=cells, metric="accuracy")))
     At batch 64 (4 times the base's 16), legw reaches accuracy 0.9500 against the base's
-    0.9600 (difference -0.0100, 95 % interval -0.0708 to 0.0508, n = 2 and 2).
+    0.9600 (difference -0.0100, 95 % interval -0.0708 to +0.0508, n = 2 and 2).
     """
     ended = [cell for cell in table.cells if cell.metrics or cell.diverged]
     if not ended:
@@ -68,9 +68,9 @@ def _against_base(table: Table, cell: Cell) -> str:
     difference = table.from_base(cell)
     if difference is None:
         return f"{said} ({_n(found.n, theirs.n)}: no claim)"
-    low, high = table.number(difference.low), table.number(difference.high)
+    low, high = table.change(difference.low), table.change(difference.high)
     return (
-        f"{said} (difference {table.number(difference.mean)}, "
+        f"{said} (difference {table.change(difference.mean)}, "
         f"95 % interval {low} to {high}, {_n(found.n, theirs.n)})"
     )
 

@@ -226,3 +226,21 @@ def test_an_order_of_the_wrong_length(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"order: epoch=0: returned shape \(10,\); num"):
         fit(Short(), recipe(), out=tmp_path, settings=_plain())
+
+
+# What a task may have beside the protocol ------------------------------------------------
+
+
+def test_a_task_may_leave_files_and_measure_at_the_end(tmp_path: Path) -> None:
+    class Generous(Lines):
+        def artifacts(self) -> dict[str, bytes]:
+            return {"words.txt": b"a\nb\n"}
+
+        def final_metrics(self, model: nn.Module) -> dict[str, float]:
+            assert not model.training
+            return {"bias": 3.5}
+
+    summary = fit(Generous(), recipe(), out=tmp_path, settings=_plain())
+    assert (tmp_path / "words.txt").read_bytes() == b"a\nb\n"
+    assert summary.metrics == {"bias": 3.5}
+    assert records.load(tmp_path).summary == summary

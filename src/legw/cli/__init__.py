@@ -61,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _answer(name, words[1:])
         sys.stdout.flush()
         return code
-    except DivergedError as error:
-        return _complain(f"legw: {error}", 3)
     except LegwError as error:
-        return _complain(f"legw: {error}", 2)
+        quiet = not _first() if error.told is None else error.told
+        return _complain(f"legw: {error}", 3 if isinstance(error, DivergedError) else 2, quiet)
     except ModuleNotFoundError as error:
         return _complain(_missing_extra(name, error), 2)
     except KeyboardInterrupt as interrupt:
-        return _complain(f"legw: {interrupt}" if interrupt.args else "legw: interrupted", 130)
+        line = f"legw: {interrupt}" if interrupt.args else "legw: interrupted"
+        return _complain(line, 130, quiet=not _first())
     except BrokenPipeError:
         return _close_quietly()
 
@@ -94,7 +94,13 @@ def _run(name: str, words: list[str]) -> int:
     command: Any = importlib.import_module(COMMANDS[name][0])
     plain = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     try:
-        options = tyro.cli(command.Options, args=words, prog=f"legw {name}", config=plain)
+        options = tyro.cli(
+            command.Options,
+            args=words,
+            prog=f"legw {name}",
+            config=plain,
+            console_outputs=_first(),
+        )
     except SystemExit as done:  # after --help, and after tyro has said what is wrong
         return done.code if isinstance(done.code, int) else 2
     return int(command.run(options))
@@ -118,8 +124,14 @@ examples:
 legw --version tells the version."""
 
 
-def _complain(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+def _first() -> bool:
+    """Whether this is the first of the processes that torchrun started, or the only one."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def _complain(line: str, code: int, quiet: bool = False) -> int:
+    if not quiet:
+        print(line, file=sys.stderr)
     return code
 
 
@@ -141,7 +153,8 @@ def _warnings_as_notes() -> Iterator[None]:
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, LegwWarning):
-                print(f"note: {message}", file=sys.stderr)
+                if _first():
+                    print(f"note: {message}", file=sys.stderr)
             else:
                 usual(message, category, *where, **more)
 

@@ -27,6 +27,9 @@ Value = TypeVar("Value", int, str)
 MOST = 1000
 """Most numbers in a list of seeds or batch sizes: more is a slip of the finger."""
 
+ALWAYS_SAID = ("batch_sizes", "rules", "seeds")
+"""Options that the command to run it again names even where they have their default."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -118,7 +121,8 @@ def command(options: Options) -> str:
     for part in (options, options.machine):
         for option in fields(part):
             value = getattr(part, option.name)
-            if option.name in ("app", "json", "dry_run", "machine") or value == option.default:
+            usual = option.name not in ALWAYS_SAID and value == option.default
+            if option.name in ("app", "json", "dry_run", "machine") or usual:
                 continue
             values = value if option.name == "grid" else (value,)
             for one in values:

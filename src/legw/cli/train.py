@@ -15,7 +15,8 @@ from legw.cli.outcome import carry, headline
 from legw.cli.progress import Display, figure
 from legw.errors import DivergedError
 from legw.records import Summary
-from legw.train import Observer, fit
+from legw.train import Observer, Settings, fit
+from legw.train.dist import World, joined
 from legw.train.tensorboard import TensorBoard
 
 # ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
@@ -65,7 +66,14 @@ class Options:
 
 def run(options: Options) -> int:
     """Train, show how it goes, and return 0, 3 (diverged) or 130 (interrupted)."""
-    console = Console(stderr=options.json, highlight=False)
+    settings = options.machine.settings(options.resume)
+    with joined(settings.device, settings.patience_seconds) as world:
+        return _train(options, settings, world)
+
+
+def _train(options: Options, settings: Settings, world: World) -> int:
+    """Train on this and all other processes; the first alone shows anything."""
+    console = Console(stderr=options.json, highlight=False, quiet=not world.first)
     rule = rules.find(options.rule)
     base = training.overridden(
         training.base_recipe(options.app, options.recipe),
@@ -78,8 +86,10 @@ def run(options: Options) -> int:
     recipe = outcome.scaled
     if options.epochs is not None:
         recipe = replace(recipe, epochs=options.epochs)
-    task = training.task_of(options.app, options.data, options.holdout, options.vocabulary)
-    folder = options.out or _free_folder(options, batch_size)
+    task = world.together(
+        lambda: training.task_of(options.app, options.data, options.holdout, options.vocabulary)
+    )
+    folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(headline(outcome), markup=False, soft_wrap=True)
     for line in outcome.warnings:
         console.print(f"note: {line}", markup=False, soft_wrap=True)
@@ -90,10 +100,10 @@ def run(options: Options) -> int:
         seed=options.seed,
         base=base,
         rule=rule.name,
-        settings=options.machine.settings(options.resume),
+        settings=settings,
         observers=_observers(options, folder, console),
     )
-    return _finish(options, folder, summary, console)
+    return _finish(options, folder, summary, console, tells=world.first)
 
 
 def _observers(options: Options, folder: Path, console: Console) -> list[Observer]:
@@ -116,7 +126,11 @@ def _free_folder(options: Options, batch_size: int) -> Path:
     return folder
 
 
-def _finish(options: Options, folder: Path, summary: Summary, console: Console) -> int:
+def _finish(
+    options: Options, folder: Path, summary: Summary, console: Console, *, tells: bool
+) -> int:
+    if not tells:
+        return {"diverged": 3, "interrupted": 130}.get(summary.status, 0)
     if options.json:
         print((folder / "summary.json").read_text(encoding="utf-8"), end="")
     if summary.status == "diverged":

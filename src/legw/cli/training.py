@@ -42,6 +42,8 @@ class Machine:
     """Epochs between two checkpoints, beside those by time."""
     compile: inputs.Flag = False
     """Compile the model with torch.compile: slow to start, faster on a GPU."""
+    patience_seconds: float = 600.0
+    """Time without a word from another process after which it is taken as lost."""
 
     def settings(self, resume: bool) -> Settings:
         """Return them as the loop takes them."""
@@ -56,6 +58,7 @@ class Machine:
             checkpoint_epochs=self.checkpoint_epochs,
             compile=self.compile,
             resume=resume,
+            patience_seconds=self.patience_seconds,
         )
 
 

@@ -55,7 +55,9 @@ def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:
             plots.append(Plot(_spec(chart), f"training loss against epoch at batch size {size}"))
         rates = _rates(evidence, table, size)
         if rates:
-            chart = figures.lr_by_epoch(rates, names=table.names, title=f"Rate at batch {size}")
+            chart = figures.lr_by_epoch(
+                rates, names=table.names, title=f"Learning rate at batch {size}"
+            )
             plots.append(Plot(_spec(chart), f"learning rate against epoch at batch size {size}"))
         if plots:
             yield size, plots
@@ -103,7 +105,8 @@ def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
         whole = charts.points(manifest.recipe.with_num_examples(manifest.num_examples))
     except LegwError:  # a folder that was tampered with: its curve is left out
         return []
-    return corners([(point.epoch, point.lr) for point in whole])
+    line = [(point.epoch, point.lr) for point in whole]
+    return corners([*line, (manifest.recipe.epochs, line[-1][1])])
 
 
 def _spec(chart: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from legw.evidence import Evidence
 from legw.records import Run
 from legw.report import plots
 from legw.report.html import Html, data, join, table, tag
-from legw.stats import Difference
 from legw.study import BASE, Row
 from legw.table import Cell, Table
 
@@ -97,19 +96,23 @@ def _cell(found: Table, cell: Cell | None, several: bool) -> Html:
     if cell is None:
         return tag("td", "")
     best = several and cell is found.best(cell.batch_size)
-    lines = found.text(cell)
-    looks = ["bad" if "diverged" in x else "mute" if not x[0].isdigit() else "" for x in lines]
-    parts = [
-        tag("span", x, class_=f"line {look}".strip()) for x, look in zip(lines, looks, strict=True)
+    return tag("td", _lines(found, cell), **({"class_": "best"} if best else {}))
+
+
+def _lines(found: Table, cell: Cell) -> list[Html]:
+    """Return what the table says of a cell, what went wrong in red."""
+    looks = {"diverged": "line bad", "unfinished": "line mute", "missing": "line mute"}
+    return [
+        tag("span", line, class_=looks.get(line.partition(" ")[0], "line"))
+        for line in found.text(cell)
     ]
-    return tag("td", parts, **({"class_": "best"} if best else {}))
 
 
 def _numbers(evidence: Evidence, found: Table) -> Html:
     """Return one row a cell with what the recipe was, and what the runs cost."""
     head = ["rule", "batch", "peak lr", join("warmup", tag("small", "epochs")), "updates",
             "seconds", "n", found.metric,
-            join("from the base", tag("small", "95 % interval"))]  # fmt: skip
+            "from the base", "95 % interval"]  # fmt: skip
     several = len(found.variants) > 1
     rows = []
     for cell in (cell for cell in found.cells if not cell.reason):
@@ -131,8 +134,6 @@ def _same(row: Row, cell: Cell) -> bool:
 
 def _number_row(found: Table, cell: Cell, rows: list[Row], several: bool) -> list[Html]:
     done = [row for row in rows if row.status == "finished"]
-    estimate, difference = cell.estimate, found.from_base(cell)
-    reached = "–" if estimate is None else found.number(estimate.mean)  # noqa: RUF001
     texts = [
         str(cell.batch_size),
         f"{cell.lr:.4g}" if cell.lr is not None else "",
@@ -140,22 +141,16 @@ def _number_row(found: Table, cell: Cell, rows: list[Row], several: bool) -> lis
         f"{fmean(row.updates or 0 for row in done):.0f}" if done else "",
         f"{fmean(row.seconds or 0 for row in done):.3g}" if done else "",
         str(len(cell.metrics)),
-        reached,
-        _difference(found, difference),
     ]
     names = [cell.variant, cell.rule] if several else [cell.rule]
-    lost = [tag("span", f"diverged {cell.diverged}/{cell.total}", class_="line bad")]
     cells = [tag("td", name, class_="text") for name in names]
-    for i, text in enumerate(texts):
-        cells.append(tag("td", text, lost if i == 6 and cell.diverged else ""))
-    return cells
-
-
-def _difference(found: Table, difference: Difference | None) -> Html:
+    cells += [tag("td", text) for text in texts]
+    cells.append(tag("td", _lines(found, cell)))
+    difference = found.from_base(cell)
     if difference is None:
-        return Html("")
-    interval = f"{found.number(difference.low)} to {found.number(difference.high)}"
-    return join(found.number(difference.mean), tag("span", interval, class_="line mute"))
+        return [*cells, tag("td", ""), tag("td", "")]
+    interval = f"{found.change(difference.low)} to {found.change(difference.high)}"
+    return [*cells, tag("td", found.change(difference.mean)), tag("td", interval)]
 
 
 # The charts -----------------------------------------------------------------------
@@ -197,7 +192,8 @@ def _notes(evidence: Evidence) -> Html:
     where: dict[tuple[int, str], dict[str, None]] = {}
     for row, run in evidence.runs:
         for note in run.manifest.notes:
-            where.setdefault((row.batch_size, note), {})[row.rule] = None
+            said = note.removeprefix(f"{run.manifest.base.name}: ")
+            where.setdefault((row.batch_size, said), {})[row.rule] = None
     lines = [f"Batch {size}, {', '.join(names)}: {note}" for (size, note), names in where.items()]
     lines += [
         f"{run.folder.name}: diverged at update {row.updates}: {row.reason}"

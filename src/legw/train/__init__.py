@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from legw.train.loop import Settings, fit
+from legw.train.loop import fit
 from legw.train.optim import LAMB, LARS, parameter_groups
 from legw.train.scheduler import RecipeLR
+from legw.train.settings import Settings
 from legw.train.task import Metric, Observer, State, Task
 
 __all__ = [

@@ -1,7 +1,10 @@
-"""Several processes: who we are, and the few sums that processes share.
+"""Several processes: who we are, what they share, and what they do about a failure.
 
 Processes are started by `torchrun`, which sets the environment variables read
 here. Without them there is one process, and every function is the identity.
+
+A mistake is told once, however many processes notice it; and when one process is
+lost, all others end.
 """
 
 from __future__ import annotations
@@ -9,15 +12,26 @@ from __future__ import annotations
 import atexit
 import inspect
 import os
-from collections.abc import Iterator
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
-from legw.errors import RunError
+from legw.errors import LegwError, RunError
+
+PATIENCE_SECONDS = 600.0
+"""How long a process waits for a word from another before it takes that one as lost."""
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,36 @@ class World:
         values = [value]
         distributed.broadcast_object_list(values, src=0)
         return values[0]
+
+    def agree(self, action: Callable[[], Value]) -> Value:
+        """Do something on the first process; return its value, or raise its error, on all."""
+        outcome = self.share(_attempt(action) if self.first else None)
+        value: Value = self._agreed(outcome)
+        return value
+
+    def together(self, action: Callable[[], Value]) -> Value:
+        """Do something on all processes; if it fails on any, raise the first error on all.
+
+        The first process of each machine goes ahead, so that the others find what it
+        downloads. The action must not talk to other processes.
+        """
+        leads = os.environ.get("LOCAL_RANK", "0") == "0" or self.size == 1
+        outcome: tuple[Value | None, LegwError | None] = (None, None)
+        for turn in (True, False):
+            if leads is turn:
+                outcome = _attempt(action)
+            errors = [error for error in self.gather(outcome[1]) if error is not None]
+            if errors:
+                self._agreed((None, errors[0]))
+        return outcome[0]  # type: ignore[return-value]
+
+    def _agreed(self, outcome: tuple[Any, LegwError | None]) -> Any:
+        """Return the value, or raise the error; the first process is the one that tells it."""
+        value, error = outcome
+        if error is not None:
+            error.told = not self.first
+            raise error
+        return value
 
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the model such that a backward pass sums gradients over processes."""
@@ -92,45 +136,151 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def joined(device_name: str = "auto") -> Iterator[World]:
+def joined(
+    device_name: str = "auto", patience_seconds: float = PATIENCE_SECONDS
+) -> Iterator[World]:
     """Join the processes that torchrun started; they stay joined until the process ends.
 
+    Args:
+        device_name: as for `choose_device`; of several GPUs each process takes its own.
+        patience_seconds: how long to wait for a word from another process, above 0.
+
     Raises:
-        RunError: the rendezvous fails, or another process is lost on the way.
+        RunError: the rendezvous fails, there is no such device on one of the machines,
+            or another process is lost on the way.
     """
-    device = choose_device(device_name)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World(device)
+        yield World(choose_device(device_name))
         return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    _join("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield World(device, distributed.get_rank(), distributed.get_world_size())
+        _join(device_name, timedelta(seconds=patience_seconds))
+    except RunError as error:
+        error.told = False  # each process sees something else of it
+        raise
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    try:
+        without_device = World(torch.device("cpu"), rank, size)
+        yield World(without_device.together(lambda: _own_device(device_name)), rank, size)
+    except LegwError as error:
+        error.told = error.told or not _first_to_tell()
+        raise
     except RuntimeError as error:
         if not _is_lost_connection(error):
             raise
-        raise RunError(
-            f"rank {distributed.get_rank()}: lost another process ({_first_line(error)}); "
+        atexit.unregister(_leave)  # to take leave of a lost process would be to wait for it
+        lost = RunError(
+            f"rank {rank}: lost another process ({_reason(error)}); "
             "the same command with --resume goes on from the last checkpoint"
-        ) from None
+        )
+        if "imed out" in str(error):
+            _MEETING.tells = True  # the silent process may be the one that keeps the store
+        lost.told = not _first_to_tell()
+        raise lost from None
 
 
-def _join(backend: str) -> None:
-    """Meet the other processes, once: torchrun's store serves one rendezvous a process."""
+def _own_device(name: str) -> torch.device:
+    """Return this process's device: of several GPUs the one with its number on the machine."""
+    device = choose_device(name)
+    if device.type != "cuda":
+        return device
+    device = choose_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+    torch.cuda.set_device(device)
+    return device
+
+
+# Meeting ------------------------------------------------------------------------------
+
+
+@dataclass
+class _Meeting:
+    """Where the processes of this round met."""
+
+    store: Store | None = None
+    """What all of them can read and write, while the process that keeps it lives."""
+    tells: bool | None = None
+    """Whether this process tells what went wrong; None while nothing has."""
+
+
+_MEETING = _Meeting()
+
+
+def _join(device_name: str, patience: timedelta) -> None:
+    """Meet the other processes, once a process."""
     if distributed.is_initialized():
         return
+    on_gpus = device_name != "cpu" and torch.cuda.is_available()
     try:
-        distributed.init_process_group(backend)
+        store, rank, size = next(rendezvous("env://", timeout=patience))
+        store.set_timeout(patience)
+        store = _of_this_round(store, rank, size, patience)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=patience,
+        )
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"rendezvous: {_first_line(error)}; is the port free?") from None
+        raise RunError(f"rendezvous: {_reason(error)}; is the port free?") from None
+    _MEETING.store = store
     atexit.register(_leave)
+
+
+def _of_this_round(store: Store, rank: int, size: int, patience: timedelta) -> Store:
+    """Return the part of the store that the processes of this round alone use.
+
+    torchrun keeps one store over its restarts, with the addresses of processes that
+    are gone. So the first process draws a name, and hands it to those that ask *now*.
+    """
+    if rank > 0:
+        request = uuid.uuid4().hex
+        store.set(f"legw/request/{rank}", request)
+        name = store.get(f"legw/answer/{request}").decode()
+        store.set(f"legw/{name}/{rank}", "here")
+        return PrefixStore(f"legw/{name}", store)
+    name, deadline = uuid.uuid4().hex, time.monotonic() + patience.total_seconds()
+    missing = set(range(1, size))
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"legw/{name}/{other}"]):
+                missing.remove(other)
+            elif store.check([f"legw/request/{other}"]):
+                request = store.get(f"legw/request/{other}").decode()
+                store.set(f"legw/answer/{request}", name)
+        if missing and time.monotonic() > deadline:
+            seconds = patience.total_seconds()
+            raise RunError(
+                f"rendezvous: {len(missing)} of {size} processes did not come within "
+                f"{seconds:g} s; are they started, and can they reach this machine?"
+            )
+        time.sleep(0.01)
+    return PrefixStore(f"legw/{name}", store)
 
 
 def _leave() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+# Failing ------------------------------------------------------------------------------
+
+
+def _attempt(action: Callable[[], Value]) -> tuple[Value | None, LegwError | None]:
+    """Return what an action returns, and the mistake that it raises."""
+    try:
+        return action(), None
+    except LegwError as error:
+        return None, error
+
+
+def _first_to_tell() -> bool:
+    """Whether no other process has told of a failure yet, as far as can be known."""
+    if _MEETING.tells is None:
+        try:
+            _MEETING.tells = _MEETING.store is None or _MEETING.store.add("failures", 1) == 1
+        except RuntimeError:  # the store is gone with the process that kept it
+            _MEETING.tells = True
+    return _MEETING.tells
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
@@ -140,5 +290,7 @@ def _is_lost_connection(error: RuntimeError) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """Return the first sentence of an error of torch's, without its place in the source."""
+    text = re.sub(r"\[/\S*\]\s*", "", str(error)).strip() or type(error).__name__
+    return text.splitlines()[0].partition(". ")[0][:200]

@@ -9,61 +9,28 @@ size and restarts change nothing but the speed.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from legw import records, rules, schedule
-from legw.errors import LegwError, LegwWarning, RunError
-from legw.recipe import Recipe, to_dict
+from legw.errors import LegwWarning
+from legw.recipe import Recipe
 from legw.records import Manifest, Status, Summary
 from legw.train import micro, norm, optim, state
-from legw.train.batches import Batches, derive
+from legw.train.batches import Batches, derive, split
 from legw.train.dist import World, joined
+from legw.train.folder import Identity, claim, earlier_micro_batch, look
 from legw.train.machine import describe_device, environment, peak_memory
 from legw.train.recorder import Recorder
-from legw.train.step import GlobalBatch, Precision
+from legw.train.settings import Settings
+from legw.train.signals import StopSignals
+from legw.train.step import GlobalBatch
 from legw.train.task import Observer, Task
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a run is made, as opposed to what is trained: nothing here changes the result."""
-
-    micro_batch_size: int | Literal["auto"] = "auto"
-    """Examples per forward and backward pass, at least 1; auto measures what is fastest."""
-    memory_limit: int | None = None
-    """Bytes that a process may use for micro-batches; None is 80 % of what is free."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
-    precision: Precision = "fp32"
-    """fp32, or bf16 (autocast; weights and optimizer state stay fp32)."""
-    checkpoint_seconds: float = 60.0
-    """Time between two checkpoints."""
-    checkpoint_epochs: float | None = None
-    """Epochs between two checkpoints, beside those by time; None is by time alone."""
-    compile: bool = False
-    """Compile the model with `torch.compile`: slow to start, faster on a GPU."""
-    resume: bool = False
-    """Go on from the folder's newest checkpoint; begin where there is none."""
-
-    def __post_init__(self) -> None:
-        size = self.micro_batch_size
-        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise RunError(f"micro_batch_size={size!r}: must be 'auto' or a number, at least 1")
-        if self.precision not in ("fp32", "bf16"):
-            raise RunError(f"precision={self.precision!r}: must be fp32 or bf16")
-        if self.checkpoint_epochs is not None and not self.checkpoint_epochs > 0:
-            raise RunError(f"checkpoint_epochs={self.checkpoint_epochs}: must be above 0")
 
 
 def fit(
@@ -98,7 +65,7 @@ def fit(
         RecipeError: the number of examples is not known.
     """
     settings = settings or Settings()
-    with joined(settings.device) as world:
+    with joined(settings.device, settings.patience_seconds) as world:
         run = _Run(
             task=task,
             recipe=recipe,
@@ -134,20 +101,22 @@ class _Run:
         self.lr = schedule.in_steps(recipe, self.num_examples)
         self.position = state.Position()
         self.last_metric: float | None = None
-        self.signal = ""
+        self.final_metrics: dict[str, float] = {}
+        self.asked = StopSignals()
         self.stopped = ""
 
     # From the start to the end ----------------------------------------------------
 
     def complete(self, observers: Sequence[Observer]) -> Summary:
         """Train to the end, or go on to it, and say how it ended."""
-        done: Summary | None = self._agree(self._look)
+        done = self.world.agree(self._look)
         if done is not None:
             return done
         self._build()
         content = self._restore()
         manifest = self._manifest()
-        self._agree(lambda: self._open(manifest))
+        artifacts = getattr(self.task, "artifacts", dict)
+        self.world.agree(lambda: claim(self.folder, manifest, artifacts()))
         self.recorder = Recorder(
             self.folder if self.world.first else None,
             recipe=self.recipe,
@@ -158,62 +127,25 @@ class _Run:
         )
         self._tell(observers, "on_start", manifest, self.position.updates)
         try:
-            with self._signals():
+            with self.asked:
                 self._train()
         finally:
             self.recorder.close()
-        summary = self._summary()
-        if self.world.first:
-            records.write_summary(self.folder, summary)
+        summary = self.world.agree(self._end)
         self._tell(observers, "on_end", summary)
         return summary
 
-    def _agree(self, action: Any) -> Any:
-        """Do something on the first process; return its value, or raise its error, on all."""
-        outcome = None
-        if self.world.first:
-            try:
-                outcome = action()
-            except LegwError as error:
-                outcome = error
-        outcome = self.world.share(outcome)
-        if isinstance(outcome, LegwError):
-            raise outcome
-        return outcome
-
     def _look(self) -> Summary | None:
-        """See that the folder is free, or holds this very run; return its summary if it ended."""
-        records.create(self.folder)
-        if not (self.folder / "manifest.json").exists():
-            return None
-        if not self.settings.resume:
-            raise RunError(
-                f"{self.folder}: holds a run already; --resume goes on with it, "
-                "or choose another --out"
-            )
-        self._check_same_run(records.read_manifest(self.folder))
-        summary = records.read_summary(self.folder)
-        return summary if summary and summary.status in ("finished", "diverged") else None
-
-    def _check_same_run(self, found: Manifest) -> None:
-        """Refuse to go on with a run that is not this one."""
-        here = f"{self.folder}: holds a run of"
-        if found.recipe.batch_size != self.recipe.batch_size:
-            raise RunError(
-                f"{here} batch_size={found.recipe.batch_size}, not {self.recipe.batch_size}; "
-                f"another global batch is another recipe: legw scale {self.base.name} "
-                f"-b {self.recipe.batch_size} shows it, a new --out trains it"
-            )
-        theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
-        ours = {"task": self.task.name, "seed": self.seed, "precision": self.settings.precision}
-        theirs |= to_dict(replace(found.recipe, source=""))
-        ours |= to_dict(replace(self.recipe, source=""))
-        for name in sorted(theirs.keys() | ours.keys()):
-            if theirs.get(name) != ours.get(name):
-                raise RunError(
-                    f"{here} {name}={theirs.get(name)!r}, not {ours.get(name)!r}; "
-                    "choose another --out"
-                )
+        """See that the batch and the folder suit; return the summary of a run that has ended."""
+        split(self.recipe.batch_size, self.recipe.batch_size, world_size=self.world.size)
+        run = Identity(
+            task=self.task.name,
+            recipe=self.recipe,
+            seed=self.seed,
+            precision=self.settings.precision,
+            base_name=self.base.name,
+        )
+        return look(self.folder, run, resume=self.settings.resume)
 
     def _build(self) -> None:
         """Make model, optimizer and the global batch; settle the micro-batch."""
@@ -248,7 +180,8 @@ class _Run:
         given = self.settings.micro_batch_size
         if given != "auto":
             return micro.Choice(min(given, self.recipe.batch_size), {}, measured=False)
-        before = self._agree(self._micro_batch_before)
+        device = describe_device(self.world.device)
+        before = self.world.agree(lambda: earlier_micro_batch(self.folder, self.world.size, device))
         if before:
             return micro.Choice(before, {}, measured=False)
         return micro.choose(
@@ -260,22 +193,6 @@ class _Run:
             precision=self.settings.precision,
             memory_limit=self.settings.memory_limit,
         )
-
-    def _micro_batch_before(self) -> int | None:
-        """Return the resumed run's micro-batch, if it had as many processes on such a device."""
-        if not (self.folder / "manifest.json").exists():
-            return None
-        found = records.read_manifest(self.folder)
-        same = (found.world_size, found.device) == (
-            self.world.size,
-            describe_device(self.world.device),
-        )
-        return found.micro_batch_size if same else None
-
-    def _open(self, manifest: Manifest) -> None:
-        """Write the manifest: from here on the folder holds this run."""
-        records.write_manifest(self.folder, manifest)
-        (self.folder / "summary.json").unlink(missing_ok=True)
 
     def _manifest(self) -> Manifest:
         fingerprint = getattr(self.task, "fingerprint", None)
@@ -323,6 +240,8 @@ class _Run:
             if save_due:
                 self._save()
         self._save()
+        if self.position.updates == self.updates:
+            self._evaluate_at_the_end()
 
     def _update(self, update: int) -> bool:
         """Make one optimizer step from the whole global batch; say whether to save now."""
@@ -335,18 +254,18 @@ class _Run:
             norm.fold(self.model, self.world)
         self.recorder.add(update, gradient, rate, time.perf_counter() - self.clock)
         if self.world.size == 1:
-            self.stopped = self.signal
+            self.stopped = self.asked.name
             return self._save_due()
         save, stop = gradient.flags.tolist()
         if stop:
-            self.stopped = self.signal or "another process was asked to stop"
+            self.stopped = self.asked.name or "another process was asked to stop"
         return bool(save)
 
     def _wishes(self) -> tuple[float, ...]:
         """What this process wants all to do after the update: (save, stop)."""
         if self.world.size == 1:
             return ()
-        return (float(self.world.first and self._save_due()), float(bool(self.signal)))
+        return (float(self.world.first and self._save_due()), float(bool(self.asked.name)))
 
     def _ends_epoch(self, update: int) -> bool:
         """Say whether an epoch, or the run, ends within this update."""
@@ -365,12 +284,29 @@ class _Run:
         self.recorder.evaluated(self.last_metric)
         self._pause(began, "evaluation")
 
+    def _evaluate_at_the_end(self) -> None:
+        """Measure what the task measures once, on the first process alone."""
+        measure = getattr(self.task, "final_metrics", None)
+        if measure is None or not self.world.first:
+            return
+        began = time.perf_counter()
+        self.model.eval()
+        with torch.no_grad():
+            self.final_metrics = {name: float(value) for name, value in measure(self.model).items()}
+        self._pause(began, "evaluation")
+
     def _pause(self, began: float, cost: str) -> None:
         """Book the time since `began` under a cost, and take it off the training's clock."""
         spent = time.perf_counter() - began
         costs = self.global_batch.costs
         setattr(costs, cost, getattr(costs, cost) + spent)
         self.clock += spent
+
+    def _end(self) -> Summary:
+        """Write the summary of the first process, which alone knows the metric."""
+        summary = self._summary()
+        records.write_summary(self.folder, summary)
+        return summary
 
     def _summary(self) -> Summary:
         lost = self.recorder.lost
@@ -388,6 +324,7 @@ class _Run:
             seconds=round(self.position.seconds, 3),
             examples=self.position.updates * self.recipe.batch_size,
             wall_seconds=round(time.perf_counter() - self.started, 3),
+            metrics=self.final_metrics,
             reason=lost or ("" if finished else self.stopped),
             costs={**costs, "peak_memory_bytes": peak_memory(self.world.device)},
         )
@@ -434,7 +371,7 @@ class _Run:
         """Go on from the newest checkpoint, if this run has one."""
         if not self.settings.resume:
             return None
-        content: dict[str, Any] | None = self._agree(self._newest_checkpoint)
+        content: dict[str, Any] | None = self.world.agree(self._newest_checkpoint)
         if content is None:
             return None
         self.model.load_state_dict(content["model"])
@@ -447,25 +384,3 @@ class _Run:
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """Read it on the first process: the others need no access to its disk."""
         return state.load_newest(self.folder, lambda line: warnings.warn(line, LegwWarning, 2))
-
-    # Being stopped ------------------------------------------------------------------------
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM end the run after the update; a second one ends it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may set handlers
-            return
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            self.signal = signal.Signals(number).name
-            signal.signal(number, before[signal.Signals(number)])
-
-        before: dict[signal.Signals, Any] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, ask)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -35,9 +35,13 @@ class Metric:
 class Task(Protocol):
     """Data, model, loss and metric of one application.
 
-    Two members are optional. `fingerprint() -> str` identifies the data in the
-    manifest. `augment(batch, draws_B) -> batch` changes examples at random: `draws_B`
-    are int64 seeds of shape (examples,), each a function of (seed, epoch, example id).
+    These members are optional:
+
+    - `fingerprint() -> str` identifies the data in the manifest.
+    - `artifacts() -> dict[str, bytes]` are files for the run folder, such as a vocabulary.
+    - `final_metrics(model) -> dict[str, float]` are measured once, after the last update.
+    - `augment(batch, draws_B) -> batch` changes examples at random: `draws_B` are int64
+      seeds of shape (examples,), each a function of (seed, epoch, example id).
     """
 
     name: str

@@ -1,0 +1,82 @@
+"""A run's folder: whether it is free, holds this very run, or another one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from legw import records
+from legw.errors import RunError
+from legw.recipe import Recipe, to_dict
+from legw.records import Manifest, Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes a run this run: everything that its result depends on, and its base's name."""
+
+    task: str
+    recipe: Recipe
+    seed: int
+    precision: str
+    base_name: str
+
+
+def look(folder: Path, run: Identity, *, resume: bool) -> Summary | None:
+    """Make the folder, or see that it holds this very run; return its summary if it ended.
+
+    Raises:
+        RunError: it cannot be written, holds another run, or holds this one and
+            `resume` was not asked for.
+    """
+    records.create(folder)
+    if not (folder / "manifest.json").exists():
+        return None
+    if not resume:
+        raise RunError(
+            f"{folder}: holds a run already; --resume goes on with it, or choose another --out"
+        )
+    _check_same(folder, records.read_manifest(folder), run)
+    summary = records.read_summary(folder)
+    return summary if summary and summary.status in ("finished", "diverged") else None
+
+
+def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
+    here = f"{folder}: holds a run of"
+    if found.recipe.batch_size != run.recipe.batch_size:
+        raise RunError(
+            f"{here} batch_size={found.recipe.batch_size}, not {run.recipe.batch_size}; "
+            f"another global batch is another recipe: legw scale {run.base_name} "
+            f"-b {run.recipe.batch_size} shows it, a new --out trains it"
+        )
+    theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
+    ours = {"task": run.task, "seed": run.seed, "precision": run.precision}
+    theirs |= to_dict(replace(found.recipe, source=""))
+    ours |= to_dict(replace(run.recipe, source=""))
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise RunError(
+                f"{here} {name}={theirs.get(name)!r}, not {ours.get(name)!r}; choose another --out"
+            )
+
+
+def earlier_micro_batch(folder: Path, world_size: int, device: str) -> int | None:
+    """Return the micro-batch of the run in the folder, if it was made on such a machine."""
+    if not (folder / "manifest.json").exists():
+        return None
+    found = records.read_manifest(folder)
+    same_machine = (found.world_size, found.device) == (world_size, device)
+    return found.micro_batch_size if same_machine else None
+
+
+def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> None:
+    """Write the manifest and the task's files: from here on the folder holds this run.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+    for name, content in artifacts.items():
+        records.write_atomically(folder / name, content)
+    records.write_manifest(folder, manifest)
+    (folder / "summary.json").unlink(missing_ok=True)

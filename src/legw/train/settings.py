@@ -1,0 +1,46 @@
+"""How a run is made, as opposed to what is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from legw.errors import RunError
+from legw.train.dist import PATIENCE_SECONDS
+from legw.train.step import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a run is made, as opposed to what is trained: nothing here changes the result."""
+
+    micro_batch_size: int | Literal["auto"] = "auto"
+    """Examples per forward and backward pass, at least 1; auto measures what is fastest."""
+    memory_limit: int | None = None
+    """Bytes that a process may use for micro-batches; None is 80 % of what is free."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
+    precision: Precision = "fp32"
+    """fp32, or bf16 (autocast; weights and optimizer state stay fp32)."""
+    checkpoint_seconds: float = 60.0
+    """Time between two checkpoints."""
+    checkpoint_epochs: float | None = None
+    """Epochs between two checkpoints, beside those by time; None is by time alone."""
+    compile: bool = False
+    """Compile the model with `torch.compile`: slow to start, faster on a GPU."""
+    resume: bool = False
+    """Go on from the folder's newest checkpoint; begin where there is none."""
+    patience_seconds: float = PATIENCE_SECONDS
+    """How long to wait for a word from another process before it is taken as lost; above 0,
+    and longer than an evaluation takes, which the first process makes alone."""
+
+    def __post_init__(self) -> None:
+        size = self.micro_batch_size
+        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise RunError(f"micro_batch_size={size!r}: must be 'auto' or a number, at least 1")
+        if self.precision not in ("fp32", "bf16"):
+            raise RunError(f"precision={self.precision!r}: must be fp32 or bf16")
+        if not self.patience_seconds > 0:
+            raise RunError(f"patience_seconds={self.patience_seconds}: must be above 0")
+        if self.checkpoint_epochs is not None and not self.checkpoint_epochs > 0:
+            raise RunError(f"checkpoint_epochs={self.checkpoint_epochs}: must be above 0")
