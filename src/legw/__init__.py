@@ -1,11 +1,11 @@
 """Large-batch training without tuning again: LEGW and its rivals, for any loop.
 
 >>> from legw import Recipe, scale, in_steps
->>> base = Recipe(batch_size=128, lr=0.2, epochs=25, warmup_epochs=0.1)
+>>> base = Recipe(batch_size=128, lr=0.1, epochs=25, warmup_epochs=0.1)
 >>> big = scale(base, batch_size=8192)
 >>> lr = in_steps(big, num_examples=60000)
 >>> round(lr(1000), 12)
-1.6
+0.8
 
 Importing this module imports neither torch nor numpy; `legw.train` does, on request.
 """

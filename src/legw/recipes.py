@@ -27,7 +27,7 @@ DIGITS_LSTM = Recipe(
 MNIST_LSTM = Recipe(
     name="mnist-lstm",
     batch_size=128,
-    lr=0.2,
+    lr=0.1,
     epochs=25,
     warmup_epochs=0.1,
     optimizer=SGD(momentum=0.9),

@@ -76,9 +76,8 @@ def start(
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1,
         }  # fmt: skip
         log = logs / f"rank-{rank}.log"
-        process = CONTEXT.Process(
-            target=_be, args=({n: str(v) for n, v in variables.items()}, log, action, arguments, more)
-        )
+        environment = {name: str(value) for name, value in variables.items()}
+        process = CONTEXT.Process(target=_be, args=(environment, log, action, arguments, more))
         process.start()
         ranks.append(Rank(process, log))
     return ranks

@@ -1,4 +1,7 @@
-"""A task that can be held back, so that a test can step in while a run goes on."""
+"""Tasks that can be held back, so that a test can step in while a run goes on.
+
+Their functions are tasks for `legw train train.paced:NAME`.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from train.tasks import Streams
+from legw import DataError
+from legw.train import Task
+from train.tasks import Lines, Streams
 
 SECONDS = 0.03
-"""How long an update of a run that is held back takes at least."""
+"""How long a micro-batch of a run that is held back takes at least."""
 
 
-class Paced(Streams):
-    """Streams, slowly, until there is a file at $LEGW_TEST_HURRY."""
+def held_back(task: Any, hurry: Path) -> Any:
+    """Return the task, slow until there is a file `hurry`."""
+    batch = task.batch
 
-    name = "paced"
+    def slow_batch(ids: Tensor, device: torch.device) -> Any:
+        if not hurry.exists():
+            time.sleep(SECONDS)
+        return batch(ids, device)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.hurry = Path(os.environ.get("LEGW_TEST_HURRY", "/"))
+    task.batch = slow_batch
+    return task
+
+
+def streams() -> Task:
+    """Streams, slow until there is a file at $LEGW_TEST_HURRY."""
+    task: Task = held_back(Streams(), Path(os.environ["LEGW_TEST_HURRY"]))
+    return task
+
+
+def lacking() -> Task:
+    """A task whose data the second process does not find."""
+    if os.environ.get("RANK") == "1":
+        raise DataError("lines: there are no data here; bring them")
+    return Lines()
+
+
+class Failing(Lines):
+    """A task whose data the second process no longer finds after some batches."""
+
+    left = 10
 
     def batch(self, ids: Tensor, device: torch.device) -> Any:
-        if not self.hurry.exists():
-            time.sleep(SECONDS)
+        self.left -= 1
+        if self.left < 0 and os.environ.get("RANK") == "1":
+            raise DataError("lines: the data are gone; bring them back")
         return super().batch(ids, device)
 
 
-def task() -> Paced:
-    return Paced()
+def failing() -> Task:
+    return Failing()

@@ -1,18 +1,18 @@
-"""Make one run of a small task: `python -m runs ...` under torchrun, or `train` in a test."""
+"""Runs of the small tasks, and what two runs have in common."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
-from legw import SGD, Recipe
+from legw import SGD, Recipe, records
 from legw.records import Summary
 from legw.train import Settings, fit
 from legw.train.state import load_newest
+from train.paced import held_back
 from train.tasks import TASKS
 
 
@@ -31,10 +31,11 @@ def train(
     *,
     updates: int = 20,
     changes: dict[str, Any] | None = None,
+    hurry: Path | None = None,
     **settings: Any,
 ) -> Summary:
-    """Train a small task for so many updates of its batch size."""
-    task = TASKS[name]()
+    """Train a small task for so many updates of its batch size, slowly until `hurry` exists."""
+    task = TASKS[name]() if hurry is None else held_back(TASKS[name](), hurry)
     changes = changes or {}
     batch_size = changes.get("batch_size", 64)
     epochs = updates * batch_size / task.num_examples(batch_size)
@@ -49,9 +50,23 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return content["model"]
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("plans", type=json.loads)
-    for plan in parser.parse_args().plans:
-        plan["out"] = Path(plan["out"])
-        train(**plan)
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Every update once, with the same rate, loss, metric and weights to rounding."""
+    one, other = records.load(found), records.load(expected)
+    assert not one.problems
+    assert [row.update for row in one.updates] == list(range(len(other.updates)))
+    assert [row.lr for row in one.updates] == [row.lr for row in other.updates]
+    assert [row.loss for row in one.updates] == approx([row.loss for row in other.updates])
+    metrics = [row.metric for row in one.evaluations]
+    assert metrics == approx([row.metric for row in other.evaluations])
+    assert one.summary is not None and other.summary is not None
+    assert one.summary.status == other.summary.status == "finished"
+    assert one.summary.metric["value"] == approx(other.summary.metric["value"])
+    assert one.summary.final_loss == approx(other.summary.final_loss)
+    mine = weights(found)
+    for name, tensor in weights(expected).items():
+        torch.testing.assert_close(mine[name], tensor, rtol=0, atol=1e-10, msg=name)
+
+
+def approx(expected: Any) -> Any:
+    return pytest.approx(expected, rel=0, abs=1e-10)

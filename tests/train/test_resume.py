@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -15,16 +14,13 @@ import torch
 
 from legw import LegwWarning, RunError, records
 from legw.train import state
+from train.launch import CONTEXT
 from train.runs import train, weights
 
 SLOWLY: dict[str, Any] = {
     "name": "streams", "updates": 60, "checkpoint_seconds": 0.05, "resume": True,
 }  # fmt: skip
 """A run with many checkpoints, so that a kill often hits one in the making."""
-
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["legw.train", "torch._dynamo"])  # the slow imports, once
 
 
 def process(plan: dict[str, Any]) -> Any:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from train.launch import complete
 from train.runs import train, weights
 from train.tasks import TASKS
-
-TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +39,8 @@ def test_micro_batches_change_nothing(
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_change_nothing(whole: Path, tmp_path: Path, world_size: int) -> None:
-    plans = [{"name": name, "out": str(tmp_path / name), "micro_batch_size": 24} for name in TASKS]
-    torchrun(world_size, plans)
+    plans = [{"name": name, "out": tmp_path / name, "micro_batch_size": 24} for name in TASKS]
+    complete(world_size, train_all, plans, logs=tmp_path)
     for name in TASKS:
         assert_same_weights(tmp_path / name, whole / name)
 
@@ -53,7 +49,8 @@ def test_a_process_without_examples_takes_part(tmp_path: Path) -> None:
     """Batch 20 in groups of 8 makes three groups: the fourth process has none."""
     changes = {"batch_size": 20}
     train("normalised", tmp_path / "one", changes=changes)
-    torchrun(4, [{"name": "normalised", "out": str(tmp_path / "four"), "changes": changes}])
+    plan = {"name": "normalised", "out": tmp_path / "four", "changes": changes}
+    complete(4, train_all, [plan], logs=tmp_path)
     assert_same_weights(tmp_path / "four", tmp_path / "one")
 
 
@@ -63,17 +60,10 @@ def test_the_test_can_fail(whole: Path, tmp_path: Path) -> None:
         assert_same_weights(tmp_path, whole / "lines")
 
 
-def torchrun(world_size: int, plans: list[dict[str, object]]) -> None:
-    """Make runs in so many processes on this machine."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        f"--nproc-per-node={world_size}", "-m", "train.runs", json.dumps(plans),
-    ]  # fmt: skip
-    environment = os.environ | {"PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=100, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def train_all(plans: list[dict[str, Any]]) -> None:
+    """Make several runs, one after the other."""
+    for plan in plans:
+        train(**plan)
 
 
 def test_weights_are_in_double_precision(whole: Path) -> None:

@@ -127,7 +127,7 @@ def below(table: Table) -> list[str]:
     """Return the lines that explain a study's table."""
     lines = [table.caption(), table.length()]
     if len(table.variants) > 1:
-        lines.append("* best of its column; a rate is chosen at the base batch, nowhere else")
+        lines.append("* best of its column; choose a variant at the base batch, nowhere else")
     return lines + [f"[{i}] {reason}" for i, reason in enumerate(table.reasons, start=1)]
 
 

@@ -79,7 +79,7 @@ def _results(found: Table) -> Html:
         rows.append([*names, tag("th", rule, scope="row", class_="text"), *cells])
     lines = [found.caption(), found.length()]
     if several:
-        lines.append("Bold: best of its column. A rate is chosen at the base batch, nowhere else.")
+        lines.append("Bold: best of its column. Choose a variant at the base batch, nowhere else.")
     lines += [f"[{i}] {reason}" for i, reason in enumerate(found.reasons, start=1)]
     return join(
         tag("h2", "Result"), table(head, rows), [tag("p", line, class_="caption") for line in lines]
