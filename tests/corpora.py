@@ -12,6 +12,10 @@ from legw.apps.ptb.text import Corpus, Vocabulary
 TINY = Size(hidden_size=6, window=5, init=0.3, keep=1.0)
 """A model small enough for a test."""
 
+TEXT = "the company said it will buy a small bank in new york for cash"
+WORDS = TEXT.split()
+"""The words of `write_texts`."""
+
 
 def tiny_corpus(tokens: int = 203, words: int = 11) -> Corpus:
     """Return texts of random words; the first two are `<eos>` and `<unk>`."""
@@ -26,11 +30,9 @@ def tiny_corpus(tokens: int = 203, words: int = 11) -> Corpus:
 
 def write_texts(folder: Path, lines: int = 60) -> Path:
     """Write train.txt, valid.txt and test.txt, in which each word says much about the next."""
-    text = "the company said it will buy a small bank in new york for cash"
-    words = text.split()
     for part, offset in (("train", 0), ("valid", 1), ("test", 2)):
         written = (
-            " ".join(words[(start + offset + n * n) % len(words)] for n in range(start % 5 + 3))
+            " ".join(WORDS[(start + offset + n) % len(WORDS)] for n in range(start % 5 + 3))
             for start in range(lines)
         )
         (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in written))

@@ -95,11 +95,13 @@ class Command:
         small = recipe(epochs=UPDATES * 64 / examples)
         (folder / "small.toml").write_text(to_toml(small), encoding="utf-8")
 
-    def start(self, *words: str, port: int | None = None, world_size: int = 2) -> list[Rank]:
+    def start(
+        self, *words: str, port: int | None = None, world_size: int = 2, **variables: str
+    ) -> list[Rank]:
         always = ["train", self.app, "--recipe", "small.toml", "--micro-batch-size", "64"]
         if "--out" not in words:
             always += ["--out", "run"]
-        variables = {"LEGW_TEST_HURRY": str(self.folder / "hurry")}
+        variables = {"LEGW_TEST_HURRY": str(self.folder / "hurry")} | variables
         logs = self.folder / f"logs-{time.monotonic_ns()}"
         return start(
             world_size, legw, [*always, *words], self.folder, variables, logs=logs, port=port
@@ -120,6 +122,19 @@ def assert_told_once(ranks: list[Rank], line: str, by: int = 0, code: int = 2) -
     assert [len(lines) for lines in told] == [int(n == by) for n in range(len(ranks))], told
     assert line in told[by][0]
     assert not any("Traceback" in rank.text for rank in ranks)
+
+
+@contextlib.contextmanager
+def kept_store() -> Iterator[int]:
+    """Keep a store as torchrun's agent does, over all restarts; give its port."""
+    port = free_port()
+    store = distributed.TCPStore(  # type: ignore[attr-defined]
+        "127.0.0.1", port, is_master=True, wait_for_workers=False
+    )
+    try:
+        yield port
+    finally:
+        del store
 
 
 def test_more_processes_than_examples(tmp_path: Path) -> None:
@@ -165,22 +180,29 @@ def test_data_that_one_machine_loses(tmp_path: Path) -> None:
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
+    """The first process cannot listen; the second finds nobody there."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
-        other.listen()
-        one, two = Command(tmp_path).start("--patience-seconds", "5", port=other.getsockname()[1])
+        port = other.getsockname()[1]
+        one, two = Command(tmp_path).start("--patience-seconds", "2", port=port)
         assert (one.wait(), two.wait()) == (2, 2)
-    assert len(one.lines) == len(two.lines) == 1  # each machine has its own view of it
-    assert one.text.startswith("legw: rendezvous: ") and "is the port free?" in one.text
-    assert "address already in use" in one.text
+    here = f"legw: rendezvous at 127.0.0.1:{port}: "
+    (line,) = one.lines
+    assert line.startswith(here) and line.endswith("address already in use; is the port free?")
+    told = [line for line in two.lines if line.startswith(here)]
+    assert len(told) == 1 and told[0].endswith(
+        "; are all processes started, and do they reach each other?"
+    )
 
 
-def test_a_process_that_does_not_come(tmp_path: Path) -> None:
-    variables = {"WORLD_SIZE": "2", "LEGW_TEST_HURRY": ""}
-    words = ["train", "train.tasks:Lines", "--recipe", "small.toml", "--patience-seconds", "3"]
-    Command(tmp_path)
-    (rank,) = start(1, legw, words, tmp_path, variables, logs=tmp_path / "logs")
-    assert_told_once([rank], "rendezvous: 1 of 2 processes did not come within 3 s")
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_process_that_does_not_come(tmp_path: Path, kept: bool) -> None:
+    command = Command(tmp_path)
+    with kept_store() if kept else contextlib.nullcontext() as port:
+        variables = {"WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": str(kept)}
+        (rank,) = command.start("--patience-seconds", "2", port=port, world_size=1, **variables)
+        assert_told_once([rank], "are all processes started, and do they reach each other?")
+    assert rank.lines[-1].startswith("legw: rendezvous")
 
 
 # Processes that die, and processes that are asked to stop ---------------------------
@@ -235,32 +257,18 @@ def test_one_process_is_asked_to_stop(
     assert_same_run(command.out, whole / "streams")
 
 
-@contextlib.contextmanager
-def kept_store() -> Iterator[int]:
-    """Keep a store as torchrun's agent does, over all restarts; give its port."""
-    port = free_port()
-    store = distributed.TCPStore(  # type: ignore[attr-defined]
-        "127.0.0.1", port, is_master=True, wait_for_workers=False
-    )
-    try:
-        yield port
-    finally:
-        del store
-
-
-def test_a_restart_meets_at_the_same_store(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restart_meets_at_the_same_store(whole: Path, tmp_path: Path) -> None:
     """The addresses that dead processes left there mislead nobody."""
     command = Command(tmp_path, "train.paced:streams")
     often = ["--resume", "--checkpoint-seconds", "0.1"]
+    by_agent = {"TORCHELASTIC_USE_AGENT_STORE": "True"}
     with kept_store() as port:
         for rows in (10, 30):
-            ranks = command.start(*often, port=port)
+            ranks = command.start(*often, port=port, **by_agent)
             until(lambda least=rows: _progress(command.out) >= least, ranks)
             kill(ranks)
         command.hurry()
-        for rank in command.start(*often, port=port):
+        for rank in command.start(*often, port=port, **by_agent):
             assert rank.wait() == 0, rank.text
     assert_same_run(command.out, whole / "streams")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from legw.errors import LegwError, RunError, unknown_name
 from legw.train.task import Task
@@ -68,7 +69,8 @@ def _users_own(name: str) -> Task:
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-        task = found if isinstance(found, Task) or not callable(found) else found()
+        made = isinstance(found, Task) and not isinstance(found, type)  # a class has its members
+        task = found if made or not callable(found) else _called(name, found)
     except ModuleNotFoundError as error:
         if error.name != module_name:
             raise
@@ -83,6 +85,17 @@ def _users_own(name: str) -> Task:
         missing = [m for m in _MEMBERS if not hasattr(task, m)]
         raise RunError(f"task {name!r}: is no legw Task: {', '.join(missing)} missing")
     return task
+
+
+def _called(name: str, function: Any) -> Any:
+    """Call a user's function or class, which must need no arguments."""
+    try:
+        inspect.signature(function).bind()
+    except (TypeError, ValueError):
+        raise RunError(
+            f"task {name!r}: needs arguments; give a task, or a function of none"
+        ) from None
+    return function()
 
 
 _MEMBERS = ("name", "metric", "num_examples", "model", "order", "batch", "loss", "evaluate")

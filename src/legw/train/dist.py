@@ -26,7 +26,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from legw.errors import LegwError, RunError
+from legw.errors import LegwError, RunError, one_line
 
 PATIENCE_SECONDS = 600.0
 """How long a process waits for a word from another before it takes that one as lost."""
@@ -169,7 +169,7 @@ def joined(
             raise
         atexit.unregister(_leave)  # to take leave of a lost process would be to wait for it
         lost = RunError(
-            f"rank {rank}: lost another process ({_reason(error)}); "
+            f"rank {rank}: lost another process ({_reason(error).partition('. ')[0]}); "
             "the same command with --resume goes on from the last checkpoint"
         )
         if "imed out" in str(error):
@@ -202,6 +202,7 @@ class _Meeting:
 
 
 _MEETING = _Meeting()
+_ARE_THEY_THERE = "are all processes started, and do they reach each other?"
 
 
 def _join(device_name: str, patience: timedelta) -> None:
@@ -221,7 +222,9 @@ def _join(device_name: str, patience: timedelta) -> None:
             timeout=patience,
         )
     except (RuntimeError, ValueError) as error:
-        raise RunError(f"rendezvous: {_reason(error)}; is the port free?") from None
+        here = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        question = "is the port free?" if "listen" in str(error) else _ARE_THEY_THERE
+        raise RunError(f"rendezvous at {here}: {_reason(error)}; {question}") from None
     _MEETING.store = store
     atexit.register(_leave)
 
@@ -251,7 +254,7 @@ def _of_this_round(store: Store, rank: int, size: int, patience: timedelta) -> S
             seconds = patience.total_seconds()
             raise RunError(
                 f"rendezvous: {len(missing)} of {size} processes did not come within "
-                f"{seconds:g} s; are they started, and can they reach this machine?"
+                f"{seconds:g} s; {_ARE_THEY_THERE}"
             )
         time.sleep(0.01)
     return PrefixStore(f"legw/{name}", store)
@@ -291,6 +294,6 @@ def _is_lost_connection(error: RuntimeError) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first sentence of an error of torch's, without its place in the source."""
+    """Return the first line of an error of torch's, without its place in the source."""
     text = re.sub(r"\[/\S*\]\s*", "", str(error)).strip() or type(error).__name__
-    return text.splitlines()[0].partition(". ")[0][:200]
+    return one_line(text.splitlines()[0]).rstrip(".")

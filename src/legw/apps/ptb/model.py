@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from legw.train.task import State
 
-MOST_LOGITS = 2**25
-"""Most logits that one forward pass stores where torch can take them in pieces (128 MiB in
-fp32). Below it the logits in one piece are the faster way, on a CPU by a quarter."""
+MOST_LOGITS = 2**24
+"""Logits that are stored at once, where torch can take them in pieces: 64 MiB in fp32."""
 
 IGNORED = -100
 """A target that does not count: torch's own sign for it."""
@@ -101,9 +100,12 @@ class WordLSTM(nn.Module):
         )
 
     def _summed_loss(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
-        """Return the summed loss; where the logits are too many, without storing them all."""
-        rows = max(MOST_LOGITS // self.decode.out_features, 1)
-        if len(hidden_NH) <= rows or not _in_pieces(hidden_NH):
+        """Return the summed loss, where possible without storing all logits at once.
+
+        On a CPU that is also faster, by up to a third: one buffer serves for logits,
+        probabilities and their gradient.
+        """
+        if not _in_pieces(hidden_NH):
             return functional.cross_entropy(
                 self.decode(hidden_NH), targets_N, ignore_index=IGNORED, reduction="sum"
             )
@@ -114,14 +116,17 @@ class WordLSTM(nn.Module):
             linear_bias=self.decode.bias,
             ignore_index=IGNORED,
             reduction="sum",
-            options=nn.LinearCrossEntropyOptions(batch_chunk_size=rows),
+            options=nn.LinearCrossEntropyOptions(
+                batch_chunk_size=max(MOST_LOGITS // self.decode.out_features, 1)
+            ),
         )
 
 
 def _in_pieces(hidden_NH: Tensor) -> bool:
     """Say whether torch takes the logits in pieces: from 2.13 on, in full precision.
 
-    In bf16 it would also add up the loss in bf16, which leaves two digits of it.
+    In bf16 it would add up the loss in bf16 too, which leaves two digits of it; there the
+    size of the micro-batch bounds the memory.
     """
     return hasattr(nn, "LinearCrossEntropyOptions") and hidden_NH.dtype in (
         torch.float32,

@@ -1,0 +1,107 @@
+"""Peak memory of training, above what the process holds before the first update.
+
+Every number is of a fresh process: `python -m benchmarks.memory MODEL SIDE BATCH_SIZE`
+prints one, in bytes.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from benchmarks import plain, rows, words
+from benchmarks.ratios import Ratio, race
+from legw.records import Manifest, Update
+from legw.train import Observer, Settings, fit
+from legw.train.machine import memory_in_use, peak_memory, reset_peak_memory
+
+CPU = torch.device("cpu")
+UPDATES = 3
+REPEATS = 3
+
+EXAMPLE_BYTES = 28 * 28 + 8
+"""An image of bytes and its label."""
+
+TOLERANCE = 4 * 2**20
+"""Bytes by which two measurements of the same thing may differ: pages of the allocator."""
+
+
+def measure(bf16_floors: bool) -> Iterator[Ratio]:
+    """Compare the peaks at 640 streams, and our own at 8192 images with that at 1024."""
+    for task, recipe in (
+        (words.synthetic(), words.recipe(words.STREAMS)),
+        (rows.synthetic(), rows.recipe(1024)),
+        (rows.synthetic(), rows.recipe(rows.LARGE)),
+    ):
+        race(task, recipe, {}, rounds=1)  # the micro-batch is measured here, and then known
+    theirs, ours = _peaks("words", "plain", words.STREAMS), _peaks("words", "ours", words.STREAMS)
+    ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
+    note = f"{_mib(theirs)} and {_mib(ours)} MiB"
+    yield Ratio("language model 640, memory / plain", ratios, 3.0, note)
+
+    small, large = _peaks("rows", "ours", 1024), _peaks("rows", "ours", rows.LARGE)
+    allowed = (rows.LARGE - 1024) * EXAMPLE_BYTES + TOLERANCE
+    ratios = [(few + allowed) / many for few, many in zip(small, large, strict=True)]
+    note = f"{_mib(small)} and {_mib(large)} MiB; {allowed / 2**20:.1f} MiB more are allowed"
+    yield Ratio("mnist-lstm, memory 1024 + batch / 8192", ratios, 1.0, note)
+
+
+def _peaks(model: str, side: str, batch_size: int) -> list[float]:
+    command = [sys.executable, "-m", "benchmarks.memory", model, side, str(batch_size)]
+    return [
+        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for _ in range(REPEATS)
+    ]
+
+
+def _mib(values: list[float]) -> str:
+    return f"{sorted(values)[len(values) // 2] / 2**20:.0f}"
+
+
+class _Peak(Observer):
+    """Notes the peak of `fit`'s updates over what it held before them."""
+
+    above = 0.0
+
+    def on_start(self, manifest: Manifest, updates_done: int) -> None:
+        reset_peak_memory(CPU)
+        self._before = memory_in_use(CPU)
+
+    def on_update(self, row: Update) -> None:
+        self.above = peak_memory(CPU) - self._before
+
+
+def ours(model: str, batch_size: int) -> float:
+    """Return the peak of `fit`."""
+    benchmark = {"rows": rows, "words": words}[model]
+    task, recipe = benchmark.synthetic(), benchmark.recipe(batch_size)
+    recipe = replace(recipe, epochs=UPDATES * batch_size / task.num_examples(batch_size))
+    peak = _Peak()
+    with tempfile.TemporaryDirectory() as folder:
+        out, settings = Path(folder) / "run", Settings(device="cpu")
+        fit(task, recipe, out=out, settings=settings, observers=[peak])
+    return peak.above
+
+
+def theirs(batch_size: int) -> float:
+    """Return the peak of the plain loop of the language model."""
+    task, recipe = words.synthetic(), words.recipe(batch_size)
+    model, text = plain.words_from(task.model()), task.corpus.train
+    batches = rows.order(task, batch_size)
+    loop = plain.train_words(model, recipe, text, task.size.window, batches)
+    reset_peak_memory(CPU)
+    before = memory_in_use(CPU)
+    list(islice(loop, UPDATES))
+    return peak_memory(CPU) - before
+
+
+if __name__ == "__main__":
+    model, side, batch_size = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    print(ours(model, batch_size) if side == "ours" else theirs(batch_size))

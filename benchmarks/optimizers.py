@@ -1,0 +1,45 @@
+"""LARS and LAMB on ResNet-50's own tensors: many at once against one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torchvision.models import resnet50
+
+from benchmarks.ratios import WARM_UP, Ratio, alternate
+from legw import optimizers
+from legw.train.optim import build
+
+ROUNDS = 30
+FLOORS = {"cpu": 0.97, "cuda": 3.0}
+
+
+def measure(bf16_floors: bool) -> Iterator[Ratio]:
+    """Compare one update of each optimizer, on the CPU and on a GPU where there is one."""
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device in devices:
+        for data in (optimizers.LARS(weight_decay=1e-4), optimizers.LAMB()):
+            sides = {
+                "many": updates(data, device, foreach=None),
+                "one by one": updates(data, device, foreach=False),
+            }
+            seconds = alternate(sides, WARM_UP + ROUNDS)[WARM_UP:]
+            ratios = [taken["one by one"] / taken["many"] for taken in seconds]
+            yield Ratio(f"{data.kind}, resnet-50, {device} / one by one", ratios, FLOORS[device])
+
+
+def updates(data: optimizers.Optimizer, device: str, foreach: bool | None) -> Callable[[], None]:
+    """Return a function that makes one update of ResNet-50's weights."""
+    torch.manual_seed(0)
+    model = resnet50().to(device)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer = build(data, model, lr=1e-3, foreach=foreach)
+
+    def update() -> None:
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return update

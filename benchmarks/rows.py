@@ -1,0 +1,72 @@
+"""MNIST-LSTM: images of random bytes, since the speed does not depend on what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from benchmarks import plain, xla
+from benchmarks.ratios import Ratio, race
+from legw import recipes
+from legw.apps.rows import RowTask
+from legw.decays import Constant
+from legw.recipe import Recipe
+from legw.train import Task
+
+LARGE = 8192
+
+
+def synthetic(examples: int = 60000) -> RowTask:
+    """Return MNIST-LSTM's task on random images."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (examples, 28, 28), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (examples,), generator=generator)
+    few = images[:10], labels[:10]
+    return RowTask("mnist-lstm", (images, labels), few, scale=255.0, hidden_size=128)
+
+
+def recipe(batch_size: int) -> Recipe:
+    """Return MNIST-LSTM's recipe at a constant, small rate."""
+    return replace(
+        recipes.MNIST_LSTM, batch_size=batch_size, lr=0.01, warmup_epochs=0.0, decay=Constant()
+    )
+
+
+def order(task: Task, batch_size: int) -> Iterator[Tensor]:
+    """Yield the ids of each whole batch, epoch after epoch."""
+    for epoch in count():
+        ids = task.order(0, epoch, batch_size)
+        yield from ids[: len(ids) // batch_size * batch_size].split(batch_size)
+
+
+def measure(bf16_floors: bool) -> Iterator[Ratio]:
+    """Compare with the plain loop and with JAX, at 8192 and at the base batch of 128."""
+    task = synthetic()
+    data = task.train
+    large, base = recipe(LARGE), recipe(128)
+
+    plain_large = plain.train_rows(task.model(), large, *data, order(task, LARGE))
+    jax_large = xla.train_rows(xla.weights_from(task.model()), large, *data, order(task, LARGE))
+    sides = {"plain": plain_large, "jax": jax_large}
+    rounds = race(task, large, sides, rounds=12)
+    note = f"micro-batch {rounds.micro_batch_size}"
+    yield Ratio("mnist-lstm 8192, fp32 / plain", rounds.ratios("plain"), 1.4, note)
+    yield Ratio("mnist-lstm 8192, fp32 / JAX", rounds.ratios("jax"), None, note)
+
+    rounds = race(task, large, {"plain": plain_large}, rounds=12, precision="bf16")
+    note = f"micro-batch {rounds.micro_batch_size}"
+    floor = 3.0 if bf16_floors else None
+    yield Ratio("mnist-lstm 8192, bf16 / plain", rounds.ratios("plain"), floor, note)
+
+    sides = {
+        "plain": plain.train_rows(task.model(), base, *data, order(task, 128)),
+        "jax": xla.train_rows(xla.weights_from(task.model()), base, *data, order(task, 128)),
+    }
+    rounds = race(task, base, sides, rounds=40, block=5)
+    note = f"micro-batch {rounds.micro_batch_size}"
+    yield Ratio("mnist-lstm 128, fp32 / plain", rounds.ratios("plain"), 0.97, note)
+    yield Ratio("mnist-lstm 128, fp32 / JAX", rounds.ratios("jax"), None, note)

@@ -1,0 +1,169 @@
+"""`legw train` from the command line: the run folder, the exit codes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from legw import records
+from legw.cli import main
+
+QUICK = ("--epochs", "2", "--micro-batch-size", "64", "--device", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*words: str) -> int:
+    return main(["train", "digits-lstm", *words])
+
+
+def summary(folder: str = "out") -> dict[str, Any]:
+    return dict(json.loads((Path(folder) / "summary.json").read_text()))
+
+
+def test_a_run_writes_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("-b", "64", *QUICK, "--seed", "3", "--out", "out") == 0
+    found = summary()
+    assert found["status"] == "finished"
+    assert found["updates"] == 45  # ceil(2 * 1438 / 64)
+    assert found["metric"]["name"] == "accuracy" and 0 <= found["metric"]["value"] <= 1
+    assert found["final_loss"] > 0 and found["seconds"] > 0
+    manifest = records.read_manifest("out")
+    assert (manifest.seed, manifest.rule, manifest.recipe.batch_size) == (3, "legw", 64)
+    assert manifest.base.batch_size == 16 and manifest.micro_batch_size == 64
+    assert manifest.data.startswith("sha256:")
+    out = capsys.readouterr().out
+    assert "batch 16 → 64 (k=4, legw)" in out
+    assert "45 updates" in out.splitlines()[-1]
+
+
+def test_the_same_run_again_is_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("a", "b"):
+        assert train("-b", "64", *QUICK, "--out", folder) == 0
+    assert summary("a")["final_loss"] == summary("b")["final_loss"]
+
+
+def test_json_is_the_summary_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("-b", "64", *QUICK, "--out", "out", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == summary()
+
+
+def test_an_explicit_lr_beats_the_rule() -> None:
+    assert train("-b", "64", *QUICK, "--lr", "0.01", "--out", "out") == 0
+    assert records.read_manifest("out").recipe.lr == 0.01
+
+
+def test_without_out_the_folder_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("digits-lstm-legw-b64-s0", "digits-lstm-legw-b64-s0-2"):
+        assert train("-b", "64", *QUICK) == 0
+        assert (Path("runs") / name / "summary.json").exists()
+
+
+def test_a_diverged_run_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    base = Path("wild.toml")
+    base.write_text("batch_size = 16\nlr = 1e14\nepochs = 2\nnum_examples = 1438\n")
+    assert train("--recipe", "wild.toml", "--micro-batch-size", "16", "--out", "out") == 3
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("legw: out: diverged at update ")
+    assert error.endswith("; the folder stays")
+    assert summary()["status"] == "diverged"
+
+
+def test_tensorboard_on_request() -> None:
+    assert train("-b", "64", *QUICK, "--out", "out", "--tensorboard") == 0
+    assert list(Path("out/tensorboard").glob("events.*"))
+
+
+# What is refused -------------------------------------------------------------------
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return the one line that a call is refused with."""
+    assert main(list(words)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("digits-lst",), "legw: application 'digits-lst' is unknown; did you mean 'digits-lstm'?"),
+        (("digits-lstm", "--rule", "lgew"), "legw: rule 'lgew' is unknown; did you mean 'legw'?"),
+        (("digits-lstm", "--lr", "-1"), "legw: digits-lstm: lr=-1.0: must be above 0"),
+        (("digits-lstm", "--lr", "nan"), "legw: digits-lstm: lr=nan: must be a finite number"),
+        (("digits-lstm", "-b", "0"), "legw: digits-lstm: batch_size=0: must be a whole number"),
+        (("digits-lstm", "-b", "16000"), "legw would warm up for 250 of 30 epochs; the largest"),
+        (("digits-lstm", "--micro-batch-size", "x"), "legw: --micro-batch-size=x: must be auto"),
+        (("digits-lstm", "--memory-limit", "lots"), "legw: --memory-limit=lots: must be a size"),
+        (("digits-lstm", "--device", "gpu7"), "legw: device='gpu7': is not available here"),
+        (("digits-lstm", "--recipe", "no.toml"), "legw: no.toml: cannot be read: No such file"),
+        (("nowhere:task", "--recipe", "digits-lstm"), "there is no module 'nowhere' here"),
+        (("json:nothing", "--recipe", "digits-lstm"), "json has no 'nothing'"),
+        (
+            ("json:loads", "--recipe", "digits-lstm"),
+            "task 'json:loads': needs arguments; give a task, or a function of none",
+        ),
+        (("json:decoder", "--recipe", "digits-lstm"), "is no legw Task: name, metric, num_ex"),
+        (("json:decoder",), "--recipe is missing; your own task needs a base recipe"),
+    ],
+)
+def test_mistakes_are_one_line(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], line: str
+) -> None:
+    assert line in refused(capsys, "train", *words, "--out", "out")
+
+
+def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    line = refused(capsys, "train", "digits-lstm", "--out", "file/run")
+    assert "file/run: cannot be written: " in line and "choose another --out" in line
+
+
+def test_a_folder_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("-b", "64", *QUICK, "--out", "out") == 0
+    capsys.readouterr()
+    line = refused(capsys, "train", "digits-lstm", "-b", "64", *QUICK, "--out", "out")
+    assert line == (
+        "legw: out: holds a run already; --resume goes on with it, or choose another --out"
+    )
+
+
+# Ctrl-C ---------------------------------------------------------------------------
+
+
+def test_ctrl_c_keeps_the_folder_and_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ["train", "digits-lstm", "--micro-batch-size", "16", "--device", "cpu", "--out", "out",
+             "--epochs", "6"]  # fmt: skip
+    command = [sys.executable, "-m", "legw", *words]
+    running = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    metrics = Path("out/metrics.jsonl")
+    deadline = time.monotonic() + 100
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=100)
+    assert running.returncode == 130
+    run = records.load("out")
+    assert run.status == "interrupted" and not run.problems
+    last = errors.strip().splitlines()[-1]
+    assert last == (
+        f"legw: out: stopped after update {len(run.updates)}; "
+        "the same command with --resume --out out goes on"
+    )
+    assert main([*words, "--resume"]) == 0
+    assert [row.update for row in records.load("out").updates] == list(range(540))
