@@ -11,9 +11,7 @@ from legw.recipe import Recipe
 from legw.records import Evaluation, Manifest, MetricsWriter, Status, Summary, Update
 from legw.study import Planned, Study
 
-BASE = Recipe(
-    name="mine", batch_size=16, lr=0.1, epochs=4, warmup_epochs=0.25, num_examples=400
-)
+BASE = Recipe(name="mine", batch_size=16, lr=0.1, epochs=4, warmup_epochs=0.25, num_examples=400)
 """A base recipe whose runs are short: 100 updates at its batch."""
 
 

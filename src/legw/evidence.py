@@ -99,7 +99,7 @@ def _study(folder: Path, places: Sequence[Path]) -> Evidence:
         runs=(*pairs, *others),
         rows=(*rows, *(row for row, _ in others)),
         undefined=plan.undefined,
-        problems=tuple(problems),
+        problems=(*problems, *_problems(runs)),
     )
 
 
@@ -114,7 +114,9 @@ def _alone(folder: Path, places: Sequence[Path]) -> list[Evidence]:
         base = members[0].manifest.base
         pairs = tuple((_row(run, _variant(base, run)), run) for run in members)
         rows = tuple(row for row, _ in pairs)
-        found.append(Evidence(title=task, folder=folder, runs=pairs, rows=rows))
+        found.append(
+            Evidence(title=task, folder=folder, runs=pairs, rows=rows, problems=_problems(members))
+        )
     if problems:
         found.append(Evidence(title=folder.name, folder=folder, problems=tuple(problems)))
     return found
@@ -130,8 +132,11 @@ def _load(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
             problems.append(str(error))
             continue
         runs.append(run)
-        problems += [f"{place.name}: {line}" for line in run.problems]
     return runs, problems
+
+
+def _problems(runs: Iterable[Run]) -> tuple[str, ...]:
+    return tuple(f"{run.folder.name}: {line}" for run in runs for line in run.problems)
 
 
 def _row(run: Run, variant: str) -> Row:

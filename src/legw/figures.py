@@ -313,13 +313,11 @@ def _crosses(chart: Any, *, tooltip: list[Any]) -> Any:
     """Return a layer of crosses with a legend of its own."""
     import altair as alt
 
-    shape = alt.ShapeDatum("diverged", type="nominal", title=None).scale(
-        domain=["diverged"], range=[CROSS]
+    shape = alt.Shape("end:N", title=None).scale(domain=["diverged"], range=[CROSS])
+    marks = chart.transform_calculate(end="'diverged'").mark_point(
+        size=70, strokeWidth=2.5, filled=False, opacity=1
     )
-    shape = shape.legend(orient="top", symbolStrokeWidth=2.5)
-    return chart.mark_point(size=70, strokeWidth=2.5, filled=False, opacity=1).encode(
-        shape=shape, tooltip=tooltip
-    )
+    return marks.encode(shape=shape.legend(orient="top", symbolStrokeWidth=2.5), tooltip=tooltip)
 
 
 def _with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from legw.errors import RecipeError, one_line, shown, unknown_name
@@ -86,17 +87,34 @@ def with_field(recipe: Recipe, name: str, value: Any) -> Recipe:
 def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
     """Return the fields in which a recipe differs from another, with its values.
 
+    Of an optimizer or decay of another kind these are the settings that are not usual.
+
     >>> base = Recipe(batch_size=16, lr=0.1, epochs=10)
     >>> differences(base, with_field(base, "optimizer.momentum", 0.9))
     {'optimizer.momentum': 0.9}
+    >>> differences(base, with_field(base, "optimizer", "adam"))
+    {'optimizer': 'adam'}
     """
-    ours, theirs = _flat(base), _flat(other)
-    names = [*theirs, *(name for name in ours if name not in theirs)]
-    return {
-        name: theirs.get(name)
-        for name in names
-        if ours.get(name) != theirs.get(name) and name != "source"
-    }
+    ours, theirs = to_dict(base), to_dict(other)
+    found: dict[str, Any] = {}
+    for name in [*theirs, *(name for name in ours if name not in theirs)]:
+        old, new = ours.get(name), theirs.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= _part_differences(name, old, new, type(getattr(other, name)))
+        elif old != new and name != "source":
+            found[name] = new
+    return found
+
+
+def _part_differences(
+    name: str, old: dict[str, Any], new: dict[str, Any], kind: type[Any]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if old["kind"] != new["kind"]:
+        found[name] = new["kind"]
+        old = {field.name: field.default for field in fields(kind)}
+    settings = {key: value for key, value in new.items() if key != "kind"}
+    return found | {f"{name}.{key}": v for key, v in settings.items() if old.get(key) != v}
 
 
 def label(settings: Mapping[str, Any]) -> str:
@@ -106,18 +124,6 @@ def label(settings: Mapping[str, Any]) -> str:
     'lr=0.1 clip_norm=none'
     """
     return " ".join(f"{name}={_short(value)}" for name, value in settings.items())
-
-
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Return a recipe's fields, those of its parts as ``part.field``; the kind as ``part``."""
-    flat: dict[str, Any] = {}
-    for name, value in to_dict(recipe).items():
-        if not isinstance(value, dict):
-            flat[name] = value
-            continue
-        for part, setting in value.items():
-            flat[name if part == "kind" else f"{name}.{part}"] = setting
-    return flat
 
 
 def _short(value: Any) -> str:

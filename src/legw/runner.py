@@ -69,12 +69,13 @@ def run_study(
     settings = replace(settings or Settings(), resume=True)
     train = pool.in_turn if jobs == 1 else functools.partial(pool.at_a_time, jobs=jobs)
     ended = train(pending, make_task, folder, settings=settings, watch=watch)
-    whole = True
+    left = {run.name for run in pending}
     for run, summary in ended:
         rows[run.name] = study.ended(rows[run.name], summary)
         write_table([*rows.values(), *others], folder)
-        whole = whole and summary.status != "interrupted"
-    return whole
+        if summary.status != "interrupted":
+            left.remove(run.name)
+    return not left
 
 
 def write_table(rows: Iterable[Row], folder: Path) -> None:

@@ -224,18 +224,18 @@ class Table:
         """Return what the comparison holds equal, in one line.
 
         >>> Table(cells=(), epochs=(30.0,)).length()
-        'Equal epochs: every run passes 30 times over the data, however few updates that makes.'
+        'Equal epochs: every run makes 30 passes over the data, however few updates that is.'
         """
         if not self.epochs:
             return "No run is planned."
         if len(self.epochs) == 1:
             return (
-                f"Equal epochs: every run passes {self.epochs[0]:g} times over the data, "
-                "however few updates that makes."
+                f"Equal epochs: every run makes {_passes(self.epochs[0])} over the data, "
+                "however few updates that is."
             )
         return (
-            f"Not at equal epochs: the runs pass {self.epochs[0]:g} to {self.epochs[-1]:g} "
-            "times over the data."
+            f"Not at equal epochs: the runs make {self.epochs[0]:g} to "
+            f"{_passes(self.epochs[-1])} over the data."
         )
 
 
@@ -287,6 +287,10 @@ def _cell(rows: Sequence[Row]) -> Cell:
         missing=len(rows) - len(metrics) - diverged - unfinished,
         lr=first.lr,
     )
+
+
+def _passes(epochs: float) -> str:
+    return f"{epochs:g} pass{'' if epochs == 1 else 'es'}"
 
 
 def _mean(cell: Cell) -> float:

@@ -40,7 +40,7 @@ def test_the_four_files_are_read(folder: Path) -> None:
     assert task.num_examples(128) == 60000
     images, labels = task.batch(torch.tensor([3, 5]), torch.device("cpu"))
     assert images.shape == (2, 28, 28) and labels.dtype is torch.int64
-    assert 0 <= images.min() and images.max() <= 1
+    assert images.min() >= 0 and images.max() <= 1
     assert sum(p.numel() for p in task.model().parameters()) == (
         (28 * 128 + 128) + 4 * 128 * (128 + 128 + 2) + (128 * 10 + 10)
     )

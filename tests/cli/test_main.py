@@ -73,6 +73,8 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "schedule",
         "train",
         "study",
+        "sample",
+        "score",
         "report",
         "demo",
     ]
@@ -98,7 +100,7 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         2,
         "",
         "legw: command 'scael' is unknown; did you mean 'scale'? "
-        "(known: recipes, scale, schedule, train, study, report, demo)\n",
+        "(known: recipes, scale, schedule, train, study, sample, score, report, demo)\n",
     )
 
 

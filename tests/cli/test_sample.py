@@ -13,19 +13,11 @@ import torch
 
 from corpora import WORDS, write_texts
 from legw import records
-from legw.apps import Options, find
-from legw.apps.ptb import WordTask
 from legw.cli import main
 from legw.train.state import load_newest, save
 
 Legw = Callable[[str], Any]
 TRAIN = "train ptb-small -b 4 --epochs 4 --device cpu --micro-batch-size 4"
-
-
-def write_artifacts(task: WordTask, folder: Path) -> None:
-    """Write what the loop writes into a run folder at its start."""
-    for name, content in task.artifacts().items():
-        (folder / name).write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +29,6 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "words"
     assert main([*TRAIN.split(), "--data", str(texts), "--out", str(folder)]) == 0
-    task = find("ptb-small", Options(data=texts))
-    assert isinstance(task, WordTask)
-    write_artifacts(task, folder)
     return folder
 
 
@@ -93,6 +82,8 @@ def test_score_is_the_perplexity_of_the_run(legw: Legw, trained: Path, texts: Pa
         "tokens": sum(len(line.split()) + 1 for line in test.splitlines()),
         "unknown": 0,
     }
+    assert summary.metrics["test_perplexity"] == summary.metric["value"]
+    assert set(summary.metrics) == {"test_perplexity", "validation_perplexity"}
     assert answer.json["perplexity"] < 12, "each of 15 words would be 15"
 
 

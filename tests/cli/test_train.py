@@ -72,7 +72,10 @@ def test_without_out_the_folder_has_a_name(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_diverged_run_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
     base = Path("wild.toml")
-    base.write_text("batch_size = 16\nlr = 1e14\nepochs = 2\nnum_examples = 1438\n")
+    base.write_text(
+        "batch_size = 16\nlr = 1e10\nepochs = 2\nnum_examples = 1438\n"
+        "[optimizer]\nkind = 'sgd'\nweight_decay = 1.0\n"
+    )
     assert train("--recipe", "wild.toml", "--micro-batch-size", "16", "--out", "out") == 3
     error = capsys.readouterr().err.strip()
     assert error.startswith("legw: out: diverged at update ")

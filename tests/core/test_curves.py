@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +52,7 @@ def test_straight_lines_between_corners_miss_little(points: list[tuple[float, fl
     kept = curves.corners(points, tolerance=0.01)
     values = [y for _, y in points]
     limit = 0.01 * (max(values) - min(values)) + 1e-6
-    for (x0, y0), (x1, y1) in zip(kept, kept[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(kept):
         for x, y in points:
             if x0 <= x <= x1:
                 assert y == pytest.approx(y0 + (y1 - y0) * (x - x0) / (x1 - x0), abs=limit)

@@ -17,17 +17,14 @@ from legw import DataError
 from legw.train import Task
 from train.tasks import Lines, Streams
 
-SECONDS = 0.03
-"""How long a micro-batch of a run that is held back takes at least."""
 
-
-def held_back(task: Any, hurry: Path) -> Any:
-    """Return the task, slow until there is a file `hurry`."""
+def held_back(task: Any, hurry: Path, seconds: float = 0.03) -> Any:
+    """Return the task with so many seconds added to each micro-batch until `hurry` exists."""
     batch = task.batch
 
     def slow_batch(ids: Tensor, device: torch.device) -> Any:
         if not hurry.exists():
-            time.sleep(SECONDS)
+            time.sleep(seconds)
         return batch(ids, device)
 
     task.batch = slow_batch
@@ -35,8 +32,9 @@ def held_back(task: Any, hurry: Path) -> Any:
 
 
 def streams() -> Task:
-    """Streams, slow until there is a file at $LEGW_TEST_HURRY."""
-    task: Task = held_back(Streams(), Path(os.environ["LEGW_TEST_HURRY"]))
+    """Streams, slowed by $LEGW_TEST_SECONDS until there is a file at $LEGW_TEST_HURRY."""
+    seconds = float(os.environ.get("LEGW_TEST_SECONDS", "0.03"))
+    task: Task = held_back(Streams(), Path(os.environ["LEGW_TEST_HURRY"]), seconds)
     return task
 
 

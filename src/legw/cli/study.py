@@ -124,9 +124,12 @@ def command(options: Options) -> str:
             usual = option.name not in ALWAYS_SAID and value == option.default
             if option.name in ("app", "json", "dry_run", "machine") or usual:
                 continue
-            values = value if option.name == "grid" else (value,)
-            for one in values:
-                words += [f"--{option.name.replace('_', '-')}", str(one)]
+            flag = f"--{option.name.replace('_', '-')}"
+            if value is True:
+                words.append(flag)
+            else:
+                for one in value if option.name == "grid" else (value,):
+                    words += [flag, str(one)]
     return shlex.join(words)
 
 
@@ -182,6 +185,7 @@ def _train(asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Opt
     from legw.cli.board import Board
 
     training.check_app(options.app)
+    settings = options.machine.settings(resume=True)
     screen = Console(stderr=options.json, highlight=False, markup=False, emoji=False)
     screen.print(f"{folder}: {results.total(plan, rows)}", soft_wrap=True)
     outputs.notes(results.cautions(plan), to_stderr=options.json)
@@ -192,7 +196,7 @@ def _train(asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Opt
                 asked,
                 functools.partial(training.task_of, options.app, options.data, options.holdout),
                 folder,
-                settings=options.machine.settings(resume=True),
+                settings=settings,
                 jobs=options.jobs,
                 watch=board.watch,
             )

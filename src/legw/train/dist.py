@@ -10,13 +10,15 @@ lost, all others end.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import inspect
 import os
 import re
+import socket
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -26,7 +28,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from legw.errors import LegwError, RunError, one_line
+from legw.errors import LegwError, LegwWarning, RunError, one_line
 
 PATIENCE_SECONDS = 600.0
 """How long a process waits for a word from another before it takes that one as lost."""
@@ -135,7 +137,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-@contextmanager
+@contextlib.contextmanager
 def joined(
     device_name: str = "auto", patience_seconds: float = PATIENCE_SECONDS
 ) -> Iterator[World]:
@@ -172,8 +174,6 @@ def joined(
             f"rank {rank}: lost another process ({_reason(error).partition('. ')[0]}); "
             "the same command with --resume goes on from the last checkpoint"
         )
-        if "imed out" in str(error):
-            _MEETING.tells = True  # the silent process may be the one that keeps the store
         lost.told = not _first_to_tell()
         raise lost from None
 
@@ -226,6 +226,7 @@ def _join(device_name: str, patience: timedelta) -> None:
         question = "is the port free?" if "listen" in str(error) else _ARE_THEY_THERE
         raise RunError(f"rendezvous at {here}: {_reason(error)}; {question}") from None
     _MEETING.store = store
+    _warn_of_shared_store()
     atexit.register(_leave)
 
 
@@ -260,6 +261,22 @@ def _of_this_round(store: Store, rank: int, size: int, patience: timedelta) -> S
     return PrefixStore(f"legw/{name}", store)
 
 
+def _warn_of_shared_store() -> None:
+    """Say that torchrun, on several hosts, sends those that come back to a lost address."""
+    elastic = {
+        name: os.environ.get(f"TORCHELASTIC_{name}", "")
+        for name in ("USE_AGENT_STORE", "MAX_RESTARTS")
+    }
+    several = os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
+    if several and elastic["USE_AGENT_STORE"] == "True" and elastic["MAX_RESTARTS"] != "0":
+        warnings.warn(
+            "torchrun: restarts over several hosts can hang; start it with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on every host",
+            LegwWarning,
+            stacklevel=2,
+        )
+
+
 def _leave() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
@@ -279,10 +296,12 @@ def _attempt(action: Callable[[], Value]) -> tuple[Value | None, LegwError | Non
 def _first_to_tell() -> bool:
     """Whether no other process has told of a failure yet, as far as can be known."""
     if _MEETING.tells is None:
-        try:
-            _MEETING.tells = _MEETING.store is None or _MEETING.store.add("failures", 1) == 1
-        except RuntimeError:  # the store is gone with the process that kept it
-            _MEETING.tells = True
+        _MEETING.tells = True
+        with contextlib.suppress(RuntimeError, OSError):
+            keeper = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+            socket.create_connection(keeper, timeout=2).close()  # or torch prints its stack
+            if _MEETING.store is not None:
+                _MEETING.tells = _MEETING.store.add("failures", 1) == 1
     return _MEETING.tells
 
 

@@ -8,15 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from legw.apps.softmax import IGNORED, summed_loss
 from legw.train.task import State
-
-MOST_LOGITS = 2**24
-"""Logits that are stored at once, where torch can take them in pieces: 64 MiB in fp32."""
-
-IGNORED = -100
-"""A target that does not count: torch's own sign for it."""
 
 STREAMS = 20
 """Parts into which a text is cut for evaluation, which are read side by side."""
@@ -76,7 +70,8 @@ class WordLSTM(nn.Module):
         """
         hidden_TBH, after = self._read(inputs_BT, state)
         targets_N = targets_BT.t().reshape(-1)
-        return self._summed_loss(hidden_TBH.flatten(0, 1), targets_N), after
+        weight_VH, bias_V = self.decode.weight, self.decode.bias
+        return summed_loss(hidden_TBH.flatten(0, 1), weight_VH, bias_V, targets_N), after
 
     def predict(self, ids_BT: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the logits of the word after the last one, shape (B, V), and the state."""
@@ -98,40 +93,6 @@ class WordLSTM(nn.Module):
         return hidden_TBH, tuple(
             torch.cat(layers).transpose(0, 1).to(dtype) for layers in zip(*states, strict=True)
         )
-
-    def _summed_loss(self, hidden_NH: Tensor, targets_N: Tensor) -> Tensor:
-        """Return the summed loss, where possible without storing all logits at once.
-
-        On a CPU that is also faster, by up to a third: one buffer serves for logits,
-        probabilities and their gradient.
-        """
-        if not _in_pieces(hidden_NH):
-            return functional.cross_entropy(
-                self.decode(hidden_NH), targets_N, ignore_index=IGNORED, reduction="sum"
-            )
-        return functional.linear_cross_entropy(
-            hidden_NH,
-            self.decode.weight,
-            targets_N,
-            linear_bias=self.decode.bias,
-            ignore_index=IGNORED,
-            reduction="sum",
-            options=nn.LinearCrossEntropyOptions(
-                batch_chunk_size=max(MOST_LOGITS // self.decode.out_features, 1)
-            ),
-        )
-
-
-def _in_pieces(hidden_NH: Tensor) -> bool:
-    """Say whether torch takes the logits in pieces: from 2.13 on, in full precision.
-
-    In bf16 it would add up the loss in bf16 too, which leaves two digits of it; there the
-    size of the micro-batch bounds the memory.
-    """
-    return hasattr(nn, "LinearCrossEntropyOptions") and hidden_NH.dtype in (
-        torch.float32,
-        torch.float64,
-    )
 
 
 @torch.no_grad()

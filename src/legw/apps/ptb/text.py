@@ -119,8 +119,8 @@ def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
         if unknown and not trained_unknown:
             _note(
                 f"{paths[part]}: {unknown} of {len(texts[part])} tokens are not in the training "
-                f"text and count as {UNKNOWN}, which training never sees; a vocabulary limit "
-                "makes it known"
+                f"text and count as {UNKNOWN}, which training never sees; --vocabulary N "
+                "with fewer words makes it known"
             )
     for part, path in paths.items():
         if path.name.startswith(f"ptb.{part}.txt") and len(texts[part]) != PUBLISHED[part]:
@@ -162,8 +162,8 @@ def _find_text(folder: Path, part: str) -> Path:
         raise DataError(
             f"{folder / f'ptb.{part}.txt'}[.gz]: is missing; put ptb.train.txt, ptb.valid.txt and "
             "ptb.test.txt there (plain or .gz, from Mikolov's simple-examples), set LEGW_DATA "
-            "to the folder above ptb/, or give a folder with a train, a valid and a test text "
-            "of your own (.txt or .tokens)"
+            "to the folder above ptb/, or give --data DIR with a train, a valid and a test text of "
+            "your own (.txt or .tokens)"
         )
     return found[0]
 
@@ -211,8 +211,8 @@ def _read_train(path: Path, limit: int | None) -> tuple[Tensor, Vocabulary]:
     counts = torch.bincount(text, minlength=len(numbers))
     if limit is None and len(numbers) > MOST_WORDS:
         raise DataError(
-            f"{path}: has {len(numbers)} different words, more than {MOST_WORDS}; give a "
-            f"vocabulary limit to keep the most frequent and make the rest {UNKNOWN}"
+            f"{path}: has {len(numbers)} different words, more than {MOST_WORDS}; "
+            f"--vocabulary N keeps the N most frequent and makes the rest {UNKNOWN}"
         )
     vocabulary = build(dict(zip(numbers, counts.tolist(), strict=True)), limit)
     unknown = vocabulary.ids[UNKNOWN]

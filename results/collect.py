@@ -1,0 +1,49 @@
+"""Copy what is small of a study's folder to a place beside this file, for the repository.
+
+    python results/collect.py runs/mnist-lstm-study results/mnist-lstm
+
+takes study.json and table.json, and of each run the manifest, the summary, all
+evaluations and up to 200 of the updates, evenly spaced; no checkpoints. What comes
+out is a study's folder itself: `legw report results/mnist-lstm` draws it.
+"""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+MOST_UPDATES = 200
+
+
+def collect(study: Path, place: Path) -> None:
+    """Copy a study's small files."""
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(study / "table.json", place / "table.json")
+    described = json.loads((study / "study.json").read_text())
+    # Where the runs lay on the machine that made them is nobody's business.
+    described["command"] = re.sub(r" --out \S+", "", described["command"])
+    (place / "study.json").write_text(json.dumps(described, indent=2) + "\n")
+    for run in sorted((study / "runs").iterdir()):
+        if not (run / "summary.json").exists():
+            print(f"{run.name}: has not ended; left out")
+            continue
+        into = place / "runs" / run.name
+        into.mkdir(parents=True, exist_ok=True)
+        for name in ("manifest.json", "summary.json"):
+            shutil.copyfile(run / name, into / name)
+        (into / "metrics.jsonl").write_text(thinned((run / "metrics.jsonl").read_text()))
+
+
+def thinned(metrics: str) -> str:
+    """Return every evaluation and up to 200 updates, the first and the last among them."""
+    rows = [(line, json.loads(line)) for line in metrics.splitlines()]
+    updates = [row["update"] for _, row in rows if row["kind"] == "update"]
+    step = max(1, -(-len(updates) // MOST_UPDATES))
+    kept = {*updates[::step], *updates[-1:]}
+    lines = [line for line, row in rows if row["kind"] != "update" or row["update"] in kept]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    collect(Path(sys.argv[1]), Path(sys.argv[2]))

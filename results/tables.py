@@ -1,0 +1,71 @@
+"""Write the tables of README and docs from what lies beside this file.
+
+    python results/tables.py            # say whether they are current
+    python results/tables.py --write    # bring them up to date
+
+A block between ``<!-- table NAME -->`` and ``<!-- end -->`` is the table of the
+study in ``results/NAME``, with one true sentence below it.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from legw import evidence, verdict
+from legw.table import Cell, Table
+
+HERE = Path(__file__).parent
+PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "results.md")
+BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def markdown(folder: Path) -> str:
+    """Return a study's table as Markdown: mean and 95 % interval over seeds."""
+    found = evidence.read(folder)[0]
+    table = found.table
+    lines = [
+        f"| rule | batch | lr | {table.metric}, last epoch | n | diverged |",
+        "|---|---|---|---|---|---|",
+        *(_line(table, cell) for cell in table.cells),
+        "",
+        verdict.sentence(table),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(table: Table, cell: Cell) -> str:
+    name = f"{cell.rule} {cell.variant}".strip()
+    lr = "-" if cell.lr is None else f"{cell.lr:.4g}"
+    return (
+        f"| {name} | {cell.batch_size} | {lr} | {_figure(cell)} "
+        f"| {len(cell.metrics)} | {cell.diverged or '-'} |"
+    )
+
+
+def _figure(cell: Cell) -> str:
+    estimate = cell.estimate
+    if estimate is None:
+        return cell.reason or "-"
+    if estimate.half_width is None:
+        return f"{estimate.mean:.4f}"
+    return f"{estimate.mean:.4f} ± {estimate.half_width:.4f}"
+
+
+def updated(text: str) -> str:
+    """Return a page's text with all its tables made anew."""
+    return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
+
+
+def main(write: bool) -> int:
+    """Return 0 if all pages are current, or have been made so."""
+    stale = [page for page in PAGES if updated(page.read_text("utf-8")) != page.read_text("utf-8")]
+    for page in stale:
+        if write:
+            page.write_text(updated(page.read_text("utf-8")), "utf-8")
+        else:
+            print(f"{page}: a table is not current; python results/tables.py --write")
+    return 0 if write or not stale else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main("--write" in sys.argv[1:]))
