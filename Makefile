@@ -9,17 +9,17 @@ demo: setup
 	$(BIN)/python -m legw demo
 
 test: setup
-	$(BIN)/python -m pytest --doctest-modules -n auto -q
+	$(BIN)/python -m pytest --doctest-modules -n auto -q -rs
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow -q
+	$(BIN)/python -m pytest -m slow -q -rs
 
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide what strict counts
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -30,7 +30,11 @@ def main(names: Sequence[str]) -> int:
     """Measure, print and judge; return the exit status."""
     began = time.perf_counter()
     print(describe(), end="\n\n")
-    print(LINE.format("how many times faster (or smaller)", "median", "quartiles", "rounds", "floor", ""))
+    print(
+        LINE.format(
+            "how many times faster (or smaller)", "median", "quartiles", "rounds", "floor", ""
+        )
+    )
     bf16 = fast_bf16()
     ratios = []
     # The micro-batches are measured here and now, whatever was measured before.

@@ -12,8 +12,9 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
     """Compare at the base batch of MNIST-LSTM, whose steps are the shortest."""
     task, recipe = rows.synthetic(), rows.recipe(128)
     micro_batch_size = race(task, recipe, {}, rounds=1).micro_batch_size
+    batches = rows.order(task, 128)
     bare = plain.train_rows_in_pieces(
-        task.model(), recipe, *task.train, rows.order(task, 128), micro_batch_size
+        task.model(), recipe, *task.train, batches, micro_batch_size=micro_batch_size
     )
     rounds = race(task, recipe, {"bare": bare}, rounds=150, block=5)
     note = f"micro-batch {rounds.micro_batch_size}"

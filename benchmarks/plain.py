@@ -44,10 +44,10 @@ def words_from(ours: nn.Module) -> Words:
     return model
 
 
-def sgd(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+def sgd(model: nn.Module, recipe: Recipe, fused: bool | None = None) -> torch.optim.SGD:
     """Return the recipe's optimizer, as torch makes it unless told otherwise."""
     momentum: float = getattr(recipe.optimizer, "momentum", 0.0)
-    return torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=momentum)
+    return torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=momentum, fused=fused)
 
 
 def train_rows(
@@ -72,10 +72,11 @@ def train_rows_in_pieces(
     images: Tensor,
     labels: Tensor,
     batches: Iterable[Tensor],
+    *,
     micro_batch_size: int,
 ) -> Iterator[float]:
     """Do the same in pieces of a size, and nothing else: the least that a loop can cost."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, fused=True)
+    optimizer = sgd(model, recipe, fused=True)
     assert recipe.clip_norm is not None
     for ids_B in batches:
         optimizer.zero_grad()

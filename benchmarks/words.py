@@ -40,9 +40,7 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
 
     model = plain.words_from(task.model())
     plain_large = plain.train_words(model, large, text, window, order(task, STREAMS))
-    jax_large = xla.train_words(
-        xla.weights_from(model), large, text, window, order(task, STREAMS)
-    )
+    jax_large = xla.train_words(xla.weights_from(model), large, text, window, order(task, STREAMS))
     rounds = race(task, large, {"plain": plain_large, "jax": jax_large}, rounds=10)
     note = f"micro-batch {rounds.micro_batch_size}"
     yield Ratio("language model 640, fp32 / plain", rounds.ratios("plain"), 1.5, note)

@@ -31,14 +31,13 @@ def weights_from(model: nn.Module) -> Weights:
     }
 
 
-def lstm(weights: Weights, layer: str, inputs_TBH: Array, state: Any) -> tuple[Array, Any]:
+def lstm(weights: Weights, layer: int, inputs_TBH: Array, state: Any) -> tuple[Array, Any]:
     """Return one layer's outputs, shape (T, B, H), and its last state (h, c).
 
     The products with the inputs are made for all steps at once, as is best.
     """
-    name, _, number = layer.rpartition(".")
-    parts = [f"{name}.{kind}_l{number}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    input_weight, weight, input_bias, bias = (weights[part] for part in parts)
+    input_weight, weight = (weights[f"lstm.weight_{kind}_l{layer}"] for kind in ("ih", "hh"))
+    input_bias, bias = (weights[f"lstm.bias_{kind}_l{layer}"] for kind in ("ih", "hh"))
     gates_TBG = inputs_TBH @ input_weight + (input_bias + bias)
 
     def step(carry: Any, gates_BG: Array) -> tuple[Any, Array]:
@@ -77,7 +76,7 @@ def train_rows(
         rows_BTF = bytes_BTF.astype(jnp.float32) / 255
         rows_BTH = rows_BTF @ weights["project.weight"] + weights["project.bias"]
         state = zero_state(len(labels_B), hidden_size)
-        outputs_TBH, _ = lstm(weights, "lstm.0", rows_BTH.transpose(1, 0, 2), state)
+        outputs_TBH, _ = lstm(weights, 0, rows_BTH.transpose(1, 0, 2), state)
         logits_BC = outputs_TBH[-1] @ weights["classify.weight"] + weights["classify.bias"]
         return optax.softmax_cross_entropy_with_integer_labels(logits_BC, labels_B).mean()
 
@@ -106,8 +105,8 @@ def train_words(
         weights: Weights, states: Any, inputs_TB: Array, targets_TB: Array
     ) -> tuple[Array, Any]:
         hidden_TBH = weights["embed.weight"][inputs_TB]
-        hidden_TBH, first = lstm(weights, "lstm.0", hidden_TBH, states[0])
-        hidden_TBH, second = lstm(weights, "lstm.1", hidden_TBH, states[1])
+        hidden_TBH, first = lstm(weights, 0, hidden_TBH, states[0])
+        hidden_TBH, second = lstm(weights, 1, hidden_TBH, states[1])
         logits_TBV = hidden_TBH @ weights["decode.weight"] + weights["decode.bias"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits_TBV, targets_TB)
         return losses.mean() * window, (first, second)

@@ -4,17 +4,19 @@
     python results/tables.py --write    # bring them up to date
 
 A block between ``<!-- table NAME -->`` and ``<!-- end -->`` is the table of the
-study in ``results/NAME``, with one true sentence below it.
+study in ``results/NAME``, with one true sentence below it. ``docs/NAME.svg`` is drawn
+with the table of a study that a page shows a picture of.
 """
 
 import re
 import sys
 from pathlib import Path
 
-from legw import evidence, verdict
+from legw import evidence, figures, verdict
 from legw.table import Cell, Table
 
 HERE = Path(__file__).parent
+PICTURES = ("digits-lstm", "mnist-lstm")
 PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "results.md")
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -56,6 +58,15 @@ def updated(text: str) -> str:
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 
+def draw(folder: Path, picture: Path) -> None:
+    """Draw a study's metric against the batch size."""
+    import vl_convert
+
+    found = evidence.read(folder)[0]
+    chart = figures.metric_by_batch(found.table, title=found.title)
+    picture.write_text(vl_convert.vegalite_to_svg(chart), "utf-8")
+
+
 def main(write: bool) -> int:
     """Return 0 if all pages are current, or have been made so."""
     stale = [page for page in PAGES if updated(page.read_text("utf-8")) != page.read_text("utf-8")]
@@ -64,6 +75,9 @@ def main(write: bool) -> int:
             page.write_text(updated(page.read_text("utf-8")), "utf-8")
         else:
             print(f"{page}: a table is not current; python results/tables.py --write")
+    if write:
+        for name in PICTURES:
+            draw(HERE / name, HERE.parent / "docs" / f"{name}.svg")
     return 0 if write or not stale else 1
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,12 @@ def test_the_line_in_the_readme_is_what_scale_prints(capsys: pytest.CaptureFixtu
     assert main(["scale", recipes.MNIST_LSTM.name, "-b", "8192"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_tables_are_made_from_the_results() -> None:
+    """README and docs show what lies under results/, to the digit."""
+    script = ROOT / "results" / "tables.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

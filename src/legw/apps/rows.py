@@ -33,7 +33,7 @@ class RowLSTM(nn.Module):
 
     def forward(self, rows_BTF: Tensor) -> Tensor:
         """Return the classes' logits, shape (B, C)."""
-        rows_TBH = self.project(rows_BTF).transpose(0, 1)
+        rows_TBH = self.project(rows_BTF.transpose(0, 1))
         outputs_TBH, _ = self.lstm(rows_TBH)
         logits_BC: Tensor = self.classify(outputs_TBH[-1])
         return logits_BC
@@ -106,7 +106,7 @@ class RowTask:
         return f"sha256:{digest.hexdigest()[:16]}"
 
     def _pixels(self, images: Tensor) -> Tensor:
-        return images.to(torch.get_default_dtype()) / self.scale
+        return images.to(torch.get_default_dtype()).div_(self.scale)
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._resident:

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def choose(
     table = climb(sizes, lambda size: world_least(world, probe.throughput(size)), known)
     if world.first and table != known:
         store.write(known | table)
-    return Choice(best(table), table, measured=any(size not in known for size in table))
+    return Choice(best(table, share), table, measured=any(size not in known for size in table))
 
 
 def ladder(share: int, group: int = 1) -> list[int]:
@@ -143,22 +144,28 @@ def climb(
     return table
 
 
-def best(table: dict[int, float]) -> int:
-    """Return the smallest size whose throughput is close to the best.
+def best(table: dict[int, float], share: int) -> int:
+    """Return the smallest size whose throughput over a whole share is close to the best.
+
+    A share that is no multiple of a size ends with a short piece, which is counted as if
+    it took as long as a full one.
 
     Raises:
         RunError: no size fits.
 
-    >>> best({16: 50.0, 32: 99.0, 64: 100.0, 128: 0.0})
+    >>> best({16: 50.0, 32: 99.0, 64: 100.0, 128: 0.0}, share=640)
     32
+    >>> best({16: 100.0, 20: 90.0}, share=20)
+    20
     """
-    top = max(table.values())
+    rates = {size: rate * share / (-(-share // size) * size) for size, rate in table.items()}
+    top = max(rates.values())
     if top == 0:
         raise RunError(
             f"micro_batch_size: not even {min(table)} examples fit into the memory limit; "
             "raise --memory-limit or give --micro-batch-size"
         )
-    return min(size for size, rate in table.items() if rate >= CLOSE * top)
+    return min(size for size, rate in rates.items() if rate >= CLOSE * top)
 
 
 def world_least(world: World, rate: float) -> float:
@@ -210,11 +217,14 @@ class _Probe:
     def _timed(self, size: int) -> float:
         ids = self._ids[torch.arange(size) % len(self._ids)]
         self._pass(ids)  # the first pass allocates, and chooses kernels
-        passes, began = 0, self._now()
-        while passes == 0 or (self._now() - began < ENOUGH_SECONDS and passes < MOST_PASSES):
+        marks = [self._now()]
+        while len(marks) == 1 or (
+            marks[-1] - marks[0] < ENOUGH_SECONDS and len(marks) <= MOST_PASSES
+        ):
             self._pass(ids)
-            passes += 1
-        return size * passes / (self._now() - began)
+            marks.append(self._now())
+        # Other work on the machine only ever slows a pass: the fastest is the size's own.
+        return size / min(after - before for before, after in pairwise(marks))
 
     def _pass(self, ids: torch.Tensor) -> None:
         batch = self._task.batch(ids, self._world.device)

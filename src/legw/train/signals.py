@@ -11,8 +11,9 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While entered, keeps the name of the signal that came; a second one acts at once.
+    """While entered, keeps the name of the signal that came; a second Ctrl-C acts at once.
 
+    A second SIGTERM does not: Slurm and torchrun both send one, to end the same run.
     Outside the main thread, where no handler can be set, nothing is caught.
 
     >>> with StopSignals() as asked:
@@ -32,7 +33,8 @@ class StopSignals:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.name = signal.Signals(number).name
-        signal.signal(number, self._before[number])
+        if number == signal.SIGINT:
+            signal.signal(number, self._before[number])
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -1,0 +1,283 @@
+"""`legw report`: what the page holds, that it keeps to itself, and that a browser draws it."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from folders import BASE, write_run, write_study
+from legw import evidence, report
+from legw.study import Study
+
+Legw = Callable[[str], Any]
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+HOSTILE = "<script>alert(1)</script>&\"'"
+"""A name that is a script where it is not escaped."""
+
+ASKED = Study(
+    task="mine", base=BASE, batch_sizes=(16, 64, 128, 512), rules=("legw", "linear"),
+    seeds=(0, 1), command="legw study mine --batch-sizes 16,64,128,512",
+)  # fmt: skip
+
+WITH_LOSSES: dict[str, dict[str, Any]] = {
+    "linear_b64_s0": {"metric": 0.6},
+    "linear_b128_s0": {"status": "diverged", "losses": [2.3, 9.0, None]},
+    "linear_b128_s1": {"status": "diverged", "losses": [2.3, 8.0]},
+    "legw_b128_s1": {},
+}
+"""What is special about runs: two diverged, one missing."""
+
+
+class Parts(html.parser.HTMLParser):
+    """What a page consists of, as a browser takes it apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            attributes, before = self.scripts[-1]
+            self.scripts[-1] = (attributes, before + data)
+        elif self._inside != "style":
+            self.text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    @property
+    def charts(self) -> list[dict[str, Any]]:
+        """The charts' specifications."""
+        return [json.loads(s) for attributes, s in self.scripts if "id" in attributes]
+
+
+def page(folder: Path) -> Parts:
+    return Parts(report.page(evidence.read(folder)))
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Parts:
+    write_study(tmp_path / "s", ASKED, **WITH_LOSSES)
+    return page(tmp_path / "s")
+
+
+# What it holds ----------------------------------------------------------------------
+
+
+def test_the_command_writes_one_file_and_says_what_it_shows(legw: Legw, tmp_path: Path) -> None:
+    write_study(tmp_path / "s", ASKED)
+    answer = legw(f"report {tmp_path / 's'}")
+    assert (answer.code, answer.err) == (0, "")
+    first, last = answer.out.splitlines()
+    assert first.startswith("mine: At batch 128 (8 times the base's 16), legw reaches accuracy 0.9")
+    assert last == f"wrote {tmp_path / 's' / 'report.html'}"
+    assert (tmp_path / "s" / "report.html").stat().st_size < 3e6
+    assert legw(f"report {tmp_path / 's'} --out {tmp_path / 'x.html'}").code == 0
+    assert (tmp_path / "x.html").read_bytes() == (tmp_path / "s" / "report.html").read_bytes()
+
+
+def test_summary_table_and_caveat_are_text(shown: Parts) -> None:
+    text = shown.text
+    assert "mine: batch 16 to 512, legw, linear" in text
+    assert "At batch 128 (8 times the base's 16), legw reaches accuracy 0.9000" in text
+    assert "1 run not done yet." in text
+    assert "12 runs: 9 finished, 1 missing, 2 diverged." in text
+    for line in ("diverged 2/2", "missing 1/2", "undefined [1]", "0.9050 ± 0.0635"):
+        assert line in text
+    assert "Equal epochs: every run makes 4 passes over the data" in text
+    assert "[1] mine: batch_size=512 (k=32): legw would warm up for 8 of 4 epochs" in text
+
+
+def test_notes_diverged_runs_and_the_command_are_there(shown: Parts) -> None:
+    assert "Batch 128, legw, linear: only 3.1 updates per epoch, fewer than 5" in shown.text
+    assert "linear-b128-s0: diverged at update 3: the loss is not finite" in shown.text
+    assert ASKED.command in shown.text
+
+
+def test_every_run_has_its_recipe_and_environment_folded_up(shown: Parts) -> None:
+    assert [tag for tag, _ in shown.tags].count("details") == 11
+    assert "legw-b64-s1 · finished · accuracy 0.9100 · 25 updates in 1.5 s" in shown.text
+    assert "warmup_epochs = 1.0" in shown.text
+    assert "cpu (a processor)" in shown.text
+
+
+def test_the_charts_are_one_overview_and_two_a_batch_size(shown: Parts) -> None:
+    assert len(shown.charts) == 1 + 2 * 4
+    overview, loss, rate = shown.charts[:3]
+    cells = overview["datasets"]["cells"]
+    assert {row["name"] for row in cells} == {"base", "legw", "linear"}
+    assert [row["diverged"] for row in cells if row["batch"] == 128] == [0, 2]
+    assert {curve["run"] for curve in loss["datasets"]["plain"]} == {"base-b16-s0", "base-b16-s1"}
+    (line,) = rate["datasets"]["plain"]
+    assert (line["name"], max(line["y"])) == ("base", BASE.lr)
+    assert all(chart["width"] == "container" for chart in shown.charts)
+
+
+def test_a_diverged_run_ends_in_a_cross(shown: Parts) -> None:
+    lost = [chart["datasets"].get("lost") for chart in shown.charts]
+    assert [len(rows) for rows in lost if rows] == [2]
+
+
+def test_long_curves_are_thinned_and_keep_their_peaks(tmp_path: Path) -> None:
+    losses: list[float] = [1.0 + 0.1 * (s % 7) for s in range(20_000)]
+    losses[12_345] = 50.0
+    write_run(tmp_path / "a", losses=losses, recipe=replace(BASE, epochs=800))
+    (_, loss, _) = page(tmp_path).charts
+    (curve,) = loss["datasets"]["faint"]
+    assert len(curve["y"]) <= 500
+    assert max(curve["y"]) == 50.0
+    assert len(loss["datasets"]["plain"][0]["y"]) == 60
+
+
+# That it keeps to itself ------------------------------------------------------------
+
+
+def test_nothing_is_loaded_and_only_our_scripts_run(shown: Parts) -> None:
+    for tag, attributes in shown.tags:
+        assert not {"src", "href", "srcset", "action", "background", "poster"} & attributes.keys()
+        assert not any(name.startswith("on") for name in attributes)
+        assert tag not in ("link", "iframe", "object", "embed", "base", "form", "img")
+    kinds = [attributes.get("type") for attributes, _ in shown.scripts]
+    assert kinds.count("application/json") == len(shown.charts) == len(kinds) - 2
+    (policy,) = [a["content"] for t, a in shown.tags if t == "meta" and "http-equiv" in a]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+
+
+def test_the_stylesheet_loads_nothing() -> None:
+    text = report.page([evidence.Evidence(title="x", folder=Path())])
+    (style,) = re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL)
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "prefers-color-scheme: dark" in style
+    assert "@media print" in style
+
+
+def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
+    base = replace(BASE, name=HOSTILE)
+    asked = replace(
+        ASKED, task=HOSTILE, base=base, command=HOSTILE, grid={"source": (HOSTILE, "plain")}
+    )
+    write_study(tmp_path / "s", asked)
+    write_run(tmp_path / "s" / "runs" / HOSTILE.replace("/", "|"), base=base, recipe=base,
+              metric=0.5, environment={HOSTILE: HOSTILE}, notes=(HOSTILE,))  # fmt: skip
+    shown = page(tmp_path / "s")
+    assert HOSTILE in shown.text
+    assert len([1 for attributes, _ in shown.scripts if "id" not in attributes]) == 2
+    assert all(HOSTILE not in script for attributes, script in shown.scripts if "id" in attributes)
+    names = {row["name"] for row in shown.charts[0]["datasets"]["cells"]}
+    assert f"source={HOSTILE} legw" in names
+
+
+# Folders as they come ---------------------------------------------------------------
+
+
+def test_folders_without_runs_are_an_error(legw: Legw, tmp_path: Path) -> None:
+    answer = legw(f"report {tmp_path}")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == f"legw: {tmp_path}: holds no runs; legw train and legw study make them\n"
+    answer = legw(f"report {tmp_path / 'x'}")
+    assert answer.err.endswith("is not a folder; give the folder of a study or of runs\n")
+
+
+def test_a_page_that_cannot_be_written_is_an_error(legw: Legw, tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    answer = legw(f"report {tmp_path} --out {tmp_path}/no/where.html")
+    assert answer.code == 2
+    assert "cannot be written: No such file or directory; choose another place" in answer.err
+
+
+def test_damage_is_named_on_the_page_and_in_the_terminal(legw: Legw, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a", status=None) / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    answer = legw(f"report {tmp_path}")
+    assert answer.code == 0
+    problem = "a: metrics.jsonl line 101: cannot be read, passed over"
+    assert answer.out.startswith(f"note: {problem}\n")
+    text = Parts((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert problem in text
+    assert "No run has ended yet: 1 run planned." in text
+    assert "1 runs: 1 running." in text
+
+
+def test_a_study_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
+    empty: dict[str, Any] = {}
+    names = [run.replace("-", "_") for run in ("base-b16-s0", "base-b16-s1")]
+    asked = replace(ASKED, batch_sizes=(16,))
+    write_study(tmp_path / "s", asked, **dict.fromkeys(names, empty))
+    shown = page(tmp_path / "s")
+    assert "No run has ended yet: 2 runs planned." in shown.text
+    assert shown.charts == []
+
+
+def test_losses_that_are_no_numbers_or_negative_are_drawn_on_a_linear_scale(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path / "a", losses=[float("nan"), -1.0, 2.0, float("inf")], metric=float("nan"))
+    (_, loss, _) = page(tmp_path).charts
+    assert loss["datasets"]["plain"][0]["y"] == [-1.0, 2.0]
+    assert "log" not in json.dumps(loss["layer"])
+
+
+def test_several_studies_are_sections_of_one_page(tmp_path: Path) -> None:
+    write_study(tmp_path / "one", ASKED)
+    write_study(tmp_path / "two", replace(ASKED, task="other"))
+    shown = page(tmp_path)
+    assert [tag for tag, _ in shown.tags].count("h1") == 2
+    names = [attributes["id"] for attributes, _ in shown.scripts if "id" in attributes]
+    assert len(set(names)) == len(names) == 18
+
+
+# In a browser -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: page not drawn here")
+def test_a_browser_draws_every_mark_without_a_complaint(tmp_path: Path) -> None:
+    write_study(tmp_path / "s", ASKED, **WITH_LOSSES)
+    path = tmp_path / "page.html"
+    path.write_text(report.page(evidence.read(tmp_path / "s")), encoding="utf-8")
+    assert CHROMIUM
+    done = subprocess.run(
+        [
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
+            "--window-size=390,4000", "--virtual-time-budget=20000", "--dump-dom", path.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    dom = done.stdout.partition("</main>")[0]
+    assert dom.count("<svg") == 9
+    assert "cannot be drawn" not in dom
+    marks = re.findall(r'class="mark-(symbol|line|rule) role-mark[^"]*"[^>]*>(.*?)</g>', dom)
+    drawn = {"symbol": 0, "line": 0, "rule": 0}
+    for kind, inside in marks:
+        drawn[kind] += inside.count("<path") + inside.count("<line")
+    assert drawn["symbol"] >= 5 + 9 + 1 + 2  # means, single runs, lost cells, lost runs
+    assert drawn["rule"] >= 4  # intervals
+    assert drawn["line"] >= 2 + 4 * 2
+    widths = [float(width) for width in re.findall(r'<svg[^>]* width="([\d.]+)"', dom)]
+    assert max(widths) <= 390
