@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+BENCH_STAMP := .venv/.installed-bench
 
 .PHONY: demo test test-slow check bench docs setup clean
 
@@ -21,7 +22,7 @@ check: setup
 	$(BIN)/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide what strict counts
 
-bench: setup
+bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks
 
 docs: setup
@@ -33,6 +34,10 @@ $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	touch $(BENCH_STAMP)
 
 clean:
 	rm -rf .venv site dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torchvision.models import resnet50
@@ -21,25 +21,25 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
     for device in devices:
         for data in (optimizers.LARS(weight_decay=1e-4), optimizers.LAMB()):
             sides = {
-                "many": updates(data, device, foreach=None),
-                "one by one": updates(data, device, foreach=False),
+                "many": Updates(data, device, foreach=None),
+                "one by one": Updates(data, device, foreach=False),
             }
             seconds = alternate(sides, WARM_UP + ROUNDS)[WARM_UP:]
             ratios = [taken["one by one"] / taken["many"] for taken in seconds]
             yield Ratio(f"{data.kind}, resnet-50, {device} / one by one", ratios, FLOORS[device])
 
 
-def updates(data: optimizers.Optimizer, device: str, foreach: bool | None) -> Callable[[], None]:
-    """Return a function that makes one update of ResNet-50's weights."""
-    torch.manual_seed(0)
-    model = resnet50().to(device)
-    for parameter in model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    optimizer = build(data, model, lr=1e-3, foreach=foreach)
+class Updates:
+    """Updates of ResNet-50's weights, one a call, with gradients that stay the same."""
 
-    def update() -> None:
-        optimizer.step()
-        if device == "cuda":
-            torch.cuda.synchronize()
+    def __init__(self, data: optimizers.Optimizer, device: str, foreach: bool | None) -> None:
+        torch.manual_seed(0)
+        self.model = resnet50().to(device)
+        for parameter in self.model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        self._optimizer = build(data, self.model, lr=1e-3, foreach=foreach)
+        self._wait = torch.cuda.synchronize if device == "cuda" else lambda: None
 
-    return update
+    def __call__(self) -> None:
+        self._optimizer.step()
+        self._wait()

@@ -9,7 +9,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from benchmarks import plain, xla
+from benchmarks import plain
 from benchmarks.ratios import Ratio, race
 from legw import recipes
 from legw.apps.rows import RowTask
@@ -45,6 +45,8 @@ def order(task: Task, batch_size: int) -> Iterator[Tensor]:
 
 def measure(bf16_floors: bool) -> Iterator[Ratio]:
     """Compare with the plain loop and with JAX, at 8192 and at the base batch of 128."""
+    from benchmarks import xla  # JAX is there after `make bench` alone
+
     task = synthetic()
     data = task.train
     large, base = recipe(LARGE), recipe(128)

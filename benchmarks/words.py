@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks import plain, xla
+from benchmarks import plain
 from benchmarks.ratios import Ratio, race
 from benchmarks.rows import order
 from legw import recipes
@@ -34,6 +34,8 @@ def recipe(batch_size: int) -> Recipe:
 
 def measure(bf16_floors: bool) -> Iterator[Ratio]:
     """Compare with the plain loop and with JAX, at 640 streams and at the base batch of 20."""
+    from benchmarks import xla  # JAX is there after `make bench` alone
+
     task = synthetic()
     text, window = task.corpus.train, task.size.window
     large, base = recipe(STREAMS), recipe(20)

@@ -2,35 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.testing import assert_close
+from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import memory, optimizers, plain, ratios, rows, words
-from benchmarks.ratios import Ratio, race
-from legw import recipe as recipes
-from legw import records
-from legw.apps.ptb import SIZES
-from legw.optimizers import LAMB, LARS
-from legw.train import Settings, fit
+from benchmarks import optimizers, plain, rows, words
+from benchmarks.ratios import WARM_UP, Ratio, race
+from legw import Recipe, records
+from legw.optimizers import LAMB
+from legw.train import Settings, Task, fit
 from legw.train.batches import derive
-from legw.train.state import load_newest
 
-UPDATES = 3
+UPDATES = 5
+
+ROWS = rows.synthetic(examples=100)
+ROWS_RECIPE = replace(rows.recipe(20), lr=0.5, clip_norm=0.2)
+WORDS = words.synthetic(tokens=2000, num_words=11)
+WORDS_RECIPE = replace(words.recipe(10), lr=1.0, clip_norm=1.0)
 
 
-def trained_by_fit(task: object, recipe: recipes.Recipe, out: Path) -> dict[str, Tensor]:
-    """Return the weights after a few updates of ours, in micro-batches."""
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def losses_of_fit(task: Task, recipe: Recipe, out: Path) -> list[float]:
+    """Return the losses of our own updates, made in micro-batches."""
     epochs = UPDATES * recipe.batch_size / task.num_examples(recipe.batch_size)
-    settings = Settings(micro_batch_size=5, device="cpu")
+    settings = Settings(micro_batch_size=7, device="cpu")
     fit(task, replace(recipe, epochs=epochs), out=out, settings=settings)
-    content = load_newest(out, warn=print)
-    assert content is not None
-    return content["model"]
+    losses = [row.loss for row in records.load(out).updates]
+    assert max(losses) > 1.02 * min(losses), "weights that stay where they are show nothing"
+    return losses
+
+
+def first_model(task: Task) -> nn.Module:
+    """Return the model that `fit` begins with."""
+    torch.manual_seed(derive(0, "model"))
+    return task.model()
+
+
+def assert_same_losses(rival: Iterator[float], expected: list[float]) -> None:
+    assert list(islice(rival, len(expected))) == pytest.approx(expected, rel=1e-4)
+
+
+def test_plain_rows_train_the_same(tmp_path: Path) -> None:
+    expected = losses_of_fit(ROWS, ROWS_RECIPE, tmp_path)
+    given = (ROWS_RECIPE, *ROWS.train, rows.order(ROWS, 20))
+    assert_same_losses(plain.train_rows(first_model(ROWS), *given), expected)
+    given = (ROWS_RECIPE, *ROWS.train, rows.order(ROWS, 20))
+    in_pieces = plain.train_rows_in_pieces(first_model(ROWS), *given, micro_batch_size=7)
+    assert_same_losses(in_pieces, expected)
+
+
+def test_plain_words_train_the_same(tmp_path: Path) -> None:
+    expected = losses_of_fit(WORDS, WORDS_RECIPE, tmp_path)
+    model = plain.words_from(first_model(WORDS))
+    given = (WORDS_RECIPE, WORDS.corpus.train, WORDS.size.window, rows.order(WORDS, 10))
+    assert_same_losses(plain.train_words(model, *given), expected)
+
+
+def test_jax_trains_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("optax", reason="JAX and optax are installed by make bench")
+    from benchmarks import xla
+
+    expected = losses_of_fit(ROWS, ROWS_RECIPE, tmp_path / "rows")
+    weights = xla.weights_from(first_model(ROWS))
+    given = (ROWS_RECIPE, *ROWS.train, rows.order(ROWS, 20))
+    assert_same_losses(xla.train_rows(weights, *given), expected)
+
+    expected = losses_of_fit(WORDS, WORDS_RECIPE, tmp_path / "words")
+    weights = xla.weights_from(plain.words_from(first_model(WORDS)))
+    given = (WORDS_RECIPE, WORDS.corpus.train, WORDS.size.window, rows.order(WORDS, 10))
+    assert_same_losses(xla.train_words(weights, *given), expected)
+
+
+def test_both_ways_to_update_resnet_agree() -> None:
+    torch.manual_seed(0)
+    updates = [optimizers.Updates(LAMB(), "cpu", foreach) for foreach in (None, False)]
+    for update in updates:
+        update()
+    many, one_by_one = (list(update.model.parameters()) for update in updates)
+    assert len(many) == 161
+    torch.testing.assert_close(many, one_by_one)
+
+
+def test_a_race_takes_turns() -> None:
+    asked = count()
+    rival = (float(number) for number in asked)
+    rounds = race(ROWS, ROWS_RECIPE, {"rival": rival}, rounds=3, block=2)
+    assert next(asked) == (WARM_UP + 3) * 2, "as many updates as ours"
+    assert len(rounds.ratios("rival")) == 3
+    assert min(rounds.ratios("rival")) > 0
+    assert rounds.ratios("rival", by="rival") == [1.0] * 3
+    assert 1 <= rounds.micro_batch_size <= 20
+
+
+@pytest.mark.parametrize(
+    ("ratios", "last", "status"),
+    [
+        ([Ratio("a", [1.0, 2.0, 3.0], 2.0)], "1 of 1 ratios at or above their floor", 0),
+        ([Ratio("a", [1.9, 1.9], 2.0)], "0 of 1 ratios at or above their floor", 1),
+        ([Ratio("a", [9.0], 2.0), Ratio("b", [0.1])], "1 of 1 ratios at or above their floor", 0),
+        (
+            [Ratio("a", [9.0], 2.0), Ratio("b", [0.1], 0.2)],
+            "1 of 2 ratios at or above their floor",
+            1,
+        ),
+    ],
+)
+def test_the_last_line(ratios: list[Ratio], last: str, status: int) -> None:
+    assert bench.verdict(ratios) == (last, status)
+
+
+def test_a_missed_floor_shows() -> None:
+    shown = bench.line(Ratio("speed", [1.0, 2.0, 3.0, 4.0, 5.0], 3.5, "micro-batch 128"))
+    assert shown.split() == (
+        ["speed", "3.000x", "2.000", "-", "4.000", "5", "3.5x", "MISSED;", "micro-batch", "128"]
+    )
+    assert "MISSED" not in bench.line(Ratio("speed", [1.0]))

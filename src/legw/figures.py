@@ -100,7 +100,7 @@ def loss_by_epoch(
 
     upward = _losses(curves)
     across, color = _epochs(curves), _color(names, {curve.name for curve in curves})
-    faint = _lines("faint", strokeWidth=0.7, opacity=0.35, clip=True).encode(across, upward, color)
+    faint = _lines("faint", strokeWidth=0.7, opacity=0.25, clip=True).encode(across, upward, color)
     plain = _lines("plain", strokeWidth=2).encode(
         across, upward, color, tooltip=["name:N", "run:N", "x:Q", "y:Q"]
     )
@@ -250,12 +250,28 @@ def _epochs(curves: Sequence[Curve]) -> Any:
     return alt.X("x:Q", title="epoch").scale(domain=[0, end], nice=False).axis(grid=False)
 
 
+def color_of(name: str, names: Sequence[str]) -> int:
+    """Return which of `COLORS` a line has: 0 is the base's, the others take turns.
+
+    Args:
+        name: the line's.
+        names: of all lines, the base's first if it is there.
+
+    >>> [color_of(name, ["base", "legw", "linear"]) for name in ("base", "legw", "linear")]
+    [0, 1, 2]
+    """
+    if name == BASE:
+        return 0
+    others = [other for other in names if other != BASE]
+    return 1 + others.index(name) % (len(COLORS) - 1)
+
+
 def _color(names: Sequence[str], shown: Collection[str]) -> Any:
     """Return the colors of all lines, which do not depend on those that are shown."""
     import altair as alt
 
     domain = [BASE, *(name for name in names if name != BASE)]
-    colors = [COLORS[0], *(COLORS[1:][i % (len(COLORS) - 1)] for i in range(len(domain) - 1))]
+    colors = [COLORS[color_of(name, names)] for name in domain]
     listed = [name for name in domain if name in shown]
     legend = alt.Legend(
         orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolOpacity=1, values=listed
@@ -317,7 +333,7 @@ def _crosses(chart: Any, *, tooltip: list[Any]) -> Any:
     marks = chart.transform_calculate(end="'diverged'").mark_point(
         size=70, strokeWidth=2.5, filled=False, opacity=1
     )
-    return marks.encode(shape=shape.legend(orient="top", symbolStrokeWidth=2.5), tooltip=tooltip)
+    return marks.encode(shape=shape.legend(orient="top", symbolSize=80), tooltip=tooltip)
 
 
 def _with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:

@@ -123,11 +123,15 @@ def label(settings: Mapping[str, Any]) -> str:
     >>> label({"lr": 0.1, "clip_norm": None})
     'lr=0.1 clip_norm=none'
     """
-    return " ".join(f"{name}={_short(value)}" for name, value in settings.items())
+    return " ".join(f"{name}={short(value)}" for name, value in settings.items())
 
 
-def _short(value: Any) -> str:
-    """Return a value in few characters that tell it from every other."""
+def short(value: Any) -> str:
+    """Return a value in few characters that tell it from every other.
+
+    >>> short(2.0), short(0.1 + 0.2), short(None)
+    ('2', '0.30000000000000004', 'none')
+    """
     if isinstance(value, float):
         short = f"{value:g}"
         return short if float(short) == value else repr(value)

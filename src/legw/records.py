@@ -16,12 +16,12 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from legw import recipe as recipes
-from legw.errors import RunError
+from legw.errors import LegwError, RunError, shown
 from legw.recipe import Recipe
 
 FORMAT = 1
@@ -172,18 +172,15 @@ def load(folder: str | Path) -> Run:
             elif kind == "evaluation":
                 evaluations.append(_typed(Evaluation, row))
             else:
-                problems.append(f"metrics.jsonl line {number}: unknown kind {kind!r}")
-        except (TypeError, ValueError) as error:
+                problems.append(f"metrics.jsonl line {number}: unknown kind {shown(kind)}")
+        except RunError as error:
             problems.append(f"metrics.jsonl line {number}: {error}")
-    summary = None
-    if (folder / "summary.json").exists():
-        summary = _typed(Summary, _object(folder / "summary.json"))
     return Run(
         folder=folder,
         manifest=manifest,
         updates=updates,
         evaluations=evaluations,
-        summary=summary,
+        summary=read_summary(folder),
         problems=tuple(problems),
     )
 
@@ -198,13 +195,10 @@ def read_manifest(folder: str | Path) -> Manifest:
     path = folder / "manifest.json"
     if not path.exists():
         raise RunError(f"{folder}: is not a run folder: manifest.json is missing")
-    data = _object(path)
-    if data.get("format", FORMAT) > FORMAT:
-        raise RunError(f"{path}: format={data['format']}: is from a newer legw; upgrade to read it")
-    for name in ("base", "recipe"):
-        data[name] = recipes.from_dict(data.get(name, {}))
-    data["notes"] = tuple(data.get("notes", ()))
-    return _typed(Manifest, data)
+    try:
+        return _manifest(_object(path))
+    except LegwError as error:
+        raise RunError(f"{path}: {error}") from None
 
 
 def read_summary(folder: str | Path) -> Summary | None:
@@ -214,7 +208,12 @@ def read_summary(folder: str | Path) -> Summary | None:
         RunError: the file is damaged.
     """
     path = Path(folder) / "summary.json"
-    return _typed(Summary, _object(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return _typed(Summary, _object(path))
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
 
 
 def find_runs(folder: str | Path) -> list[Path]:
@@ -341,10 +340,10 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
+                row = json.loads(line, parse_constant=_none)
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
-            except ValueError:
+            except (ValueError, RecursionError):
                 problems.append(f"metrics.jsonl line {number}: cannot be read, passed over")
                 continue
             yield number, row
@@ -352,21 +351,51 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from None
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_none)
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"cannot be read: {error}") from None
     if not isinstance(data, dict):
-        raise RunError(f"{path}: must be one JSON object")
+        raise RunError("must be one JSON object")
     return data
 
 
-def _typed(cls: type[Record], data: dict[str, Any]) -> Record:
-    """Build a record; fields of a later minor version are passed over."""
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+def _none(constant: str) -> None:
+    """Read NaN and infinities, which are no JSON, as null."""
+
+
+def _manifest(data: dict[str, Any]) -> Manifest:
+    """Build a manifest; its recipes find their optimizer and decay by their kind."""
+    import msgspec
+
+    version = data.get("format", FORMAT)
+    if not isinstance(version, int) or version > FORMAT:
+        raise RunError(f"format={version!r}: is from a newer legw; upgrade to read it")
+    values: dict[str, Any] = {}
+    for name, kind in get_type_hints(Manifest).items():
+        if name not in data:
+            continue
+        try:
+            values[name] = (
+                recipes.from_dict(msgspec.convert(data[name], dict[str, Any]))
+                if kind is Recipe
+                else msgspec.convert(data[name], kind)
+            )
+        except msgspec.ValidationError as error:
+            raise RunError(f"cannot be read: {name}: {error}") from None
     try:
-        return cls(**{name: value for name, value in data.items() if name in known})
+        return Manifest(**values)
     except TypeError as error:
-        raise RunError(f"{cls.__name__.lower()}: cannot be read: {error}") from None
+        raise RunError(f"cannot be read: {error}") from None
+
+
+def _typed(cls: type[Record], data: dict[str, Any]) -> Record:
+    """Build a record, types checked; fields of a later minor version are passed over."""
+    import msgspec
+
+    try:
+        return msgspec.convert(data, type=cls)
+    except msgspec.ValidationError as error:
+        raise RunError(f"cannot be read: {error}") from None
 
 
 def _finite(value: Any) -> Any:

@@ -37,6 +37,8 @@ class Cell:
     """Runs that have not begun, or have finished without a metric."""
     lr: float | None = None
     """Peak learning rate."""
+    epochs: float | None = None
+    """Length of the runs."""
     reason: str = ""
     """Why the rule is undefined here; empty where it is defined."""
 
@@ -274,7 +276,8 @@ def of(
 
 def _cell(rows: Sequence[Row]) -> Cell:
     first = rows[0]
-    metrics = tuple(r.metric for r in rows if r.status == "finished" and r.metric is not None)
+    finished = [row.metric for row in rows if row.status == "finished"]
+    metrics = tuple(m for m in finished if m is not None and math.isfinite(m))
     diverged = sum(row.status == "diverged" for row in rows)
     unfinished = sum(row.status in ("interrupted", "running") for row in rows)
     return Cell(
@@ -286,6 +289,7 @@ def _cell(rows: Sequence[Row]) -> Cell:
         unfinished=unfinished,
         missing=len(rows) - len(metrics) - diverged - unfinished,
         lr=first.lr,
+        epochs=first.epochs,
     )
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from legw.table import Cell, Table
+
+MANY = 3
+"""More other rules than this are not told one by one."""
 
 SUBJECT = "legw"
 """The rule that the sentence is about, where it is part of the study."""
@@ -39,7 +43,7 @@ def _of_the_rules(table: Table, ended: Sequence[Cell]) -> str:
     others = [c for c in scaled if c.batch_size == subject.batch_size and c is not subject]
     said = f"At batch {subject.batch_size}{_times(table, subject)}, {subject.rule} "
     said += _against_base(table, subject)
-    return said + ("; " + _others(table, others) if others else "")
+    return said + ("; " + _others(table, others, subject) if others else "")
 
 
 def _subject(table: Table, scaled: Sequence[Cell]) -> Cell:
@@ -75,14 +79,24 @@ def _against_base(table: Table, cell: Cell) -> str:
     )
 
 
-def _others(table: Table, cells: Sequence[Cell]) -> str:
-    """Return what the other rules reach, best first; the lost ones last."""
-    whole = [cell for cell in cells if cell.metrics]
+def _others(table: Table, cells: Sequence[Cell], subject: Cell) -> str:
+    """Return what the other rules reach, best first, the lost ones last; of many the ends."""
     sign = -1 if table.higher_is_better else 1
-    whole.sort(key=lambda cell: sign * sum(cell.metrics) / len(cell.metrics))
-    lost = [cell for cell in cells if not cell.metrics]
-    said = [f"{c.rule} {table.number(sum(c.metrics) / len(c.metrics))}{_lost(c)}" for c in whole]
-    return ", ".join(said + [f"{cell.rule} {_reached(table, cell)}" for cell in lost])
+    whole = sorted((c for c in cells if c.metrics), key=lambda c: sign * fmean(c.metrics))
+    said = [
+        f"{c.rule} {table.number(fmean(c.metrics))}{_lost(c)}{_longer(c, subject)}" for c in whole
+    ]
+    if len(said) > MANY:
+        said = [f"of the {len(said)} other rules {said[0]} at best, {said[-1]} at worst"]
+    lost = [f"{cell.rule} {_reached(table, cell)}" for cell in cells if not cell.metrics]
+    return ", ".join(said + lost)
+
+
+def _longer(cell: Cell, subject: Cell) -> str:
+    """Say where a rule trains longer than the one that the sentence is about."""
+    if not (cell.epochs and subject.epochs) or cell.epochs == subject.epochs:
+        return ""
+    return f" (in {cell.epochs / subject.epochs:g} times the epochs)"
 
 
 def _reached(table: Table, cell: Cell) -> str:
@@ -116,7 +130,7 @@ def _of_the_grid(table: Table, ended: Sequence[Cell]) -> str:
     second = rest.best(batch_size)
     if second is None:
         return said
-    reached = table.number(sum(second.metrics) / len(second.metrics))
+    reached = table.number(fmean(second.metrics))
     return f"{said}; next {_name(table, second)} with {reached}"
 
 

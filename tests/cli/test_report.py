@@ -264,7 +264,7 @@ def test_a_browser_draws_every_mark_without_a_complaint(tmp_path: Path) -> None:
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
             "--no-first-run", "--disable-background-networking", "--disable-component-update",
             "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
-            "--window-size=390,4000", "--virtual-time-budget=20000", "--dump-dom", path.as_uri(),
+            "--window-size=500,4000", "--virtual-time-budget=20000", "--dump-dom", path.as_uri(),
         ],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
@@ -280,4 +280,4 @@ def test_a_browser_draws_every_mark_without_a_complaint(tmp_path: Path) -> None:
     assert drawn["rule"] >= 4  # intervals
     assert drawn["line"] >= 2 + 4 * 2
     widths = [float(width) for width in re.findall(r'<svg[^>]* width="([\d.]+)"', dom)]
-    assert max(widths) <= 390
+    assert max(widths) <= 500  # the narrowest window of a headless Chromium

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-CORE = ["errors", "optimizers", "decays", "recipe", "schedule", "rules", "recipes"]
+CORE = [
+    "errors", "optimizers", "decays", "recipe", "schedule", "rules", "recipes", "records",
+    "stats", "grid", "curves", "study", "table", "verdict", "evidence", "charts",
+]  # fmt: skip
 
 USE = f"""
 import {", ".join(f"legw.{name}" for name in CORE)}

@@ -18,7 +18,7 @@ from legw.train import Task
 from train.tasks import Lines, Streams
 
 
-def held_back(task: Any, hurry: Path, seconds: float = 0.03) -> Any:
+def held_back(task: Any, hurry: Path, seconds: float = 0.1) -> Any:
     """Return the task with so many seconds added to each micro-batch until `hurry` exists."""
     batch = task.batch
 
@@ -33,7 +33,7 @@ def held_back(task: Any, hurry: Path, seconds: float = 0.03) -> Any:
 
 def streams() -> Task:
     """Streams, slowed by $LEGW_TEST_SECONDS until there is a file at $LEGW_TEST_HURRY."""
-    seconds = float(os.environ.get("LEGW_TEST_SECONDS", "0.03"))
+    seconds = float(os.environ.get("LEGW_TEST_SECONDS", "0.1"))
     task: Task = held_back(Streams(), Path(os.environ["LEGW_TEST_HURRY"]), seconds)
     return task
 

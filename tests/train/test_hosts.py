@@ -72,7 +72,7 @@ class Host:
         variables = {
             "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-            "LEGW_TEST_HURRY": str(self.folder / "hurry"), "LEGW_TEST_SECONDS": "0.2",
+            "LEGW_TEST_HURRY": str(self.folder / "hurry"), "LEGW_TEST_SECONDS": "0.3",
         }  # fmt: skip
         with self.log.open("a", encoding="utf-8") as log:
             process = subprocess.Popen(

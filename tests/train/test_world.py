@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from torch import distributed
 
-from legw import records
+from legw import LegwWarning, records
 from legw.cli import main
 from legw.recipe import to_toml
-from legw.train import state
+from legw.train import dist, state
 from train.launch import Rank, complete, free_port, start
 from train.runs import assert_same_run, recipe, train
 
@@ -203,6 +203,27 @@ def test_a_process_that_does_not_come(tmp_path: Path, kept: bool) -> None:
         (rank,) = command.start("--patience-seconds", "2", port=port, world_size=1, **variables)
         assert_told_once([rank], "are all processes started, and do they reach each other?")
     assert rank.lines[-1].startswith("legw: rendezvous")
+
+
+def test_a_study_under_torchrun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    told = "legw: study: starts its own processes; leave torchrun to legw train\n"
+    for rank, expected in (("0", told), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["study", "digits-lstm", "--batch-sizes", "32"]) == 2
+        assert capsys.readouterr().err == expected
+
+
+def test_restarts_over_several_hosts_with_one_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    dist._warn_of_shared_store()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.warns(LegwWarning, match="start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        dist._warn_of_shared_store()
 
 
 # Processes that die, and processes that are asked to stop ---------------------------

@@ -70,15 +70,12 @@ class Board:
         """Print a line above the bars."""
         self.console.print(line, soft_wrap=True)
 
-    def refresh(self, *, force: bool = False) -> bool:
-        """Redraw the bars unless they were redrawn a moment ago; return whether it was time."""
+    def refresh(self, *, force: bool = False) -> None:
+        """Redraw the bars, unless they were redrawn a moment ago."""
         now = self.clock()
-        if not force and now - self.shown_at < REDRAW_SECONDS:
-            return False
-        self.shown_at = now
-        if self.progress:
+        if self.progress and (force or now - self.shown_at >= REDRAW_SECONDS):
+            self.shown_at = now
             self.progress.refresh()
-        return True
 
     def advance(self) -> None:
         """Count one more run as done."""
@@ -94,6 +91,7 @@ class _Line(Observer):
         self._board, self._where = board, where
         self._metric = ""
         self._bar: TaskID | None = None
+        self._drawn_at = board.clock()
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
         self._manifest = manifest
@@ -103,9 +101,13 @@ class _Line(Observer):
             )
 
     def on_update(self, row: Update) -> None:
-        if self._board.progress and self._bar is not None and self._board.refresh():
-            said = f"loss {figure(row.loss)}{self._metric}"
-            self._board.progress.update(self._bar, completed=row.update + 1, said=said)
+        now = self._board.clock()
+        if not self._board.progress or self._bar is None or now - self._drawn_at < REDRAW_SECONDS:
+            return
+        self._drawn_at = now
+        said = f"loss {figure(row.loss)}{self._metric}"
+        self._board.progress.update(self._bar, completed=row.update + 1, said=said)
+        self._board.refresh()
 
     def on_evaluation(self, row: Evaluation) -> None:
         self._metric = f" {self._manifest.metric} {figure(row.metric)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shlex
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -74,6 +75,8 @@ class Options:
 
 def run(options: Options) -> int:
     """Run what is pending, then print the table and write the page."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise LegwError("study: starts its own processes; leave torchrun to legw train")
     asked = read(options)
     plan = study.plan(asked)
     folder = options.out or Path("runs") / f"{one_line(options.app, 60).replace(':', '-')}-study"
@@ -129,7 +132,7 @@ def command(options: Options) -> str:
                 words.append(flag)
             else:
                 for one in value if option.name == "grid" else (value,):
-                    words += [flag, str(one)]
+                    words += [flag, grid.short(one)]
     return shlex.join(words)
 
 
@@ -241,7 +244,7 @@ def _show_table(found: Evidence) -> None:
     print()
     outputs.say(verdict.sentence(found.table))
     assert found.study is not None
-    outputs.say(f"again: {found.study.command}")
+    print(f"again: {found.study.command}")  # not wrapped, to be copied
 
 
 def _write_page(everything: list[Evidence], folder: Path, *, to_stderr: bool) -> None:

@@ -13,15 +13,9 @@ const config = {
     labelColor: soft, titleColor: soft, gridColor: grid, domainColor: grid, tickColor: grid,
     labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", titlePadding: 8,
   },
-  legend: {
-    labelColor: ink, labelFontSize: 12, labelLimit: 220, symbolSize: 220, columnPadding: 14,
-    symbolStrokeColor: ink,
-  },
 };
-const narrow = document.documentElement.clientWidth < 600;
 for (const box of document.querySelectorAll(".chart")) {
   const spec = JSON.parse(document.getElementById(box.dataset.spec).textContent);
-  config.legend.columns = narrow ? 3 : 6;
   vegaEmbed(box, spec, { actions: false, renderer: "svg", ast: true, config }).catch((error) => {
     box.textContent = `This chart cannot be drawn: ${error.message}`;
     console.error(error);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ ALL_POINTS = 40_000
 """About how many points all curves of a page share, so that it stays small."""
 
 SMOOTH = 60
-"""Points of a smoothed curve."""
+"""Most points of a smoothed curve; each is the mean of at least 8 updates."""
 
 
 class Plot(NamedTuple):
@@ -76,13 +77,15 @@ def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curv
     """
     curves = []
     for row, run in evidence.runs:
-        points = [(u.epoch, u.loss) for u in run.updates if u.loss is not None]
+        points = [
+            (u.epoch, u.loss) for u in run.updates if u.loss is not None and math.isfinite(u.loss)
+        ]
         here = row.batch_size == size
         if not points or not (here or row.rule == BASE):
             continue
         name, label = table.name(row.variant, row.rule), run.folder.name
         lost = here and row.status == "diverged"
-        smooth = means(points, SMOOTH)
+        smooth = means(points, max(8, min(SMOOTH, len(points) // 8)))
         curves.append(Curve(name, label, smooth, lost=lost))
         if here and len(points) > len(smooth):
             curves.append(Curve(name, label, thin(points, most), faint=True))
@@ -109,6 +112,11 @@ def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
     return corners([*line, (manifest.recipe.epochs, line[-1][1])])
 
 
+def _without_legend(part: dict[str, Any]) -> dict[str, Any]:
+    """Leave the legend to the page, whose own wraps on a narrow screen."""
+    return part | {"legend": None} if "legend" in part else part
+
+
 def _spec(chart: dict[str, Any]) -> dict[str, Any]:
     """Return a specification in the page's looks instead of its own."""
     datasets = chart.pop("datasets")
@@ -116,7 +124,7 @@ def _spec(chart: dict[str, Any]) -> dict[str, Any]:
     text = json.dumps(chart)
     for i, color in enumerate(figures.COLORS):
         text = text.replace(f'"{color}"', f'"var(--c{i})"')
-    spec: dict[str, Any] = json.loads(text)
+    spec: dict[str, Any] = json.loads(text, object_hook=_without_legend)
     return spec | {
         "datasets": datasets,
         "width": "container",

@@ -9,6 +9,7 @@ from typing import Any
 
 from legw import recipe, verdict
 from legw.evidence import Evidence
+from legw.figures import color_of
 from legw.records import Run
 from legw.report import plots
 from legw.report.html import Html, data, join, table, tag
@@ -165,9 +166,11 @@ def _charts(evidence: Evidence, number: int) -> Html:
     )
     parts = [
         tag("h2", f"{found.metric.capitalize()} against batch size"),
+        _key(found),
         _chart(plots.overview(evidence), f"chart-{number}"),
         tag("p", caption, class_="caption"),
         tag("h2", "Training loss and learning rate"),
+        _key(found),
     ]
     for size, drawn in plots.panels(evidence):
         both = [_chart(plot, f"chart-{number}-{size}-{i}") for i, plot in enumerate(drawn)]
@@ -177,6 +180,15 @@ def _charts(evidence: Evidence, number: int) -> Html:
         "peaks. The base, in grey, is repeated to compare with."
     )
     return join(parts, tag("p", caption, class_="caption"))
+
+
+def _key(found: Table) -> Html:
+    """Return which color is whose, and what a cross is."""
+    names = found.names
+    items = [tag("li", name, style=f"--of: var(--c{color_of(name, names)})") for name in names]
+    if any(cell.diverged for cell in found.cells):
+        items.append(tag("li", "diverged", class_="lost"))
+    return tag("ul", items, class_="key")
 
 
 def _chart(plot: plots.Plot, name: str) -> Html:

@@ -1,0 +1,75 @@
+"""The softmax loss in pieces is torch's own, of all logits at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.testing import assert_close
+
+from legw.apps import softmax
+from legw.apps.softmax import IGNORED, summed_loss
+
+
+def example(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return 23 rows of 5 units, some of which do not count, and 11 classes."""
+    torch.manual_seed(0)
+    floats = [torch.randn(shape, dtype=dtype) for shape in ((23, 5), (11, 5), (11,))]
+    targets_N = torch.randint(0, 11, (23,)).masked_fill(torch.rand(23) < 0.3, IGNORED)
+    hidden_NH, weight_VH, bias_V = (each.requires_grad_() for each in floats)
+    return hidden_NH, weight_VH, bias_V, targets_N
+
+
+def plain(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+    logits_NV = functional.linear(hidden_NH, weight_VH, bias_V)
+    return functional.cross_entropy(logits_NV, targets_N, reduction="sum")
+
+
+@pytest.fixture(params=[1, 7 * 11, 10**6])
+def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the rows one by one, a few at once, or all at once."""
+    monkeypatch.setattr(softmax, "CPU_PIECE", request.param)
+
+
+@pytest.mark.usefixtures("piece")
+def test_loss_and_gradient() -> None:
+    *inputs, targets_N = example()
+    found, expected = summed_loss(*inputs, targets_N), plain(*inputs, targets_N)
+    assert_close(found, expected)
+    found_grads = torch.autograd.grad(3 * found, inputs)
+    assert_close(found_grads, torch.autograd.grad(3 * expected, inputs))
+
+
+@pytest.mark.usefixtures("piece")
+def test_bf16_loses_no_more_than_torch_does() -> None:
+    *inputs, targets_N = example(torch.float32)
+    exact = plain(*inputs, targets_N)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, theirs = summed_loss(*inputs, targets_N), plain(*inputs, targets_N)
+    assert found.dtype == torch.float32
+    assert_close(found, exact, rtol=1e-2, atol=0)
+    for exact_grad, grad, their_grad in zip(
+        *(torch.autograd.grad(loss, inputs) for loss in (exact, found, theirs)), strict=True
+    ):
+        assert grad.dtype == torch.float32
+        assert (grad - exact_grad).norm() <= 1.2 * (their_grad - exact_grad).norm() + 1e-3
+
+
+def test_the_gradient_can_be_differentiated() -> None:
+    *inputs, targets_N = example()
+    assert torch.autograd.gradgradcheck(lambda *given: summed_loss(*given, targets_N), inputs)
+
+
+def test_a_large_loss_stays_finite() -> None:
+    hidden_NH, weight_VH, bias_V, targets_N = example(torch.float32)
+    loss = summed_loss(hidden_NH, 1e4 * weight_VH, bias_V, targets_N)
+    assert_close(loss, plain(hidden_NH, 1e4 * weight_VH, bias_V, targets_N))
+
+
+def test_without_gradients_none_is_made() -> None:
+    *inputs, targets_N = example()
+    with torch.no_grad():
+        loss = summed_loss(*inputs, targets_N)
+    assert not loss.requires_grad
+    assert_close(loss, plain(*inputs, targets_N).detach())
