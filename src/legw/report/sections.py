@@ -40,7 +40,8 @@ def _title(evidence: Evidence, found: Table) -> str:
     if not sizes:
         return evidence.title
     span = f"batch {min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else "")
-    return f"{evidence.title}: {span}" + (f", {', '.join(rules)}" if rules else "")
+    variants = f", {len(found.variants)} variants" if len(found.variants) > 1 else ""
+    return f"{evidence.title}: {span}" + (f", {', '.join(rules)}" if rules else "") + variants
 
 
 def _facts(evidence: Evidence) -> Iterator[str]:
@@ -52,7 +53,9 @@ def _facts(evidence: Evidence) -> Iterator[str]:
     if not evidence.runs:
         return
     manifest = evidence.runs[0][1].manifest
-    base = manifest.base
+    base = evidence.study.base if evidence.study else manifest.base
+    if evidence.study and evidence.study.holdout != "test":
+        yield f"Measured on the {evidence.study.holdout} data."
     yield (
         f"Base recipe: batch {base.batch_size}, lr {base.lr:g}, warmup {base.warmup_epochs:g} "
         f"of {base.epochs:g} epochs, {base.optimizer.kind}, {base.decay.kind} decay; "
@@ -164,8 +167,9 @@ def _charts(evidence: Evidence, number: int) -> Html:
         "Lines join means over finished runs; bars are 95 % intervals, cut off at the chart's "
         f"edge; small points are single runs. {found.length()}"
     )
+    across = "of each variant" if len(found.batch_sizes) == 1 else "against batch size"
     parts = [
-        tag("h2", f"{found.metric.capitalize()} against batch size"),
+        tag("h2", f"{found.metric.capitalize()} {across}"),
         _key(found),
         _chart(plots.overview(evidence), f"chart-{number}"),
         tag("p", caption, class_="caption"),
