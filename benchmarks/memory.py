@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 import torch
 
 from benchmarks import plain, rows, words
-from benchmarks.ratios import Ratio, race
+from benchmarks.ratios import Ratio, run
 from legw.records import Manifest, Update
-from legw.train import Observer, Settings, fit
+from legw.train import Observer
 from legw.train.machine import memory_in_use, peak_memory, reset_peak_memory
 
 CPU = torch.device("cpu")
@@ -40,7 +37,7 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
         (rows.synthetic(), rows.recipe(1024)),
         (rows.synthetic(), rows.recipe(rows.LARGE)),
     ):
-        race(task, recipe, {}, rounds=1)  # the micro-batch is measured here, and then known
+        run(task, recipe, updates=1)  # the micro-batch is measured here, and then known
     theirs, ours = _peaks("words", "plain", words.STREAMS), _peaks("words", "ours", words.STREAMS)
     ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
     note = f"{_mib(theirs)} and {_mib(ours)} MiB"
@@ -82,11 +79,8 @@ def ours(model: str, batch_size: int) -> float:
     """Return the peak of `fit`."""
     benchmark = {"rows": rows, "words": words}[model]
     task, recipe = benchmark.synthetic(), benchmark.recipe(batch_size)
-    recipe = replace(recipe, epochs=UPDATES * batch_size / task.num_examples(batch_size))
     peak = _Peak()
-    with tempfile.TemporaryDirectory() as folder:
-        out, settings = Path(folder) / "run", Settings(device="cpu")
-        fit(task, recipe, out=out, settings=settings, observers=[peak])
+    run(task, recipe, UPDATES, peak)
     return peak.above
 
 

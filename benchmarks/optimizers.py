@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torchvision.models import resnet50
 
-from benchmarks.ratios import WARM_UP, Ratio, alternate
+from benchmarks.ratios import Ratio, alternate
 from legw import optimizers
 from legw.train.optim import build
 
@@ -20,12 +20,8 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in devices:
         for data in (optimizers.LARS(weight_decay=1e-4), optimizers.LAMB()):
-            sides = {
-                "many": Updates(data, device, foreach=None),
-                "one by one": Updates(data, device, foreach=False),
-            }
-            seconds = alternate(sides, WARM_UP + ROUNDS)[WARM_UP:]
-            ratios = [taken["one by one"] / taken["many"] for taken in seconds]
+            one_by_one, many = Updates(data, device, False), Updates(data, device, None)
+            ratios = alternate(one_by_one, many, ROUNDS)
             yield Ratio(f"{data.kind}, resnet-50, {device} / one by one", ratios, FLOORS[device])
 
 

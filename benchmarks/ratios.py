@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from legw import records
 from legw.recipe import Recipe
 from legw.records import Manifest, Update
-from legw.train import Observer, Settings, Task, fit
-from legw.train.task import Metric
+from legw.train import Metric, Observer, Settings, Task, fit
+from legw.train.step import Precision
 
 WARM_UP = 2
 """Rounds at the start that do not count: memory is allocated, kernels are chosen."""
@@ -47,66 +48,71 @@ class Ratio:
         return self.floor is None or self.median >= self.floor
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """The seconds that each side took, round by round, and ours' micro-batch."""
-
-    seconds: Sequence[dict[str, float]]
-    micro_batch_size: int
-
-    def ratios(self, side: str, by: str = "ours") -> list[float]:
-        """Return the seconds of one side over those of another in each round that counts."""
-        return [taken[side] / taken[by] for taken in self.seconds[WARM_UP:]]
-
-
-def alternate(sides: dict[str, Callable[[], object]], rounds: int) -> list[dict[str, float]]:
-    """Call each side once a round; return the seconds of each call, round by round."""
-    return [{side: _seconds(call) for side, call in sides.items()} for _ in range(rounds)]
+def alternate(theirs: Callable[[], object], ours: Callable[[], object], rounds: int) -> list[float]:
+    """Call both in turns; return the seconds of theirs over those of ours, round by round."""
+    ratios = [_seconds(theirs) / _seconds(ours) for _ in range(WARM_UP + rounds)]
+    return ratios[WARM_UP:]
 
 
 def race(
+    name: str,
     task: Task,
     recipe: Recipe,
-    rivals: dict[str, Iterator[float]],
+    rival: Iterator[float],
     *,
     rounds: int,
     block: int = 1,
-    precision: str = "fp32",
-) -> Rounds:
-    """Train with `fit`, and let each rival make as many updates after every block of its own.
+    precision: Precision = "fp32",
+    floor: float | None = None,
+) -> Ratio:
+    """Train with `fit`, and let a rival make as many updates after every block of its own.
 
     Ours is the real thing: everything that `fit` does from one update to the next counts,
     the rows that it records too.
 
     Args:
-        task: what is trained; its data must not end within the race.
+        name: of the ratio.
+        task: what is trained.
         recipe: how; its length is set here.
-        rivals: other loops, each of which makes one update when asked for its next loss.
+        rival: another loop, which makes one update when asked for its next loss.
         rounds: rounds that count.
         block: updates of each side in a round.
         precision: of ours.
+        floor: what the ratio must reach.
     """
-    turns = _Turns(rivals, block)
-    updates = (WARM_UP + rounds) * block
+    turns = _Turns(rival, block)
+    run(task, recipe, (WARM_UP + rounds) * block, turns, precision)
+    return Ratio(name, turns.ratios[WARM_UP:], floor, f"micro-batch {turns.micro_batch_size}")
+
+
+def run(
+    task: Task,
+    recipe: Recipe,
+    updates: int,
+    observer: Observer | None = None,
+    precision: Precision = "fp32",
+) -> int:
+    """Make so many updates with `fit`, as it comes; return the micro-batch that it chose."""
     epochs = updates * recipe.batch_size / task.num_examples(recipe.batch_size)
     with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
         fit(
             _Unjudged(task),
             replace(recipe, epochs=epochs),
-            out=Path(folder) / "run",
+            out=out,
             settings=Settings(device="cpu", precision=precision, checkpoint_seconds=1e9),
-            observers=[turns],
+            observers=[observer] if observer else [],
         )
-    return Rounds(turns.seconds, turns.micro_batch_size)
+        return records.read_manifest(out).micro_batch_size
 
 
 class _Turns(Observer):
-    """Times blocks of `fit`'s updates, and lets the rivals run between two blocks."""
+    """Times blocks of `fit`'s updates, and lets the rival run after each."""
 
-    def __init__(self, rivals: dict[str, Iterator[float]], block: int) -> None:
-        self.seconds: list[dict[str, float]] = []
+    def __init__(self, rival: Iterator[float], block: int) -> None:
+        self.ratios: list[float] = []
         self.micro_batch_size = 0
-        self._rivals, self._block = rivals, block
+        self._rival, self._block = rival, block
         self._done = 0
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
@@ -117,10 +123,9 @@ class _Turns(Observer):
         self._done += 1
         if self._done % self._block:
             return
-        taken = {"ours": time.perf_counter() - self._began}
-        for name, rival in self._rivals.items():
-            taken[name] = _seconds(lambda: [next(rival) for _ in range(self._block)])  # noqa: B023
-        self.seconds.append(taken)
+        ours = time.perf_counter() - self._began
+        theirs = _seconds(lambda: [next(self._rival) for _ in range(self._block)])
+        self.ratios.append(theirs / ours)
         self._began = time.perf_counter()
 
 

@@ -48,27 +48,21 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
     from benchmarks import xla  # JAX is there after `make bench` alone
 
     task = synthetic()
-    data = task.train
+
+    def theirs(recipe: Recipe) -> Iterator[float]:
+        return plain.train_rows(task.model(), recipe, *task.train, order(task, recipe.batch_size))
+
+    def jax(recipe: Recipe) -> Iterator[float]:
+        weights = xla.weights_from(task.model())
+        return xla.train_rows(weights, recipe, *task.train, order(task, recipe.batch_size))
+
     large, base = recipe(LARGE), recipe(128)
-
-    plain_large = plain.train_rows(task.model(), large, *data, order(task, LARGE))
-    jax_large = xla.train_rows(xla.weights_from(task.model()), large, *data, order(task, LARGE))
-    sides = {"plain": plain_large, "jax": jax_large}
-    rounds = race(task, large, sides, rounds=12)
-    note = f"micro-batch {rounds.micro_batch_size}"
-    yield Ratio("mnist-lstm 8192, fp32 / plain", rounds.ratios("plain"), 1.4, note)
-    yield Ratio("mnist-lstm 8192, fp32 / JAX", rounds.ratios("jax"), None, note)
-
-    rounds = race(task, large, {"plain": plain_large}, rounds=12, precision="bf16")
-    note = f"micro-batch {rounds.micro_batch_size}"
     floor = 3.0 if bf16_floors else None
-    yield Ratio("mnist-lstm 8192, bf16 / plain", rounds.ratios("plain"), floor, note)
-
-    sides = {
-        "plain": plain.train_rows(task.model(), base, *data, order(task, 128)),
-        "jax": xla.train_rows(xla.weights_from(task.model()), base, *data, order(task, 128)),
-    }
-    rounds = race(task, base, sides, rounds=40, block=5)
-    note = f"micro-batch {rounds.micro_batch_size}"
-    yield Ratio("mnist-lstm 128, fp32 / plain", rounds.ratios("plain"), 0.97, note)
-    yield Ratio("mnist-lstm 128, fp32 / JAX", rounds.ratios("jax"), None, note)
+    yield race("mnist-lstm 8192 / plain", task, large, theirs(large), rounds=12, floor=1.4)
+    yield race(
+        "mnist-lstm 8192, bf16 / plain",
+        task, large, theirs(large), rounds=12, precision="bf16", floor=floor,
+    )  # fmt: skip
+    yield race("mnist-lstm 8192 / JAX", task, large, jax(large), rounds=6)
+    yield race("mnist-lstm 128 / plain", task, base, theirs(base), rounds=80, block=5, floor=0.97)
+    yield race("mnist-lstm 128 / JAX", task, base, jax(base), rounds=20, block=5)

@@ -38,29 +38,24 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
 
     task = synthetic()
     text, window = task.corpus.train, task.size.window
+
+    def theirs(recipe: Recipe) -> Iterator[float]:
+        model = plain.words_from(task.model())
+        return plain.train_words(model, recipe, text, window, order(task, recipe.batch_size))
+
+    def jax(recipe: Recipe) -> Iterator[float]:
+        weights = xla.weights_from(plain.words_from(task.model()))
+        return xla.train_words(weights, recipe, text, window, order(task, recipe.batch_size))
+
     large, base = recipe(STREAMS), recipe(20)
-
-    model = plain.words_from(task.model())
-    plain_large = plain.train_words(model, large, text, window, order(task, STREAMS))
-    jax_large = xla.train_words(xla.weights_from(model), large, text, window, order(task, STREAMS))
-    rounds = race(task, large, {"plain": plain_large, "jax": jax_large}, rounds=10)
-    note = f"micro-batch {rounds.micro_batch_size}"
-    yield Ratio("language model 640, fp32 / plain", rounds.ratios("plain"), 1.5, note)
-    yield Ratio("language model 640, fp32 / JAX", rounds.ratios("jax"), 1.0, note)
-    yield Ratio("language model 640, JAX / plain", rounds.ratios("plain", by="jax"))
-    del jax_large
-
-    rounds = race(task, large, {"plain": plain_large}, rounds=10, precision="bf16")
-    note = f"micro-batch {rounds.micro_batch_size}"
     floor = 2.3 if bf16_floors else None
-    yield Ratio("language model 640, bf16 / plain", rounds.ratios("plain"), floor, note)
-
-    model = plain.words_from(task.model())
-    sides = {
-        "plain": plain.train_words(model, base, text, window, order(task, 20)),
-        "jax": xla.train_words(xla.weights_from(model), base, text, window, order(task, 20)),
-    }
-    rounds = race(task, base, sides, rounds=25, block=3)
-    note = f"micro-batch {rounds.micro_batch_size}"
-    yield Ratio("language model 20, fp32 / plain", rounds.ratios("plain"), 0.97, note)
-    yield Ratio("language model 20, fp32 / JAX", rounds.ratios("jax"), None, note)
+    yield race("language model 640 / plain", task, large, theirs(large), rounds=10, floor=1.5)
+    yield race(
+        "language model 640, bf16 / plain",
+        task, large, theirs(large), rounds=10, precision="bf16", floor=floor,
+    )  # fmt: skip
+    yield race("language model 640 / JAX", task, large, jax(large), rounds=10, floor=1.0)
+    yield race(
+        "language model 20 / plain", task, base, theirs(base), rounds=40, block=3, floor=0.97
+    )
+    yield race("language model 20 / JAX", task, base, jax(base), rounds=15, block=3)

@@ -96,12 +96,11 @@ def test_both_ways_to_update_resnet_agree() -> None:
 def test_a_race_takes_turns() -> None:
     asked = count()
     rival = (float(number) for number in asked)
-    rounds = race(ROWS, ROWS_RECIPE, {"rival": rival}, rounds=3, block=2)
+    ratio = race("name", ROWS, ROWS_RECIPE, rival, rounds=3, block=2, floor=0.5)
     assert next(asked) == (WARM_UP + 3) * 2, "as many updates as ours"
-    assert len(rounds.ratios("rival")) == 3
-    assert min(rounds.ratios("rival")) > 0
-    assert rounds.ratios("rival", by="rival") == [1.0] * 3
-    assert 1 <= rounds.micro_batch_size <= 20
+    assert len(ratio.values) == 3
+    assert min(ratio.values) > 0
+    assert ratio.note == "micro-batch 20"
 
 
 @pytest.mark.parametrize(

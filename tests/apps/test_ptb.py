@@ -522,17 +522,22 @@ def test_the_penn_treebank_is_as_published() -> None:
 @needs_data
 @pytest.mark.slow
 def test_losses_of_the_large_model(tmp_path: Path) -> None:
-    """20 updates of the published recipe. The dropout draws are those of torch on x86."""
+    """20 updates of the published recipe at a tenth of its rate, with its dropout.
+
+    At the full rate the first updates overshoot (gradient norms in the thousands, also
+    with torch's own layers in a loop by hand), and rounding grows to 1 % in 20 updates.
+    The dropout draws are those of torch on x86.
+    """
     recipe = recipes.RECIPES["ptb-large"]
     task = find("ptb-large")
     epochs = 20 * recipe.batch_size / task.num_examples(recipe.batch_size)
-    values = {name: getattr(recipe, name) for name in ("name", "batch_size", "lr", "clip_norm")}
+    values = {name: getattr(recipe, name) for name in ("name", "batch_size", "clip_norm")}
     assert isinstance(task, WordTask)
     task.evaluate = lambda model: 0.0  # type: ignore[method-assign] # minutes, for nothing
     task.final_metrics = lambda model: {}  # type: ignore[method-assign]
     fit(
         task,
-        Recipe(**values, epochs=epochs, optimizer=SGD()),
+        Recipe(**values, lr=0.1, epochs=epochs, optimizer=SGD()),
         out=tmp_path,
         settings=Settings(micro_batch_size=20, device="cpu", checkpoint_seconds=1e9),
     )

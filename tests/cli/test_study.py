@@ -319,6 +319,12 @@ def test_a_dry_run_says_what_is_done_and_what_is_undefined(legw: Legw) -> None:
     assert "undefined: small: batch_size=2048 (k=16): legw would warm up for 1.6 of 1" in answer.out
 
 
+def test_a_study_without_its_base_says_so(legw: Legw) -> None:
+    answer = legw(f"{STUDY} --batch-sizes 256 --dry-run")
+    note = "note: the base's own batch, 128, is not among the batch sizes to compare with"
+    assert note in answer.out.splitlines()
+
+
 def test_a_dry_run_as_json(legw: Legw) -> None:
     found = json.loads(legw(f"{COMPARED} --dry-run --json").out)
     assert [row["name"] for row in found][:3] == ["base-b128-s0", "base-b128-s1", "legw-b256-s0"]

@@ -85,7 +85,11 @@ def cautions(plan: Plan) -> list[str]:
             names = where.setdefault((run.recipe.batch_size, said), [])
             if run.rule not in names:
                 names.append(run.rule)
-    return [f"batch {size}, {' '.join(names)}: {line}" for (size, line), names in where.items()]
+    lines = [f"batch {size}, {' '.join(names)}: {line}" for (size, line), names in where.items()]
+    if plan.runs and not any(run.rule == BASE for run in plan.runs):
+        size = plan.runs[0].base.batch_size
+        lines.append(f"the base's own batch, {size}, is not among the batch sizes to compare with")
+    return lines
 
 
 def undefined(plan: Plan) -> list[str]:

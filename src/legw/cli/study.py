@@ -185,23 +185,24 @@ def _train(asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Opt
 
     from legw import runner
     from legw.cli import results
-    from legw.cli.board import Board
 
-    training.check_app(options.app)
-    settings = options.machine.settings(resume=True)
+    task = functools.partial(training.task_of, options.app, options.data, options.holdout)
+    done = sum(row.status in ("finished", "diverged") for row in rows)
     screen = Console(stderr=options.json, highlight=False, markup=False, emoji=False)
+    if done < len(rows):
+        training.check_app(options.app)
+        settings = options.machine.settings(resume=True)
     screen.print(f"{folder}: {results.total(plan, rows)}", soft_wrap=True)
     outputs.notes(results.cautions(plan), to_stderr=options.json)
-    done = sum(row.status in ("finished", "diverged") for row in rows)
+    if done == len(rows):
+        runner.run_study(asked, task, folder)  # only brings the table up to date, without torch
+        return
+    from legw.cli.board import Board
+
     try:
         with Board(screen, plan.runs, done) as board:
             whole = runner.run_study(
-                asked,
-                functools.partial(training.task_of, options.app, options.data, options.holdout),
-                folder,
-                settings=settings,
-                jobs=options.jobs,
-                watch=board.watch,
+                asked, task, folder, settings=settings, jobs=options.jobs, watch=board.watch
             )
     except KeyboardInterrupt:
         whole = False
