@@ -96,13 +96,15 @@ def run(
     epochs = updates * recipe.batch_size / task.num_examples(recipe.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        fit(
+        summary = fit(
             _Unjudged(task),
             replace(recipe, epochs=epochs),
             out=out,
             settings=Settings(device="cpu", precision=precision, checkpoint_seconds=1e9),
             observers=[observer] if observer else [],
         )
+        if summary.status != "finished":  # Ctrl-C, for one
+            raise SystemExit(f"benchmarks: {task.name}: {summary.status}: {summary.reason}")
         return records.read_manifest(out).micro_batch_size
 
 
