@@ -6,7 +6,7 @@ A recipe carries its number of examples (or of tokens), so that
 
 from __future__ import annotations
 
-from legw.decays import Exponential, Halving, Polynomial
+from legw.decays import Cosine, Exponential, Halving, Polynomial
 from legw.errors import RecipeError, unknown_name
 from legw.optimizers import LAMB, LARS, SGD, Adam
 from legw.recipe import Recipe
@@ -100,6 +100,39 @@ The tuned submissions beside it, always with 200 warmup updates: 3072 lr 2.875e-
 4.0e-3, 12288 4.5e-3, 16384 5.0e-3. LEGW says 2.45e-3, 4.0e-3, 4.9e-3 and 5.66e-3.
 """
 
+GNMT_SMALL = Recipe(
+    name="gnmt-small",
+    batch_size=64,
+    lr=1.0e-3,
+    epochs=20,
+    warmup_epochs=200 * 64 / 29000,
+    optimizer=Adam(),
+    clip_norm=5.0,
+    decay=Halving(begin=2 / 3, times=4),
+    num_examples=29000,
+    source="to be tuned at batch 64: results/translation/tuning; "
+    "the form of MLPerf's GNMT: 200 warmup updates, Adam, 4 halvings in the last third",
+)
+"""Multi30k English-German, 29,000 sentence pairs, with a GNMT of 2 + 2 layers of 256."""
+
+GNMT_SMALL_SGD = Recipe(
+    name="gnmt-small-sgd",
+    batch_size=64,
+    lr=1.0,
+    epochs=20,
+    warmup_epochs=200 * 64 / 29000,
+    optimizer=SGD(),
+    clip_norm=5.0,
+    decay=Halving(begin=0.55, times=9),
+    num_examples=29000,
+    source="to be tuned at batch 64: results/translation/tuning-sgd; "
+    "the form of TensorFlow NMT's GNMT: SGD, nine halvings in the second half",
+)
+"""The same with plain SGD, as TensorFlow NMT trained GNMT: rate 1.0, halved in the second
+half of the run. The warmup is ours: the published recipe has none, and without one LEGW
+equals sqrt.
+"""
+
 RESNET50_IMAGENET = Recipe(
     name="resnet50-imagenet",
     batch_size=512,
@@ -134,6 +167,36 @@ warmup 0.3125 epochs at 512, doubling with the batch to 20 at 32K.
 Reference: the untuned LAMB recipes of You et al. 2019, arXiv 1904.00962.
 """
 
+CIFAR10 = Recipe(
+    name="cifar10",
+    batch_size=512,
+    lr=0.8,
+    epochs=24,
+    warmup_epochs=0.25,
+    optimizer=LARS(momentum=0.9, weight_decay=5e-4, trust_coefficient=1e-2, epsilon=1e-5),
+    decay=Polynomial(power=2.0),
+    num_examples=50000,
+    source="tuned at batch 512: results/cifar10/tuning; LARS as in arXiv 1901.08256",
+)
+"""CIFAR-10, ResNet-18 with LARS: the form of ResNet-50's recipe. Tuned here, at 512 only.
+
+The trust coefficient is 10 times the usual one, and lr so much smaller: weights step as
+far, and biases and norms, which LARS leaves to plain momentum, not 10 times too far.
+"""
+
+CIFAR10_MOMENTUM = Recipe(
+    name="cifar10-momentum",
+    batch_size=512,
+    lr=0.2,
+    epochs=24,
+    warmup_epochs=0.25,
+    optimizer=SGD(momentum=0.9, nesterov=True, weight_decay=5e-4),
+    decay=Cosine(),
+    num_examples=50000,
+    source="tuned at batch 512: results/cifar10/tuning-momentum",
+)
+"""CIFAR-10, ResNet-18 with Nesterov momentum and a cosine. Tuned here, at 512 only."""
+
 BERT_LAMB = Recipe(
     name="bert-lamb",
     batch_size=512,
@@ -155,8 +218,9 @@ Reference: the untuned LAMB recipes of You et al. 2019, arXiv 1904.00962.
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        DIGITS_LSTM, MNIST_LSTM, PTB_SMALL, PTB_MEDIUM, PTB_LARGE, GNMT,
-        RESNET50_IMAGENET, RESNET50_IMAGENET_LAMB, BERT_LAMB,
+        DIGITS_LSTM, MNIST_LSTM, PTB_SMALL, PTB_MEDIUM, PTB_LARGE, GNMT_SMALL, GNMT_SMALL_SGD,
+        GNMT,
+        RESNET50_IMAGENET, RESNET50_IMAGENET_LAMB, CIFAR10, CIFAR10_MOMENTUM, BERT_LAMB,
     )
 }  # fmt: skip
 """The recipes that ship, by name."""

@@ -21,9 +21,17 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor,
     return hidden_NH, weight_VH, bias_V, targets_N
 
 
-def plain(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+def plain(
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    smoothing: float = 0.0,
+) -> Tensor:
     logits_NV = functional.linear(hidden_NH, weight_VH, bias_V)
-    return functional.cross_entropy(logits_NV, targets_N, reduction="sum")
+    return functional.cross_entropy(
+        logits_NV, targets_N, reduction="sum", label_smoothing=smoothing
+    )
 
 
 @pytest.fixture(params=[1, 7 * 11, 10**6])
@@ -33,9 +41,11 @@ def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("piece")
-def test_loss_and_gradient() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_loss_and_gradient(smoothing: float) -> None:
     *inputs, targets_N = example()
-    found, expected = summed_loss(*inputs, targets_N), plain(*inputs, targets_N)
+    found = summed_loss(*inputs, targets_N, smoothing=smoothing)
+    expected = plain(*inputs, targets_N, smoothing)
     assert_close(found, expected)
     found_grads = torch.autograd.grad(3 * found, inputs)
     assert_close(found_grads, torch.autograd.grad(3 * expected, inputs))
@@ -56,9 +66,12 @@ def test_bf16_loses_no_more_than_torch_does() -> None:
         assert (grad - exact_grad).norm() <= 1.2 * (their_grad - exact_grad).norm() + 1e-3
 
 
-def test_the_gradient_can_be_differentiated() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_gradient_can_be_differentiated(smoothing: float) -> None:
     *inputs, targets_N = example()
-    assert torch.autograd.gradgradcheck(lambda *given: summed_loss(*given, targets_N), inputs)
+    assert torch.autograd.gradgradcheck(
+        lambda *given: summed_loss(*given, targets_N, smoothing=smoothing), inputs
+    )
 
 
 def test_a_large_loss_stays_finite() -> None:

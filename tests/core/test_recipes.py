@@ -15,8 +15,9 @@ from legw.recipes import RECIPES, find
 from legw.rules import LEGW, apply
 
 NAMES = [
-    "digits-lstm", "mnist-lstm", "ptb-small", "ptb-medium", "ptb-large", "gnmt",
-    "resnet50-imagenet", "resnet50-imagenet-lamb", "bert-lamb",
+    "digits-lstm", "mnist-lstm", "ptb-small", "ptb-medium", "ptb-large", "gnmt-small",
+    "gnmt-small-sgd", "gnmt",
+    "resnet50-imagenet", "resnet50-imagenet-lamb", "cifar10", "cifar10-momentum", "bert-lamb",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from legw.errors import LegwError, RunError, unknown_name
+from legw.errors import LegwError, RunError, one_line, unknown_name
 from legw.train.task import Task
 
 Holdout = Literal["test", "validation"]
@@ -25,7 +25,14 @@ class Options:
     where the data have no validation part of their own."""
     vocabulary: int | None = None
     """Most words of a language model's vocabulary, `<eos>` and `<unk>` among them, at least
-    3; rarer words become `<unk>`. None takes all that the training text has."""
+    3; rarer words become `<unk>`. None takes all that the training text has. Of translation
+    the number of subwords, both languages together; None takes the application's own."""
+    source: str | None = None
+    """Language that is translated, as the files' names end; None is en."""
+    target: str | None = None
+    """Language that is translated into, as the files' names end; None is de."""
+    skip_broken: bool = False
+    """Leave broken image files out, and say how many, in place of an error."""
 
 
 APPS = {
@@ -34,8 +41,19 @@ APPS = {
     "ptb-small": "legw.apps.ptb",
     "ptb-medium": "legw.apps.ptb",
     "ptb-large": "legw.apps.ptb",
+    "cifar10": "legw.apps.images",
+    "gnmt": "legw.apps.translation",
+    "gnmt-small": "legw.apps.translation",
 }
 """The applications that ship: name -> module with a function `task(name, options)`."""
+
+ONLY = {
+    "vocabulary": ("legw.apps.ptb", "legw.apps.translation"),
+    "source": ("legw.apps.translation",),
+    "target": ("legw.apps.translation",),
+    "skip_broken": ("legw.apps.images",),
+}
+"""Options that not every application takes, and the modules of those that do."""
 
 
 def find(name: str, options: Options | None = None) -> Task:
@@ -51,10 +69,13 @@ def find(name: str, options: Options | None = None) -> Task:
     options = options or Options()
     if ":" not in name and name not in APPS:
         raise RunError(unknown_name("application", name, APPS) + "; your own task is module:name")
-    if options.vocabulary is not None and APPS.get(name) != "legw.apps.ptb":
-        raise RunError(
-            f"{name}: vocabulary={options.vocabulary}: is for language models alone; leave it out"
-        )
+    for option, modules in ONLY.items():
+        value = getattr(options, option)
+        if value not in (None, False) and APPS.get(name) not in modules:
+            takers = ", ".join(app for app, module in APPS.items() if module in modules)
+            raise RunError(
+                f"{name}: {option}={one_line(str(value), 60)}: is for {takers} alone; leave it out"
+            )
     if ":" in name:
         return _users_own(name)
     module = importlib.import_module(APPS[name])

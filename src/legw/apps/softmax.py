@@ -2,9 +2,14 @@
 
 A softmax over many classes is bound by memory: logits, probabilities, and the gradient of
 both are as large as each other, and larger than all the rest. Here the rows are taken in
-pieces that stay in cache, two buffers serve for all of these, and the gradient is made on the
-way, so that nothing of that size is kept for the backward pass. Under autocast the
-matrices are multiplied in half precision; probabilities and sums are in single.
+pieces that stay in cache, and the gradient is made on the way, so that nothing of that size
+is kept for the backward pass. Under autocast logits and probabilities are stored in half
+precision, and everything is summed up in single.
+
+Label smoothing takes a share of the probability from the target and spreads it evenly over
+all V classes. That part of the loss is linear in the logits but for their normaliser, so
+it and its gradient come from sums over the weights and over the rows, without another
+pass over the logits.
 
 Shapes: N rows, H hidden units, V classes, R rows of a piece.
 """
@@ -24,11 +29,26 @@ GPU_PIECE = 2**27
 """The same on another device, 512 MiB: there pieces save memory and no time, and what fits
 into one is left to torch."""
 
+_FUSED = (
+    getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if torch.backends.mkldnn.is_available()
+    else None
+)
+"""oneDNN's linear layer with its bias in the same pass, which torch's compiler uses: in
+single precision 1.1 to 1.4 times as fast as torch's own product. None where there is none."""
+
 IGNORED = -100
 """A target that does not count: torch's own sign for it."""
 
 
-def summed_loss(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+def summed_loss(
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    *,
+    smoothing: float = 0.0,
+) -> Tensor:
     """Return the cross-entropy of ``softmax(hidden @ weight.T + bias)``, summed over rows.
 
     Args:
@@ -36,21 +56,46 @@ def summed_loss(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N:
         weight_VH: weights of shape (V, H).
         bias_V: biases of shape (V,).
         targets_N: classes, int64 of shape (N,); `IGNORED` does not count.
+        smoothing: share of the probability that is spread evenly over all classes, in [0, 1].
     """
     kind = hidden_NH.device.type
     if kind != "cpu" and len(targets_N) * len(weight_VH) <= GPU_PIECE:
-        return _plain_loss(hidden_NH, weight_VH, bias_V, targets_N)
+        return _plain_loss(hidden_NH, weight_VH, bias_V, targets_N, smoothing)
     low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     with torch.autocast(kind, enabled=False):
         loss: Tensor = _SummedLoss.apply(
-            hidden_NH, weight_VH, bias_V, targets_N, low, torch.is_grad_enabled()
+            hidden_NH, weight_VH, bias_V, targets_N, smoothing, low, torch.is_grad_enabled()
         )
         return loss
 
 
-def _plain_loss(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+def _plain_loss(
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, smoothing: float
+) -> Tensor:
     logits_NV = functional.linear(hidden_NH, weight_VH, bias_V)
-    return functional.cross_entropy(logits_NV, targets_N, ignore_index=IGNORED, reduction="sum")
+    return functional.cross_entropy(
+        logits_NV, targets_N, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+    )
+
+
+def _logits(hidden_RH: Tensor, weight_VH: Tensor, bias_V: Tensor) -> Tensor:
+    """Return the linear layer's output, by the fastest product that is there."""
+    if _FUSED is not None and hidden_RH.device.type == "cpu" and hidden_RH.dtype == torch.float32:
+        fused: Tensor = _FUSED(hidden_RH, weight_VH, bias_V, "none", [], "")
+        return fused
+    return functional.linear(hidden_RH, weight_VH, bias_V)
+
+
+def _log_probability(
+    logits_RV: Tensor, probs_RV: Tensor, classes_R1: Tensor, exact: torch.dtype
+) -> Tensor:
+    """Return each class's log-probability, from its distance to the likeliest one.
+
+    The likeliest class has a probability of at least 1 / V; so this is finite where the
+    probability itself is too small for its format, as in a run that diverges.
+    """
+    distance_R = logits_RV.gather(1, classes_R1)[:, 0].to(exact) - logits_RV.amax(1)
+    return distance_R + probs_RV.amax(1).to(exact).log()
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -63,10 +108,12 @@ class _SummedLoss(torch.autograd.Function):
         weight_VH: Tensor,
         bias_V: Tensor,
         targets_N: Tensor,
+        smoothing: float,
         low: torch.dtype | None,
         wanted: bool,
     ) -> Tensor:
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N)
+        ctx.smoothing = smoothing
         exact, product = weight_VH.dtype, low or weight_VH.dtype
         hidden, weight, bias = (t.to(product) for t in (hidden_NH, weight_VH, bias_V))
         counted_N = targets_N != IGNORED
@@ -80,22 +127,37 @@ class _SummedLoss(torch.autograd.Function):
         for hidden_RH, classes_R1, counted_R, hidden_slope_RH in zip(
             *(each.tensor_split(pieces) for each in rows), strict=True
         ):
-            logits_RV = torch.addmm(bias, hidden_RH, weight.t())
-            logs_RV = torch.log_softmax(logits_RV, 1, dtype=exact)
-            own_R1 = logs_RV.gather(1, classes_R1)
-            loss -= own_R1[:, 0].masked_fill(~counted_R, 0).sum()
+            logits_RV = _logits(hidden_RH, weight, bias)
+            probs_RV = torch.softmax(logits_RV, 1)
+            own_R = _log_probability(logits_RV, probs_RV, classes_R1, exact)
+            loss -= own_R.masked_fill(~counted_R, 0).sum()
+            if smoothing:  # with c the normaliser, own = logit - c: from the target's share to c
+                logit_R = logits_RV.gather(1, classes_R1)[:, 0].to(exact)
+                loss += smoothing * logit_R.masked_fill(~counted_R, 0).sum()
             if not wanted:
                 continue
             # The logits' slope is the probability, less 1 at the target; rows that do not
             # count are left out of the products, which is cheaper than to erase them.
-            slope_RV = logs_RV.exp_().scatter_(1, classes_R1, own_R1.expm1())
-            bias_slope_V.addmv_(slope_RV.t(), counted_R.to(exact))
-            slope_RV, counted_R1 = slope_RV.to(product), counted_R[:, None].to(product)
-            hidden_slope_RH.copy_(slope_RV @ weight).mul_(counted_R1)
+            own_slope_R1 = own_R.expm1().add_(smoothing).to(product)[:, None]
+            slope_RV = probs_RV.scatter_(1, classes_R1, own_slope_R1)
+            share_R = counted_R.to(product)
+            hidden_slope_RH.copy_(slope_RV @ weight).mul_(share_R[:, None])
             if low is None:
-                weight_slope_VH.addmm_(slope_RV.t(), hidden_RH * counted_R1)
+                bias_slope_V.addmv_(slope_RV.t(), share_R)
+                weight_slope_VH.addmm_(slope_RV.t(), hidden_RH * share_R[:, None])
             else:  # summed up in full precision
-                weight_slope_VH.add_(slope_RV.t() @ (hidden_RH * counted_R1))
+                bias_slope_V.add_(share_R @ slope_RV)
+                weight_slope_VH.add_(slope_RV.t() @ (hidden_RH * share_R[:, None]))
+        if smoothing:
+            share = smoothing / len(weight_VH)
+            counts_N = counted_N.to(exact)
+            weight_sum_H, hidden_sum_H = weight_VH.sum(0), counts_N @ hidden_NH.to(exact)
+            count = counts_N.sum()
+            loss -= share * (hidden_sum_H @ weight_sum_H + count * bias_V.sum())
+            if wanted:
+                hidden_slope_NH -= (share * counts_N)[:, None] * weight_sum_H
+                weight_slope_VH -= share * hidden_sum_H
+                bias_slope_V -= share * count
         ctx.slopes = hidden_slope_NH, weight_slope_VH, bias_slope_V
         return loss
 
@@ -105,6 +167,6 @@ class _SummedLoss(torch.autograd.Function):
         if torch.is_grad_enabled():  # the gradient is itself to be differentiated
             *inputs, targets_N = ctx.saved_tensors
             hidden, weight, bias = (each.to(inputs[1].dtype) for each in inputs)
-            loss = _plain_loss(hidden, weight, bias, targets_N)
+            loss = _plain_loss(hidden, weight, bias, targets_N, ctx.smoothing)
             slopes = torch.autograd.grad(loss, inputs, create_graph=True)
-        return *(slope * factor for slope in slopes), None, None, None
+        return *(slope * factor for slope in slopes), None, None, None, None

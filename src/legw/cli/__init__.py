@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "schedule": ("legw.cli.schedule", "draw the learning rate of each update, or write it out"),
     "train": ("legw.cli.train", "train a shipped application at any batch size"),
     "study": ("legw.cli.study", "train a grid of rules, batch sizes and seeds; compare them"),
+    "probe": ("legw.cli.probe", "measure why the rule works, and how far it goes"),
     "sample": ("legw.cli.sample", "let a trained language model write"),
     "score": ("legw.cli.score", "tell how well a trained language model predicts a text"),
     "report": ("legw.cli.report", "make one HTML page from a folder of runs"),
@@ -38,6 +39,8 @@ EXTRAS = {
     "torchvision": ("torchvision", "train"),
     "numpy": ("numpy", "train"),
     "sklearn": ("scikit-learn", "train"),
+    "sentencepiece": ("sentencepiece", "train"),
+    "sacrebleu": ("sacrebleu", "train"),
     "altair": ("altair", "report"),
     "vl_convert": ("vl-convert-python", "report"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -25,6 +26,8 @@ Number = Annotated[Optional[float], arg(metavar="X", help_behavior_hint="")]
 """A number that may be left out."""
 File = Annotated[Optional[str], arg(metavar="FILE", help_behavior_hint="")]
 """A file's path that may be left out."""
+Language = Annotated[Optional[str], arg(metavar="L", help_behavior_hint="")]
+"""The ending of a text's files, such as en, that may be left out."""
 Ladder = Annotated[Optional[str], arg(metavar="A:B", help_behavior_hint="")]
 """Two batch sizes that may be left out."""
 RuleName = Annotated[str, arg(metavar="RULE", help=f"How to scale: {', '.join(rules.RULES)}.")]
@@ -79,3 +82,24 @@ def read_ladder(text: str) -> list[int]:
     while rungs[-1] * 2 < int(last):
         rungs.append(rungs[-1] * 2)
     return sorted({*rungs, int(last)})
+
+
+def suffix(name: str, path: str, known: Sequence[str]) -> str:
+    """Return the format that a file's name asks for, before anything is computed.
+
+    Args:
+        name: the option's, for errors.
+        path: the file's.
+        known: suffixes without their dot.
+
+    Raises:
+        LegwError: the suffix is none of them.
+
+    >>> suffix("--plot", "curve.SVG", ("svg", "png"))
+    'svg'
+    """
+    found = Path(path).suffix.removeprefix(".").lower()
+    if found not in known:
+        names = ", ".join(f".{each}" for each in known)
+        raise LegwError(f"{name}={one_line(path)}: the suffix must be one of {names}")
+    return found

@@ -30,8 +30,8 @@ class Options:
     """
 
     app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
-    """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, or a task of your own as
-    module:name."""
+    """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, gnmt-small, gnmt, or a task
+    of your own as module:name."""
     batch_size: inputs.BatchSize = None
     """Global batch size, in examples per update; the base recipe's if not given."""
     rule: inputs.RuleName = "legw"
@@ -56,7 +56,12 @@ class Options:
     """What the metric is measured on; validation leaves out part of the training data,
     where the data have no validation part of their own."""
     vocabulary: inputs.Count = None
-    """Most words of a language model's vocabulary; rarer ones become <unk>."""
+    """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
+    the number of subwords."""
+    source: inputs.Language = None
+    """Translation: the language that is translated, as the files' names end; en if not given."""
+    target: inputs.Language = None
+    """Translation: the language translated into, as the files' names end; de if not given."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
     tensorboard: inputs.Flag = False
     """Write TensorBoard scalars too, below the run folder."""
@@ -87,7 +92,14 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     if options.epochs is not None:
         recipe = replace(recipe, epochs=options.epochs)
     task = world.together(
-        lambda: training.task_of(options.app, options.data, options.holdout, options.vocabulary)
+        lambda: training.task_of(
+            options.app,
+            options.data,
+            options.holdout,
+            vocabulary=options.vocabulary,
+            source=options.source,
+            target=options.target,
+        )
     )
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(headline(outcome), markup=False, soft_wrap=True)

@@ -119,7 +119,10 @@ def task_of(
     app: str,
     data: Path | None,
     holdout: Literal["test", "validation"],
+    *,
     vocabulary: int | None = None,
+    source: str | None = None,
+    target: str | None = None,
 ) -> Task:
     """Return the task with its data read.
 
@@ -129,7 +132,10 @@ def task_of(
     """
     from legw import apps
 
-    return apps.find(app, apps.Options(data=data, holdout=holdout, vocabulary=vocabulary))
+    options = apps.Options(
+        data=data, holdout=holdout, vocabulary=vocabulary, source=source, target=target
+    )
+    return apps.find(app, options)
 
 
 def overridden(

@@ -1,0 +1,190 @@
+"""The task: sentence pairs in, and BLEU on held-out ones.
+
+Shapes: B sentence pairs, S source tokens, T target tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from legw.apps import Options
+from legw.apps.translation.batches import Batch, Pairs, order
+from legw.apps.translation.decoding import Search, translate
+from legw.apps.translation.model import GNMT
+from legw.apps.translation.scoring import Scorer
+from legw.apps.translation.text import Corpus, read_corpus
+from legw.errors import DataError
+from legw.train.task import Metric, State
+
+SUBWORDS = "subwords.model"
+"""The file in a run folder with the subwords, as sentencepiece writes it."""
+
+ABOUT = "translation.json"
+"""The file in a run folder with the languages and the signatures of BLEU and chrF."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What tells one of the models from another; their recipes lie in `legw.recipes`."""
+
+    hidden_size: int
+    """Units of the table and of each layer."""
+    num_layers: int
+    """Layers of the encoder and of the decoder each."""
+    num_subwords: int
+    """Subwords of both languages together, unless the user says otherwise."""
+    most_tokens: int
+    """Pairs with more subwords on one side are left out of training."""
+    dropout: float
+    """Share of units that dropout takes away."""
+    smoothing: float = 0.1
+    """Share of the probability that training spreads over all subwords."""
+
+    def model(self, num_subwords: int) -> GNMT:
+        """Return a new model for a table of so many subwords."""
+        return GNMT(
+            num_subwords,
+            self.hidden_size,
+            num_layers=self.num_layers,
+            dropout=self.dropout,
+            smoothing=self.smoothing,
+        )
+
+
+SIZES = {
+    "gnmt": Size(hidden_size=1024, num_layers=4, num_subwords=32_000, most_tokens=50, dropout=0.2),
+    "gnmt-small": Size(
+        hidden_size=256, num_layers=2, num_subwords=4_000, most_tokens=80, dropout=0.3
+    ),
+}
+"""The two models. `gnmt` is TensorFlow NMT's of four layers and MLPerf's: 1024 units, 32,000
+subwords, at most 50 of them a sentence, dropout 0.2, smoothing 0.1."""
+
+
+def task(name: str, options: Options) -> TranslationTask:
+    """Return one of the models of `SIZES`, with Multi30k or the user's own texts.
+
+    Raises:
+        DataError: a text is missing, or not what it should be.
+    """
+    size = SIZES[name]
+    if options.vocabulary is not None and options.vocabulary < 8:
+        raise DataError(
+            f"{name}: vocabulary={options.vocabulary}: must be at least 8; "
+            "four subwords are no text, and a few must be"
+        )
+    corpus = read_corpus(
+        options.data or _usual_folder(name),
+        options.source or "en",
+        options.target or "de",
+        num_subwords=options.vocabulary or size.num_subwords,
+        most_tokens=size.most_tokens,
+    )
+    return TranslationTask(name, size, corpus, holdout=options.holdout)
+
+
+def _usual_folder(name: str) -> Path:
+    corpus = "wmt16" if name == "gnmt" else "multi30k"
+    if "LEGW_DATA" in os.environ:
+        return Path(os.environ["LEGW_DATA"]) / corpus
+    return Path.home() / ".cache" / "legw" / corpus
+
+
+class TranslationTask:
+    """Translate sentences; an example is a sentence pair, and the loss counts target tokens.
+
+    Args:
+        name: the application's name.
+        size: of the model.
+        corpus: the texts.
+        holdout: what the metric is measured on, validation or test.
+    """
+
+    metric = Metric("BLEU")
+
+    def __init__(self, name: str, size: Size, corpus: Corpus, *, holdout: str = "test") -> None:
+        self.name, self.size, self.corpus = name, size, corpus
+        self._held_out = corpus.held_out[holdout]
+        self._source = corpus.subwords.encode(self._held_out.source)
+        self._pairs = Pairs(self._source, corpus.subwords.encode(self._held_out.target))
+        self._scorer = Scorer(self._held_out.target)
+
+    def num_examples(self, batch_size: int) -> int:
+        return len(self.corpus.train)
+
+    def model(self) -> nn.Module:
+        return self.size.model(len(self.corpus.subwords))
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        pairs = self.corpus.train
+        return order(
+            pairs.source_lengths_M,
+            pairs.target_lengths_M,
+            seed=seed,
+            epoch=epoch,
+            batch_size=batch_size,
+        )
+
+    def batch(self, ids: Tensor, device: torch.device) -> Batch:
+        return self.corpus.train.batch(ids, device)
+
+    def loss(self, model: nn.Module, batch: Batch, state: State) -> tuple[Tensor, int, State]:
+        """Return the smoothed loss summed over target tokens; the weight is their number."""
+        return model(*batch), len(batch.counted_N), None
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Return the BLEU, in [0, 100], with the likeliest subword each time."""
+        return self._scorer.bleu(self._translations(model))
+
+    def final_metrics(self, model: nn.Module) -> dict[str, float]:
+        """Return BLEU and chrF by beam search, and the perplexity of a subword, unsmoothed."""
+        score = self._scorer.score(self._translations(model, Search()))
+        return {
+            "beam_bleu": score.bleu,
+            "beam_chrf": score.chrf,
+            "subword_perplexity": self._perplexity(model),
+        }
+
+    def artifacts(self) -> dict[str, bytes]:
+        """Return what a run folder needs so that its model can be used."""
+        source, target = self.corpus.languages
+        bleu, chrf = self._scorer.signatures()
+        about = {"source": source, "target": target, "bleu": bleu, "chrf": chrf}
+        return {
+            SUBWORDS: self.corpus.subwords.content,
+            ABOUT: (json.dumps(about, indent=2) + "\n").encode(),
+        }
+
+    def fingerprint(self) -> str:
+        """Return a hash of the training pairs, the held-out lines and the subwords."""
+        digest = hashlib.sha256(self.corpus.subwords.content)
+        for rows in (self.corpus.train.source_MS, self.corpus.train.target_MT):
+            digest.update(rows.numpy().astype("<i4").tobytes())
+        for part in self.corpus.held_out.values():
+            digest.update("\n".join([*part.source, *part.target]).encode())
+        return f"sha256:{digest.hexdigest()[:16]}"
+
+    def _translations(self, model: nn.Module, search: Search | None = None) -> list[str]:
+        found = translate(cast(GNMT, model), self._source, search)
+        return self.corpus.subwords.decode(found)
+
+    def _perplexity(self, model: nn.Module) -> float:
+        device = next(model.parameters()).device
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        tokens = 0
+        longest_first = self._pairs.target_lengths_M.argsort(descending=True, stable=True)
+        for ids in torch.split(longest_first, 128):
+            batch = self._pairs.batch(ids, device)
+            total += model(*batch)
+            tokens += len(batch.counted_N)
+        mean = float(total) / tokens
+        return math.exp(mean) if mean < 700 else math.inf

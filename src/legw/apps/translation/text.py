@@ -1,0 +1,251 @@
+"""Two line-aligned texts as sentence pairs of subwords.
+
+Lines stay raw: the subwords (byte-pair encoding, Sennrich et al. 2015, arXiv 1508.07909,
+by sentencepiece, Kudo and Richardson 2018, arXiv 1808.06226) are learned on the training
+lines of both languages, one table for both, and put sentences together again as they were.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import sentencepiece
+
+from legw.apps.translation.batches import Pairs
+from legw.apps.translation.model import BEGIN, END, PAD, UNKNOWN
+from legw.errors import DataError, LegwWarning, one_line
+
+MOST_LINES = 2_000_000
+"""Most lines that subwords are learned from: of more, every second, third, ... is taken."""
+
+NAMES = {
+    "train": ("train",),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "test_2016_flickr"),
+}
+"""What the files of each part are called, before the language; the first that is there counts."""
+
+
+class Subwords:
+    """A table of subwords: text to ids and back.
+
+    Args:
+        content: the file that sentencepiece wrote.
+
+    Raises:
+        ValueError: it is no such file, or its special subwords are not legw's.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+        except RuntimeError:
+            raise ValueError("not a file of sentencepiece's") from None
+        found = self._processor
+        special = found.pad_id(), found.unk_id(), found.bos_id(), found.eos_id()
+        if special != (PAD, UNKNOWN, BEGIN, END):
+            raise ValueError(f"padding, unknown, begin and end are {special}, not 0, 1, 2, 3")
+
+    def __len__(self) -> int:
+        return int(self._processor.get_piece_size())
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each line; characters that are in no subword are `UNKNOWN`."""
+        return [list(ids) for ids in self._processor.encode(list(lines))]
+
+    def decode(self, sentences: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each sentence of ids."""
+        return [str(line) for line in self._processor.decode([list(ids) for ids in sentences])]
+
+
+def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
+    """Return the subwords of a text.
+
+    Args:
+        lines: of both languages.
+        num_subwords: how many, with the four special ones and all characters.
+
+    Raises:
+        DataError: the text has more characters, or fewer subwords.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=num_subwords,
+            character_coverage=1.0,
+            pad_id=PAD,
+            unk_id=UNKNOWN,
+            bos_id=BEGIN,
+            eos_id=END,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = one_line(str(error).rpartition("] ")[2] or str(error), 120)
+        raise DataError(
+            f"subwords: vocabulary={num_subwords}: cannot be learned from this text: {reason}; "
+            "give another --vocabulary, or more text"
+        ) from None
+    return Subwords(model.getvalue())
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The lines of one part, as many of each language."""
+
+    source: list[str]
+    target: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The training pairs, the held-out lines, and the subwords of both."""
+
+    subwords: Subwords
+    train: Pairs
+    validation: Part
+    test: Part
+    languages: tuple[str, str]
+    """Source and target, as the files' endings have them."""
+
+    @cached_property
+    def held_out(self) -> dict[str, Part]:
+        """The parts that a model can be measured on."""
+        return {"validation": self.validation, "test": self.test}
+
+
+def read_corpus(
+    folder: Path, source: str, target: str, *, num_subwords: int, most_tokens: int
+) -> Corpus:
+    """Read the three parts, learn the subwords, and encode the training pairs.
+
+    Args:
+        folder: with the files that `find` finds.
+        source, target: the files' endings.
+        num_subwords: of both languages together.
+        most_tokens: pairs with more subwords on one side are left out of training.
+
+    Raises:
+        DataError: a file is missing or no text, two are of different length, nothing is
+            left to train on, or the subwords cannot be learned.
+    """
+    if source == target:
+        raise DataError(f"--source={source}: is the target too; give two languages")
+    parts = {part: _read_part(folder, part, source, target) for part in NAMES}
+    train = _without_empty(parts["train"], folder / f"train.{source}")
+    lines = [*train.source, *train.target]
+    subwords = learn(lines[:: -(-len(lines) // MOST_LINES)], num_subwords)
+    pairs = _encoded(subwords, train, folder / f"train.{source}", most_tokens)
+    for part in ("validation", "test"):
+        _note_unknown(subwords, parts[part].source, f"{part} {source}")
+    return Corpus(subwords, pairs, parts["validation"], parts["test"], (source, target))
+
+
+def _read_part(folder: Path, part: str, source: str, target: str) -> Part:
+    paths = find(folder, part, source), find(folder, part, target)
+    ours, theirs = (list(read_lines(path)) for path in paths)
+    if len(ours) != len(theirs):
+        raise DataError(
+            f"{paths[0]}: has {len(ours)} lines and {paths[1].name} {len(theirs)}: from line "
+            f"{min(len(ours), len(theirs)) + 1} on there is no pair; mend the shorter one"
+        )
+    return Part(ours, theirs)
+
+
+def find(folder: Path, part: str, language: str) -> Path:
+    """Return the file of a part in a language, plain or gzipped.
+
+    Raises:
+        DataError: there is none.
+    """
+    for name in NAMES[part]:
+        for ending in ("", ".gz"):
+            path = folder / f"{name}.{language}{ending}"
+            if path.is_file():
+                return path
+    raise DataError(
+        f"{folder / NAMES[part][0]}.{language}[.gz]: is missing; put train, val and test there, "
+        f"each as NAME.{language} and in the other language (plain or .gz, a sentence a line), "
+        "set LEGW_DATA to the folder above multi30k/, or give --data DIR --source L --target L"
+    )
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file, plain or gzipped, without white space around them.
+
+    Only a line feed ends a line: other separators are part of a sentence.
+
+    Raises:
+        DataError: it cannot be read, is not UTF-8, or is empty.
+    """
+    number = 0
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{path}: line {number}: is not UTF-8 text; "
+            "convert the file, for example with iconv -f latin1 -t utf-8"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or one_line(str(error), 80)
+        raise DataError(f"{path}: cannot be read: {reason}; give a text file") from None
+    if number == 0:
+        raise DataError(f"{path}: is empty; give a text of at least one line")
+
+
+def _without_empty(part: Part, path: Path) -> Part:
+    """Leave out pairs of which one side is empty, and say so."""
+    lines = list(zip(part.source, part.target, strict=True))
+    empty = [number for number, pair in enumerate(lines, 1) if not all(pair)]
+    if len(empty) == len(lines):
+        raise DataError(f"{path}: every pair has an empty side; give sentences")
+    if empty:
+        _note(
+            f"{path}: {len(empty)} of {len(lines)} pairs have an empty side, the first in line "
+            f"{empty[0]}; they are left out"
+        )
+    kept = [pair for pair in lines if all(pair)]
+    return Part([ours for ours, _ in kept], [theirs for _, theirs in kept])
+
+
+def _encoded(subwords: Subwords, train: Part, path: Path, most_tokens: int) -> Pairs:
+    """Encode the pairs; leave out those that are too long, and say so."""
+    ids = zip(subwords.encode(train.source), subwords.encode(train.target), strict=True)
+    kept = [pair for pair in ids if max(map(len, pair)) <= most_tokens]
+    lost = len(train.source) - len(kept)
+    if not kept:
+        raise DataError(f"{path}: every pair is longer than {most_tokens} subwords; give sentences")
+    if lost:
+        _note(
+            f"{path}: {lost} of {len(train.source)} pairs are longer than {most_tokens} subwords; "
+            "they are left out"
+        )
+    return Pairs([ours for ours, _ in kept], [theirs for _, theirs in kept])
+
+
+def _note_unknown(subwords: Subwords, lines: Sequence[str], what: str) -> None:
+    unknown = count_unknown(subwords, lines)
+    if unknown:
+        _note(f"{what}: {unknown} characters are not in the training text and count as unknown")
+
+
+def count_unknown(subwords: Subwords, lines: Sequence[str]) -> int:
+    """Return how many subwords of the lines stand for characters that training never saw."""
+    return sum(ids.count(UNKNOWN) for ids in subwords.encode(lines))
+
+
+def _note(line: str) -> None:
+    warnings.warn(line, LegwWarning, stacklevel=2)
