@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -21,10 +22,10 @@ LINE_SECONDS = 5.0
 def figure(value: float | None) -> str:
     """Return a loss or metric in few digits; a dash where there is none.
 
-    >>> figure(0.98765), figure(None)
-    ('0.9877', '-')
+    >>> figure(0.98765), figure(None), figure(math.nan)
+    ('0.9877', '-', '-')
     """
-    return "-" if value is None else f"{value:.4g}"
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
 class Display(Observer):

@@ -26,10 +26,11 @@ from legw.train.batches import Batches, derive, split
 from legw.train.dist import World, joined
 from legw.train.folder import Identity, claim, earlier_micro_batch, look
 from legw.train.machine import describe_device, environment, peak_memory
+from legw.train.probe import Probe, measure
 from legw.train.recorder import Recorder
 from legw.train.settings import Settings
 from legw.train.signals import StopSignals
-from legw.train.step import GlobalBatch
+from legw.train.step import GlobalBatch, Gradient
 from legw.train.task import Observer, Task
 
 
@@ -104,6 +105,7 @@ class _Run:
         self.final_metrics: dict[str, float] = {}
         self.asked = StopSignals()
         self.stopped = ""
+        self.probes: list[Probe] = []
 
     # From the start to the end ----------------------------------------------------
 
@@ -125,6 +127,8 @@ class _Run:
             observers=observers,
             keep_bytes=content["metrics_bytes"] if content else 0,
         )
+        if self.world.first:
+            self.probes = [each for each in observers if isinstance(each, Probe)]
         self._tell(observers, "on_start", manifest, self.position.updates)
         try:
             with self.asked:
@@ -246,6 +250,7 @@ class _Run:
     def _update(self, update: int) -> bool:
         """Make one optimizer step from the whole global batch; say whether to save now."""
         gradient = self.global_batch.gradient(update, self._wishes())
+        self._probe(update, gradient)
         rate = self.lr(update)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -260,6 +265,14 @@ class _Run:
         if stop:
             self.stopped = self.asked.name or "another process was asked to stop"
         return bool(save)
+
+    def _probe(self, update: int, gradient: Gradient) -> None:
+        """Let probes measure between the gradient and the step, and undo what they do."""
+        wanting = [probe for probe in self.probes if probe.wants(update)]
+        if wanting:
+            began = time.perf_counter()
+            measure(wanting, self.global_batch, update, gradient)
+            self._pause(began, "probes")
 
     def _wishes(self) -> tuple[float, ...]:
         """What this process wants all to do after the update: (save, stop)."""

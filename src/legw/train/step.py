@@ -35,6 +35,7 @@ class Costs:
     communication: float = 0.0
     evaluation: float = 0.0
     checkpoints: float = 0.0
+    probes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class GlobalBatch:
     ) -> None:
         self.task, self.model, self.recipe, self.world = task, model, recipe, world
         self.batches, self.num_examples, self.seed = batches, num_examples, seed
-        self.precision = precision
+        self.precision, self.group = precision, group
+        self.micro_batch_size = micro_batch_size
         self.costs = Costs()
         own = split(
             recipe.batch_size,
@@ -92,6 +94,7 @@ class GlobalBatch:
         self.idle = not own
         self.parts = own or [slice(0, min(group, recipe.batch_size))]  # takes part with weight 0
         self.carried: list[State] = [None] * len(self.parts)
+        self._before = self.carried
         self._wrapped = world.wrap(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._augment = getattr(task, "augment", None)
@@ -119,6 +122,7 @@ class GlobalBatch:
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
             self.carried = [None] * len(self.parts)  # an epoch begins
+        self._before = list(self.carried)
         for index, slots in enumerate(self.parts):
             batch = self._load(update, ids_B[slots], slots)
             began = time.perf_counter()
@@ -148,6 +152,27 @@ class GlobalBatch:
             batch = self._augment(batch, self._draws(ids, self.batches.epochs(update)[slots]))
         self.costs.data += time.perf_counter() - began
         return batch
+
+    @property
+    def share(self) -> slice:
+        """The slots of the global batch that this process has; empty where it has none."""
+        return slice(0, 0) if self.idle else slice(self.parts[0].start, self.parts[-1].stop)
+
+    def again(self, update: int, slots: slice) -> tuple[Any, State]:
+        """Return the data of some slots of the last update, and the state they began with.
+
+        Args:
+            update: the one whose gradient was formed last.
+            slots: a part of `share`.
+        """
+        spent = self.costs.data
+        batch = self._load(update, self.batches.ids(update)[slots], slots)
+        self.costs.data = spent  # the loop books it under probes
+        if self._before[0] is None:
+            return batch, None
+        first = self.share.start
+        rows = slice(slots.start - first, slots.stop - first)
+        return batch, tuple(tensor[rows] for tensor in _joined(self._before) or ())
 
     def _draws(self, ids: Tensor, epochs: Tensor) -> Tensor:
         """Return a seed for each example, a function of (seed, epoch, example id)."""

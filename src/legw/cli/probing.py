@@ -1,0 +1,402 @@
+"""What `legw probe` does: runs with a probe each, and what their measurements say."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from legw import charts, curves, diagrams, measurements, rules, schedule, theory
+from legw.cli import inputs, lists, outputs, probe, training
+from legw.cli.outputs import number
+from legw.cli.progress import Display
+from legw.errors import LegwError, one_line
+from legw.measurements import Curvature, Noise
+from legw.probes import CurvatureProbe, NoiseProbe
+from legw.recipe import Recipe, to_dict
+from legw.records import Summary
+from legw.train import Probe, Task, fit
+
+LADDER = (1, 4, 16)
+"""Batch sizes of a curvature probe, in base batches, if not said otherwise."""
+
+SAMPLES = 2000
+"""About how many samples a noise probe takes of a run, if not said otherwise."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One probed run."""
+
+    recipe: Recipe
+    seed: int
+    num_examples: int
+    folder: Path
+    summary: Summary
+
+
+class Unjudged:
+    """A task whose metric is not taken: a probe's runs are not for their quality."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def evaluate(self, model: Any) -> float:
+        """Return "not a number"."""
+        return float("nan")
+
+    def final_metrics(self, model: Any) -> dict[str, float]:
+        """Return none."""
+        return {}
+
+
+# Curvature ------------------------------------------------------------------------
+
+
+def curvature(options: probe.Curvature) -> int:
+    """Run each batch size and seed; show the peaks, their exponent, and a warmup."""
+    suffix = _suffix(options.plot)
+    if options.updates < 1:
+        raise LegwError(f"--updates={options.updates}: must be at least 1")
+    base = probe.base_of(options)
+    sizes = _batch_sizes(options, base)
+    CurvatureProbe(examples=options.examples, dense=options.dense)  # says what cannot be
+    recipes = [rules.apply(base, size, rules.find(options.rule)) for size in sizes]
+    seeds = lists.seeds(options.seeds)
+    task = training.task_of(options.app, options.data, "test")
+    runs = [
+        _one(
+            options,
+            task,
+            _cut(recipe, task, options.updates),
+            base=base,
+            seed=seed,
+            make=lambda folder: CurvatureProbe(
+                folder, examples=options.examples, dense=options.dense, method=options.method
+            ),
+        )
+        for recipe in recipes
+        for seed in seeds
+    ]
+    found = _curvature_result(options, base, runs)
+    if options.plot is not None:
+        outputs.write(options.plot, charts.render(_curvature_chart(options, found), suffix))
+    if options.json:
+        outputs.print_json(found)
+    else:
+        outputs.show(_peaks_table(found))
+        for line in _curvature_lines(found):
+            outputs.say(line)
+    if options.plot is not None:
+        outputs.wrote(options.plot, to_stderr=options.json)
+    return 0
+
+
+def _batch_sizes(options: probe.Curvature, base: Recipe) -> tuple[int, ...]:
+    if options.batch_sizes is None:
+        return tuple(base.batch_size * k for k in LADDER)
+    return lists.whole_numbers("--batch-sizes", options.batch_sizes, least=1)
+
+
+def _cut(recipe: Recipe, task: Task, updates: int) -> Recipe:
+    """Return the recipe with at most so many updates; a warmup that is longer stays whole."""
+    num_examples = task.num_examples(recipe.batch_size)
+    updates = max(updates, schedule.warmup_updates(recipe, num_examples) + 1)
+    return replace(recipe, epochs=min(recipe.epochs, updates * recipe.batch_size / num_examples))
+
+
+def _curvature_result(
+    options: probe.Curvature, base: Recipe, runs: Sequence[_Run]
+) -> dict[str, Any]:
+    rows = [_curvature_row(run) for run in runs]
+    points = [(row["batch_size"], row["peak"]["epoch"]) for row in rows if row["peak"]]
+    power = theory.power_law(points)
+    own = [row["suggested_warmup_updates"] for row in rows if row["batch_size"] == base.batch_size]
+    updates = None if not own or None in own else statistics.median(own)
+    epoch = next((run.num_examples for run in runs if run.recipe.batch_size == base.batch_size), 0)
+    return {
+        "probe": "curvature",
+        "app": options.app,
+        "rule": options.rule,
+        "base": to_dict(base),
+        "probe_batch_size": options.examples,
+        "method": options.method,
+        "runs": rows,
+        "peak_epoch_against_batch_size": None if power is None else asdict(power),
+        "suggested_warmup": None
+        if updates is None
+        else {
+            "updates": updates,
+            "epochs": updates * base.batch_size / epoch,
+            "base_epochs": base.warmup_epochs,
+        },
+    }
+
+
+def _curvature_row(run: _Run) -> dict[str, Any]:
+    rows = measurements.read(run.folder, Curvature)
+    top = theory.peak(rows, run.recipe.batch_size, run.num_examples)
+    step = run.recipe.batch_size / run.num_examples
+    line = [((update + 1) * step, value) for update, value in theory.smoothed(rows)]
+    return {
+        "batch_size": run.recipe.batch_size,
+        "seed": run.seed,
+        "lr": run.recipe.lr,
+        "status": run.summary.status,
+        "updates": run.summary.updates,
+        "measurements": len(rows),
+        "peak": None if top is None else asdict(top),
+        "peak_is_last": bool(top and rows and top.update >= 0.9 * rows[-1].update),
+        "suggested_warmup_updates": theory.suggested_warmup(rows, run.recipe.lr),
+        "last": line[-1][1] if line else None,
+        "curve": [[float(f"{x:.5g}"), float(f"{y:.5g}")] for x, y in curves.thin(line, 200)],
+    }
+
+
+def _curvature_chart(options: probe.Curvature, found: dict[str, Any]) -> Any:
+    lines: dict[int, list[Any]] = {}
+    tops: dict[int, list[theory.Peak]] = {}
+    for row in found["runs"]:
+        lines.setdefault(row["batch_size"], []).append(row["curve"])
+        if row["peak"]:
+            tops.setdefault(row["batch_size"], []).append(theory.Peak(**row["peak"]))
+    return diagrams.curvature_by_epoch(
+        lines,
+        tops,
+        title=f"{options.app}: curvature along the gradient, by {options.rule}",
+        subtitle=_exponent_line(found),
+    )
+
+
+def _peaks_table(found: dict[str, Any]) -> Table:
+    table = _empty(
+        "batch", "lr", "seed", "peak\nupdate", "peak\nepoch", "L there", "1/lr", "L last",
+        "warmup\nupdates",
+    )  # fmt: skip
+    for row in found["runs"]:
+        top = row["peak"] or {"update": None, "epoch": None, "curvature": None}
+        asked = row["suggested_warmup_updates"]
+        cells = (
+            row["batch_size"], row["lr"], row["seed"], top["update"], top["epoch"],
+            top["curvature"], 1 / row["lr"], row["last"],
+        )  # fmt: skip
+        table.add_row(*(number(cell, 3) for cell in cells), "more" if asked is None else str(asked))
+    return table
+
+
+def _curvature_lines(found: dict[str, Any]) -> list[str]:
+    lines = [_exponent_line(found)]
+    late = [f"{row['batch_size']} (seed {row['seed']})" for row in found["runs"]
+            if row["peak_is_last"]]  # fmt: skip
+    if late:
+        lines.append(f"the peak lies at the end of what was measured for batch {', '.join(late)}; "
+                     "give more --updates")  # fmt: skip
+    asked = found["suggested_warmup"]
+    if asked is not None and asked["updates"] == 0:
+        lines.append("at the base batch L never exceeds 1/lr: it asks for no warmup")
+    elif asked is not None:
+        lines.append(
+            f"at the base batch L stays below 1/lr after {number(asked['updates'])} updates: "
+            f"a warmup of {number(asked['epochs'], 3)} epochs "
+            f"(the base recipe has {number(asked['base_epochs'], 3)})"
+        )
+    return lines
+
+
+def _exponent_line(found: dict[str, Any]) -> str:
+    power = found["peak_epoch_against_batch_size"]
+    if power is None:
+        return "one batch size: no exponent"
+    between = "" if power["low"] is None else (
+        f" (95 % interval {power['low']:.2f} to {power['high']:.2f})"
+    )  # fmt: skip
+    return (
+        f"the peak's epoch grows as batch^{power['exponent']:.2f}{between}, n = {power['n']} runs; "
+        "1 is a peak at the same update"
+    )
+
+
+# Noise scale ----------------------------------------------------------------------
+
+
+def noise(options: probe.Noise) -> int:
+    """Run each seed; show the noise scale over the run, and what it means for the recipe."""
+    suffix = _suffix(options.plot)
+    base = probe.base_of(options)
+    batch_size = base.batch_size if options.batch_size is None else options.batch_size
+    if options.stretches < 1:
+        raise LegwError(f"--stretches={options.stretches}: must be at least 1")
+    if options.every is not None:
+        NoiseProbe(every=options.every)  # says what cannot be
+    recipe = rules.apply(base, batch_size, rules.find(options.rule))
+    if options.epochs is not None:
+        recipe = replace(recipe, epochs=options.epochs)
+    seeds = lists.seeds(options.seeds)
+    task = training.task_of(options.app, options.data, "test")
+    updates = schedule.updates(recipe, task.num_examples(recipe.batch_size))
+    every = max(updates // SAMPLES, 1) if options.every is None else options.every
+    runs = [
+        _one(
+            options,
+            task,
+            recipe,
+            base=base,
+            seed=seed,
+            make=lambda folder: NoiseProbe(folder, every=every),
+        )
+        for seed in seeds
+    ]
+    found = _noise_result(options, base, runs) | {"every": every}
+    if options.plot is not None:
+        outputs.write(options.plot, charts.render(_noise_chart(options, found), suffix))
+    if options.json:
+        outputs.print_json(found)
+    else:
+        outputs.show(_noise_table(found), _prediction_table(found))
+        for line in _noise_lines(found):
+            outputs.say(line)
+    if options.plot is not None:
+        outputs.wrote(options.plot, to_stderr=options.json)
+    return 0
+
+
+def _noise_result(options: probe.Noise, base: Recipe, runs: Sequence[_Run]) -> dict[str, Any]:
+    each = [measurements.read(run.folder, Noise) for run in runs]
+    together = [row for rows in each for row in rows]
+    if not together:
+        raise LegwError(f"{runs[0].folder}: no noise was measured; give a smaller --every")
+    recipe = runs[0].recipe
+    return {
+        "probe": "noise",
+        "app": options.app,
+        "rule": options.rule,
+        "base": to_dict(base),
+        "batch_size": recipe.batch_size,
+        "runs": [
+            {
+                "seed": run.seed,
+                "status": run.summary.status,
+                "updates": run.summary.updates,
+                "noise_scale": asdict(theory.noise_scale(rows)),
+                "stretches": [
+                    asdict(theory.noise_scale(part))
+                    for part in theory.stretches(rows, options.stretches)
+                ],
+            }
+            for run, rows in zip(runs, each, strict=True)
+            if rows
+        ],
+        "noise_scale": asdict(theory.noise_scale(together)),
+        "late_noise_scale": asdict(theory.noise_scale(theory.late(together))),
+        "stretches": [
+            asdict(theory.noise_scale(part))
+            for part in theory.stretches(together, options.stretches)
+        ],
+    }
+
+
+def _noise_chart(options: probe.Noise, found: dict[str, Any]) -> Any:
+    scales = {
+        f"seed {row['seed']}": [theory.NoiseScale(**part) for part in row["stretches"]]
+        for row in found["runs"]
+    }
+    return diagrams.noise_by_epoch(
+        scales,
+        batch_size=found["batch_size"],
+        title=f"{options.app}: noise scale at batch {found['batch_size']}",
+        subtitle=_noise_lines(found)[0],
+    )
+
+
+def _noise_table(found: dict[str, Any]) -> Table:
+    table = _empty("epochs", "noise scale", "95 % interval", "samples")
+    for part in [*found["stretches"], found["late_noise_scale"], found["noise_scale"]]:
+        table.add_row(
+            f"{part['from_epoch']:.3g} to {part['to_epoch']:.3g}",
+            number(part["value"], 3),
+            _interval(part),
+            str(part["n"]),
+        )
+    return table
+
+
+def _prediction_table(found: dict[str, Any]) -> Table:
+    """Return how many more examples a batch needs than the base, as the noise scale says."""
+    table = _empty("batch", "k", "examples to the same loss,\nagainst the base batch")
+    base = found["base"]["batch_size"]
+    for k in (1, 4, 16, 64):
+        factor = theory.examples_against(base * k, base, found["noise_scale"]["value"])
+        times = "-" if factor is None else f"{number(factor, 3)} times"
+        table.add_row(str(base * k), str(k), times)
+    return table
+
+
+def _noise_lines(found: dict[str, Any]) -> list[str]:
+    whole, late = found["noise_scale"], found["late_noise_scale"]
+    if whole["value"] is None:
+        return ["the gradient is lost in its noise: the noise scale is far above the batch size; "
+                "measure at a larger batch, or with more samples (a smaller --every)"]  # fmt: skip
+    return [
+        f"noise scale {number(whole['value'], 3)} examples ({_interval(whole)}) over the run, "
+        f"{number(late['value'], 3)} ({_interval(late)}) in its last half",
+        "a batch of that size needs twice the examples of a small one to the same loss, and "
+        "twice the updates of a huge one; far beyond it, a larger batch hardly saves updates",
+    ]
+
+
+def _interval(part: dict[str, Any]) -> str:
+    if part["low"] is None:
+        return "-"
+    return f"{number(part['low'], 3)} to {number(part['high'], 3)}"
+
+
+# Both -----------------------------------------------------------------------------
+
+
+def _one(
+    options: probe.Runs, task: Task, recipe: Recipe, *, base: Recipe, seed: int, make: Any
+) -> _Run:
+    """Make one run with its probe, or find that it has been made."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise LegwError("probe: runs in one process; legw train --noise measures under torchrun")
+    kind = "curvature" if isinstance(options, probe.Curvature) else "noise"
+    name = one_line(options.app, 60).replace(":", "-")
+    root = options.out or Path("runs") / f"{name}-{kind}"
+    folder = root / f"{options.rule}-b{recipe.batch_size}-s{seed}"
+    console = Console(stderr=True, highlight=False)
+    one: Probe = make(folder)
+    summary = fit(
+        Unjudged(task),
+        recipe,
+        out=folder,
+        seed=seed,
+        base=base,
+        rule=options.rule,
+        settings=options.machine.settings(resume=True),
+        observers=[Display(console, folder.name), one],
+    )
+    if summary.status == "interrupted":
+        raise KeyboardInterrupt(f"{folder}: stopped after update {summary.updates}; "
+                                "the same command goes on")  # fmt: skip
+    return _Run(recipe, seed, task.num_examples(recipe.batch_size), folder, summary)
+
+
+def _suffix(plot: str | None) -> str:
+    return "" if plot is None else inputs.suffix("--plot", plot, charts.FORMATS)
+
+
+def _empty(*names: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="")
+    for name in names:
+        table.add_column(name, justify="right")
+    return table

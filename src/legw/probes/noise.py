@@ -1,0 +1,139 @@
+"""The noise of the gradient, and the batch size beyond which a larger one hardly helps.
+
+With S the trace of the covariance of one example's gradient, and G the true gradient, the
+gradient of B examples has ``E|G_B|**2 = |G|**2 + S / B``. The simple noise scale is
+
+    B_simple = S / |G|**2        averaged apart over updates, and only then divided
+
+The norm of the whole batch's gradient is known in every run. Two small pieces of the batch,
+of b examples each, give S by the distance of their gradients:
+
+    S = b / 2 * |g_1 - g_2|**2        |G|**2 = |G_B|**2 - S / B
+
+Both are unbiased. The pieces are taken from the first process's share; nothing is
+communicated, so that any number of processes measures the same.
+
+Reference: McCandlish et al. 2018, arXiv 1812.06162, section 2.2 and appendix A.1.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from legw import measurements
+from legw.errors import RunError
+from legw.measurements import Noise
+from legw.records import Manifest, Summary
+from legw.train.probe import Moment, Probe, seed_passes, slopes_of
+
+EVERY = 100
+"""Updates between two samples, if not said otherwise."""
+
+READ_BACK = 50
+"""Samples between two reads from an accelerator: reading waits for it."""
+
+
+def piece_size(share: int, group: int = 1) -> int:
+    """Return the examples of each of the two pieces: an eighth of the share, in whole groups.
+
+    Args:
+        share: examples that the process has of a batch.
+        group: examples that must stay together, at least 1.
+
+    Raises:
+        RunError: the share is less than two groups.
+
+    >>> piece_size(128), piece_size(20), piece_size(2), piece_size(1024, group=128)
+    (16, 2, 1, 128)
+    """
+    if share < 2 * group:
+        raise RunError(
+            f"noise: a process has {share} examples of the batch: two pieces of at least {group} "
+            "are needed; choose a larger batch, fewer processes or a smaller norm_batch_size"
+        )
+    return max(share // 8 // group, 1) * group
+
+
+class NoiseProbe(Probe):
+    """Samples the noise of the gradient every `every` updates.
+
+    A sample costs a quarter of a gradient.
+
+    Args:
+        folder: the run folder, into which `noise.jsonl` is written; None keeps the rows
+            in memory alone.
+        every: updates between two samples, at least 1.
+    """
+
+    def __init__(self, folder: Path | None = None, *, every: int = EVERY) -> None:
+        if every < 1:
+            raise RunError(f"noise: every={every}: must be at least 1")
+        self.folder, self.every = folder, every
+        self.rows: list[Noise] = []
+        self._unread: list[tuple[int, float, int, Tensor]] = []
+
+    def on_start(self, manifest: Manifest, updates_done: int) -> None:
+        self.rows = []
+        if self.folder is not None:
+            self.rows = measurements.keep_before(self.folder, Noise, updates_done)
+
+    def wants(self, update: int) -> bool:
+        return update % self.every == 0
+
+    def measure(self, moment: Moment) -> None:
+        first, share = moment.share.start, moment.share.stop - moment.share.start
+        size = piece_size(share, moment.group)
+        one, other = (
+            _gradient(moment, slice(first + i * size, first + (i + 1) * size)) for i in (0, 1)
+        )
+        distance = torch.nn.utils.get_total_norm(torch._foreach_sub(one, other)).double()
+        trace = distance**2 * (size / 2)
+        squared_norm = moment.gradient.norm.double() ** 2 - trace / moment.recipe.batch_size
+        values = torch.stack([trace, squared_norm])
+        self._unread.append((moment.update, moment.epoch, 2 * size, values))
+        if moment.device.type == "cpu" or len(self._unread) >= READ_BACK:
+            self._read_back()
+
+    def on_end(self, summary: Summary) -> None:
+        self._read_back()
+
+    def _read_back(self) -> None:
+        if not self._unread:
+            return
+        found = torch.stack([values for *_, values in self._unread]).tolist()
+        rows = []
+        for (update, epoch, examples, _), pair in zip(self._unread, found, strict=True):
+            trace, squared_norm = pair if all(map(math.isfinite, pair)) else (None, None)
+            rows.append(
+                Noise(
+                    update=update,
+                    epoch=epoch,
+                    trace=trace,
+                    squared_norm=squared_norm,
+                    examples=examples,
+                )
+            )
+        self._unread.clear()
+        self.rows += rows
+        if self.folder is not None:
+            measurements.append(self.folder, rows)
+
+
+def _gradient(moment: Moment, slots: slice) -> list[Tensor]:
+    """Return the gradient of the mean loss of some slots, in micro-batches as the run has."""
+    size = max(moment.micro_batch_size // moment.group, 1) * moment.group
+    total: list[Tensor] = []
+    weights: Any = 0
+    for begin in range(slots.start, slots.stop, size):
+        part = slice(begin, min(begin + size, slots.stop))
+        batch, state = moment.load(part)
+        seed_passes(moment, "noise", moment.update, begin)
+        slopes, weight = slopes_of(moment.task, moment.model, batch, state, moment.parameters)
+        total = [a + b for a, b in zip(total, slopes, strict=True)] if total else list(slopes)
+        weights = weights + weight
+    return [each / weights for each in total]

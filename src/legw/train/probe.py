@@ -1,0 +1,171 @@
+"""What a probe sees of a run, and what keeps it from changing anything.
+
+A probe looks between the gradient of an update and its step. Whatever it does to the
+model meanwhile (passes forward and backward, another mode, other random draws), the
+loop goes on as if nothing had been: a probed run is bitwise the unprobed one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from legw.recipe import Recipe
+from legw.train.batches import derive
+from legw.train.machine import seed_draws
+from legw.train.norm import GroupedBatchNorm
+from legw.train.step import GlobalBatch, Gradient
+from legw.train.task import Observer, State, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """One update of a run, after its gradient is formed and before its step."""
+
+    task: Task
+    """What is trained."""
+    model: nn.Module
+    """The model, without what several processes wrap around it."""
+    recipe: Recipe
+    """How it is trained."""
+    seed: int
+    """The run's."""
+    update: int
+    """Which update, from 0."""
+    epoch: float
+    """Position at its end, in epochs."""
+    gradient: Gradient
+    """The global batch's loss, and its gradient's norm before clipping."""
+    slopes: Sequence[Tensor]
+    """The gradient after clipping, one tensor for each of `parameters`; not to be changed."""
+    parameters: Sequence[nn.Parameter]
+    """The weights that have a gradient."""
+    micro_batch_size: int
+    """Most examples per forward and backward pass."""
+    group: int
+    """Examples that must stay together (batch-norm groups), at least 1."""
+    share: slice
+    """Slots of the global batch that this process has; empty where it has none."""
+    load: Callable[[slice], tuple[Any, State]]
+    """Returns the data of some slots of the share, and the state they began with."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.parameters[0].device
+
+
+class Probe(Observer):
+    """An observer that also measures at some updates; on the first process only."""
+
+    def wants(self, update: int) -> bool:
+        """Say whether to measure at this update."""
+        return False
+
+    def measure(self, moment: Moment) -> None:
+        """Measure; called for the updates that `wants` names.
+
+        The weights must be as they were when it returns; modes, buffers, gradients
+        and random state are put back by the loop.
+        """
+
+
+def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: Gradient) -> None:
+    """Let probes measure, and undo what they do.
+
+    Args:
+        probes: those that want to.
+        batch: which has just formed the update's gradient.
+        update: which, from 0.
+        gradient: what is known of it.
+    """
+    weights = [p for p in batch.model.parameters() if p.requires_grad and p.grad is not None]
+    moment = Moment(
+        task=batch.task,
+        model=batch.model,
+        recipe=batch.recipe,
+        seed=batch.seed,
+        update=update,
+        epoch=(update + 1) * batch.recipe.batch_size / batch.num_examples,
+        gradient=gradient,
+        slopes=[p.grad for p in weights if p.grad is not None],
+        parameters=weights,
+        micro_batch_size=batch.micro_batch_size,
+        group=batch.group,
+        share=batch.share,
+        load=lambda slots: batch.again(update, slots),
+    )
+    with undisturbed(batch.model, moment.device):
+        for probe in probes:
+            probe.measure(moment)
+
+
+def slopes_of(
+    task: Task,
+    model: nn.Module,
+    batch: Any,
+    state: State,
+    parameters: Sequence[nn.Parameter],
+    *,
+    create_graph: bool = False,
+) -> tuple[tuple[Tensor, ...], Any]:
+    """Return the gradient of one batch's summed loss, in full precision, and its weight.
+
+    Nothing is left in ``p.grad``, and other processes notice nothing. A weight that the
+    loss does not depend on has the gradient 0.
+    """
+    loss, weight, _ = task.loss(model, batch, state)
+    found = torch.autograd.grad(
+        loss, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
+    return found, weight
+
+
+def seed_passes(moment: Moment, *parts: int | str) -> None:
+    """Seed what dropout draws from, as a function of the run's seed and of `parts`."""
+    seed_draws(derive(moment.seed, "probe", *parts), moment.device)
+
+
+@contextlib.contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Leave modes, buffers, gradients, batch-norm statistics and random state as they were.
+
+    Inside, every ``p.grad`` is None, and a compiled model runs uncompiled: a second
+    derivative needs the plain one.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    groups = [layer for layer in model.modules() if isinstance(layer, GroupedBatchNorm)]
+    statistics = [(layer, layer.seen) for layer in groups]  # these wait for the step's end
+    compiled = [(module, module._compiled_call_impl) for module in model.modules()]
+    plain_state = random.getstate()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        try:
+            for layer in groups:
+                layer.seen = []
+            for parameter, _ in gradients:
+                parameter.grad = None
+            for module, _ in compiled:
+                module._compiled_call_impl = None
+            yield
+        finally:
+            for module, call in compiled:
+                module._compiled_call_impl = call
+            for layer, seen in statistics:
+                layer.seen = seen
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+            for module, training in modes:
+                module.training = training
+            random.setstate(plain_state)
