@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
+from legw.errors import RunError
 from legw.train import norm
 from legw.train.dist import World
 
@@ -48,6 +50,71 @@ def test_the_running_average_moves_once_an_update_by_the_mean_of_the_groups() ->
     norm.fold(grouped, CPU)
     assert_close(grouped[1].running_mean, 0.1 * means.mean(0))
     assert int(grouped[1].num_batches_tracked) == 1
+
+
+def test_a_short_last_group_counts_as_one_group() -> None:
+    _, grouped = pair(4)
+    images = torch.randn(6, 3, 6, 6, dtype=torch.float64)
+    features = torch.split(grouped[0](images), 4)
+    grouped(images)
+    norm.fold(grouped, CPU)
+    expected = torch.stack([part.var((0, 2, 3)) for part in features]).mean(0)
+    assert_close(grouped[1].running_var, 0.9 + 0.1 * expected)
+
+
+def test_a_plain_average_is_kept_where_there_is_no_momentum() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3, momentum=None).double())
+    norm.fix_groups(model, 4)
+    rows = torch.randn(12, 3, dtype=torch.float64)
+    for part in torch.split(rows, 4):
+        model(part)
+        norm.fold(model, CPU)
+    assert_close(model[0].running_mean, rows.mean(0))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("examples", [4, 12, 10])
+def test_gradients_are_those_of_each_group(layout: torch.memory_format, examples: int) -> None:
+    plain, grouped = pair(4)
+    images = torch.randn(examples, 3, 6, 6, dtype=torch.float64).to(memory_format=layout)
+    slopes = torch.randn(examples, 4, 4, 4, dtype=torch.float64)
+    expected = torch.cat([plain(part) for part in torch.split(images, 4)])
+    found = grouped(images)
+    assert found.is_contiguous(memory_format=layout)
+    expected.backward(slopes)
+    found.backward(slopes)
+    for one, two in zip(grouped.parameters(), plain.parameters(), strict=True):
+        assert_close(one.grad, two.grad)
+
+
+def test_second_derivatives() -> None:
+    _, grouped = pair(4)
+    inputs = torch.randn(6, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(grouped[1], inputs)
+    assert torch.autograd.gradgradcheck(grouped[1], inputs)
+
+
+def test_half_precision_keeps_its_type_and_its_statistics_do_not() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(8))
+    norm.fix_groups(model, 16)
+    images = 3 + torch.randn(32, 8, 4, 4)
+    found = model(images.bfloat16())
+    assert found.dtype is torch.bfloat16
+    assert_close(found.float(), model(images), atol=0.05, rtol=0)
+    norm.fold(model, CPU)
+    assert model[0].running_mean.dtype is torch.float32
+    assert_close(model[0].running_mean, 0.1 * images.mean((0, 2, 3)), atol=1e-3, rtol=0)
+
+
+def test_a_group_of_one_number_has_no_variance() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    norm.fix_groups(model, 4)
+    with pytest.raises(RunError) as error:
+        model(torch.randn(9, 3))
+    assert str(error.value) == (
+        "batch-norm: a group of 1 example has no variance; choose a batch_size that is no "
+        "multiple of norm_batch_size=4 plus 1"
+    )
 
 
 def test_evaluation_uses_the_running_averages() -> None:

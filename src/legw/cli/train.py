@@ -30,8 +30,8 @@ class Options:
     """
 
     app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
-    """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, gnmt-small, gnmt, or a task
-    of your own as module:name."""
+    """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, gnmt-small, gnmt, cifar10,
+    or a task of your own as module:name."""
     batch_size: inputs.BatchSize = None
     """Global batch size, in examples per update; the base recipe's if not given."""
     rule: inputs.RuleName = "legw"
@@ -62,6 +62,8 @@ class Options:
     """Translation: the language that is translated, as the files' names end; en if not given."""
     target: inputs.Language = None
     """Translation: the language translated into, as the files' names end; de if not given."""
+    skip_broken: inputs.Flag = False
+    """Images: leave broken files out, and say how many, in place of an error."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
     tensorboard: inputs.Flag = False
     """Write TensorBoard scalars too, below the run folder."""
@@ -99,6 +101,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
             vocabulary=options.vocabulary,
             source=options.source,
             target=options.target,
+            skip_broken=options.skip_broken,
         )
     )
     folder: Path = world.share(options.out or _free_folder(options, batch_size))

@@ -123,6 +123,7 @@ def task_of(
     vocabulary: int | None = None,
     source: str | None = None,
     target: str | None = None,
+    skip_broken: bool = False,
 ) -> Task:
     """Return the task with its data read.
 
@@ -133,7 +134,12 @@ def task_of(
     from legw import apps
 
     options = apps.Options(
-        data=data, holdout=holdout, vocabulary=vocabulary, source=source, target=target
+        data=data,
+        holdout=holdout,
+        vocabulary=vocabulary,
+        source=source,
+        target=target,
+        skip_broken=skip_broken,
     )
     return apps.find(app, options)
 

@@ -6,17 +6,21 @@ Here every `norm_batch_size` consecutive slots of the global batch are a group
 with statistics of its own ("ghost batch norm", Hoffer et al. 2017, arXiv
 1705.08741), and the running averages move once per update, by the mean over all
 groups of all processes.
+
+Shapes: G groups, C channels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from legw.errors import RunError
 from legw.train.dist import World
 
 
@@ -39,41 +43,149 @@ class GroupedBatchNorm(nn.Module):
         self.register_buffer("running_mean", plain.running_mean)
         self.register_buffer("running_var", plain.running_var)
         self.register_buffer("num_batches_tracked", plain.num_batches_tracked)
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.seen: list[tuple[int, Tensor, Tensor]] = []
+        """Groups that wait for `fold`: the numbers in each (of a channel), their means, and
+        the inverses of their deviations, both of shape (groups, C)."""
 
     def forward(self, examples: Tensor) -> Tensor:
-        """Normalise; in training each group by its own mean and variance."""
+        """Normalise; in training each group by its own mean and variance.
+
+        Raises:
+            RunError: the last group has one number a channel, which has no variance.
+        """
         if not self.training:
             return functional.batch_norm(
                 examples, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
             )
-        return torch.cat(
-            [self._one_group(group) for group in torch.split(examples, self.group_size)]
+        values = examples[0].numel() // examples.shape[1]  # of a channel, in one example
+        sizes = [values * len(group) for group in torch.split(examples, self.group_size)]
+        if sizes[-1] < 2:
+            raise RunError(
+                "batch-norm: a group of 1 example has no variance; choose a batch_size that "
+                f"is no multiple of norm_batch_size={self.group_size} plus 1"
+            )
+        mean_GC = self.running_mean.new_empty(len(sizes), examples.shape[1])
+        inverse_GC = torch.empty_like(mean_GC)
+        normalised: Tensor = _InGroups.apply(
+            examples, self.weight, self.bias, self.group_size, self.eps, mean_GC, inverse_GC
         )
-
-    def _one_group(self, group: Tensor) -> Tensor:
-        channels = group.shape[1]
-        mean = self.running_mean.new_zeros(channels)
-        variance = torch.zeros_like(mean)
-        normalised = functional.batch_norm(
-            group, mean, variance, self.weight, self.bias, True, momentum=1.0, eps=self.eps
-        )  # with momentum 1 the "running" statistics are this group's own
-        self.seen.append((mean, variance))
+        whole = len(sizes) if sizes[-1] == sizes[0] else -1
+        self.seen.append((sizes[0], mean_GC[:whole], inverse_GC[:whole]))
+        if whole == -1:
+            self.seen.append((sizes[-1], mean_GC[-1:], inverse_GC[-1:]))
         return normalised
 
-    def fold(self, world: World) -> None:
-        """Move the running averages once, by the mean over all groups of the update."""
-        sums = self.running_mean.new_zeros(2 * len(self.running_mean) + 1)
-        for mean, variance in self.seen:
-            sums += torch.cat([mean, variance, sums.new_ones(1)])
+    def sums(self) -> Tensor:
+        """Return the sums of means and variances over the groups seen, and their number.
+
+        The shape is (2*channels + 1,); the groups count as dealt with.
+        """
+        channels = len(self.running_mean)
+        sums = self.running_mean.new_zeros(2 * channels + 1)
+        for size in {seen[0] for seen in self.seen}:
+            means = torch.cat([mean for numbers, mean, _ in self.seen if numbers == size])
+            inverses = torch.cat([inverse for numbers, _, inverse in self.seen if numbers == size])
+            variances = (inverses.pow(-2) - self.eps).sum(0) * (size / (size - 1))
+            sums += torch.cat([means.sum(0), variances, sums.new_full((1,), len(means))])
         self.seen.clear()
-        world.sum(sums)
-        mean, variance = (sums[:-1] / sums[-1]).chunk(2)
+        return sums
+
+    def move(self, sums: Tensor) -> None:
+        """Move the running averages once, by the means that the sums make."""
+        mean, variance = (sums[:-1] / sums[-1]).to(self.running_mean.dtype).chunk(2)
         self.num_batches_tracked += 1
-        count = float(self.num_batches_tracked)
-        share = 1.0 / count if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share)
-        self.running_var.lerp_(variance, share)
+        if self.momentum is None:  # the plain average; the count stays on the device
+            share = 1.0 / self.num_batches_tracked.to(mean.dtype)
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance, share)
+        else:
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
+
+
+class _InGroups(torch.autograd.Function):
+    """Batch-norm of each group on its own, written into one output.
+
+    A loop with a concatenation behind it would read and write everything once more, and
+    one call over groups times channels would need the channels out of their order in
+    memory (channels-last). A group is small enough for a GPU's cache between its two passes.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 (as autograd calls it)
+        ctx: Any,
+        examples: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        group_size: int,
+        eps: float,
+        mean_GC: Tensor,
+        inverse_GC: Tensor,
+    ) -> Tensor:
+        """Normalise; fill in each group's mean, and the inverse of its deviation."""
+        examples = _dense(examples)
+        normalised = torch.empty_like(examples)
+        parts = zip(
+            torch.split(examples, group_size), torch.split(normalised, group_size), mean_GC,
+            inverse_GC,
+            strict=True,
+        )  # fmt: skip
+        for group, out, mean, inverse in parts:
+            torch.ops.aten.native_batch_norm.out(
+                group, weight, bias, None, None, True, 0.0, eps,
+                out=out, save_mean=mean, save_invstd=inverse,
+            )  # fmt: skip
+        ctx.save_for_backward(examples, weight, bias, mean_GC, inverse_GC)
+        ctx.group_size, ctx.eps = group_size, eps
+        return normalised
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of examples, weight and bias."""
+        examples, weight, bias, mean_GC, inverse_GC = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: let autograd make it
+            inputs = (examples, weight, bias)
+            again = _one_by_one(*inputs, ctx.group_size, ctx.eps)
+            first = torch.autograd.grad(again, inputs, gradients[0], create_graph=True)
+            return (*first, None, None, None, None)
+        found = [
+            torch.ops.aten.native_batch_norm_backward(
+                gradient, group, weight, None, None, mean, inverse, True, ctx.eps, [True] * 3
+            )
+            for gradient, group, mean, inverse in zip(
+                torch.split(_dense(gradients[0]), ctx.group_size),
+                torch.split(examples, ctx.group_size),
+                mean_GC,
+                inverse_GC,
+                strict=True,
+            )
+        ]
+        of_examples, of_weight, of_bias = zip(*found, strict=True)
+        if len(found) == 1:
+            return (*found[0], None, None, None, None)
+        sums = (torch.stack(of_weight).sum(0), torch.stack(of_bias).sum(0))
+        return (torch.cat(of_examples), *sums, None, None, None, None)
+
+
+def _one_by_one(
+    examples: Tensor, weight: Tensor, bias: Tensor, group_size: int, eps: float
+) -> Tensor:
+    """Return the same by torch's own differentiable functions."""
+    return torch.cat(
+        [
+            functional.batch_norm(group, None, None, weight, bias, training=True, eps=eps)
+            for group in torch.split(examples, group_size)
+        ]
+    )
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """Return the tensor itself if its memory is in an order that the kernels know."""
+    if tensor.is_contiguous():
+        return tensor
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor
+    return tensor.contiguous()
 
 
 def fix_groups(model: nn.Module, group_size: int) -> int:
@@ -99,9 +211,16 @@ def fix_groups(model: nn.Module, group_size: int) -> int:
 
 
 def fold(model: nn.Module, world: World) -> None:
-    """Move the running averages of all grouped layers, once per update."""
-    for layer in _grouped(model):
-        layer.fold(world)
+    """Move the running averages of all grouped layers, once per update.
+
+    The mean is over all groups of all processes, which talk once for all layers.
+    """
+    layers = list(_grouped(model))
+    if layers:
+        sums = [layer.sums() for layer in layers]
+        totals = torch.split(world.sum(torch.cat(sums)), [len(each) for each in sums])
+        for layer, total in zip(layers, totals, strict=True):
+            layer.move(total)
 
 
 def forget(model: nn.Module) -> None:

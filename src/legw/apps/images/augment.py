@@ -1,0 +1,93 @@
+"""Random crops and flips of a whole batch, as tensor operations on its device.
+
+Every example has a seed of its own; what is drawn from it is a hash of the seed. So an
+image is altered in the same way whatever batch, process or device it is in, and no
+random generator, no loop over examples and no word to the host is needed.
+
+Shapes: B examples, H and W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GAMMA = 0x9E3779B97F4A7C15 - 2**64
+"""The generator's stride, the odd number nearest to 2**64 over the golden ratio."""
+
+MIXERS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
+"""Shifts and factors of the finaliser; factors as int64."""
+
+
+def splitmix64(seeds: Tensor, draw: int) -> Tensor:
+    """Return number `draw`, from 0, of the generator that each seed starts.
+
+    Args:
+        seeds: int64 of any shape.
+        draw: which number, at least 0.
+
+    Returns:
+        64 random bits each, as int64 of the same shape.
+
+    Reference: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+    generators", figure 16 (mix64variant13).
+
+    >>> splitmix64(torch.tensor([1234567]), draw=0).item()
+    6457827717110365317
+    """
+    step = (GAMMA * (draw + 1) + 2**63) % 2**64 - 2**63  # int64 wraps around
+    bits = seeds + step
+    for shift, factor in MIXERS:
+        bits = (bits ^ _shifted(bits, shift)) * factor
+    return bits
+
+
+def below(seeds: Tensor, draw: int, limit: int) -> Tensor:
+    """Return a whole number in [0, limit) for each seed, all about equally likely.
+
+    Args:
+        seeds: int64 of any shape.
+        draw: which of the seed's numbers, at least 0.
+        limit: 1 to 2**31.
+
+    >>> below(torch.arange(6), draw=0, limit=1).tolist()
+    [0, 0, 0, 0, 0, 0]
+    """
+    return (_shifted(splitmix64(seeds, draw), 32) * limit) >> 32
+
+
+def crop_and_flip(pixels_BHWC: Tensor, draws_B: Tensor, pad: int) -> Tensor:
+    """Shift each image by up to `pad` pixels both ways, and mirror half of them.
+
+    What comes in at an edge is the image mirrored there, without its outermost row.
+
+    Args:
+        pixels_BHWC: images, any type.
+        draws_B: int64 seeds, on the same device.
+        pad: pixels, at least 0 and below H and W.
+
+    Returns:
+        Images of the same shape and type.
+    """
+    height, width = pixels_BHWC.shape[1:3]
+    down_B1 = below(draws_B, 0, 2 * pad + 1)[:, None] - pad
+    right_B1 = below(draws_B, 1, 2 * pad + 1)[:, None] - pad
+    mirrored_B1 = below(draws_B, 2, 2)[:, None].bool()
+    columns_W = torch.arange(width, device=pixels_BHWC.device)
+    columns_BW = torch.where(mirrored_B1, columns_W.flip(0), columns_W) + right_B1
+    rows_BH = torch.arange(height, device=pixels_BHWC.device) + down_B1
+    images_B11 = torch.arange(len(pixels_BHWC), device=pixels_BHWC.device)[:, None, None]
+    rows_BH1 = _reflected(rows_BH, height)[:, :, None]
+    columns_B1W = _reflected(columns_BW, width)[:, None, :]
+    return pixels_BHWC[images_B11, rows_BH1, columns_B1W]
+
+
+def _reflected(at: Tensor, size: int) -> Tensor:
+    """Fold positions outside of [0, size) back at its ends."""
+    last = size - 1
+    return last - (last - at.abs()).abs()
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    """Shift right as if the bits had no sign."""
+    return torch.bitwise_and(bits >> by, 2 ** (64 - by) - 1)

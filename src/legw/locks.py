@@ -1,0 +1,102 @@
+"""One process at a time in a folder: a lock that the system drops when its holder dies.
+
+The lock is an advisory one on a file of its own, which stays: a file that comes and goes
+could be locked by two. It goes over NFS where that supports `flock`; where a file system
+(or Windows) knows no locks, there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from legw.errors import RunError
+
+try:
+    import fcntl
+
+    LOCKS = True
+except ImportError:  # Windows
+    LOCKS = False
+
+LOCK = ".lock"
+"""Name of the file that is locked."""
+
+PATIENCE_SECONDS = 2.0
+"""How long to wait for a holder that is just ending."""
+
+TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
+
+
+@contextlib.contextmanager
+def held(
+    folder: Path,
+    *,
+    name: str = LOCK,
+    shared: bool = False,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> Iterator[None]:
+    """Hold a folder's lock while entered.
+
+    Args:
+        folder: it must be there.
+        name: of the lock's file.
+        shared: whether others may share the lock; an unshared one is alone.
+        patience_seconds: how long to wait for another holder, at least 0.
+
+    Raises:
+        RunError: another process holds it, or the folder cannot be written.
+    """
+    if not LOCKS:
+        yield
+        return
+    path = folder / name
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
+    with file:  # closing it drops the lock
+        if not _taken(file, shared=shared, patience_seconds=patience_seconds):
+            raise RunError(
+                f"{folder}: another process works on it; wait until that has ended, "
+                "or choose another --out"
+            )
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Wait until no other process holds a file's lock, and hold it while entered.
+
+    For a cache, which is worth having and not worth an error: where the file cannot be
+    made or locked, nothing is waited for.
+    """
+    if not LOCKS:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(path.open("ab")), fcntl.LOCK_EX)
+        yield
+
+
+def _taken(file: IO[bytes], *, shared: bool, patience_seconds: float) -> bool:
+    """Try to take the lock until patience ends; True too where there are no locks."""
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    end = time.monotonic() + patience_seconds
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in TAKEN:
+                return True  # a file system without locks
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
