@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ import pytest
 import torch
 
 import faults
+from corpora import write_texts
 from expect import error_line
 from folders import BASE
-from legw import pool, records, report
+from legw import locks, pool, records, report, runner
+from legw.apps import rows
 from legw.cli.board import _Line
 from legw.errors import DataError, RunError
 from legw.study import Planned, Study, plan
@@ -298,6 +303,181 @@ def test_an_error_in_a_process_is_the_commands(tmp_path: Path) -> None:
     )
 
 
+SMALL = replace(BASE, num_examples=128, epochs=2)
+
+
+def study_of_small_runs(
+    how: str, folder: Path, jobs: int, sizes: tuple[int, ...] = (16, 64, 32)
+) -> runner.Outcome:
+    asked = Study(task="digits", base=SMALL, batch_sizes=sizes, rules=("sqrt",))
+    return runner.run_study(
+        asked, functools.partial(faults.failing, how), folder,
+        settings=Settings(device="cpu", micro_batch_size=16), jobs=jobs,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("how", "jobs", "line"),
+    [
+        ("mistake", 1, "digits: one image is damaged"),
+        ("memory", 2, "sqrt-b64-s0: memory ran out; give fewer --jobs or a smaller --micro-batch"),
+        ("exit", 2, "sqrt-b64-s0: its process was lost (exit code 1; -9 is out of memory)"),
+        ("killed", 2, "sqrt-b64-s0: its process was lost (exit code -9; -9 is out of memory)"),
+    ],
+)
+def test_a_run_that_fails_leaves_the_others_alone(
+    tmp_path: Path, how: str, jobs: int, line: str
+) -> None:
+    outcome = study_of_small_runs(how, tmp_path, jobs)
+    assert outcome.left == ("sqrt-b64-s0",)
+    assert outcome.failed["sqrt-b64-s0"].startswith(line)
+    found = {row["batch_size"]: row["status"] for row in table(str(tmp_path))}
+    assert (found[16], found[32]) == ("finished", "finished")
+    assert found[64] in ("missing", "running")
+    assert study_of_small_runs("", tmp_path, jobs=1) == runner.Outcome()
+
+
+def test_a_run_without_memory_is_tried_again_with_fewer_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert study_of_small_runs("memory once", tmp_path / "out", jobs=2) == runner.Outcome()
+    assert {row["status"] for row in table("out")} == {"finished"}
+
+
+def test_failed_runs_are_told_last_and_exit_with_2(
+    legw: Legw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pool.fit
+
+    def fit(*args: Any, out: Path, **kwargs: Any) -> Any:
+        if out.name == "legw-b256-s0":
+            raise RunError("the disk is full")
+        return real(*args, out=out, **kwargs)
+
+    monkeypatch.setattr(pool, "fit", fit)
+    answer = legw(COMPARED)
+    assert answer.code == 2
+    assert answer.err == (
+        "legw: out: legw-b256-s0 failed, the other runs have ended: the disk is full\n"
+    )
+    assert "run 3 of 6, legw-b256-s0: failed: the disk is full" in answer.out
+    assert "wrote out/report.html" in answer.out
+    monkeypatch.setattr(pool, "fit", real)
+    assert legw(COMPARED).code == 0
+
+
+def test_workers_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "available_memory", lambda device: 1000.0)
+    shared = pool.share(Settings(device="cpu"), number=1, jobs=4)
+    assert shared.memory_limit == 200
+    assert pool.share(Settings(device="cpu", memory_limit=7), number=0, jobs=4).memory_limit == 7
+
+
+def test_of_several_gpus_each_worker_takes_one_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "available_memory", lambda device: 1000.0)
+    monkeypatch.setattr(pool, "choose_device", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    found = [pool.share(Settings(), number, jobs=3) for number in range(3)]
+    assert [each.device for each in found] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert found[0].memory_limit == 400
+
+
+# One process at a time --------------------------------------------------------------
+
+
+def test_a_study_that_another_process_makes_is_refused(legw: Legw) -> None:
+    legw(f"{STUDY} --batch-sizes 128 --seeds 1 --out out")
+    with another_process_in(Path("out")):
+        answer = legw(COMPARED)
+    assert answer.code == 2
+    assert answer.err == (
+        "legw: out: another process works on it; wait until that has ended, "
+        "or choose another --out\n"
+    )
+    assert legw(COMPARED).code == 0  # it was killed, and its lock is gone
+
+
+def test_a_run_that_another_process_makes_fails_alone(legw: Legw) -> None:
+    place = Path("out/runs/legw-b256-s0")
+    place.mkdir(parents=True)
+    with another_process_in(place):
+        answer = legw(COMPARED)
+    assert answer.code == 2
+    assert "legw-b256-s0 failed" in answer.err
+    assert f"{place}: another process works on it" in answer.err
+    assert [row["status"] for row in table()].count("finished") == 5
+
+
+@contextlib.contextmanager
+def another_process_in(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock in a process that is killed at the end."""
+    script = (
+        "import pathlib, sys, time; from legw import locks\n"
+        "with locks.held(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    words = [sys.executable, "-c", script, str(folder)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        try:
+            yield
+        finally:
+            holder.kill()
+
+
+# Several machines -------------------------------------------------------------------
+
+
+def test_shards_make_the_whole_study(legw: Legw, trained: list[str]) -> None:
+    assert legw(f"{COMPARED} --shard 2/3").code == 0
+    assert trained == ["base-b128-s1", "linear-b256-s0"]
+    assert legw(f"{COMPARED} --shard 1/3").code == 0
+    assert legw(f"{COMPARED} --shard 3/3").code == 0
+    assert len(trained) == 6
+    assert {row["status"] for row in table()} == {"finished"}
+    legw(COMPARED.replace("--out out", "--out whole"))
+    assert results() == results("whole")
+    assert "--shard" not in json.loads(Path("out/study.json").read_text())["command"]
+
+
+def test_shards_share_the_folder_and_one_shard_does_not(legw: Legw) -> None:
+    folder = Path("out")
+    folder.mkdir()
+    with locks.held(folder, shared=True), locks.held(folder, name=".lock-1-of-2"):
+        assert legw(f"{COMPARED} --shard 2/2").code == 0
+        assert "out: another process works on it" in legw(f"{COMPARED} --shard 1/2").err
+        assert "out: another process works on it" in legw(COMPARED).err
+
+
+# Other data -------------------------------------------------------------------------
+
+
+def test_other_data_are_refused(
+    legw: Legw, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    legw(f"{STUDY} --batch-sizes 128 --seeds 1 --out out")
+    monkeypatch.setattr(rows.RowTask, "fingerprint", lambda self: "sha256:other")
+    answer = legw(COMPARED)
+    assert answer.code == 2
+    assert answer.err.startswith("legw: out: holds a study of other data (sha256:")
+    assert answer.err.endswith(
+        ", not sha256:other); give the --data of its first run, or choose another --out\n"
+    )
+    assert trained == ["base-b128-s0"]
+
+
+def test_words_of_a_text_are_counted_in_its_data(legw: Legw, tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    write_texts(tmp_path / "text", lines=400)
+    words = "study ptb-small --batch-sizes 20,40 --epochs 1 --data text --vocabulary 9 --dry-run"
+    answer = legw(words)
+    assert answer.code == 0
+    tokens = sum(start % 5 + 4 for start in range(400))  # with the end of each line
+    updates = [(tokens // size - 1) // 20 for size in (20, 40)]
+    assert f"6 runs, {3 * sum(updates)} updates" in answer.out.splitlines()[-1]
+
+
 # The dry run ------------------------------------------------------------------------
 
 
@@ -376,7 +556,7 @@ def test_the_users_mistakes(legw: Legw, words: str, line: str) -> None:
     ("app", "line"),
     [
         ("digit-lstm", "application 'digit-lstm' is unknown; did you mean 'digits-lstm'?"),
-        ("gnmt", "application 'gnmt' is unknown; "),
+        ("bert-lamb", "application 'bert-lamb' is unknown; "),
         ("my_module:task", "my_module:task: --recipe is missing; your own task needs a base"),
     ],
 )

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from legw.cli.progress import LINE_SECONDS, REDRAW_SECONDS, figure
+from legw.pool import Failed, Onlooker
 from legw.records import Evaluation, Manifest, Summary, Update
 from legw.study import Planned
 from legw.train import Observer
@@ -84,7 +85,7 @@ class Board:
             self.refresh(force=True)
 
 
-class _Line(Observer):
+class _Line(Onlooker):
     """One run on the board."""
 
     def __init__(self, board: Board, where: str) -> None:
@@ -121,9 +122,21 @@ class _Line(Observer):
             f"loss {figure(row.loss)},{self._metric}"
         )
 
-    def on_end(self, summary: Summary) -> None:
+    def on_failure(self, failed: Failed, again: bool) -> None:
+        self._remove_bar()
+        if again:
+            self._board.say(f"{self._where}: memory ran out; tried again with fewer at a time")
+        else:
+            self._board.say(f"{self._where}: failed: {failed.reason}")
+            self._board.advance()
+
+    def _remove_bar(self) -> None:
         if self._board.progress and self._bar is not None:
             self._board.progress.remove_task(self._bar)
+            self._bar = None
+
+    def on_end(self, summary: Summary) -> None:
+        self._remove_bar()
         self._board.shown_at = self._board.clock()
         self._board.say(f"{self._where}: {outcome(summary)}")
         if summary.status != "interrupted":

@@ -6,20 +6,24 @@ import functools
 import json
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from legw import evidence, grid, rules, study, verdict
+from legw import evidence, grid, rules, shards, study, verdict
 from legw.cli import inputs, outputs, training
-from legw.errors import LegwError, one_line
+from legw.errors import LegwError, RunError, one_line
 from legw.recipe import Recipe
+from legw.shards import WHOLE, Shard
 from legw.study import Plan, Row, Study
 
 if TYPE_CHECKING:
     from legw.evidence import Evidence
+    from legw.runner import Outcome
+    from legw.train import Task
 
 # ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
 
@@ -43,7 +47,8 @@ class Options:
     """
 
     app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
-    """digits-lstm, mnist-lstm, or a task of your own as module:name."""
+    """digits-lstm, mnist-lstm, ptb-small, gnmt-small, ..., or a task of your own as
+    module:name."""
     batch_sizes: Annotated[str, arg(metavar="N,N,...", help_behavior_hint="")]
     """Batch sizes; the base recipe's own is the reference and may be among them."""
     rules: Annotated[str, arg(metavar="RULE,...")] = "legw"
@@ -63,11 +68,21 @@ class Options:
     dry_run: inputs.Flag = False
     """Show what is planned and how far it is; train nothing, write nothing."""
     jobs: Annotated[int, arg(metavar="N")] = 1
-    """How many runs at a time, each in a process of its own; at least 1."""
+    """How many runs at a time, each in a process of its own; at least 1. They share the
+    threads, the memory and the GPU of this machine; of several GPUs each takes one in turn."""
+    shard: Annotated[Optional[str], arg(metavar="I/N", help_behavior_hint="")] = None
+    """The I-th of N parts of the runs, for several machines that share the study's folder."""
     data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the application's data."""
     holdout: Literal["test", "validation"] = "test"
     """What the metric is measured on; validation leaves out part of the training data."""
+    vocabulary: inputs.Count = None
+    """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
+    the number of subwords."""
+    source: inputs.Language = None
+    """Translation: the language that is translated, as the files' names end; en if not given."""
+    target: inputs.Language = None
+    """Translation: the language translated into, as the files' names end; de if not given."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
     json: inputs.Flag = False
     """Print the runs as one JSON array; all else goes to stderr."""
@@ -78,6 +93,7 @@ def run(options: Options) -> int:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise LegwError("study: starts its own processes; leave torchrun to legw train")
     asked = read(options)
+    shard = WHOLE if options.shard is None else shards.read(options.shard)
     plan = study.plan(asked)
     folder = options.out or Path("runs") / f"{one_line(options.app, 60).replace(':', '-')}-study"
     study.check_same(asked, folder)
@@ -85,7 +101,7 @@ def run(options: Options) -> int:
     if options.dry_run:
         _show_plan(_with_examples(plan, options), rows, options)
         return 0
-    _train(asked, plan, rows, folder, options)
+    outcome = _train(asked, plan, rows, folder, options, shard)
     everything = evidence.read(folder)
     found = next(one for one in everything if one.folder == folder)
     if options.json:
@@ -93,6 +109,8 @@ def run(options: Options) -> int:
     else:
         _show_table(found)
     _write_page(everything, folder, to_stderr=options.json)
+    if outcome.failed:
+        raise RunError(_failures(outcome, folder))
     return 0
 
 
@@ -125,7 +143,7 @@ def command(options: Options) -> str:
         for option in fields(part):
             value = getattr(part, option.name)
             usual = option.name not in ALWAYS_SAID and value == option.default
-            if option.name in ("app", "json", "dry_run", "machine") or usual:
+            if option.name in ("app", "json", "dry_run", "machine", "shard") or usual:
                 continue
             flag = f"--{option.name.replace('_', '-')}"
             if value is True:
@@ -179,42 +197,70 @@ def _no_twice(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
 # Doing it ---------------------------------------------------------------------------
 
 
-def _train(asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Options) -> None:
+def _train(  # noqa: PLR0917 (all that `run` knows)
+    asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Options, shard: Shard
+) -> Outcome:
     """Run what is pending, and show how it goes; Ctrl-C ends with how to go on."""
     from rich.console import Console
 
     from legw import runner
     from legw.cli import results
 
-    task = functools.partial(training.task_of, options.app, options.data, options.holdout)
+    task = _task_maker(options)
     done = sum(row.status in ("finished", "diverged") for row in rows)
     screen = Console(stderr=options.json, highlight=False, markup=False, emoji=False)
     if done < len(rows):
         training.check_app(options.app)
         settings = options.machine.settings(resume=True)
+        plan = _with_examples(plan, options)
     screen.print(f"{folder}: {results.total(plan, rows)}", soft_wrap=True)
     outputs.notes(results.cautions(plan), to_stderr=options.json)
     if done == len(rows):
-        runner.run_study(asked, task, folder)  # only brings the table up to date, without torch
-        return
+        # only brings the table up to date, without torch
+        return runner.run_study(asked, task, folder, shard=shard)
     from legw.cli.board import Board
 
+    outcome, own = None, shard.of(plan.runs)
+    done = len(own) - len(study.pending(own, folder))
     try:
-        with Board(screen, plan.runs, done) as board:
-            whole = runner.run_study(
-                asked, task, folder, settings=settings, jobs=options.jobs, watch=board.watch
-            )
+        with Board(screen, own, done) as board:
+            outcome = runner.run_study(
+                asked, task, folder,
+                settings=settings, jobs=options.jobs, watch=board.watch, shard=shard,
+            )  # fmt: skip
     except KeyboardInterrupt:
-        whole = False
-    if not whole:
+        pass
+    if outcome is None or set(outcome.left) - set(outcome.failed):
         raise KeyboardInterrupt(f"{folder}: stopped; the same command goes on: {asked.command}")
+    return outcome
+
+
+def _failures(outcome: Outcome, folder: Path) -> str:
+    """Return how many runs failed, and why the first did."""
+    (name, reason), *others = outcome.failed.items()
+    more = f" and {len(others)} more" if others else ""
+    return f"{folder}: {name}{more} failed, the other runs have ended: {one_line(reason, 300)}"
+
+
+def _task_maker(options: Options) -> Callable[[], Task]:
+    """Return what makes the task, in this process or in another."""
+    return functools.partial(
+        training.task_of,
+        options.app,
+        options.data,
+        options.holdout,
+        vocabulary=options.vocabulary,
+        source=options.source,
+        target=options.target,
+    )
 
 
 def _with_examples(plan: Plan, options: Options) -> Plan:
     """Let the task count its examples where the recipe cannot know them."""
-    if options.holdout == "test" and all(run.recipe.epoch_examples for run in plan.runs):
+    usual = options.holdout == "test" and options.data is None and options.vocabulary is None
+    if usual and all(run.recipe.epoch_examples for run in plan.runs):
         return plan
-    task = training.task_of(options.app, options.data, options.holdout)
+    task = _task_maker(options)()
 
     def counted(recipe: Recipe) -> Recipe:
         return recipe.with_num_examples(task.num_examples(recipe.batch_size))

@@ -21,6 +21,8 @@ class Identity:
     seed: int
     precision: str
     base_name: str
+    data: str = ""
+    """Fingerprint of the data; empty where the task has none."""
 
 
 def look(folder: Path, run: Identity, *, resume: bool) -> Summary | None:
@@ -59,6 +61,11 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
             raise RunError(
                 f"{here} {name}={theirs.get(name)!r}, not {ours.get(name)!r}; choose another --out"
             )
+    if run.data and found.data and found.data != run.data:
+        raise RunError(
+            f"{here} other data ({found.data}, not {run.data}); "
+            "give the --data of its start, or choose another --out"
+        )
 
 
 def earlier_micro_batch(folder: Path, world_size: int, device: str) -> int | None:
@@ -74,9 +81,20 @@ def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> N
     """Write the manifest and the task's files: from here on the folder holds this run.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written.
+        RunError: the disk is full, the folder cannot be written, or it holds a run whose
+            files are others.
     """
+    known = (folder / "manifest.json").exists()
     for name, content in artifacts.items():
-        records.write_atomically(folder / name, content)
+        path = folder / name
+        if not path.exists():
+            records.write_atomically(path, content)
+        elif path.read_bytes() != content:
+            if known:
+                raise RunError(
+                    f"{path}: is another one than the task's; give the data of the run's start, "
+                    "or choose another --out"
+                )
+            records.write_atomically(path, content)
     records.write_manifest(folder, manifest)
     (folder / "summary.json").unlink(missing_ok=True)

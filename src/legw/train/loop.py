@@ -9,6 +9,7 @@ size and restarts change nothing but the speed.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from typing import Any
 
 import torch
 
-from legw import records, rules, schedule
+from legw import locks, records, rules, schedule
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.records import Manifest, Status, Summary
@@ -30,7 +31,7 @@ from legw.train.probe import Probe, measure
 from legw.train.recorder import Recorder
 from legw.train.settings import Settings
 from legw.train.signals import StopSignals
-from legw.train.step import GlobalBatch, Gradient
+from legw.train.step import Flags, GlobalBatch, Gradient
 from legw.train.task import Observer, Task
 
 
@@ -97,6 +98,7 @@ class _Run:
     ) -> None:
         self.task, self.recipe, self.folder, self.seed = task, recipe, folder, seed
         self.base, self.rule, self.settings, self.world = base, rule, settings, world
+        self.data = ""
         self.num_examples = task.num_examples(recipe.batch_size)
         self.updates = schedule.updates(recipe, self.num_examples)
         self.lr = schedule.in_steps(recipe, self.num_examples)
@@ -105,13 +107,18 @@ class _Run:
         self.final_metrics: dict[str, float] = {}
         self.asked = StopSignals()
         self.stopped = ""
+        self.agreed = Flags()
         self.probes: list[Probe] = []
 
     # From the start to the end ----------------------------------------------------
 
     def complete(self, observers: Sequence[Observer]) -> Summary:
         """Train to the end, or go on to it, and say how it ended."""
-        done = self.world.agree(self._look)
+        with contextlib.ExitStack() as held:
+            return self._complete(observers, held)
+
+    def _complete(self, observers: Sequence[Observer], held: contextlib.ExitStack) -> Summary:
+        done = self.world.agree(lambda: self._look(held))
         if done is not None:
             return done
         self._build()
@@ -124,6 +131,7 @@ class _Run:
             recipe=self.recipe,
             num_examples=self.num_examples,
             position=self.position,
+            clock=lambda: time.perf_counter() - self.clock,
             observers=observers,
             keep_bytes=content["metrics_bytes"] if content else 0,
         )
@@ -139,15 +147,22 @@ class _Run:
         self._tell(observers, "on_end", summary)
         return summary
 
-    def _look(self) -> Summary | None:
-        """See that the batch and the folder suit; return the summary of a run that has ended."""
+    def _look(self, held: contextlib.ExitStack) -> Summary | None:
+        """See that the batch and the folder suit; return the summary of a run that has ended.
+
+        The folder stays locked until `held` is closed: no other process may work on it.
+        """
         split(self.recipe.batch_size, self.recipe.batch_size, world_size=self.world.size)
+        held.enter_context(locks.held(records.create(self.folder)))
+        fingerprint = getattr(self.task, "fingerprint", None)
+        self.data = fingerprint() if fingerprint else ""
         run = Identity(
             task=self.task.name,
             recipe=self.recipe,
             seed=self.seed,
             precision=self.settings.precision,
             base_name=self.base.name,
+            data=self.data,
         )
         return look(self.folder, run, resume=self.settings.resume)
 
@@ -199,7 +214,6 @@ class _Run:
         )
 
     def _manifest(self) -> Manifest:
-        fingerprint = getattr(self.task, "fingerprint", None)
         rule = rules.RULES.get(self.rule)
         return Manifest(
             task=self.task.name,
@@ -215,7 +229,7 @@ class _Run:
             device=describe_device(self.world.device),
             metric=self.task.metric.name,
             higher_is_better=self.task.metric.higher_is_better,
-            data=fingerprint() if fingerprint else "",
+            data=self.data,
             environment=environment(),
             notes=tuple(rules.cautions(self.base, self.recipe, rule)) if rule else (),
             extra={
@@ -257,11 +271,11 @@ class _Run:
         self.optimizer.step()
         if self.group > 1:
             norm.fold(self.model, self.world)
-        self.recorder.add(update, gradient, rate, time.perf_counter() - self.clock)
+        self.recorder.add(update, gradient, rate)
         if self.world.size == 1:
             self.stopped = self.asked.name
             return self._save_due()
-        save, stop = gradient.flags.tolist()
+        save, stop = self.agreed.read(gradient.flags)
         if stop:
             self.stopped = self.asked.name or "another process was asked to stop"
         return bool(save)
@@ -361,10 +375,10 @@ class _Run:
 
     def _save(self) -> None:
         """Write a checkpoint, after the rows of metrics that it vouches for."""
-        began = time.perf_counter()
-        self.recorder.read_back()
+        self.recorder.read_back()  # waits for a GPU, which is training time
         if self.recorder.lost:
             return
+        began = time.perf_counter()
         carried = self.global_batch.gather_carried()
         self.position.wall_seconds = began - self.started
         if self.world.first:
@@ -378,6 +392,7 @@ class _Run:
             }
             state.save(self.folder, self.position.updates, content)
         self.saved_at = time.perf_counter()
+        self.agreed.forget()
         self._pause(began, "checkpoints")
 
     def _restore(self) -> dict[str, Any] | None:

@@ -3,8 +3,8 @@
 On a CPU the fastest micro-batch is far from the largest that fits: small pieces
 stay in the caches. On a GPU it is often the largest. So a ladder of sizes is
 timed, forward and backward, and the highest throughput within the memory limit
-wins. The table is kept in ``~/.cache/legw`` per task, device, precision and
-number of threads, so that the seeds of a study share one measurement.
+wins. The table is kept in ``~/.cache/legw`` per task, size of model, device, precision
+and number of threads, so that the seeds of a study share one measurement.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from legw import locks
 from legw.errors import RunError
 from legw.recipe import Recipe
 from legw.records import write_json
@@ -95,13 +96,14 @@ def choose(
     sizes = ladder(share, group)
     if len(sizes) == 1:
         return Choice(sizes[0], {}, measured=False)
-    store = _Store(task, world, precision, cache)
-    known = world.share(store.read() if world.first else None)
+    store = _Store(task, model, world, precision, cache)
     limit = memory_limit if memory_limit is not None else int(0.8 * available_memory(world.device))
     probe = _Probe(task, model, recipe, world=world, precision=precision, limit=limit)
-    table = climb(sizes, lambda size: world_least(world, probe.throughput(size)), known)
-    if world.first and table != known:
-        store.write(known | table)
+    with store.alone() if world.first else contextlib.nullcontext():
+        known = world.share(store.read() if world.first else None)
+        table = climb(sizes, lambda size: world_least(world, probe.throughput(size)), known)
+        if world.first and table != known:
+            store.write(known | table)
     return Choice(best(table, share), table, measured=any(size not in known for size in table))
 
 
@@ -239,16 +241,28 @@ class _Probe:
 class _Store:
     """The tables measured before, one file for all tasks."""
 
-    def __init__(self, task: Task, world: World, precision: Precision, folder: Path | None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        world: World,
+        precision: Precision,
+        folder: Path | None,
+    ) -> None:
         self._path = (folder or cache_folder()) / "micro-batches.json"
         parts = (
             task.name,
+            f"{sum(p.numel() for p in model.parameters())} parameters",
             describe_device(world.device),
             precision,
             f"{world.size} processes",
             f"torch {torch.__version__}",
         )
         self._key = " | ".join(parts)
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Let the runs of a study measure one after the other: the second finds it done."""
+        return locks.in_turn(self._path.with_suffix(".lock"))
 
     def read(self) -> dict[int, float]:
         """Return the table of this task and machine; empty where there is none."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,6 @@ class _Unread:
     update: int
     gradient: Gradient
     lr: float
-    seconds: float
 
 
 class Recorder:
@@ -37,6 +36,7 @@ class Recorder:
         recipe: what is trained.
         num_examples: examples in one epoch.
         position: how far the run is; the recorder adds up its losses.
+        clock: training time so far, in seconds.
         observers: who looks on.
     """
 
@@ -47,36 +47,47 @@ class Recorder:
         recipe: Recipe,
         num_examples: int,
         position: Position,
+        clock: Callable[[], float],
         observers: Sequence[Observer],
         keep_bytes: int = 0,
     ) -> None:
         self._recipe, self._num_examples = recipe, num_examples
-        self._position = position
+        self._position, self._clock = position, clock
         self._observers = observers if folder else ()
         self._unread: list[_Unread] = []
         self._metrics = records.MetricsWriter(folder, keep_bytes) if folder else None
         self.lost = ""
         """Why the run has diverged; empty while it has not."""
 
-    def add(self, update: int, gradient: Gradient, lr: float, seconds: float) -> None:
+    def add(self, update: int, gradient: Gradient, lr: float) -> None:
         """Take one update; on an accelerator its loss is read some updates later."""
-        self._unread.append(_Unread(update, gradient, lr, seconds))
+        self._unread.append(_Unread(update, gradient, lr))
         if gradient.loss.device.type == "cpu" or len(self._unread) >= READ_BACK:
             self.read_back()
 
     def read_back(self) -> None:
-        """Write the rows of all updates taken, up to the one at which the run is lost."""
-        for unread in self._unread:
+        """Write the rows of all updates taken, up to the one at which the run is lost.
+
+        An accelerator works through the updates behind our back: when all are there, their
+        time is known, and each gets an equal part of it.
+        """
+        if not self._unread:
+            return
+        pairs = [t for each in self._unread for t in (each.gradient.loss, each.gradient.norm)]
+        numbers = torch.stack(pairs).tolist()  # waits for the last of them
+        began, count = self._position.seconds, len(self._unread)
+        share = (self._clock() - began) / count
+        for index, unread in enumerate(self._unread):
             if self.lost:
                 break
-            self._write(self._row(unread))
+            loss, grad_norm = numbers[2 * index : 2 * index + 2]
+            self._write(self._row(unread, loss, grad_norm, began + (index + 1) * share))
         self._unread.clear()
 
-    def _row(self, unread: _Unread) -> Update:
-        loss, grad_norm = torch.stack([unread.gradient.loss, unread.gradient.norm]).tolist()
+    def _row(self, unread: _Unread, loss: float, grad_norm: float, seconds: float) -> Update:
         position, batch_size = self._position, self._recipe.batch_size
-        spent = unread.seconds - position.seconds
-        position.seconds = unread.seconds
+        spent = seconds - position.seconds
+        position.seconds = seconds
         position.since_evaluation.add(loss)
         if unread.update * batch_size >= (self._recipe.epochs - 1) * self._num_examples:
             position.last_epoch.add(loss)
@@ -90,7 +101,7 @@ class Recorder:
             lr=unread.lr,
             grad_norm=grad_norm,
             examples_per_second=round(batch_size / spent, 1) if spent > 0 else None,
-            seconds=round(unread.seconds, 6),
+            seconds=round(seconds, 6),
         )
 
     def _write(self, row: Update) -> None:

@@ -50,6 +50,35 @@ class Gradient:
     """The sums over processes of the flags given, shape (flags,)."""
 
 
+class Flags:
+    """What all processes have agreed on: read at once on a CPU, one update late on a GPU.
+
+    Late, so that nobody waits for the update that has just been queued. The sums are the
+    same on every process, and so is what each does about them.
+    """
+
+    def __init__(self) -> None:
+        self._late: tuple[Tensor, Any] | None = None
+
+    def read(self, flags: Tensor) -> list[float]:
+        """Take an update's flags; return its own, or those of the update before."""
+        if flags.device.type != "cuda":
+            return list(flags.tolist())
+        before = self._late
+        host = flags.to("cpu", non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(flags.device))
+        self._late = (host, copied)
+        if before is None:
+            return [0.0] * len(flags)
+        before[1].synchronize()
+        return list(before[0].tolist())
+
+    def forget(self) -> None:
+        """Drop what was done meanwhile; what still holds is asked for again."""
+        self._late = None
+
+
 class GlobalBatch:
     """One process's part in the gradients of a run's global batches.
 
@@ -109,7 +138,7 @@ class GlobalBatch:
         for parameter in self._parameters:
             parameter.grad = None
         sums = self._accumulate(update)
-        totals = torch.cat([sums, torch.tensor(flags, dtype=sums.dtype, device=sums.device)])
+        totals = torch.cat([sums, _sent(torch.tensor(flags, dtype=sums.dtype), sums.device)])
         began = time.perf_counter()
         self.world.sum(totals)
         self.costs.communication += time.perf_counter() - began
@@ -118,7 +147,7 @@ class GlobalBatch:
 
     def _accumulate(self, update: int) -> Tensor:
         """Sum gradients over this process's micro-batches; return (loss, weight) sums."""
-        ids_B = self.batches.ids(update)
+        ids_B = _pinned(self.batches.ids(update), self.world.device)
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
             self.carried = [None] * len(self.parts)  # an epoch begins
@@ -212,6 +241,15 @@ class GlobalBatch:
             return
         device = self.world.device
         self.carried = [tuple(t[slots].to(device) for t in whole) for slots in self.parts]
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor that goes to a GPU without waiting: pageable memory would wait for it."""
+    return tensor.pin_memory() if device.type == "cuda" and tensor.numel() else tensor
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    return _pinned(tensor, device).to(device, non_blocking=True)
 
 
 def forward_and_backward(
