@@ -63,6 +63,8 @@ def smoothed(rows: Sequence[Curvature], width: int = SMOOTH) -> list[tuple[int, 
 def peak(rows: Sequence[Curvature], batch_size: int, num_examples: int) -> Peak | None:
     """Return where the smoothed curvature is highest; None without measurements.
 
+    Of several equal highest ones, as a median has them, it is the middle one.
+
     Args:
         rows: of one run, in the order of updates.
         batch_size: examples per update.
@@ -71,7 +73,9 @@ def peak(rows: Sequence[Curvature], batch_size: int, num_examples: int) -> Peak 
     curve = smoothed(rows)
     if not curve:
         return None
-    update, value = max(curve, key=lambda point: point[1])
+    value = max(value for _, value in curve)
+    highest = [update for update, each in curve if each == value]
+    update = highest[len(highest) // 2]
     return Peak(update=update, epoch=(update + 1) * batch_size / num_examples, curvature=value)
 
 

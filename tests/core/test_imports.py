@@ -13,6 +13,7 @@ import pytest
 CORE = [
     "errors", "optimizers", "decays", "recipe", "schedule", "rules", "recipes", "records",
     "stats", "grid", "curves", "study", "table", "verdict", "evidence", "charts",
+    "measurements", "theory", "diagrams",
 ]  # fmt: skip
 
 USE = f"""

@@ -25,9 +25,7 @@ class Dropped(Lines):
     name = "dropped"
 
     def model(self) -> nn.Module:
-        return nn.Sequential(
-            nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 1)
-        ).double()
+        return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 1)).double()
 
 
 class Vandal(Probe):

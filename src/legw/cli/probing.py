@@ -157,7 +157,9 @@ def _curvature_row(run: _Run) -> dict[str, Any]:
         "measurements": len(rows),
         "peak": None if top is None else asdict(top),
         "peak_is_last": bool(top and rows and top.update >= 0.9 * rows[-1].update),
-        "suggested_warmup_updates": theory.suggested_warmup(rows, run.recipe.lr),
+        "suggested_warmup_updates": None
+        if run.recipe.optimizer.adaptive  # its rate is no step along the gradient
+        else theory.suggested_warmup(rows, run.recipe.lr),
         "last": line[-1][1] if line else None,
         "curve": [[float(f"{x:.5g}"), float(f"{y:.5g}")] for x, y in curves.thin(line, 200)],
     }
@@ -190,7 +192,7 @@ def _peaks_table(found: dict[str, Any]) -> Table:
             row["batch_size"], row["lr"], row["seed"], top["update"], top["epoch"],
             top["curvature"], 1 / row["lr"], row["last"],
         )  # fmt: skip
-        table.add_row(*(number(cell, 3) for cell in cells), "more" if asked is None else str(asked))
+        table.add_row(*(number(cell, 3) for cell in cells), "-" if asked is None else str(asked))
     return table
 
 

@@ -1,0 +1,122 @@
+"""`legw probe` from the command line: tables, JSON, charts, folders, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from legw import measurements, records
+from legw.measurements import Curvature, Noise
+
+QUICK = "--micro-batch-size 64 --device cpu"
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_curvature_shows_peaks_their_exponent_and_a_warmup(legw: Callable) -> None:
+    words = f"curvature digits-lstm --batch-sizes 16,64 --updates 60 --examples 64 {QUICK}"
+    answer = legw(f"probe {words} --plot figure.svg")
+    assert answer.code == 0
+    assert "the peak's epoch grows as batch^" in answer.out
+    assert Path("figure.svg").read_bytes().startswith(b"<svg")
+    folder = Path("runs/digits-lstm-curvature/legw-b64-s0")
+    rows = measurements.read(folder, Curvature)
+    assert [row.update for row in rows] == list(range(60))
+    manifest = records.read_manifest(folder)
+    assert (manifest.rule, manifest.recipe.batch_size, manifest.base.batch_size) == ("legw", 64, 16)
+    before = (folder / "metrics.jsonl").stat().st_mtime_ns
+    assert legw(f"probe {words}").code == 0  # finished runs are kept
+    assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_curvature_as_json(legw: Callable) -> None:
+    found = legw(
+        "probe curvature digits-lstm --batch-sizes 16,64 --seeds 2 --updates 30 --examples 32 "
+        f"--json {QUICK}"
+    ).json
+    assert [(row["batch_size"], row["seed"]) for row in found["runs"]] == [
+        (16, 0), (16, 1), (64, 0), (64, 1),
+    ]  # fmt: skip
+    power = found["peak_epoch_against_batch_size"]
+    assert power["n"] == 4 and power["low"] <= power["exponent"] <= power["high"]
+    for row in found["runs"]:
+        top = row["peak"]
+        assert row["measurements"] == 30 and len(row["curve"]) == 30
+        assert top["epoch"] == pytest.approx((top["update"] + 1) * row["batch_size"] / 1438)
+        assert top["curvature"] == max(y for _, y in row["curve"]) or top["curvature"] > 0
+
+
+def test_a_warmup_longer_than_the_run_stays_whole(legw: Callable) -> None:
+    """The schedule of the updates that are made is the recipe's own."""
+    legw(f"probe curvature digits-lstm --batch-sizes 512 --updates 3 --examples 16 {QUICK}")
+    manifest = records.read_manifest("runs/digits-lstm-curvature/legw-b512-s0")
+    assert manifest.recipe.warmup_epochs == pytest.approx(8.0) and manifest.updates == 24
+
+
+def test_noise_shows_the_scale_over_the_run_and_what_it_predicts(legw: Callable) -> None:
+    words = f"probe noise digits-lstm --epochs 2 --every 1 --stretches 3 {QUICK}"
+    answer = legw(f"{words} --plot noise.svg")
+    assert answer.code == 0
+    assert "95 % interval" in answer.out and "examples to the same loss" in answer.out
+    assert Path("noise.svg").read_bytes().startswith(b"<svg")
+    rows = measurements.read("runs/digits-lstm-noise/legw-b16-s0", Noise)
+    assert [row.update for row in rows] == list(range(180))
+    found = legw(f"{words} --json").json
+    assert found["batch_size"] == 16 and found["noise_scale"]["n"] == 180
+    assert len(found["stretches"]) == 3
+    assert found["stretches"][0]["value"] > 0
+
+
+def test_about_two_thousand_samples_are_taken(legw: Callable) -> None:
+    found = legw(f"probe noise digits-lstm --epochs 1 {QUICK} --json").json
+    assert found["every"] == 1  # 90 updates
+
+
+def test_adaptive_optimizers_get_no_warmup_from_it(legw: Callable) -> None:
+    Path("adam.toml").write_text(
+        "batch_size = 16\nlr = 0.001\nepochs = 2\nnum_examples = 1438\n[optimizer]\nkind = 'adam'\n"
+    )
+    found = legw(
+        "probe curvature digits-lstm --recipe adam.toml --batch-sizes 16 --updates 8 "
+        f"--examples 16 --json {QUICK}"
+    ).json
+    assert found["suggested_warmup"] is None
+    assert found["peak_epoch_against_batch_size"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("curvature digits-lstm --updates 0", "--updates=0: must be at least 1"),
+        ("curvature digits-lstm --batch-sizes 16,x",
+         "--batch-sizes=16,x: must be whole numbers, separated by commas"),
+        ("curvature digits-lstm --batch-sizes 8,8",
+         "--batch-sizes: 8 is given twice; leave one out"),
+        ("curvature digits-lstm --examples 0", "curvature: examples=0: must be at least 1"),
+        ("noise digits-lstm --every 0", "noise: every=0: must be at least 1"),
+        ("noise digits-lstm --stretches 0", "--stretches=0: must be at least 1"),
+        ("noise digits-lstm --seeds 0", "--seeds=0: must be at least 1"),
+        ("noise digits-lstm --seeds 2000", "--seeds=2000: must be at most 1000"),
+        ("noise digits-lstm --plot x.gif",
+         "--plot=x.gif: the suffix must be one of .svg, .png, .html"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(legw: Callable, words: str, line: str) -> None:
+    answer = legw(f"probe {words}")
+    assert answer.code == 2
+    assert answer.err == f"legw: {line}\n"
+    assert not Path("runs").exists()
+
+
+def test_torchrun_is_for_legw_train(legw: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    answer = legw("probe noise digits-lstm")
+    assert answer.code == 2
+    assert answer.err == (
+        "legw: probe: runs in one process; legw train --noise measures under torchrun\n"
+    )

@@ -1,0 +1,168 @@
+"""The noise scale against a linear model whose noise is known, and what a sample costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from expect import error_line
+from legw import measurements, theory
+from legw.errors import RunError
+from legw.measurements import Noise
+from legw.probes import NoiseProbe
+from legw.probes.noise import piece_size
+from legw.train import Metric, Settings, fit
+from train.runs import recipe
+from train.tasks import TASKS, Lines
+
+
+class Known:
+    """A linear model whose per-example gradients are ``mean + deviation * normal`` exactly.
+
+    Each example's loss is ``w . (mean + deviation * z)``: the gradient does not depend on
+    the weights, so the noise scale is ``deviation**2 * size / |mean|**2`` all along.
+    """
+
+    name = "known"
+    metric = Metric("nothing", higher_is_better=False)
+
+    def __init__(self, seed: int, size: int = 20, deviation: float = 2.0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.mean = torch.full((size,), 0.5, dtype=torch.float64)
+        draws = torch.randn(6400, size, generator=generator, dtype=torch.float64)
+        self.slopes = self.mean + deviation * draws
+        self.answer = deviation**2 * size / float(self.mean @ self.mean)
+
+    def num_examples(self, batch_size: int) -> int:
+        return len(self.slopes)
+
+    def model(self) -> nn.Module:
+        return nn.Linear(len(self.mean), 1, bias=False, dtype=torch.float64)
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        return torch.arange(len(self.slopes))
+
+    def batch(self, ids: Tensor, device: torch.device) -> Any:
+        return self.slopes[ids]
+
+    def loss(self, model: nn.Module, batch: Any, state: Any) -> tuple[Tensor, Any, Any]:
+        return model(batch).sum() + 100.0 * len(batch), len(batch), None  # losses are above 0
+
+    def evaluate(self, model: nn.Module) -> float:
+        return 0.0
+
+
+def sample(
+    task: Any, out: Path, *, every: int = 1, epochs: float = 1.0, **more: Any
+) -> list[Noise]:
+    probe = NoiseProbe(every=every)
+    more = {"clip_norm": 0.01, "lr": 1e-6} | more
+    fit(
+        task, recipe(epochs=epochs, warmup_epochs=0, **more), out=out,
+        settings=Settings(micro_batch_size=64, device="cpu"), observers=[probe],
+    )  # fmt: skip
+    return probe.rows
+
+
+def test_a_known_noise_scale_lies_in_the_interval_in_nine_seeds_of_ten(tmp_path: Path) -> None:
+    """Gradients are clipped in these runs, which must not matter."""
+    seeds, hits, values = 40, 0, []
+    for seed in range(seeds):
+        task = Known(seed)
+        found = theory.noise_scale(sample(task, tmp_path / str(seed)))
+        assert found.n == 100 and found.low is not None and found.high is not None
+        hits += found.low <= task.answer <= found.high
+        values.append(found.value)
+    assert hits >= 0.9 * seeds
+    assert sum(values) / seeds == pytest.approx(task.answer, rel=0.03)  # type: ignore[arg-type]
+
+
+def test_numerator_and_denominator_are_each_right(tmp_path: Path) -> None:
+    task = Known(0)
+    rows = sample(task, tmp_path / "run")
+    trace = sum(row.trace or 0.0 for row in rows) / len(rows)
+    squared = sum(row.squared_norm or 0.0 for row in rows) / len(rows)
+    assert trace == pytest.approx(4.0 * 20, rel=0.05)
+    assert squared == pytest.approx(5.0, rel=0.1)
+
+
+def test_any_batch_and_micro_batch_measures_the_same(tmp_path: Path) -> None:
+    for batch_size in (16, 256):
+        rows = sample(Known(1), tmp_path / str(batch_size), batch_size=batch_size)
+        assert theory.noise_scale(rows).value == pytest.approx(16.0, rel=0.25)
+
+
+def test_a_sample_is_a_quarter_of_a_gradient_and_three_percent_of_a_run(tmp_path: Path) -> None:
+    task, passed = Known(0), []
+    loss = task.loss
+
+    def counted(model: nn.Module, batch: Any, state: Any) -> Any:
+        passed.append(len(batch))
+        return loss(model, batch, state)
+
+    task.loss = counted  # type: ignore[method-assign]
+    rows = sample(task, tmp_path / "run", every=100, epochs=4.0)
+    run = 400 * 64
+    assert len(rows) == 4 and all(row.examples == 16 for row in rows)
+    assert sum(passed) - run == 4 * 16 <= 0.03 * run
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_kind_of_task_can_be_sampled(name: str, tmp_path: Path) -> None:
+    """Unequal weights, batch-norm groups, streams with the state their windows begin with."""
+    rows = sample(TASKS[name](), tmp_path / "run", epochs=2.0, lr=0.05, clip_norm=1.0)
+    assert len(rows) >= 6 and all(row.trace is not None and row.trace >= 0 for row in rows)
+
+
+def test_pieces_of_streams_begin_with_the_state_of_their_update(tmp_path: Path) -> None:
+    """Two halves of a batch, weighted, make up the batch's own gradient."""
+    task = TASKS["streams"]()
+    seen: list[tuple[Any, Any]] = []
+
+    class Look(NoiseProbe):
+        def measure(self, moment: Any) -> None:
+            from legw.probes.noise import _gradient
+
+            half = moment.recipe.batch_size // 2
+            parts = [_gradient(moment, slice(i * half, (i + 1) * half)) for i in (0, 1)]
+            whole = [(a + b) / 2 for a, b in zip(*parts, strict=True)]
+            seen.append((whole, [slope.clone() for slope in moment.slopes]))
+
+    fit(
+        task, recipe(epochs=1.0, clip_norm=None), out=tmp_path / "run",
+        settings=Settings(micro_batch_size=24, device="cpu"), observers=[Look(every=1)],
+    )  # fmt: skip
+    assert len(seen) > 5
+    for whole, slopes in seen:
+        for mine, theirs in zip(whole, slopes, strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_rows_are_written_to_the_run_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    fit(
+        Lines(), recipe(epochs=2.0), out=out, settings=Settings(micro_batch_size=64, device="cpu"),
+        observers=[NoiseProbe(out, every=3)],
+    )  # fmt: skip
+    rows = measurements.read(out, Noise)
+    assert [row.update for row in rows] == [0, 3, 6]
+    assert rows[1].epoch == pytest.approx(4 * 64 / 200)
+
+
+def test_too_small_a_share_is_said() -> None:
+    assert error_line(piece_size, 128, 128, kind=RunError) == (
+        "noise: a process has 128 examples of the batch: two pieces of at least 128 are needed; "
+        "choose a larger batch, fewer processes or a smaller norm_batch_size"
+    )
+    assert error_line(NoiseProbe, every=0, kind=RunError) == "noise: every=0: must be at least 1"
+
+
+def test_without_enough_samples_there_is_no_interval() -> None:
+    rows = [Noise(update=i, epoch=i / 4, trace=1.0, squared_norm=1.0, examples=4) for i in range(4)]
+    assert theory.noise_scale(rows).value == 1.0 and theory.noise_scale(rows).low is None
+    lost = [Noise(update=0, epoch=0.0, trace=1.0, squared_norm=-1.0, examples=4)]
+    assert theory.noise_scale(lost).value is None
