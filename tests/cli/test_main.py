@@ -74,6 +74,7 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "train",
         "study",
         "probe",
+        "plan",
         "sample",
         "score",
         "report",
@@ -101,7 +102,7 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         2,
         "",
         "legw: command 'scael' is unknown; did you mean 'scale'? "
-        "(known: recipes, scale, schedule, train, study, sample, score, report, demo)\n",
+        "(known: recipes, scale, schedule, train, study, probe, plan, sample, score, report, demo)\n",
     )
 
 

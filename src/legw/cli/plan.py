@@ -1,0 +1,342 @@
+"""`legw plan`: which batch size finishes soonest, here or on many devices."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+from rich import box
+from rich.table import Table
+from tyro.conf import Positional, arg
+
+from legw import cost, measurements, records, rules, theory
+from legw.cli import inputs, lists, outputs, training
+from legw.cli.outputs import number
+from legw.cost import Network, Option, Speed
+from legw.errors import LegwError, RecipeError, one_line
+from legw.measurements import Noise
+from legw.recipe import Recipe, to_dict, to_toml
+from legw.theory import NoiseScale
+
+if TYPE_CHECKING:
+    from legw.train import Task
+
+# ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
+
+MOST_RUNGS = 12
+"""Most batch sizes of a ladder that nobody chose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Predict updates, time and device-hours of each batch size, and recommend one.
+
+    What one device does is measured here, in about a minute. What lies beyond this
+    machine (--nodes, --link) is a model: compute, and an all-reduce once an update.
+
+    Example: legw plan digits-lstm --noise 40 --nodes 4 --link 1Gbit
+    """
+
+    app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
+    """digits-lstm, mnist-lstm, ptb-small, gnmt-small, ..., or a task of your own as
+    module:name."""
+    batch_sizes: Annotated[Optional[str], arg(metavar="N,N,...", help_behavior_hint="")] = None
+    """Batch sizes to compare; doublings from the base's to the largest that the rule
+    allows, if not given."""
+    rule: inputs.RuleName = "legw"
+    """How the recipe is carried to a batch size."""
+    recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
+    """Base recipe, if not the application's own."""
+    epochs: inputs.Number = None
+    """Length of the run in epochs, if not the base recipe's."""
+    noise: Annotated[Optional[str], arg(metavar="X|DIR", help_behavior_hint="")] = None
+    """Noise scale in examples, or a folder with runs in which it was measured."""
+    nodes: Annotated[int, arg(metavar="N")] = 1
+    """Machines."""
+    devices: Annotated[int, arg(metavar="N")] = 1
+    """Devices (processes) of each machine, each as fast as the one measured."""
+    link: Annotated[Optional[str], arg(metavar="RATE", help_behavior_hint="")] = None
+    """Rate of a machine's network, as in 100Gbit; its devices share it."""
+    latency: Annotated[float, arg(metavar="SECONDS")] = 5e-5
+    """Time that a message between two machines takes, however small."""
+    overlap: Annotated[float, arg(metavar="SHARE")] = 0.0
+    """Share of the last backward pass behind which synchronisation hides, in [0, 1]."""
+    toml: inputs.File = None
+    """Write the recommended recipe to this file as TOML; a lone - means stdout."""
+    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder with the application's data."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """fp32, or bf16: matrix products in bf16, weights and optimizer state in fp32."""
+    json: inputs.Flag = False
+    """Print one JSON object; notes go to stderr."""
+
+
+def run(options: Options) -> int:
+    """Measure, predict, and show the batch sizes side by side."""
+    network = _network(options)
+    base = training.overridden(
+        training.base_recipe(options.app, options.recipe), epochs=options.epochs
+    )
+    rule = rules.find(options.rule)
+    noise = None if options.noise is None else read_noise(options.noise)
+    task = training.task_of(options.app, options.data, "test")
+    sizes = _sizes(options, base, task)
+    speed, network = _measured(options, base, task, sizes, network)
+    if speed.device == "":
+        return 0
+    found = cost.options(
+        base,
+        rule,
+        sizes,
+        speed=speed,
+        network=network,
+        num_examples={size: task.num_examples(size) for size in sizes},
+        noise=noise,
+    )
+    best = cost.recommend(found)
+    if options.json:
+        outputs.print_json(
+            _as_json(options, base, speed, network, noise=noise, found=found, best=best)
+        )
+    else:
+        outputs.show(_table(found, best))
+        for line in reasons(found, best, speed, network, noise):
+            outputs.say(line)
+    outputs.notes(dict.fromkeys(_notes(best)), to_stderr=options.json)
+    _write(options, best)
+    return 0
+
+
+def read_noise(text: str) -> NoiseScale:
+    """Return the noise scale that a number states, or that runs below a folder have measured.
+
+    Of a run the last half counts: the noise scale grows while training.
+
+    Raises:
+        LegwError: it is neither a number above 0 nor such a folder, or was lost in noise.
+
+    >>> read_noise("250").value
+    250.0
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return _noise_below(Path(text))
+    if not 0 < value < 1e15:
+        raise LegwError(f"--noise={one_line(text)}: must be above 0, in examples, or a folder")
+    return NoiseScale(value=value, low=None, high=None, from_epoch=0.0, to_epoch=0.0, n=0)
+
+
+def _noise_below(folder: Path) -> NoiseScale:
+    here = f"--noise={one_line(str(folder))}"
+    rows = [
+        row
+        for each in records.find_runs(folder)
+        for row in theory.late(measurements.read(each, Noise))
+    ]
+    if not rows:
+        raise LegwError(f"{here}: no noise was measured below it; legw probe noise APP does")
+    found = theory.noise_scale(rows)
+    if found.value is None:
+        raise LegwError(f"{here}: the gradient is lost in its noise; measure with more samples")
+    return found
+
+
+def read_rate(text: str) -> float:
+    """Return a network's rate in bytes per second, as in 100Gbit, 1Gbit/s or 12.5GB/s.
+
+    Raises:
+        LegwError: it is not a rate above 0.
+
+    >>> read_rate("100Gbit"), read_rate("12.5GB/s")
+    (12500000000.0, 12500000000.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(bit|B)(?:/s|ps)?", text.strip())
+    if found is None or not float(found.group(1)) > 0:
+        raise LegwError(f"--link={one_line(text)}: must be a rate above 0, for example 100Gbit")
+    prefix = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found.group(2)]
+    return float(found.group(1)) * prefix / (8 if found.group(3) == "bit" else 1)
+
+
+def _network(options: Options) -> Network:
+    for name in ("nodes", "devices"):
+        if getattr(options, name) < 1:
+            raise LegwError(f"--{name}={getattr(options, name)}: must be at least 1")
+    if options.nodes > 1 and options.link is None:
+        raise LegwError(
+            f"--nodes={options.nodes}: needs the rate of their network; give for example "
+            "--link 100Gbit"
+        )
+    rate = float("inf") if options.link is None else read_rate(options.link)
+    if options.nodes == 1:
+        rate = float("inf")  # devices of one machine: their link is far faster
+    return Network(
+        devices=options.nodes * options.devices,
+        bandwidth=rate / options.devices,
+        latency_seconds=options.latency if options.nodes > 1 else 0.0,
+        overlap=options.overlap,
+    )
+
+
+def _sizes(options: Options, base: Recipe, task: Task) -> list[int]:
+    if options.batch_sizes is not None:
+        return sorted(lists.whole_numbers("--batch-sizes", options.batch_sizes, least=1))
+    sizes, size = [base.batch_size], base.batch_size * 2
+    while len(sizes) < MOST_RUNGS and size <= task.num_examples(base.batch_size):
+        try:
+            rules.apply(base, size, rules.find(options.rule))
+        except RecipeError:
+            break
+        sizes.append(size)
+        size *= 2
+    return sizes
+
+
+def _measured(
+    options: Options, base: Recipe, task: Task, sizes: list[int], network: Network
+) -> tuple[Speed, Network]:
+    """Measure on this and all other processes; those but the first come back without a device."""
+    from dataclasses import replace
+
+    from legw.probes import speed as probe
+    from legw.train.dist import joined
+
+    with joined(options.device) as world:
+        found = probe.measure(
+            task,
+            base,
+            world=world,
+            largest=-(-max(sizes) // max(network.devices, world.size)),
+            precision=options.precision,
+        )
+        if world.size > 1:  # what joins these processes is measured, not modelled
+            sync = probe.all_reduce_seconds(world, found.gradient_bytes)
+            network = Network(devices=world.size, sync_seconds=sync)
+        return (found if world.first else replace(found, device="")), network
+
+
+# Showing it ---------------------------------------------------------------------------
+
+
+def _table(found: list[Option], best: Option) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="")
+    quality = any(one.quality_seconds is not None for one in found)
+    names = ["batch", "lr", "updates", "s/update", "sync", "time", "device-\nhours"]
+    for name in [*names, *(["examples", "to base's\nloss"] if quality else [])]:
+        table.add_column(name, justify="right")
+    for one in found:
+        if one.recipe is None or one.timing is None:
+            table.add_row(str(one.batch_size), *["-"] * (len(table.columns) - 1), style="dim")
+            continue
+        cells = [
+            str(one.batch_size) + (" *" if one is best else "  "),
+            number(one.recipe.lr, 3),
+            str(one.updates),
+            number(one.timing.seconds, 3),
+            f"{one.timing.sync_seconds / one.timing.seconds:.0%}",
+            duration(one.seconds),
+            number(one.device_hours, 2),
+        ]
+        if quality:
+            assert one.factor is not None and one.quality_seconds is not None
+            cells += [f"{number(one.factor, 3)}x", duration(one.quality_seconds)]
+        table.add_row(*cells, style="bold" if one is best else "")
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it.
+
+    >>> [duration(s) for s in (0.5, 42, 600, 7200, 200000)]
+    ['0.5 s', '42 s', '10 min', '2 h', '2.31 d']
+    """
+    for unit, size, most in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172800)):
+        if seconds < most:
+            return f"{number(seconds / size, 3)} {unit}"
+    return f"{number(seconds / 86400, 3)} d"
+
+
+def reasons(
+    found: list[Option], best: Option, speed: Speed, network: Network, noise: NoiseScale | None
+) -> list[str]:
+    """Return why the batch is recommended, and how sure that is, as lines."""
+    assert best.timing is not None
+    first = next(one for one in found if one.recipe is not None)
+    gain = cost.time_of(first) / cost.time_of(best)
+    goal = "the recipe's epochs" if best.quality_seconds is None else "the base's loss"
+    lines = [
+        f"* take batch {best.batch_size}: {duration(cost.time_of(best))} to {goal}, "
+        f"{number(gain, 3)} times as fast as batch {first.batch_size}; of those within "
+        f"{cost.CLOSE - 1:.0%} of the least time it is the smallest"
+    ]
+    if best.quality_range is not None:
+        low, high = best.quality_range
+        lines.append(f"between {duration(low)} and {duration(high)}, by the noise scale's interval "
+                     f"and the spread of the passes (±{speed.spread:.0%})")  # fmt: skip
+    else:
+        lines.append(
+            f"the passes vary by ±{speed.spread:.0%}; equal epochs are taken to give equal "
+            "quality: --noise X|DIR tells how far that goes"
+        )
+    if network.devices > 1:
+        how = "measured" if network.sync_seconds is not None else "a model"
+        lines.append(
+            f"{network.devices} devices: synchronisation of {speed.gradient_bytes / 1e6:.3g} MB "
+            f"an update is {how}"
+        )
+    if noise is not None and noise.value is not None:
+        lines.append(f"noise scale {number(noise.value, 3)} examples, {speed.device}")
+    else:
+        lines.append(speed.device)
+    return lines
+
+
+def _notes(best: Option) -> list[str]:
+    return list(best.notes)
+
+
+def _as_json(
+    options: Options,
+    base: Recipe,
+    speed: Speed,
+    network: Network,
+    *,
+    noise: NoiseScale | None,
+    found: list[Option],
+    best: Option,
+) -> dict[str, Any]:
+    assert best.recipe is not None
+    return {
+        "app": options.app,
+        "rule": options.rule,
+        "base": to_dict(base),
+        "speed": asdict(speed) | {"passes": {str(k): v for k, v in speed.passes.items()}},
+        "network": asdict(network)
+        | {"bandwidth": None if network.bandwidth == float("inf") else network.bandwidth},
+        "noise_scale": None if noise is None else asdict(noise),
+        "options": [_option_json(one) for one in found],
+        "recommended": best.batch_size,
+        "recipe": to_dict(best.recipe),
+    }
+
+
+def _option_json(one: Option) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(one).items() if name not in ("recipe", "timing")}
+    timing = None if one.timing is None else asdict(one.timing) | {"seconds": one.timing.seconds}
+    lr = None if one.recipe is None else one.recipe.lr
+    return plain | {"lr": lr, "timing": timing, "notes": list(one.notes)}
+
+
+def _write(options: Options, best: Option) -> None:
+    if options.toml is None:
+        return
+    assert best.recipe is not None
+    if options.toml == "-":
+        print(to_toml(best.recipe), end="")
+    else:
+        outputs.write(options.toml, to_toml(best.recipe))
+        outputs.wrote(options.toml, to_stderr=options.json)

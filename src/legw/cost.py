@@ -1,0 +1,319 @@
+"""What a batch costs: the time model behind `legw plan`.
+
+With W devices, a batch of B examples, and micro-batches of m examples:
+
+    update = compute(ceil(B / W)) + step + exposed synchronisation
+    compute(b) = floor(b / m) * pass(m) + pass(b mod m)            pass: measured here
+    ring = 2*(W - 1) * latency + 2*(W - 1)/W * bytes / bandwidth
+    tree = 2*ceil(log2(W)) * latency + 2 * bytes / bandwidth
+    exposed = max(0, min(ring, tree) - overlap * 2/3 * pass(last piece))
+
+An all-reduce runs while the last micro-batch goes backward, as far as `overlap` says; a
+backward pass takes two thirds of a whole one. Beyond one machine this is a model, not a
+measurement. Reference of the two all-reduces: Thakur et al. 2005, "Optimization of
+collective communication operations in MPICH", section 4.5.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from legw import rules, schedule, theory
+from legw.errors import LegwError, RecipeError
+from legw.recipe import Recipe
+from legw.rules import Rule
+from legw.theory import NoiseScale
+
+BACKWARD = 2 / 3
+"""Share of a pass that goes backward: two matrix products for each one forward."""
+
+CLOSE = 1.1
+"""Of batches whose time is this close to the least, the smallest is recommended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What one device does, as measured."""
+
+    passes: Mapping[int, float]
+    """Examples in a micro-batch -> seconds of its data, forward and backward; at least one."""
+    step_seconds: float
+    """Seconds of an update beside its passes: clipping, optimizer step, book-keeping."""
+    gradient_bytes: int
+    """Bytes that are synchronised once an update."""
+    spread: float = 0.0
+    """Half the middle half of repeated measurements, as a share of their median."""
+    device: str = ""
+    """What was measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Devices and what joins them."""
+
+    devices: int = 1
+    """W, at least 1: each has its own part of the batch."""
+    bandwidth: float = math.inf
+    """Bytes per second and direction of a device's way to the others, above 0."""
+    latency_seconds: float = 0.0
+    """Time that one message takes, however small."""
+    overlap: float = 0.0
+    """Share of the last backward pass behind which synchronisation hides, in [0, 1]."""
+    sync_seconds: float | None = None
+    """Synchronisation of one update as measured; None takes the model."""
+
+    def __post_init__(self) -> None:
+        if self.devices < 1:
+            raise LegwError(f"network: devices={self.devices}: must be at least 1")
+        if not self.bandwidth > 0:
+            raise LegwError(f"network: bandwidth={self.bandwidth:g}: must be above 0")
+        if self.latency_seconds < 0:
+            raise LegwError(
+                f"network: latency_seconds={self.latency_seconds:g}: must be at least 0"
+            )
+        if not 0 <= self.overlap <= 1:
+            raise LegwError(f"network: overlap={self.overlap:g}: must be in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One update of a batch size."""
+
+    micro_batch_size: int
+    """The one that is fastest for a device's share."""
+    compute_seconds: float
+    """Passes of the device with the largest share."""
+    step_seconds: float
+    """Clipping, optimizer step, book-keeping."""
+    sync_seconds: float
+    """Synchronisation that nothing hides."""
+
+    @property
+    def seconds(self) -> float:
+        """The whole update."""
+        return self.compute_seconds + self.step_seconds + self.sync_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A batch size, and what it is predicted to cost."""
+
+    batch_size: int
+    """Examples per update."""
+    k: float
+    """Target over base batch."""
+    recipe: Recipe | None
+    """What the rule makes of the base; None where it is undefined."""
+    timing: Timing | None = None
+    """One update; None where there is no recipe."""
+    updates: int = 0
+    """Updates of the recipe's own epochs."""
+    seconds: float = 0.0
+    """Time of the recipe's own epochs."""
+    device_hours: float = 0.0
+    """The same, times devices."""
+    factor: float | None = None
+    """Examples to the base's loss, over the base's own; None without a noise scale."""
+    quality_seconds: float | None = None
+    """Time to the base's loss; None without a noise scale."""
+    quality_range: tuple[float, float] | None = None
+    """The same at the ends of the noise scale's interval and of the measurements' spread."""
+    notes: tuple[str, ...] = field(default_factory=tuple)
+    """What deserves a second look; or why there is no recipe."""
+
+
+def sync_seconds(gradient_bytes: float, network: Network) -> float:
+    """Return the time of one all-reduce, by ring or by tree, whichever is shorter.
+
+    Args:
+        gradient_bytes: what each device has, at least 0.
+        network: devices, bandwidth and latency.
+
+    >>> gigabit = Network(devices=2, bandwidth=125e6, latency_seconds=1e-4)
+    >>> round(sync_seconds(1.25e6, gigabit), 6)
+    0.0102
+    >>> sync_seconds(1.25e6, Network())
+    0.0
+    """
+    devices = network.devices
+    if devices == 1:
+        return 0.0
+    transfer = gradient_bytes / network.bandwidth
+    ring = 2 * (devices - 1) * (network.latency_seconds + transfer / devices)
+    tree = 2 * math.ceil(math.log2(devices)) * network.latency_seconds + 2 * transfer
+    return min(ring, tree)
+
+
+def pass_seconds(passes: Mapping[int, float], examples: int) -> float:
+    """Return the time of a micro-batch, between measured sizes along a straight line.
+
+    Below the smallest size measured it takes as long as that one; above the largest it
+    grows in proportion.
+
+    Args:
+        passes: examples -> seconds.
+        examples: at least 0.
+
+    >>> [pass_seconds({16: 1.0, 32: 3.0}, n) for n in (0, 8, 16, 24, 32, 64)]
+    [0.0, 1.0, 1.0, 2.0, 3.0, 6.0]
+    """
+    if examples == 0:
+        return 0.0
+    sizes = sorted(passes)
+    if examples <= sizes[0]:
+        return passes[sizes[0]]
+    if examples >= sizes[-1]:
+        return passes[sizes[-1]] * examples / sizes[-1]
+    above = bisect.bisect_left(sizes, examples)
+    low, high = sizes[above - 1], sizes[above]
+    share = (examples - low) / (high - low)
+    return passes[low] * (1 - share) + passes[high] * share
+
+
+def timing(speed: Speed, batch_size: int, network: Network) -> Timing:
+    """Return the time of one update with the micro-batch that is fastest for it.
+
+    Args:
+        speed: of one device.
+        batch_size: over all devices, at least one example for each.
+        network: devices and what joins them.
+
+    Raises:
+        LegwError: there are more devices than examples.
+
+    >>> speed = Speed(passes={16: 0.010, 64: 0.020}, step_seconds=0.001, gradient_bytes=0)
+    >>> found = timing(speed, 128, Network())
+    >>> found.micro_batch_size, round(found.seconds, 6)
+    (64, 0.041)
+    """
+    if network.devices > batch_size:
+        raise LegwError(
+            f"batch_size={batch_size}: is smaller than the number of devices, "
+            f"{network.devices}; take fewer devices or a larger batch"
+        )
+    share = -(-batch_size // network.devices)
+    micro, compute = min(
+        ((size, _passes(speed, share, size)) for size in speed.passes),
+        key=lambda each: (each[1], each[0]),
+    )
+    sync = network.sync_seconds
+    if sync is None:
+        hidden = network.overlap * BACKWARD * pass_seconds(speed.passes, share % micro or micro)
+        sync = max(sync_seconds(speed.gradient_bytes, network) - hidden, 0.0)
+    return Timing(
+        micro_batch_size=min(micro, share),
+        compute_seconds=compute,
+        step_seconds=speed.step_seconds,
+        sync_seconds=sync,
+    )
+
+
+def _passes(speed: Speed, share: int, micro: int) -> float:
+    whole, rest = divmod(share, micro)
+    return whole * speed.passes[micro] + pass_seconds(speed.passes, rest)
+
+
+def options(
+    base: Recipe,
+    rule: Rule,
+    batch_sizes: Sequence[int],
+    *,
+    speed: Speed,
+    network: Network,
+    num_examples: Mapping[int, int],
+    noise: NoiseScale | None = None,
+) -> list[Option]:
+    """Return what each batch size is predicted to cost.
+
+    Args:
+        base: the tuned recipe.
+        rule: how it is carried.
+        batch_sizes: which to compare.
+        speed: of one device.
+        network: devices and what joins them.
+        num_examples: batch size -> examples in one epoch.
+        noise: the measured noise scale; None predicts times of equal epochs only.
+    """
+    return [
+        _option(
+            base, rule, size, speed=speed, network=network, epoch=num_examples[size], noise=noise
+        )
+        for size in batch_sizes
+    ]
+
+
+def _option(
+    base: Recipe,
+    rule: Rule,
+    batch_size: int,
+    *,
+    speed: Speed,
+    network: Network,
+    epoch: int,
+    noise: NoiseScale | None,
+) -> Option:
+    k = batch_size / base.batch_size
+    try:
+        recipe = rules.apply(base, batch_size, rule)
+        time = timing(speed, batch_size, network)
+    except LegwError as error:
+        return Option(batch_size=batch_size, k=k, recipe=None, notes=(str(error),))
+    updates = schedule.updates(recipe, epoch)
+    seconds = updates * time.seconds
+    option = Option(
+        batch_size=batch_size,
+        k=k,
+        recipe=recipe,
+        timing=time,
+        updates=updates,
+        seconds=seconds,
+        device_hours=seconds * network.devices / 3600,
+        notes=tuple(rules.cautions(base, recipe, rule)),
+    )
+    if noise is None or noise.value is None:
+        return option
+    return _to_quality(option, base, speed, noise)
+
+
+def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -> Option:
+    """Add the time to the base's loss: its examples times the factor that noise asks for."""
+
+    def seconds(scale: float) -> float:
+        against = theory.examples_against(option.batch_size, base.batch_size, scale)
+        return option.seconds * (against or 1.0)
+
+    assert noise.value is not None
+    ends = [noise.value if end is None else max(end, 1.0) for end in (noise.low, noise.high)]
+    times = sorted(map(seconds, ends))
+    return replace(
+        option,
+        factor=theory.examples_against(option.batch_size, base.batch_size, noise.value),
+        quality_seconds=seconds(noise.value),
+        quality_range=(times[0] / (1 + speed.spread), times[1] * (1 + speed.spread)),
+    )
+
+
+def recommend(found: Sequence[Option]) -> Option:
+    """Return the batch to take: of those close to the least time, the smallest.
+
+    The time is that to the base's loss where a noise scale is known, else that of the
+    recipe's epochs.
+
+    Raises:
+        RecipeError: no batch size is possible.
+    """
+    possible = [one for one in found if one.recipe is not None]
+    if not possible:
+        raise RecipeError(f"plan: no batch size is possible: {found[0].notes[0]}")
+    least = min(map(time_of, possible))
+    return min(
+        (one for one in possible if time_of(one) <= CLOSE * least), key=lambda one: one.batch_size
+    )
+
+
+def time_of(option: Option) -> float:
+    """Return the time by which options are compared, in seconds."""
+    return option.seconds if option.quality_seconds is None else option.quality_seconds

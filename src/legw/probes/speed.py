@@ -1,0 +1,152 @@
+"""How fast this machine trains: passes of each micro-batch, the step, and an all-reduce."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from legw.cost import Speed
+from legw.errors import RunError
+from legw.recipe import Recipe
+from legw.train import micro, norm, optim
+from legw.train.dist import World
+from legw.train.machine import describe_device
+from legw.train.step import Precision, forward_and_backward
+from legw.train.task import Task
+
+ENOUGH_SECONDS = 0.4
+"""How long each thing is timed, at least `LEAST` and at most `MOST` times."""
+
+LEAST, MOST = 5, 50
+
+
+def measure(
+    task: Task,
+    recipe: Recipe,
+    *,
+    world: World,
+    largest: int,
+    precision: Precision = "fp32",
+    seconds: float = ENOUGH_SECONDS,
+) -> Speed:
+    """Return what this device does: the time of a pass, for each micro-batch size.
+
+    Sizes go up from 16 in powers of 2 until two in a row no longer pay, or one does not fit.
+
+    Args:
+        task: whose loss is timed.
+        recipe: its optimizer and clipping; of its batch size, the smallest is timed.
+        world: this process; each times its own device.
+        largest: most examples that a device will have of a batch, at least 1.
+        precision: fp32, or bf16 (autocast).
+        seconds: how long each size is timed.
+
+    Raises:
+        RunError: not even the smallest size fits.
+    """
+    torch.manual_seed(0)
+    model = task.model().to(world.device).train()
+    group = norm.fix_groups(model, recipe.norm_batch_size)
+    ids = task.order(0, 0, recipe.batch_size)
+    spreads: list[float] = []
+
+    def passing(size: int) -> Callable[[], None]:
+        own = ids[torch.arange(size) % len(ids)]
+
+        def one() -> None:
+            batch = task.batch(own, world.device)
+            forward_and_backward(task, model, batch, None, precision=precision)
+            norm.forget(model)
+
+        return one
+
+    def rate(size: int) -> float:
+        try:
+            quartile, spread = timed(passing(size), world.device, seconds)
+        except (torch.OutOfMemoryError, MemoryError):
+            return 0.0
+        finally:
+            model.zero_grad(set_to_none=True)
+        spreads.append(spread)
+        return size / quartile
+
+    table = {s: r for s, r in micro.climb(micro.ladder(largest, group), rate, {}).items() if r > 0}
+    if not table:
+        raise RunError(f"speed: not even {micro.SMALLEST} examples fit into memory; free some")
+    passes = {size: size / found for size, found in table.items()}
+    step = _step(model, recipe, passing(min(passes)))
+    return Speed(
+        passes=passes,
+        step_seconds=timed(step, world.device, seconds)[0],
+        gradient_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        spread=statistics.median(spreads),
+        device=describe_device(world.device),
+    )
+
+
+def _step(
+    model: torch.nn.Module, recipe: Recipe, gradient: Callable[[], None]
+) -> Callable[[], None]:
+    """Return what an update does beside its passes: the gradient's norm, its scaling, the step."""
+    optimizer = optim.build(recipe.optimizer, model, 0.0)
+    gradient()
+    slopes = [p.grad for p in model.parameters() if p.grad is not None]
+
+    def rest() -> None:
+        torch.nn.utils.get_total_norm(slopes)
+        torch._foreach_mul_(slopes, 1.0)
+        optimizer.step()
+
+    return rest
+
+
+def all_reduce_seconds(world: World, gradient_bytes: int, repeats: int = 10) -> float:
+    """Return the time of one all-reduce of so many bytes over all processes; 0 for one process.
+
+    Args:
+        world: this process; all must call.
+        gradient_bytes: at least 4.
+        repeats: how often it is timed; the median counts.
+    """
+    if world.size == 1:
+        return 0.0
+    values = torch.zeros(max(gradient_bytes // 4, 1), device=world.device)
+    world.sum(values)
+    times = []
+    for _ in range(repeats):
+        began = _now(world.device)
+        world.sum(values)
+        times.append(_now(world.device) - began)
+    return statistics.median(times)
+
+
+def timed(
+    action: Callable[[], object], device: torch.device, seconds: float
+) -> tuple[float, float]:
+    """Return the lower quartile of an action's times, and half its middle half's range over it.
+
+    Other work on a machine only slows a pass, now and then by a lot: the lower quartile is
+    what most passes of a long run take.
+
+    Args:
+        action: called once for nothing, then until `seconds` are spent.
+        device: waited for after each call.
+        seconds: as long as this, at least `LEAST` and at most `MOST` calls.
+    """
+    action()
+    times: list[float] = []
+    while len(times) < LEAST or (sum(times) < seconds and len(times) < MOST):
+        began = _now(device)
+        action()
+        times.append(_now(device) - began)
+    low, _, high = statistics.quantiles(times, n=4)
+    return max(low, min(times)), (high - low) / 2 / low
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
