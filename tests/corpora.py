@@ -1,7 +1,8 @@
-"""Small texts for tests of language models."""
+"""Small texts for tests of language models and of translation."""
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import torch
@@ -36,4 +37,23 @@ def write_texts(folder: Path, lines: int = 60) -> Path:
             for start in range(lines)
         )
         (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in written))
+    return folder
+
+
+GERMAN = {
+    "a": "ein", "dog": "Hund", "cat": "Katze", "man": "Mann", "big": "großer", "red": "roter",
+    "sees": "sieht", "runs": "läuft", "and": "und", "here": "hier",
+}  # fmt: skip
+"""The words of `write_pairs`."""
+
+
+def write_pairs(folder: Path, lines: int = 40, longest: int = 7) -> Path:
+    """Write train, val and test with the endings .en and .de, translated word by word."""
+    for part, seed in (("train", 0), ("val", 1), ("test", 2)):
+        draw = random.Random(seed)
+        texts = [draw.choices(list(GERMAN), k=draw.randint(1, longest)) for _ in range(lines)]
+        for ending, words in (("en", {}), ("de", GERMAN)):
+            written = (" ".join(words.get(word, word) for word in text) for text in texts)
+            content = "".join(f"{line}\n" for line in written)
+            (folder / f"{part}.{ending}").write_text(content, encoding="utf-8")
     return folder

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("legw.cli.plan", "tell which batch size finishes soonest, here or on many devices"),
     "sample": ("legw.cli.sample", "let a trained language model write"),
     "score": ("legw.cli.score", "tell how well a trained language model predicts a text"),
+    "translate": ("legw.cli.translate", "translate lines of text with a trained model"),
     "report": ("legw.cli.report", "make one HTML page from a folder of runs"),
     "demo": ("legw.cli.demo", "see in about a minute why the rule works"),
 }

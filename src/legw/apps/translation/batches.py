@@ -122,7 +122,7 @@ def order(
     head = min(-epoch * count % batch_size, count)  # ends the batch that the last epoch began
     whole = (count - head) // batch_size * batch_size
     pool = max(POOL_BATCHES, POOL_PAIRS // batch_size) * batch_size
-    pools = torch.split(ids_M[head : head + whole], pool)
+    pools = torch.split(ids_M[head : head + whole], pool) if whole else ()
     batches = [batch for ids in pools for batch in torch.split(longest_first(ids), batch_size)]
     generator = torch.Generator().manual_seed(derive(seed, "batches", epoch))
     turn = torch.randperm(len(batches), generator=generator).tolist()

@@ -65,8 +65,6 @@ def translate(
 ) -> list[list[int]]:
     """Return the translation of each sentence, without `END`.
 
-    A translation has at most ``2 * n + 10`` tokens for n source tokens, `END` among both.
-
     Args:
         model: in evaluation mode.
         sentences: subword ids, without `END`.
@@ -81,8 +79,8 @@ def translate(
         places = longest_first[begin : begin + at_once]
         rows = [[*sentences[at], END] for at in places]
         source_BS = padded(rows).int().to(device)
-        limits_B = torch.tensor([2 * len(row) + 10 for row in rows], device=device)
-        longest = 2 * len(rows[0]) + 10
+        limits_B = torch.tensor([limit(len(row)) for row in rows], device=device)
+        longest = limit(len(rows[0]))
         if search is None:
             written_BT = greedy(model, source_BS, limits_B, longest)
         else:
@@ -90,6 +88,11 @@ def translate(
         for at, written in zip(places, written_BT.tolist(), strict=True):
             found[at] = written[: written.index(END)] if END in written else written
     return [found[at] for at in range(len(sentences))]
+
+
+def limit(num_tokens: int) -> int:
+    """Return the most tokens of a translation of so many, `END` among both."""
+    return 2 * num_tokens + 10
 
 
 def greedy(model: GNMT, source_BS: Tensor, limits_B: Tensor, longest: int) -> Tensor:

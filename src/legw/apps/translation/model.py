@@ -33,6 +33,10 @@ class Memory(NamedTuple):
 class Attention(nn.Module):
     """Normed additive attention: ``score = g * v/|v| . tanh(W query + U output + b)``.
 
+    The scale g starts at 1. TensorFlow NMT begins at 1/sqrt(H), where no score is above 1
+    and all tokens get about the same weight; Adam moves a single number by no more than
+    its rate an update, so that a short run would spend its time on this one.
+
     Reference: Bahdanau, Cho, Bengio 2014, arXiv 1409.0473, appendix A.1.2; normed with
     Salimans and Kingma 2016, arXiv 1602.07868, as in TensorFlow NMT.
     """
@@ -82,6 +86,9 @@ class GNMT(nn.Module):
         smoothing: share of the probability that training spreads evenly over all
             subwords, in [0, 1].
         init: half-width of the initial weights' range, above 0.
+        table_init: the same of the table of subwords.
+
+    Forget gates start with a bias of 1, as TensorFlow NMT's do.
 
     Reference: Wu et al. 2016, arXiv 1609.08144, section 3; the attention as in
     TensorFlow NMT's `gnmt_v2`; label smoothing: Szegedy et al. 2015, arXiv 1512.00567,
@@ -97,6 +104,7 @@ class GNMT(nn.Module):
         dropout: float = 0.0,
         smoothing: float = 0.0,
         init: float = 0.1,
+        table_init: float = 0.1,
     ) -> None:
         super().__init__()
         upper = range(1, num_layers)
@@ -114,8 +122,14 @@ class GNMT(nn.Module):
         self.smoothing = smoothing
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init, init)
-        nn.init.constant_(self.attention.scale, hidden_size**-0.5)
+        nn.init.uniform_(self.embed.weight, -table_init, table_init)
+        nn.init.ones_(self.attention.scale)
         nn.init.zeros_(self.attention.bias)
+        forget = slice(hidden_size, 2 * hidden_size)  # gates: input, forget, cell, output
+        for layer in self.modules():
+            if isinstance(layer, nn.LSTM):
+                nn.init.ones_(layer.get_parameter("bias_ih_l0")[forget])
+                nn.init.zeros_(layer.get_parameter("bias_hh_l0")[forget])
 
     def forward(self, source_BS: Tensor, target_BT: Tensor, counted_N: Tensor) -> Tensor:
         """Return the summed loss of the targets, each predicted from those before it.

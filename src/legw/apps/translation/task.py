@@ -46,6 +46,8 @@ class Size:
     """Pairs with more subwords on one side are left out of training."""
     dropout: float
     """Share of units that dropout takes away."""
+    table_init: float
+    """Half-width of the initial range of the table of subwords."""
     smoothing: float = 0.1
     """Share of the probability that training spreads over all subwords."""
 
@@ -57,13 +59,26 @@ class Size:
             num_layers=self.num_layers,
             dropout=self.dropout,
             smoothing=self.smoothing,
+            table_init=self.table_init,
         )
 
 
 SIZES = {
-    "gnmt": Size(hidden_size=1024, num_layers=4, num_subwords=32_000, most_tokens=50, dropout=0.2),
+    "gnmt": Size(
+        hidden_size=1024,
+        num_layers=4,
+        num_subwords=32_000,
+        most_tokens=50,
+        dropout=0.2,
+        table_init=0.1,
+    ),
     "gnmt-small": Size(
-        hidden_size=256, num_layers=2, num_subwords=4_000, most_tokens=80, dropout=0.3
+        hidden_size=256,
+        num_layers=2,
+        num_subwords=4_000,
+        most_tokens=80,
+        dropout=0.3,
+        table_init=1.7,
     ),
 }
 """The two models. `gnmt` is TensorFlow NMT's of four layers and MLPerf's: 1024 units, 32,000

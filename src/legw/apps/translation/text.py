@@ -92,10 +92,10 @@ def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = one_line(str(error).rpartition("] ")[2] or str(error), 120)
+        reason = str(error).rpartition("] ")[2].partition(". Increase")[0].strip(". ")
         raise DataError(
-            f"subwords: vocabulary={num_subwords}: cannot be learned from this text: {reason}; "
-            "give another --vocabulary, or more text"
+            f"subwords: vocabulary={num_subwords}: cannot be learned from this text: "
+            f"{one_line(reason, 100)}; give another --vocabulary, or more text"
         ) from None
     return Subwords(model.getvalue())
 
@@ -239,11 +239,14 @@ def _encoded(subwords: Subwords, train: Part, path: Path, most_tokens: int) -> P
 def _note_unknown(subwords: Subwords, lines: Sequence[str], what: str) -> None:
     unknown = count_unknown(subwords, lines)
     if unknown:
-        _note(f"{what}: {unknown} characters are not in the training text and count as unknown")
+        _note(f"{what}: {unknown} times characters that training never saw, taken as unknown")
 
 
 def count_unknown(subwords: Subwords, lines: Sequence[str]) -> int:
-    """Return how many subwords of the lines stand for characters that training never saw."""
+    """Return how many subwords of the lines stand for characters that training never saw.
+
+    Several of them in a row are one subword.
+    """
     return sum(ids.count(UNKNOWN) for ids in subwords.encode(lines))
 
 

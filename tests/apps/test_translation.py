@@ -1,0 +1,318 @@
+"""Translation: the model's equations, padding, decoding, order, texts, scores.
+
+Shapes: B sentence pairs, S source tokens, T target tokens, H units, V subwords.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.testing import assert_close
+
+from legw.apps.translation import SIZES
+from legw.apps.translation.batches import Batch, Pairs, padded
+from legw.apps.translation.decoding import Search, translate
+from legw.apps.translation.model import BEGIN, END, GNMT, PAD, Memory
+
+SOURCE = [[4, 5, 6], [7], [6, 6, 4, 5, 7, 8], [5, 9]]
+TARGET = [[9, 8, 8, 4, 5], [5, 4], [6], [7, 9, 4]]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Let models be built in float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def small_model(*, num_subwords: int = 10, init: float = 0.8, **changes: Any) -> GNMT:
+    """Return a model whose words depend much on what it reads."""
+    torch.manual_seed(0)
+    return GNMT(num_subwords, 6, **({"num_layers": 4, "init": init} | changes)).eval()
+
+
+def batch() -> Batch:
+    """Return four pairs of different lengths."""
+    return Pairs(SOURCE, TARGET).batch(torch.arange(4), CPU)
+
+
+# The model ------------------------------------------------------------------------------
+
+
+def cell(layer: Any, x_H: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return (h, c) of one step of an LSTM layer, by its equations."""
+    h_H, c_H = state
+    gates = layer.weight_ih_l0 @ x_H + layer.bias_ih_l0 + layer.weight_hh_l0 @ h_H
+    i, f, g, o = (gates + layer.bias_hh_l0).chunk(4)
+    c_H = f.sigmoid() * c_H + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c_H.tanh(), c_H
+
+
+def read(layer: Any, inputs: list[Tensor]) -> list[Tensor]:
+    """Return the outputs of an LSTM layer, one token after the other."""
+    state, outputs = (torch.zeros(6), torch.zeros(6)), []
+    for x_H in inputs:
+        state = cell(layer, x_H, state)
+        outputs.append(state[0])
+    return outputs
+
+
+def reference_losses(model: Any, source: list[int], target: list[int]) -> list[Tensor]:
+    """Return the loss of each target token, by Wu et al. 2016, section 3, step by step."""
+    words = [model.embed.weight[number] for number in [*source, END]]
+    backward = read(model.backward_, words[::-1])[::-1]
+    encoded = [torch.cat(pair) for pair in zip(read(model.onward, words), backward, strict=True)]
+    for index, layer in enumerate(model.encoder):
+        outputs = read(layer, encoded)
+        if index:
+            outputs = [out + x for out, x in zip(outputs, encoded, strict=True)]
+        encoded = outputs
+    attention = model.attention
+    direction = attention.scale * attention.direction / attention.direction.norm()
+    states = [(torch.zeros(6), torch.zeros(6))] * (1 + len(model.decoder))
+    losses = []
+    for before, after in itertools.pairwise([BEGIN, *target, END]):
+        states[0] = cell(model.first, model.embed.weight[before], states[0])
+        hidden = query = states[0][0]
+        scores = [
+            direction
+            @ (attention.query.weight @ query + attention.key.weight @ out + attention.bias).tanh()
+            for out in encoded
+        ]
+        shares = torch.stack(scores).softmax(0)
+        context = sum(share * out for share, out in zip(shares, encoded, strict=True))
+        for index, layer in enumerate(model.decoder):
+            joined = torch.cat([hidden, context])
+            states[1 + index] = cell(layer, joined, states[1 + index])
+            output = states[1 + index][0]
+            hidden = output + hidden if index else output
+        logits = model.classify.weight @ hidden + model.classify.bias
+        losses.append(-logits.log_softmax(0)[after])
+    return losses
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("num_layers", [2, 4])
+def test_loss_and_gradient_are_those_of_a_step_by_step_reference(num_layers: int) -> None:
+    model = small_model(num_layers=num_layers)
+    parts = [reference_losses(model, *pair) for pair in zip(SOURCE, TARGET, strict=True)]
+    expected = torch.stack([loss for losses in parts for loss in losses]).sum()
+    found = model(*batch())
+    assert_close(found, expected)
+    parameters = dict(model.named_parameters())
+    ours = torch.autograd.grad(found, list(parameters.values()))
+    theirs = torch.autograd.grad(expected, list(parameters.values()))
+    for name, one, other in zip(parameters, ours, theirs, strict=True):
+        assert_close(one, other, msg=lambda text, name=name: f"{name}: {text}")
+        assert one.abs().max() > 0, name
+
+
+def logits_of(model: GNMT, pairs: Batch) -> Tensor:
+    """Return the logits of every target token, shape (T, B, V)."""
+    hidden_TBH, _, _ = model.decode(pairs.target_BT[:, :-1], model.encode(pairs.source_BS))
+    return model.classify(hidden_TBH)
+
+
+def test_padding_changes_nothing() -> None:
+    """The same sentence alone and among longer ones: the same logits to 1e-5."""
+    model = GNMT(50, 64, num_layers=4).eval()
+    torch.manual_seed(1)
+    lengths = [(3, 40), (17, 2), (40, 1), (1, 5), (25, 25)]
+    source, target = (
+        [torch.randint(4, 50, (pair[side],)).tolist() for pair in lengths] for side in (0, 1)
+    )
+    together = logits_of(model, Pairs(source, target).batch(torch.arange(5), CPU))
+    for at, (_, tokens) in enumerate(lengths):
+        alone = logits_of(model, Pairs(source, target).batch(torch.tensor([at]), CPU))
+        assert_close(together[: tokens + 1, at], alone[:, 0], rtol=0, atol=1e-5)
+
+
+def test_padding_would_be_noticed() -> None:
+    """The test above fails for a model that looks at padding."""
+    model = small_model()
+    source_BS = padded([[4, 5, END], [4, 5, 6, 7, END]]).int()
+    blind = model.encode(source_BS)
+    looking = Memory(blind.outputs_BSH, blind.keys_BSH, torch.zeros_like(blind.padding_BS))
+    target_BT = torch.tensor([[BEGIN, 4], [BEGIN, 4]])
+    one, other = (model.decode(target_BT, memory)[0] for memory in (blind, looking))
+    assert_close(one[:, 1], other[:, 1])
+    assert (one[:, 0] - other[:, 0]).abs().max() > 1e-3
+
+
+@pytest.mark.usefixtures("double")
+def test_attention_looks_at_the_source_alone() -> None:
+    model = small_model()
+    _, weights_TBS, _ = model.decode(batch().target_BT, model.encode(batch().source_BS))
+    lengths = [len(ids) + 1 for ids in SOURCE]
+    for at, length in enumerate(lengths):
+        assert_close(weights_TBS[:, at, :length].sum(-1), torch.ones(len(weights_TBS)))
+        assert weights_TBS[:, at, :length].min() > 0
+        assert (weights_TBS[:, at, length:] == 0).all()
+
+
+@pytest.mark.usefixtures("double")
+def test_smoothing_is_torchs_and_for_training_alone() -> None:
+    model = small_model(smoothing=0.1)
+    logits_NV = logits_of(model, batch()).flatten(0, 1)[batch().counted_N]
+    targets_N = batch().target_BT[:, 1:].t().flatten()[batch().counted_N]
+    for training, smoothing in ((True, 0.1), (False, 0.0)):
+        expected = functional.cross_entropy(
+            logits_NV, targets_N, reduction="sum", label_smoothing=smoothing
+        )
+        assert_close(model.train(training)(*batch()), expected)
+
+
+def test_dropout_works_in_training_alone() -> None:
+    model, plain = small_model(dropout=0.5), small_model()
+    assert_close(model(*batch()), plain(*batch()))
+    one, other = (float(model.train()(*batch()).detach()) for _ in range(2))
+    assert one != other
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_parameter_counts(name: str) -> None:
+    """160 million for the full size with its 32,000 subwords, as MLPerf's has."""
+    size = SIZES[name]
+    with torch.device("meta"):
+        count = sum(p.numel() for p in size.model(size.num_subwords).parameters())
+    h, v, layers = size.hidden_size, size.num_subwords, size.num_layers
+
+    def lstm(inputs: int) -> int:
+        return 4 * h * (inputs + h) + 2 * 4 * h
+
+    encoder = 2 * lstm(h) + lstm(2 * h) + (layers - 2) * lstm(h)
+    decoder = lstm(h) + (layers - 1) * lstm(2 * h)
+    attention = 2 * h * h + h + 1 + h
+    assert count == v * h + encoder + attention + decoder + h * v + v
+    assert count / 1e6 == pytest.approx({"gnmt": 160, "gnmt-small": 5.34}[name], rel=2e-3)
+
+
+def test_bf16_is_near() -> None:
+    model = GNMT(50, 64, num_layers=4)
+    expected = model(*batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(*batch())
+    found.backward()
+    assert found.dtype == torch.float32
+    assert_close(found, expected, rtol=1e-2, atol=0)
+
+
+# Decoding -------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def scored(model: GNMT, source: list[int], written: list[int], search: Search) -> float:
+    """Return what a finished hypothesis is worth, by Wu et al. 2016, equation 14."""
+    tokens = [*written, END]
+    memory = model.encode(torch.tensor([[*source, END]]))
+    hidden, weights_TBS, _ = model.decode(torch.tensor([[BEGIN, *written]]), memory)
+    logs_TV = model.classify(hidden[:, 0]).log_softmax(-1)
+    log = float(logs_TV[torch.arange(len(tokens)), tokens].sum())
+    coverage = float(weights_TBS[:, 0].sum(0).clamp(max=1).log().sum())
+    length = ((5 + len(tokens)) / 6) ** search.length_penalty
+    return log / length + search.coverage_penalty * coverage
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("length_penalty", "coverage_penalty"), [(0, 0), (0.6, 0), (0.6, 0.1), (2, 0), (1, 1.5)]
+)
+def test_a_wide_beam_is_brute_force(
+    seed: int, length_penalty: float, coverage_penalty: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all texts of up to three of three words, `END` after them."""
+    monkeypatch.setattr("legw.apps.translation.decoding.limit", lambda tokens: 4)
+    torch.manual_seed(seed)
+    model = GNMT(7, 6, num_layers=3, init=1.5).eval()
+    search = Search(beam=60, length_penalty=length_penalty, coverage_penalty=coverage_penalty)
+    words = (4, 5, 6)
+    texts = [list(text) for n in range(4) for text in itertools.product(words, repeat=n)]
+    assert len(texts) == 40
+    sources = [[4, 5, 6], [5], [6, 6, 4, 5]]
+    for source, found in zip(sources, translate(model, sources, search), strict=True):
+        worth = [scored(model, source, text, search) for text in texts]
+        best = texts[worth.index(max(worth))]
+        assert found == best or scored(model, source, found, search) == pytest.approx(max(worth))
+
+
+def random_sources(count: int = 40) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(0, 9, (count,), generator=generator).tolist()
+    return [torch.randint(4, 10, (n,), generator=generator).tolist() for n in lengths]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_beam_of_one_is_greedy(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = GNMT(10, 6, num_layers=2, init=2.0).eval()
+    sources = random_sources()
+    ours = translate(model, sources)
+    assert translate(model, sources, Search(beam=1)) == ours
+    assert 1 < len({len(text) for text in ours}), "of different lengths"
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("search", [None, Search(), Search(beam=3, coverage_penalty=1.0)])
+def test_a_sentence_is_translated_alike_alone_and_among_others(search: Search | None) -> None:
+    torch.manual_seed(3)
+    model = GNMT(10, 6, num_layers=2, init=2.0).eval()
+    sources = random_sources(12)
+    together = translate(model, sources, search)
+    assert together == [translate(model, [source], search)[0] for source in sources]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("search", [None, Search(beam=4)])
+def test_what_never_ends_is_cut(search: Search | None) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.classify.bias[END] = -1e3
+    sources = [[4], [4, 5, 6, 7, 8, 9], []]
+    assert [len(text) for text in translate(model, sources, search)] == [13, 23, 11]
+
+
+@pytest.mark.parametrize("search", [None, Search(beam=4)])
+def test_nothing_but_text_is_written(search: Search | None) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.classify.bias[:END] = 1e3
+        model.classify.bias[END] = 1.0
+    for text in translate(model, random_sources(), search):
+        assert all(number > END for number in text)
+
+
+def test_a_longer_length_penalty_writes_longer_texts() -> None:
+    torch.manual_seed(3)
+    model = GNMT(10, 6, num_layers=2, init=1.0).eval()
+    short, long = (
+        sum(map(len, translate(model, random_sources(), Search(length_penalty=penalty))))
+        for penalty in (0.0, 3.0)
+    )
+    assert short < long
+
+
+def test_padded_rows_keep_large_ids() -> None:
+    assert padded([[5], [6, 7]]).tolist() == [[5, PAD], [6, 7]]
+    assert padded([[5]]).dtype == torch.int16
+    assert padded([[5], [40_000]]).tolist() == [[5], [40_000]]
+
+
+def test_the_grid_of_targets() -> None:
+    pairs = batch()
+    grid_TB = pairs.target_BT[:, 1:].t()
+    counted = grid_TB.flatten()[pairs.counted_N]
+    assert len(counted) == sum(len(ids) + 1 for ids in TARGET)
+    assert (counted != PAD).all()
+    assert (grid_TB != PAD).sum() == len(counted)
+    assert math.isfinite(float(small_model()(*pairs).detach()))

@@ -1,0 +1,385 @@
+"""Translation's data: texts, subwords, the order of batches, scores, the task in the loop."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from corpora import GERMAN, write_pairs
+from expect import error_line
+from legw import Adam, Recipe, records
+from legw.apps import Options, find
+from legw.apps.translation import SIZES, Size, TranslationTask
+from legw.apps.translation import text as texts
+from legw.apps.translation.batches import POOL_BATCHES, Pairs, order, padding_share
+from legw.apps.translation.model import END, UNKNOWN
+from legw.apps.translation.scoring import Scorer
+from legw.apps.translation.text import Subwords, learn, read_corpus, read_lines
+from legw.errors import DataError, LegwWarning, RunError
+from legw.train import Settings, fit
+from legw.train.batches import Batches
+from legw.train.state import load_newest
+
+TINY = Size(hidden_size=16, num_layers=2, num_subwords=60, most_tokens=30, dropout=0.0,
+            table_init=1.0)  # fmt: skip
+"""A model small enough for a test."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_pairs(tmp_path)
+
+
+def corpus(folder: Path, **changes: Any) -> texts.Corpus:
+    given: dict[str, Any] = {"num_subwords": 60, "most_tokens": 30}
+    return read_corpus(folder, "en", "de", **(given | changes))
+
+
+# Texts ----------------------------------------------------------------------------------
+
+
+def test_the_pairs_are_those_of_the_files(folder: Path) -> None:
+    found = corpus(folder)
+    for language, rows in (("en", found.train.source_MS), ("de", found.train.target_MT[:, 1:])):
+        lines = (folder / f"train.{language}").read_text(encoding="utf-8").splitlines()
+        sentences = [row[: row.index(END)] for row in rows.tolist()]
+        assert found.subwords.decode(sentences) == lines
+    assert len(found.test.source) == len(found.validation.target) == 40
+    assert set(" ".join(found.test.target).split()) == set(GERMAN.values())
+
+
+def test_gzip_and_other_names_are_read_too(folder: Path) -> None:
+    expected = corpus(folder)
+    for language in ("en", "de"):
+        plain = folder / f"val.{language}"
+        with gzip.open(folder / f"valid.{language}.gz", "wb") as file:
+            file.write(plain.read_bytes())
+        plain.unlink()
+        (folder / f"test.{language}").rename(folder / f"test_2016_flickr.{language}")
+    found = corpus(folder)
+    assert (found.validation.source, found.test.target) == (
+        expected.validation.source,
+        expected.test.target,
+    )
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes("\ufeffone\x0b\u2028two \r\n\n  three".encode())
+    assert list(read_lines(path)) == ["one\x0b\u2028two", "", "three"]
+
+
+def test_subwords_put_text_together_again() -> None:
+    lines = [
+        "A man, two dogs: \u201cwalk\u201d!",
+        "Ein Mann \u2013 zwei Hunde.",
+        "gro\u00df \u00e4rgern 3.5%",
+    ]
+    subwords = learn(lines * 3, 80)
+    assert subwords.decode(subwords.encode(lines)) == lines
+    assert Subwords(subwords.content).encode(lines) == subwords.encode(lines)
+    assert learn(lines * 3, 80).content == subwords.content, "the same each time"
+    assert [UNKNOWN in ids for ids in subwords.encode(["a \u6f22 man", "a man"])] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [
+        (9, "Vocabulary size is smaller than required_chars. 9 vs "),
+        (5000, "Vocabulary size too high (5000). Please set it to a value <= "),
+    ],
+)
+def test_subwords_that_cannot_be_learned(count: int, reason: str) -> None:
+    line = error_line(learn, ["a dog runs", "ein Hund"], count, kind=DataError)
+    assert line.startswith(
+        f"subwords: vocabulary={count}: cannot be learned from this text: {reason}"
+    )
+    assert line.endswith("; give another --vocabulary, or more text")
+
+
+def test_files_of_different_length(folder: Path) -> None:
+    with (folder / "val.de").open("a") as file:
+        file.write("zu viel\n")
+    assert error_line(corpus, folder, kind=DataError) == (
+        f"{folder}/val.en: has 40 lines and val.de 41: from line 41 on there is no pair; "
+        "mend the shorter one"
+    )
+
+
+def test_empty_lines_are_left_out_and_counted(folder: Path) -> None:
+    lines = (folder / "train.de").read_text(encoding="utf-8").splitlines()
+    lines[6], lines[10] = "", "  "
+    (folder / "train.de").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.warns(LegwWarning) as notes:
+        found = corpus(folder)
+    assert [str(note.message) for note in notes] == [
+        f"{folder}/train.en: 2 of 40 pairs have an empty side, the first in line 7; "
+        "they are left out"
+    ]
+    assert len(found.train) == 38
+
+
+def test_long_lines_are_left_out_and_counted(folder: Path) -> None:
+    full = corpus(folder)
+    lengths = torch.maximum(full.train.source_lengths_M - 1, full.train.target_lengths_M - 2)
+    with pytest.warns(LegwWarning) as notes:
+        found = corpus(folder, most_tokens=6)
+    kept = int((lengths <= 6).sum())
+    assert 0 < len(found.train) == kept < 40
+    assert [str(note.message) for note in notes] == [
+        f"{folder}/train.en: {40 - kept} of 40 pairs are longer than 6 subwords; they are left out"
+    ]
+    assert len(found.test.source) == 40, "what is measured stays whole"
+
+
+def test_unknown_characters_are_counted(folder: Path) -> None:
+    with (folder / "test.en").open("a", encoding="utf-8") as file:
+        file.write("a \u6f22\u5b57 dog \u03b1\n")
+    with (folder / "test.de").open("a", encoding="utf-8") as file:
+        file.write("ein Hund\n")
+    with pytest.warns(LegwWarning) as notes:
+        corpus(folder)
+    assert [str(note.message) for note in notes] == [
+        "test en: 2 times characters that training never saw, taken as unknown"
+    ]
+
+
+def spoil(folder: Path, what: str) -> None:
+    if what == "missing":
+        (folder / "train.de").unlink()
+    elif what == "empty":
+        (folder / "train.en").write_bytes(b"")
+    elif what == "latin1":
+        (folder / "train.en").write_bytes(b"a dog\ncaf\xe9\n")
+    elif what == "cut":
+        packed = gzip.compress((folder / "train.en").read_bytes())
+        (folder / "train.en").unlink()
+        (folder / "train.en.gz").write_bytes(packed[:-20])
+    elif what == "all empty":
+        (folder / "train.en").write_text("\n" * 40)
+
+
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("missing", "{0}/train.de[.gz]: is missing; put train, val and test there, each as "),
+        ("empty", "{0}/train.en: is empty; give a text of at least one line"),
+        ("latin1", "{0}/train.en: line 2: is not UTF-8 text; convert the file, for example "),
+        ("cut", "{0}/train.en.gz: cannot be read: "),
+        ("all empty", "{0}/train.en: every pair has an empty side; give sentences"),
+    ],
+)
+def test_bad_files_are_one_line(folder: Path, what: str, line: str) -> None:
+    spoil(folder, what)
+    assert error_line(corpus, folder, kind=DataError).startswith(line.format(folder))
+
+
+def test_nothing_short_enough(folder: Path) -> None:
+    assert error_line(corpus, folder, most_tokens=0, kind=DataError) == (
+        f"{folder}/train.en: every pair is longer than 0 subwords; give sentences"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"source": "de"}, "--source=de: is the target too; give two languages"),
+        ({"target": "fr"}, "{0}/train.fr[.gz]: is missing; put train, val and test there"),
+        ({"vocabulary": 7}, "gnmt-small: vocabulary=7: must be at least 8; four subwords are no "),
+    ],
+)
+def test_bad_options(folder: Path, options: dict[str, Any], line: str) -> None:
+    given = Options(data=folder, **options)
+    found = error_line(find, "gnmt-small", given, kind=DataError)
+    assert found.startswith(line.format(folder))
+
+
+def test_options_of_translation_alone() -> None:
+    assert error_line(find, "digits-lstm", Options(source="en"), kind=RunError) == (
+        "digits-lstm: source=en: is for gnmt, gnmt-small alone; leave it out"
+    )
+
+
+# Order ----------------------------------------------------------------------------------
+
+
+def lengths(count: int = 5000) -> tuple[Tensor, Tensor]:
+    """Return lengths like those of real sentence pairs: source and target are alike."""
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randn(count, generator=generator).mul(0.4).add(2.6).exp().ceil().long()
+    other = torch.randint(-3, 4, (count,), generator=generator)
+    return source, (source + other).clamp(min=2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1024, 5000, 6000])
+@pytest.mark.parametrize("epoch", [0, 1, 5])
+def test_an_epoch_is_every_pair_once(batch_size: int, epoch: int) -> None:
+    ids = order(*lengths(), seed=1, epoch=epoch, batch_size=batch_size)
+    assert sorted(ids.tolist()) == list(range(5000))
+
+
+def test_the_order_is_a_function_of_seed_epoch_and_batch_size() -> None:
+    def of(seed: int, epoch: int, batch_size: int) -> list[int]:
+        return order(*lengths(), seed=seed, epoch=epoch, batch_size=batch_size).tolist()
+
+    assert of(0, 0, 64) == of(0, 0, 64)
+    assert len({tuple(of(*which)) for which in ((0, 0, 64), (1, 0, 64), (0, 1, 64))}) == 3
+
+
+@pytest.mark.parametrize("batch_size", [64, 1024])
+def test_batches_hold_pairs_of_like_lengths_in_every_epoch(batch_size: int) -> None:
+    """Aligned with the updates, though they straddle the epochs: but for the straddlers."""
+    source, target = lengths()
+    batches = Batches(
+        lambda epoch: order(source, target, seed=0, epoch=epoch, batch_size=batch_size),
+        5000,
+        batch_size,
+    )
+    spread = []
+    for update in range(3 * 5000 // batch_size):
+        ids = batches.ids(update)
+        if len(set((torch.arange(batch_size) + update * batch_size).div(5000).int().tolist())) > 1:
+            continue
+        assert (target[ids].diff() <= 0).all(), "the longest first, so micro-batches are tight"
+        spread.append(float(target[ids].double().std()))
+    share = 0.35 if batch_size == 64 else 0.8
+    assert sum(spread) / len(spread) < share * float(target.double().std())
+
+
+def test_the_longest_pair_comes_first_of_all() -> None:
+    """What does not fit into memory fails in the first update, not after hours."""
+    source, target = lengths()
+    ids = order(source, target, seed=3, epoch=0, batch_size=64)
+    assert target[ids[0]] == target.max()
+    later = [order(source, target, seed=3, epoch=e, batch_size=64)[0] for e in range(1, 5)]
+    assert any(target[at] < target.max() for at in later)
+
+
+def test_batches_of_a_large_size_differ_little() -> None:
+    """A pool has at least eight batches, each with one in eight lengths."""
+    source, target = lengths(1024 * POOL_BATCHES)
+    ids = order(source, target, seed=0, epoch=0, batch_size=1024)
+    means = [float(target[piece].double().mean()) for piece in torch.split(ids, 1024)]
+    assert len(set(means)) == POOL_BATCHES
+
+
+def test_padding_share() -> None:
+    source, target = torch.tensor([2, 4, 6]), torch.tensor([3, 3, 5])
+    ids = torch.tensor([2, 0, 1])
+    share = padding_share(source, target, ids, micro_batch_size=2)
+    assert share == pytest.approx(1 - (12 + 11) / ((6 * 2 + 4) + (5 * 2 + 3)))
+    assert padding_share(source, target, ids, micro_batch_size=1) == 0
+
+
+@pytest.mark.parametrize(("batch_size", "micro_batch_size"), [(64, 64), (1024, 128), (1024, 64)])
+def test_sorting_keeps_padding_below_15_percent(batch_size: int, micro_batch_size: int) -> None:
+    source, target = lengths(29_000)
+    ids = order(source, target, seed=0, epoch=0, batch_size=batch_size)
+    shuffled = order(source, target, seed=0, epoch=0, batch_size=1)
+    shares = [
+        padding_share(source, target, each, micro_batch_size=micro_batch_size)
+        for each in (ids, shuffled[torch.randperm(29_000)])
+    ]
+    assert shares[0] < 0.15 < 0.4 < shares[1]
+
+
+# Scores ---------------------------------------------------------------------------------
+
+
+def test_scores_are_sacrebleus_with_its_signature() -> None:
+    """BLEU of one sentence by hand: 7 of 8 words, 5 of 7, 3 of 6 and 1 of 5 n-grams match."""
+    reference = "the quick brown fox jumps over the dog"
+    scorer = Scorer([reference])
+    score = scorer.score(["the quick brown fox leaps over the dog"])
+    assert score.bleu == pytest.approx(100 * (7 / 8 * 5 / 7 * 3 / 6 * 1 / 5) ** 0.25)
+    assert 60 < score.chrf < 100
+    assert scorer.bleu([reference]) == pytest.approx(100)
+    bleu, chrf = score.lines()
+    assert bleu.startswith("BLEU 50.00 (nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
+    assert chrf.startswith(f"chrF {score.chrf:.2f} (nrefs:1|case:mixed|eff:yes|nc:6|nw:0|")
+
+
+# The task -------------------------------------------------------------------------------
+
+
+def tiny_task(folder: Path, **changes: Any) -> TranslationTask:
+    return TranslationTask("gnmt-small", TINY, corpus(folder), **changes)
+
+
+def train(task: TranslationTask, out: Path, **changes: Any) -> Any:
+    recipe: dict[str, Any] = {"name": "tiny", "batch_size": 8, "lr": 0.02, "epochs": 40,
+                              "clip_norm": 5.0, "optimizer": Adam()}  # fmt: skip
+    micro = changes.pop("micro_batch_size", 8)
+    settings = Settings(micro_batch_size=micro, device="cpu")
+    return fit(task, Recipe(**(recipe | changes)), out=out, settings=settings)
+
+
+def test_it_learns_to_translate_word_by_word(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    summary = train(tiny_task(folder), out)
+    run = records.load(out)
+    assert summary.metric["name"] == "BLEU"
+    assert run.evaluations[0].metric is not None
+    assert run.evaluations[0].metric < 5 < 50 < summary.metric["value"]
+    assert summary.metrics["beam_bleu"] > 50
+    assert summary.metrics["beam_chrf"] > 50
+    assert 1 < summary.metrics["subword_perplexity"] < 4
+    about = json.loads((out / "translation.json").read_text())
+    assert (about["source"], about["target"]) == ("en", "de")
+    assert about["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
+    assert Subwords((out / "subwords.model").read_bytes()).encode(["a dog"])
+
+
+def test_micro_batches_change_nothing(folder: Path, tmp_path: Path) -> None:
+    weights = []
+    for micro_batch_size in (8, 3, 1):
+        out = tmp_path / str(micro_batch_size)
+        train(tiny_task(folder), out, micro_batch_size=micro_batch_size, epochs=2, lr=1e-3)
+        content = load_newest(out, warn=print)
+        assert content is not None
+        weights.append(content["model"])
+    for name, tensor in weights[0].items():
+        for other in weights[1:]:
+            torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-5, msg=name)
+
+
+def test_the_metric_is_that_of_the_held_out_part(folder: Path) -> None:
+    """A model that has the validation part by heart has BLEU 100 there alone."""
+    one, other = (tiny_task(folder, holdout=part) for part in ("validation", "test"))
+    right = {"validation": one, "test": other}
+    for part, task in right.items():
+        found = task.corpus.subwords.encode(task.corpus.held_out[part].target)
+        assert task._scorer.bleu(task.corpus.subwords.decode(found)) == pytest.approx(100)
+    assert one._scorer.bleu(one.corpus.test.target) < 50
+
+
+def test_the_fingerprint_is_of_all_data(folder: Path, tmp_path: Path) -> None:
+    first = tiny_task(folder).fingerprint()
+    assert tiny_task(folder, holdout="validation").fingerprint() == first
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    lines = (other / "test.de").read_text(encoding="utf-8").splitlines()
+    (other / "test.de").write_text("\n".join(["hier", *lines[1:]]) + "\n", encoding="utf-8")
+    assert tiny_task(other).fingerprint() != first
+
+
+def test_sizes() -> None:
+    assert (SIZES["gnmt"].hidden_size, SIZES["gnmt"].num_layers) == (1024, 4)
+    assert (SIZES["gnmt"].num_subwords, SIZES["gnmt"].most_tokens) == (32_000, 50)
+    assert (SIZES["gnmt"].dropout, SIZES["gnmt"].smoothing) == (0.2, 0.1)
+    assert SIZES["gnmt-small"].num_subwords <= 8000
+
+
+def test_pairs_on_a_device_stay_there() -> None:
+    pairs = Pairs([[4], [5, 6]], [[7, 8], [9]])
+    cpu = torch.device("cpu")
+    first = pairs.batch(torch.tensor([1]), cpu)
+    assert first.source_BS.tolist() == [[5, 6, END]]
+    assert pairs.batch(torch.tensor([0]), cpu).target_BT.tolist() == [[2, 7, 8, END]]
+    assert len(pairs._resident) == 1
