@@ -311,7 +311,7 @@ def test_the_loss_is_the_smoothed_cross_entropy(root: Path) -> None:
 def test_colours_are_normalised() -> None:
     pixels = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
     pixels[0, 0, 0] = 0
-    found = cifar10.normalised(pixels)
+    found = cifar10.normalised(pixels, cifar10.MEAN, cifar10.DEVIATION)
     assert found.is_contiguous(memory_format=torch.channels_last)
     for channel, (mean, deviation) in enumerate(zip(cifar10.MEAN, cifar10.DEVIATION, strict=True)):
         assert found[0, channel, 0, 0].item() == pytest.approx(-mean / deviation, rel=1e-5)

@@ -33,6 +33,11 @@ class Options:
     """Language that is translated into, as the files' names end; None is de."""
     skip_broken: bool = False
     """Leave broken image files out, and say how many, in place of an error."""
+    workers: int | None = None
+    """Processes that decode ImageNet's images, at least 0 (none: the one that trains); None
+    is one for each core, less one."""
+    made_up: bool = False
+    """ImageNet: noise in place of images, to measure what training would cost."""
 
 
 APPS = {
@@ -42,6 +47,8 @@ APPS = {
     "ptb-medium": "legw.apps.ptb",
     "ptb-large": "legw.apps.ptb",
     "cifar10": "legw.apps.images",
+    "cifar10-small": "legw.apps.images",
+    "resnet50-imagenet": "legw.apps.images",
     "gnmt": "legw.apps.translation",
     "gnmt-small": "legw.apps.translation",
 }
@@ -52,6 +59,7 @@ ONLY = {
     "source": ("legw.apps.translation",),
     "target": ("legw.apps.translation",),
     "skip_broken": ("legw.apps.images",),
+    "workers": ("legw.apps.images",),
 }
 """Options that not every application takes, and the modules of those that do."""
 
@@ -71,7 +79,7 @@ def find(name: str, options: Options | None = None) -> Task:
         raise RunError(unknown_name("application", name, APPS) + "; your own task is module:name")
     for option, modules in ONLY.items():
         value = getattr(options, option)
-        if value not in (None, False) and APPS.get(name) not in modules:
+        if value is not None and value is not False and APPS.get(name) not in modules:
             takers = ", ".join(app for app, module in APPS.items() if module in modules)
             raise RunError(
                 f"{name}: {option}={one_line(str(value), 60)}: is for {takers} alone; leave it out"

@@ -31,7 +31,7 @@ class Options:
 
     app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
     """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, gnmt-small, gnmt, cifar10,
-    or a task of your own as module:name."""
+    cifar10-small, resnet50-imagenet, or a task of your own as module:name."""
     batch_size: inputs.BatchSize = None
     """Global batch size, in examples per update; the base recipe's if not given."""
     rule: inputs.RuleName = "legw"
@@ -64,6 +64,9 @@ class Options:
     """Translation: the language translated into, as the files' names end; de if not given."""
     skip_broken: inputs.Flag = False
     """Images: leave broken files out, and say how many, in place of an error."""
+    workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
+    """ImageNet: processes that decode images, 0 for none; one for each core less one if not
+    given."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
     tensorboard: inputs.Flag = False
     """Write TensorBoard scalars too, below the run folder."""
@@ -102,11 +105,12 @@ def _train(options: Options, settings: Settings, world: World) -> int:
             source=options.source,
             target=options.target,
             skip_broken=options.skip_broken,
+            workers=options.workers,
         )
     )
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(headline(outcome), markup=False, soft_wrap=True)
-    for line in outcome.warnings:
+    for line in (*outcome.warnings, *training.too_few(task, recipe)):
         console.print(f"note: {line}", markup=False, soft_wrap=True)
     summary = fit(
         task,

@@ -124,6 +124,7 @@ def task_of(
     source: str | None = None,
     target: str | None = None,
     skip_broken: bool = False,
+    workers: int | None = None,
 ) -> Task:
     """Return the task with its data read.
 
@@ -140,8 +141,20 @@ def task_of(
         source=source,
         target=target,
         skip_broken=skip_broken,
+        workers=workers,
     )
     return apps.find(app, options)
+
+
+def too_few(task: Task, recipe: Recipe) -> list[str]:
+    """Return a note if the data at hand, unlike the recipe's, are fewer than one batch."""
+    count = task.num_examples(recipe.batch_size)
+    if recipe.batch_size <= count or count == recipe.epoch_examples:
+        return []
+    return [
+        f"{task.name}: the batch ({recipe.batch_size}) is larger than the data given ({count}), "
+        "so an update takes examples of several epochs; choose a smaller batch"
+    ]
 
 
 def overridden(

@@ -25,6 +25,9 @@ from legw.train.task import State, Task
 
 Precision = Literal["fp32", "bf16"]
 
+AHEAD = 4
+"""How many micro-batches ahead a task is told what it will be asked for."""
+
 
 @dataclass
 class Costs:
@@ -127,6 +130,8 @@ class GlobalBatch:
         self._wrapped = world.wrap(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._augment = getattr(task, "augment", None)
+        self._prefetch = getattr(task, "prefetch", None)
+        self._announced = -1
 
     def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
         """Leave the global batch's gradient in ``p.grad``, divided and clipped.
@@ -153,6 +158,7 @@ class GlobalBatch:
             self.carried = [None] * len(self.parts)  # an epoch begins
         self._before = list(self.carried)
         for index, slots in enumerate(self.parts):
+            self._announce(update * len(self.parts) + index)
             batch = self._load(update, ids_B[slots], slots)
             began = time.perf_counter()
             seed_draws(derive(self.seed, "draws", update, slots.start), self.world.device)
@@ -202,6 +208,19 @@ class GlobalBatch:
         first = self.share.start
         rows = slice(slots.start - first, slots.stop - first)
         return batch, tuple(tensor[rows] for tensor in _joined(self._before) or ())
+
+    def _announce(self, number: int) -> None:
+        """Tell the task which micro-batches come after this process's own of this number."""
+        if self._prefetch is None:
+            return
+        began = time.perf_counter()
+        for ahead in range(max(number, self._announced + 1), number + AHEAD + 1):
+            update, index = divmod(ahead, len(self.parts))
+            slots = self.parts[index]
+            ids = self.batches.ids(update)[slots]
+            self._prefetch(ids, self._draws(ids, self.batches.epochs(update)[slots]))
+            self._announced = ahead
+        self.costs.data += time.perf_counter() - began
 
     def _draws(self, ids: Tensor, epochs: Tensor) -> Tensor:
         """Return a seed for each example, a function of (seed, epoch, example id)."""

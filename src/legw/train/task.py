@@ -42,6 +42,8 @@ class Task(Protocol):
     - `final_metrics(model) -> dict[str, float]` are measured once, after the last update.
     - `augment(batch, draws_B) -> batch` changes examples at random: `draws_B` are int64
       seeds of shape (examples,), each a function of (seed, epoch, example id).
+    - `prefetch(ids, draws_B)` is told, some micro-batches ahead, what `batch` and `augment`
+      will be asked for, so that data can be made ready meanwhile.
     """
 
     name: str

@@ -4,6 +4,20 @@ The convolutional half of You et al. 2019 (arXiv 1901.08256): LARS, and a batch 
 32K. Images come from a folder tree ``SPLIT/CLASS/*.jpg`` or from a zip of one.
 """
 
-from legw.apps.images.cifar10 import CifarTask, task
+from __future__ import annotations
 
-__all__ = ["CifarTask", "task"]
+from legw.apps import Options
+from legw.apps.images import cifar10, imagenet
+from legw.apps.images.cifar10 import CifarTask
+from legw.apps.images.imagenet import ImageNetTask
+
+__all__ = ["CifarTask", "ImageNetTask", "task"]
+
+
+def task(name: str, options: Options) -> CifarTask | ImageNetTask:
+    """Return the application of this name.
+
+    Raises:
+        DataError: its images are not to be found, or not what they should be.
+    """
+    return cifar10.task(name, options) if name in cifar10.MODELS else imagenet.task(name, options)

@@ -5,7 +5,6 @@ Shapes: B examples, H and W pixels, C colours.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import warnings
@@ -18,7 +17,8 @@ from torch.nn import functional
 
 from legw.apps import Options
 from legw.apps.images.augment import crop_and_flip
-from legw.apps.images.models import resnet18_small_images
+from legw.apps.images.colours import normalised, sent
+from legw.apps.images.models import resnet18_small_images, small_resnet
 from legw.apps.images.resident import Resident, resident
 from legw.apps.images.tree import scan
 from legw.errors import DataError, LegwWarning
@@ -45,7 +45,10 @@ DEVIATION = (0.2470, 0.2435, 0.2616)
 ORIGINAL = "cifar-10-batches-py"
 """The folder that the published archive unpacks into."""
 
-MODELS: dict[str, Callable[[int], nn.Module]] = {"cifar10": resnet18_small_images}
+MODELS: dict[str, Callable[[int], nn.Module]] = {
+    "cifar10": resnet18_small_images,
+    "cifar10-small": small_resnet,
+}
 """The applications: name -> function of the number of classes that returns a new model."""
 
 Batch = tuple[Tensor, Tensor]
@@ -80,17 +83,17 @@ class CifarTask:
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
         """Return pixels, uint8 of shape (B, H, W, C), and labels, int64 of shape (B,)."""
         pixels, labels = self._on(device)[0]
-        ids = _sent(ids, device)
+        ids = sent(ids, device)
         return pixels[ids], labels[ids]
 
     def augment(self, batch: Batch, draws_B: Tensor) -> Batch:
         """Shift and mirror the images at random, each by its own seed."""
         pixels_BHWC, labels_B = batch
-        return crop_and_flip(pixels_BHWC, _sent(draws_B, pixels_BHWC.device), PAD), labels_B
+        return crop_and_flip(pixels_BHWC, sent(draws_B, pixels_BHWC.device), PAD), labels_B
 
     def loss(self, model: nn.Module, batch: Batch, state: State) -> tuple[Tensor, int, State]:
         pixels_BHWC, labels_B = batch
-        logits = model(normalised(pixels_BHWC))
+        logits = model(normalised(pixels_BHWC, MEAN, DEVIATION))
         total = functional.cross_entropy(
             logits, labels_B, reduction="sum", label_smoothing=SMOOTHING
         )
@@ -101,7 +104,7 @@ class CifarTask:
         pixels, labels = self._on(next(model.parameters()).device)[1]
         right = labels.new_zeros(())
         for part, truth in zip(torch.split(pixels, 1000), torch.split(labels, 1000), strict=True):
-            right += (model(normalised(part)).argmax(dim=1) == truth).sum()
+            right += (model(normalised(part, MEAN, DEVIATION)).argmax(dim=1) == truth).sum()
         return int(right) / len(labels)
 
     def fingerprint(self) -> str:
@@ -166,29 +169,6 @@ def for_validation(data: Resident) -> Resident:
         own = (labels == label).nonzero()[:, 0]
         left[own[round(len(own) * (1 - VALIDATION_SHARE)) :]] = True
     return Resident((pixels[~left], labels[~left]), (pixels[left], labels[left]), data.classes)
-
-
-def normalised(pixels_BHWC: Tensor) -> Tensor:
-    """Return colours with mean 0 and deviation 1, shape (B, C, H, W), channels-last."""
-    mean_C11, deviation_C11 = _colours(pixels_BHWC.device, torch.get_default_dtype())
-    return pixels_BHWC.permute(0, 3, 1, 2).to(mean_C11.dtype).sub_(mean_C11).div_(deviation_C11)
-
-
-@functools.cache
-def _colours(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of a byte; sent to the device once, as sending waits for it."""
-    mean, deviation = (
-        torch.tensor(values, dtype=dtype, device=device).mul_(255)[:, None, None]
-        for values in (MEAN, DEVIATION)
-    )
-    return mean, deviation
-
-
-def _sent(numbers: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on the device, without waiting for what the device is doing."""
-    if device.type != "cuda" or numbers.device.type == "cuda":
-        return numbers.to(device)
-    return numbers.pin_memory().to(device, non_blocking=True)
 
 
 def _root(name: str, folder: Path) -> Path:

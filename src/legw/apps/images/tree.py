@@ -7,11 +7,12 @@ Classes are numbered in the order of their names, images in the order of theirs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from legw.errors import DataError
@@ -47,7 +48,6 @@ class Tree:
     path: Path
     classes: tuple[str, ...]
     splits: dict[str, Split]
-    _archives: dict[int, zipfile.ZipFile] = field(default_factory=dict, compare=False, repr=False)
 
     def read(self, name: str) -> bytes:
         """Return the content of one file.
@@ -78,14 +78,17 @@ class Tree:
         return digest.hexdigest()[:16]
 
     def _archive(self) -> zipfile.ZipFile:
-        """Return the zip file, opened once a process: a handle cannot be shared."""
-        process = os.getpid()
-        if process not in self._archives:
-            self._archives[process] = zipfile.ZipFile(self.path)
-        return self._archives[process]
+        return _opened(self.path, os.getpid())
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_archives": {}}
+    def stub(self) -> Tree:
+        """Return what can `read` and no more: small enough to be sent with every request."""
+        return Tree(self.task, self.path, (), {})
+
+
+@functools.cache
+def _opened(path: Path, process: int) -> zipfile.ZipFile:
+    """Return a zip file, opened once a process: a handle cannot be shared."""
+    return zipfile.ZipFile(path)
 
 
 def scan(task: str, path: Path, splits: tuple[str, ...]) -> Tree:
