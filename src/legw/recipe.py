@@ -99,6 +99,8 @@ class Recipe:
     """Streams (truncated back-propagation): tokens in the training text, at least 1."""
     window_tokens: int | None = None
     """Streams: tokens of one stream in one example (the truncation length), at least 1."""
+    noise_scale: float | None = None
+    """Simple noise scale of the gradient as measured, in examples, above 0; None is not known."""
     source: str = ""
     """Where the numbers come from."""
 
@@ -118,8 +120,9 @@ class Recipe:
                 check_count(self.name, name, getattr(self, name))
         for name in ("lr", "epochs", "warmup_epochs", "warmup_from_lr"):
             self._check_number(name, getattr(self, name))
-        if self.clip_norm is not None:
-            self._check_number("clip_norm", self.clip_norm)
+        for name in ("clip_norm", "noise_scale"):
+            if getattr(self, name) is not None:
+                self._check_number(name, getattr(self, name))
         for name, kind in (("decay", Decay), ("optimizer", Optimizer)):
             part = getattr(self, name)
             if not isinstance(part, kind):
@@ -136,7 +139,7 @@ class Recipe:
             raise self._fault(name, f"must be a finite number, below {HUGE:g}")
 
     def _check_ranges(self) -> None:
-        for name in ("lr", "epochs", "clip_norm"):
+        for name in ("lr", "epochs", "clip_norm", "noise_scale"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise self._fault(name, "must be above 0")

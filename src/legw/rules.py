@@ -25,6 +25,10 @@ from legw.optimizers import Adam, Optimizer, check_range
 from legw.recipe import Recipe, check_count, check_name
 from legw.schedule import epoch_size
 
+FAR = 4.0
+"""A batch this many times the noise scale is far past it: there, twice the batch saves less
+than a tenth of the updates to the same loss."""
+
 ROUNDING = 1e-12
 """Two numbers this close, relatively, count as equal where a rule meets its limit."""
 
@@ -276,8 +280,9 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """Return one line for each thing about a scaled recipe that deserves a second look.
 
     These are: no warmup to scale; a warmup past the first decay; linear scaling of an
-    adaptive optimizer; a batch larger than the data set, or fewer than 5 updates an
-    epoch (where the number of examples is known). At ``k = 1`` there are none.
+    adaptive optimizer; a batch far past the measured noise scale, or larger than the data
+    set, or fewer than 5 updates an epoch (where the numbers are known). At ``k = 1``
+    there are none.
 
     Args:
         base: the recipe that was scaled.
@@ -294,6 +299,7 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
         _no_warmup(base, rule),
         _past_the_decay(scaled),
         _adaptive_linear(base, rule),
+        _past_the_noise(base, scaled),
         *_few_updates(scaled),
     ]
     return [f"{base.name}: {line}" for line in found if line]
@@ -332,6 +338,19 @@ def _adaptive_linear(base: Recipe, rule: Rule) -> str:
     return (
         f"{rule.name} was made for SGD; with {base.optimizer.kind} the rate grows as sqrt(k): "
         "choose legw or sqrt"
+    )
+
+
+def _past_the_noise(base: Recipe, scaled: Recipe) -> str:
+    """Warn of a batch far past the noise scale; McCandlish et al. 2018, arXiv 1812.06162."""
+    noise = base.noise_scale
+    if noise is None or scaled.batch_size <= FAR * noise:
+        return ""
+    factor = (1 + scaled.batch_size / noise) / (1 + base.batch_size / noise)
+    return (
+        f"the batch is {scaled.batch_size / noise:.3g} times the measured noise scale "
+        f"({noise:.3g} examples), which predicts {factor:.3g} times the base's examples to the "
+        "same loss; choose a smaller batch, or see what a study says"
     )
 
 

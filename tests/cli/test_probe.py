@@ -118,5 +118,5 @@ def test_torchrun_is_for_legw_train(legw: Callable, monkeypatch: pytest.MonkeyPa
     answer = legw("probe noise digits-lstm")
     assert answer.code == 2
     assert answer.err == (
-        "legw: probe: runs in one process; legw train --noise measures under torchrun\n"
+        "legw: probe: runs in one process; legw train --measure-noise works under torchrun\n"
     )

@@ -32,6 +32,8 @@ Ladder = Annotated[Optional[str], arg(metavar="A:B", help_behavior_hint="")]
 """Two batch sizes that may be left out."""
 RuleName = Annotated[str, arg(metavar="RULE", help=f"How to scale: {', '.join(rules.RULES)}.")]
 """A rule's name; `legw.rules.find` knows them."""
+Noise = Annotated[Optional[str], arg(metavar="X|DIR", help_behavior_hint="")]
+"""A noise scale that may be left out: a number, or a folder of runs; `noises.read` reads it."""
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 """Off unless given."""
 

@@ -11,12 +11,11 @@ from rich import box
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from legw import cost, measurements, records, rules, theory
-from legw.cli import inputs, lists, outputs, training
+from legw import cost, rules
+from legw.cli import inputs, lists, noises, outputs, training
 from legw.cli.outputs import number
 from legw.cost import Network, Option, Speed
 from legw.errors import LegwError, RecipeError, one_line
-from legw.measurements import Noise
 from legw.recipe import Recipe, to_dict, to_toml
 from legw.theory import NoiseScale
 
@@ -51,7 +50,7 @@ class Options:
     """Base recipe, if not the application's own."""
     epochs: inputs.Number = None
     """Length of the run in epochs, if not the base recipe's."""
-    noise: Annotated[Optional[str], arg(metavar="X|DIR", help_behavior_hint="")] = None
+    noise: inputs.Noise = None
     """Noise scale in examples, or a folder with runs in which it was measured."""
     nodes: Annotated[int, arg(metavar="N")] = 1
     """Machines."""
@@ -82,7 +81,8 @@ def run(options: Options) -> int:
         training.base_recipe(options.app, options.recipe), epochs=options.epochs
     )
     rule = rules.find(options.rule)
-    noise = None if options.noise is None else read_noise(options.noise)
+    noise = noises.read(options.noise) if options.noise else noises.of(base)
+    base = noises.known(base, noise)
     task = training.task_of(options.app, options.data, "test")
     sizes = _sizes(options, base, task)
     speed, network = _measured(options, base, task, sizes, network)
@@ -109,41 +109,6 @@ def run(options: Options) -> int:
     outputs.notes(dict.fromkeys(_notes(best)), to_stderr=options.json)
     _write(options, best)
     return 0
-
-
-def read_noise(text: str) -> NoiseScale:
-    """Return the noise scale that a number states, or that runs below a folder have measured.
-
-    Of a run the last half counts: the noise scale grows while training.
-
-    Raises:
-        LegwError: it is neither a number above 0 nor such a folder, or was lost in noise.
-
-    >>> read_noise("250").value
-    250.0
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        return _noise_below(Path(text))
-    if not 0 < value < 1e15:
-        raise LegwError(f"--noise={one_line(text)}: must be above 0, in examples, or a folder")
-    return NoiseScale(value=value, low=None, high=None, from_epoch=0.0, to_epoch=0.0, n=0)
-
-
-def _noise_below(folder: Path) -> NoiseScale:
-    here = f"--noise={one_line(str(folder))}"
-    rows = [
-        row
-        for each in records.find_runs(folder)
-        for row in theory.late(measurements.read(each, Noise))
-    ]
-    if not rows:
-        raise LegwError(f"{here}: no noise was measured below it; legw probe noise APP does")
-    found = theory.noise_scale(rows)
-    if found.value is None:
-        raise LegwError(f"{here}: the gradient is lost in its noise; measure with more samples")
-    return found
 
 
 def read_rate(text: str) -> float:

@@ -370,7 +370,9 @@ def _one(
 ) -> _Run:
     """Make one run with its probe, or find that it has been made."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise LegwError("probe: runs in one process; legw train --noise measures under torchrun")
+        raise LegwError(
+            "probe: runs in one process; legw train --measure-noise works under torchrun"
+        )
     kind = "curvature" if isinstance(options, probe.Curvature) else "noise"
     name = one_line(options.app, 60).replace(":", "-")
     root = options.out or Path("runs") / f"{name}-{kind}"

@@ -31,6 +31,9 @@ class Options:
     """The rule at batch sizes A, 2A, 4A, ... and B (and N), one row each."""
     num_examples: inputs.Count = None
     """Examples in one epoch, in place of the recipe's own; at least 1."""
+    noise: inputs.Noise = None
+    """Noise scale in examples, or a folder with runs in which legw probe noise measured it:
+    a batch far past it gets a note."""
     lr: inputs.Number = None
     """Peak learning rate, in place of the rule's; above 0."""
     toml: inputs.File = None
@@ -44,6 +47,10 @@ def run(options: Options) -> int:
     _check(options)
     rule = rules.find(options.rule)
     base = inputs.find_recipe(options.recipe, options.num_examples)
+    if options.noise is not None:
+        from legw.cli import noises
+
+        base = noises.known(base, options.noise)
     if options.all_rules or options.ladder:
         outcomes = _rows(options, base)
         (_print_rows_json if options.json else _print_rows)(base, outcomes, options)

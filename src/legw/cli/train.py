@@ -10,10 +10,11 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from legw import rules
-from legw.cli import inputs, training
+from legw.cli import inputs, noises, training
 from legw.cli.outcome import carry, headline
 from legw.cli.progress import Display, figure
 from legw.errors import DivergedError
+from legw.probes import NoiseProbe
 from legw.records import Summary
 from legw.train import Observer, Settings, fit
 from legw.train.dist import World, joined
@@ -68,6 +69,11 @@ class Options:
     """ImageNet: processes that decode images, 0 for none; one for each core less one if not
     given."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
+    noise: inputs.Noise = None
+    """Noise scale in examples, or a folder with runs in which it was measured: a batch far
+    past it gets a note."""
+    measure_noise: inputs.Flag = False
+    """Sample the gradient's noise every 100 updates, into noise.jsonl in the run folder."""
     tensorboard: inputs.Flag = False
     """Write TensorBoard scalars too, below the run folder."""
     json: inputs.Flag = False
@@ -90,6 +96,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
         epochs=options.epochs,
         warmup_epochs=options.warmup_epochs,
     )
+    base = noises.known(base, options.noise)
     batch_size = base.batch_size if options.batch_size is None else options.batch_size
     outcome = carry(base, batch_size, rule, lr=options.lr)
     assert outcome.scaled is not None
@@ -127,6 +134,8 @@ def _train(options: Options, settings: Settings, world: World) -> int:
 
 def _observers(options: Options, folder: Path, console: Console) -> list[Observer]:
     observers: list[Observer] = [Display(console, options.app)]
+    if options.measure_noise:
+        observers.append(NoiseProbe(folder))
     if options.tensorboard:
         observers.append(TensorBoard(folder))
     return observers

@@ -54,8 +54,8 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
         )
     theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
     ours = {"task": run.task, "seed": run.seed, "precision": run.precision}
-    theirs |= to_dict(replace(found.recipe, source=""))
-    ours |= to_dict(replace(run.recipe, source=""))
+    theirs |= to_dict(replace(found.recipe, source="", noise_scale=None))
+    ours |= to_dict(replace(run.recipe, source="", noise_scale=None))
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise RunError(

@@ -1,0 +1,62 @@
+"""The noise scale on the command line: a number, or runs in which it was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from legw import measurements, records, theory
+from legw.errors import LegwError, one_line
+from legw.measurements import Noise
+from legw.recipe import Recipe
+from legw.theory import NoiseScale
+
+
+def read(text: str) -> NoiseScale:
+    """Return the noise scale that a number states, or that runs below a folder have measured.
+
+    Of a run the last half counts: the noise scale grows while training.
+
+    Raises:
+        LegwError: it is neither a number above 0 nor such a folder, or was lost in noise.
+
+    >>> read("250").value
+    250.0
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return _below(Path(text))
+    if not 0 < value < 1e15:
+        raise LegwError(f"--noise={one_line(text)}: must be above 0, in examples, or a folder")
+    return NoiseScale(value=value, low=None, high=None, from_epoch=0.0, to_epoch=0.0, n=0)
+
+
+def _below(folder: Path) -> NoiseScale:
+    here = f"--noise={one_line(str(folder))}"
+    rows = [
+        row
+        for each in records.find_runs(folder)
+        for row in theory.late(measurements.read(each, Noise))
+    ]
+    if not rows:
+        raise LegwError(f"{here}: no noise was measured below it; legw probe noise APP does")
+    found = theory.noise_scale(rows)
+    if found.value is None:
+        raise LegwError(f"{here}: the gradient is lost in its noise; measure with more samples")
+    return found
+
+
+def of(base: Recipe) -> NoiseScale | None:
+    """Return the noise scale that a recipe carries; None where it carries none."""
+    return None if base.noise_scale is None else read(repr(base.noise_scale))
+
+
+def known(base: Recipe, noise: NoiseScale | str | None) -> Recipe:
+    """Return the recipe with the noise scale that was given beside it, if one was.
+
+    Raises:
+        LegwError: as for `read`.
+    """
+    noise = read(noise) if isinstance(noise, str) else noise
+    return base if noise is None else replace(base, noise_scale=noise.value)

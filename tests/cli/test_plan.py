@@ -1,0 +1,88 @@
+"""`legw plan` from the command line, and `--noise` wherever it is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from legw import recipe, records
+
+PLAN = "plan digits-lstm --device cpu --epochs 2 --batch-sizes 16,64"
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_batches_side_by_side_with_a_recommendation(legw: Callable) -> None:
+    answer = legw(f"{PLAN} --noise 100 --nodes 2 --link 1Gbit --toml best.toml")
+    assert answer.code == 0
+    assert "* take batch" in answer.out and "to the base's loss" in answer.out
+    assert "2 devices: synchronisation of 0.0363 MB an update is a model" in answer.out
+    assert max(map(len, answer.out.split("* take")[0].splitlines())) <= 80
+    assert recipe.read("best.toml").batch_size in (16, 64)
+
+
+def test_json_has_the_measurement_and_the_model(legw: Callable) -> None:
+    found = legw(f"{PLAN} --nodes 4 --devices 2 --link 100Gbit --latency 1e-5 --json").json
+    assert found["network"]["devices"] == 8
+    assert found["network"]["bandwidth"] == 100e9 / 8 / 2
+    assert [one["batch_size"] for one in found["options"]] == [16, 64]
+    for one in found["options"]:
+        timing = one["timing"]
+        parts = [timing[f"{name}_seconds"] for name in ("compute", "step", "sync")]
+        assert timing["seconds"] == pytest.approx(sum(parts))
+        assert all(part > 0 for part in parts)
+        assert one["seconds"] == pytest.approx(one["updates"] * timing["seconds"])
+    assert found["recommended"] in (16, 64) and found["speed"]["gradient_bytes"] == 36264
+
+
+def test_the_ladder_ends_where_the_rule_does(legw: Callable) -> None:
+    found = legw("plan digits-lstm --device cpu --json").json
+    assert [one["batch_size"] for one in found["options"]] == [16, 32, 64, 128, 256, 512, 1024]
+
+
+def test_a_folder_of_runs_is_a_noise_scale(legw: Callable) -> None:
+    quick = "--micro-batch-size 16 --device cpu"
+    words = f"train digits-lstm --epochs 4 --measure-noise {quick} --out run"
+    assert legw(words).code == 0
+    assert len(Path("run/noise.jsonl").read_text().splitlines()) == 4  # of 360 updates
+    assert legw(f"probe noise digits-lstm --epochs 4 {quick} --out probed").code == 0
+    answer = legw("scale digits-lstm -b 1024 --noise probed")
+    assert answer.code == 0
+    again = legw("scale digits-lstm -b 1024 --noise 20 --json")
+    assert "times the measured noise scale (20 examples)" in again.err
+
+
+def test_train_notes_a_batch_far_past_the_noise_scale_and_keeps_the_value(legw: Callable) -> None:
+    answer = legw(
+        "train digits-lstm -b 128 --noise 20 --epochs 3 --micro-batch-size 64 --device cpu "
+        "--out run"
+    )
+    assert "the batch is 6.4 times the measured noise scale (20 examples)" in answer.out
+    assert records.read_manifest("run").recipe.noise_scale == 20.0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("plan digits-lstm --nodes 0", "--nodes=0: must be at least 1"),
+        ("plan digits-lstm --devices 0", "--devices=0: must be at least 1"),
+        ("plan digits-lstm --nodes 4",
+         "--nodes=4: needs the rate of their network; give for example --link 100Gbit"),
+        ("plan digits-lstm --nodes 4 --link fast",
+         "--link=fast: must be a rate above 0, for example 100Gbit"),
+        ("plan digits-lstm --nodes 4 --link 0Gbit",
+         "--link=0Gbit: must be a rate above 0, for example 100Gbit"),
+        ("plan digits-lstm --noise -3",
+         "--noise=-3: must be above 0, in examples, or a folder"),
+        ("scale digits-lstm -b 32 --noise nowhere",
+         "--noise=nowhere: no noise was measured below it; legw probe noise APP does"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_one_line(legw: Callable, words: str, line: str) -> None:
+    answer = legw(words)
+    assert (answer.code, answer.err) == (2, f"legw: {line}\n")
