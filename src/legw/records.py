@@ -127,7 +127,9 @@ class Summary:
     wall_seconds: float = 0.0
     """Time from start to end with evaluations, added up over restarts."""
     reason: str = ""
-    """Why it diverged or was interrupted."""
+    """Why it diverged or was interrupted, or how a rule that steers ended it."""
+    epochs: float | None = None
+    """Passes over the data made."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What the task measures at the end beside its metric; empty unless finished."""
     costs: dict[str, float] = field(default_factory=dict)

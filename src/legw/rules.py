@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from legw.errors import LegwWarning, RecipeError, unknown_name
-from legw.optimizers import Adam, Optimizer, check_range
+from legw.optimizers import SGD, Adam, Optimizer, check_range
 from legw.recipe import Recipe, check_count, check_name
 from legw.schedule import epoch_size
 
@@ -58,6 +58,9 @@ class Rule:
     """How the optimizer's own settings change with k; None leaves them."""
     needs: type[Optimizer] | None = None
     """The optimizer family the rule is defined for; None is any."""
+    steers: bool = False
+    """Whether the rule works on while the run goes on: the recipe that it gives is the
+    base's at another batch, which `legw.train` steers. Needs ``k >= 1``."""
     formula: str = ""
     """The rule in one line, for people."""
     source: str = ""
@@ -158,11 +161,21 @@ BETA2_HALF_LIFE = Rule(
     formula="beta2**k, beta1 and lr unchanged (the paper gives no law for lr)",
     source="Marek et al. 2025, arXiv 2507.07101",
 )
+ADASCALE = Rule(
+    name="adascale",
+    lr_power=0.0,
+    steers=True,
+    needs=SGD,
+    formula="lr*gain, 1 <= gain <= k measured at each update; ends when the gains add up to the "
+    "base's updates, or after 4 times its epochs",
+    source="Johnson et al. 2020, arXiv 2007.05105",
+)
 
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         LEGW, LINEAR, LINEAR_EPOCH, GOYAL, SQRT, FIXED, HOFFER, ADAM_SDE, BETA2_HALF_LIFE,
+        ADASCALE,
     )
 }  # fmt: skip
 """The rules that ship, by name, in the order in which tables show them."""
@@ -230,6 +243,8 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
             f"{here} is defined for the {rule.needs.__name__} family only, "
             f"not for {recipe.optimizer.kind}; choose another rule"
         )
+    if rule.steers and k < 1:
+        raise RecipeError(f"{here} is undefined below the base's batch; choose another rule")
     stretch = math.pow(k, rule.stretch_power)
     epochs = recipe.epochs * stretch
     warmup = _warmup(recipe, rule, k) * stretch

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from legw import SGD, Recipe, records
+from legw import SGD, Recipe, records, rules
 from legw.records import Summary
 from legw.train import Settings, fit
 from legw.train.state import load_newest
@@ -41,6 +41,19 @@ def train(
     epochs = updates * batch_size / task.num_examples(batch_size)
     settings = {"micro_batch_size": 64, "device": "cpu"} | settings
     return fit(task, recipe(epochs=epochs, **changes), out=out, settings=Settings(**settings))
+
+
+ADASCALE_BASE = recipe(batch_size=16, epochs=1.0)
+
+
+def train_adascale(out: Path, name: str = "lines", **settings: Any) -> Summary:
+    """Train a small task at batch 64 as AdaScale steers it, from a base of batch 16."""
+    settings = {"micro_batch_size": 16, "device": "cpu"} | settings
+    big = rules.apply(ADASCALE_BASE, 64, rules.ADASCALE)
+    return fit(
+        TASKS[name](), big, out=out, base=ADASCALE_BASE, rule="adascale",
+        settings=Settings(**settings),
+    )  # fmt: skip
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

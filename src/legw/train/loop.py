@@ -13,17 +13,19 @@ import contextlib
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from legw import locks, records, rules, schedule
+from legw import locks, records, rules
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.records import Manifest, Status, Summary
 from legw.train import micro, norm, optim, state
 from legw.train.batches import Batches, derive, split
+from legw.train.course import Course
 from legw.train.dist import World, joined
 from legw.train.folder import Identity, claim, earlier_micro_batch, look
 from legw.train.machine import describe_device, environment, peak_memory
@@ -31,7 +33,7 @@ from legw.train.probe import Probe, measure
 from legw.train.recorder import Recorder
 from legw.train.settings import Settings
 from legw.train.signals import StopSignals
-from legw.train.step import Flags, GlobalBatch, Gradient
+from legw.train.step import Flags, Gradient
 from legw.train.task import Observer, Task
 
 
@@ -99,9 +101,8 @@ class _Run:
         self.task, self.recipe, self.folder, self.seed = task, recipe, folder, seed
         self.base, self.rule, self.settings, self.world = base, rule, settings, world
         self.data = ""
-        self.num_examples = task.num_examples(recipe.batch_size)
-        self.updates = schedule.updates(recipe, self.num_examples)
-        self.lr = schedule.in_steps(recipe, self.num_examples)
+        self.course = Course(task, recipe, self.base, rule)
+        self.num_examples = self.course.num_examples
         self.position = state.Position()
         self.last_metric: float | None = None
         self.final_metrics: dict[str, float] = {}
@@ -129,6 +130,7 @@ class _Run:
         self.recorder = Recorder(
             self.folder if self.world.first else None,
             recipe=self.recipe,
+            steered=self.course.steered,
             num_examples=self.num_examples,
             position=self.position,
             clock=lambda: time.perf_counter() - self.clock,
@@ -175,9 +177,9 @@ class _Run:
         self.model.train()
         if self.settings.compile:
             self.model.compile()
-        self.choice = self._micro_batch()
+        self.choice = self._micro_batch(most=self.course.prepare(self.group))
         self.optimizer = optim.build(self.recipe.optimizer, self.model, self.recipe.lr)
-        self.global_batch = GlobalBatch(
+        self.global_batch = self.course.global_batch(
             self.task,
             self.model,
             self.recipe,
@@ -194,11 +196,15 @@ class _Run:
             precision=self.settings.precision,
         )
 
-    def _micro_batch(self) -> micro.Choice:
-        """Return the size that is given, or that a resumed run has, or else the fastest."""
+    def _micro_batch(self, most: int) -> micro.Choice:
+        """Return the size that is given, or that a resumed run has, or else the fastest.
+
+        Args:
+            most: examples that it may have at most.
+        """
         given = self.settings.micro_batch_size
         if given != "auto":
-            return micro.Choice(min(given, self.recipe.batch_size), {}, measured=False)
+            return micro.Choice(min(given, most), {}, measured=False)
         device = describe_device(self.world.device)
         before = self.world.agree(lambda: earlier_micro_batch(self.folder, self.world.size, device))
         if before:
@@ -206,7 +212,7 @@ class _Run:
         return micro.choose(
             self.task,
             self.model,
-            self.recipe,
+            replace(self.recipe, batch_size=most),
             world=self.world,
             group=self.group,
             precision=self.settings.precision,
@@ -222,7 +228,7 @@ class _Run:
             base=self.base,
             recipe=self.recipe,
             num_examples=self.num_examples,
-            updates=self.updates,
+            updates=self.course.updates,
             micro_batch_size=self.choice.micro_batch_size,
             precision=self.settings.precision,
             world_size=self.world.size,
@@ -245,27 +251,27 @@ class _Run:
         self.started = now - self.position.wall_seconds
         self.clock = now - self.position.seconds  # stands still during evaluations
         self.saved_at = now
-        while self.position.updates < self.updates and not self.stopped:
+        while self.position.updates < self.course.updates and not self.stopped:
             update = self.position.updates
             save_due = self._update(update)
-            if self._ends_epoch(update):
+            if self.course.ends_epoch(update):
                 self.recorder.read_back()
             if self.recorder.lost:
                 return
             self.position.updates = update + 1
-            if self._ends_epoch(update):
+            if self.course.ends_epoch(update):
                 self._evaluate()
             if save_due:
                 self._save()
         self._save()
-        if self.position.updates == self.updates:
+        if self.position.updates == self.course.updates:
             self._evaluate_at_the_end()
 
     def _update(self, update: int) -> bool:
         """Make one optimizer step from the whole global batch; say whether to save now."""
         gradient = self.global_batch.gradient(update, self._wishes())
         self._probe(update, gradient)
-        rate = self.lr(update)
+        rate = self.course.rate(update, gradient)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -293,12 +299,6 @@ class _Run:
         if self.world.size == 1:
             return ()
         return (float(self.world.first and self._save_due()), float(bool(self.asked.name)))
-
-    def _ends_epoch(self, update: int) -> bool:
-        """Say whether an epoch, or the run, ends within this update."""
-        before = update * self.recipe.batch_size
-        seen = before + self.recipe.batch_size
-        return seen // self.num_examples > before // self.num_examples or update + 1 == self.updates
 
     def _evaluate(self) -> None:
         """Measure the metric, on the first process alone."""
@@ -338,7 +338,7 @@ class _Run:
     def _summary(self) -> Summary:
         lost = self.recorder.lost
         status: Status = "diverged" if lost else "interrupted"
-        if not lost and self.position.updates == self.updates:
+        if not lost and self.position.updates == self.course.updates:
             status = "finished"
         finished = status == "finished"
         loss = self.position.last_epoch if finished else self.position.since_evaluation
@@ -352,7 +352,8 @@ class _Run:
             examples=self.position.updates * self.recipe.batch_size,
             wall_seconds=round(time.perf_counter() - self.started, 3),
             metrics=self.final_metrics,
-            reason=lost or ("" if finished else self.stopped),
+            reason=lost or (self.course.said(self.position.updates) if finished else self.stopped),
+            epochs=self.course.epochs(self.position.updates),
             costs={**costs, "peak_memory_bytes": peak_memory(self.world.device)},
         )
 
@@ -367,11 +368,8 @@ class _Run:
         """Say whether a checkpoint is due after the update that is being made."""
         if time.perf_counter() - self.saved_at >= self.settings.checkpoint_seconds:
             return True
-        if self.settings.checkpoint_epochs is None:
-            return False
-        span = self.settings.checkpoint_epochs * self.num_examples
-        seen = (self.position.updates + 1) * self.recipe.batch_size
-        return seen // span > (seen - self.recipe.batch_size) // span
+        span = self.settings.checkpoint_epochs
+        return span is not None and self.course.passes(span, self.position.updates)
 
     def _save(self) -> None:
         """Write a checkpoint, after the rows of metrics that it vouches for."""
@@ -388,6 +386,7 @@ class _Run:
                 "position": self.position.to_dict(),
                 "carried": carried,
                 "last_metric": self.last_metric,
+                "steering": self.course.to_dict(),
                 "metrics_bytes": self.recorder.sync(),
             }
             state.save(self.folder, self.position.updates, content)
@@ -407,6 +406,7 @@ class _Run:
         self.position = state.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
         self.last_metric = content["last_metric"]
+        self.course.restore(content.get("steering"), self.position.updates)
         return content
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:

@@ -34,6 +34,7 @@ class Recorder:
     Args:
         folder: the run folder; None on all processes but the first, which write nothing.
         recipe: what is trained.
+        steered: whether its rule tells the run's end as it goes on.
         num_examples: examples in one epoch.
         position: how far the run is; the recorder adds up its losses.
         clock: training time so far, in seconds.
@@ -45,12 +46,14 @@ class Recorder:
         folder: Path | None,
         *,
         recipe: Recipe,
+        steered: bool = False,
         num_examples: int,
         position: Position,
         clock: Callable[[], float],
         observers: Sequence[Observer],
         keep_bytes: int = 0,
     ) -> None:
+        self._steered = steered
         self._recipe, self._num_examples = recipe, num_examples
         self._position, self._clock = position, clock
         self._observers = observers if folder else ()
@@ -89,8 +92,7 @@ class Recorder:
         spent = seconds - position.seconds
         position.seconds = seconds
         position.since_evaluation.add(loss)
-        if unread.update * batch_size >= (self._recipe.epochs - 1) * self._num_examples:
-            position.last_epoch.add(loss)
+        self._add_to_last_epoch(unread.update * batch_size, loss)
         self.lost = position.divergence.add(loss)
         if self.lost:
             position.updates = unread.update + 1
@@ -103,6 +105,16 @@ class Recorder:
             examples_per_second=round(batch_size / spent, 1) if spent > 0 else None,
             seconds=round(seconds, 6),
         )
+
+    def _add_to_last_epoch(self, seen: int, loss: float) -> None:
+        """Keep the mean of the last epoch; where the end is not known, of the one begun last."""
+        position, epoch = self._position, self._num_examples
+        if self._steered:
+            if seen % epoch < self._recipe.batch_size:
+                position.last_epoch = Mean()
+            position.last_epoch.add(loss)
+        elif seen >= (self._recipe.epochs - 1) * epoch:
+            position.last_epoch.add(loss)
 
     def _write(self, row: Update) -> None:
         if self._metrics:

@@ -51,6 +51,8 @@ class Gradient:
     """Norm of the whole gradient before clipping, 0-dim."""
     flags: Tensor
     """The sums over processes of the flags given, shape (flags,)."""
+    extra: Tensor
+    """What else was measured on the way, shape (numbers,); empty but for AdaScale."""
 
 
 class Flags:
@@ -116,22 +118,30 @@ class GlobalBatch:
         self.precision, self.group = precision, group
         self.micro_batch_size = micro_batch_size
         self.costs = Costs()
-        own = split(
-            recipe.batch_size,
-            micro_batch_size,
-            rank=world.rank,
-            world_size=world.size,
-            group=group,
-        )
+        own = self._own_parts()
         self.idle = not own
         self.parts = own or [slice(0, min(group, recipe.batch_size))]  # takes part with weight 0
         self.carried: list[State] = [None] * len(self.parts)
         self._before = self.carried
-        self._wrapped = world.wrap(model)
+        self._wrapped = self._wrap(model)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._augment = getattr(task, "augment", None)
         self._prefetch = getattr(task, "prefetch", None)
         self._announced = -1
+
+    def _own_parts(self) -> list[slice]:
+        """Return this process's micro-batches, as slots of the global batch."""
+        return split(
+            self.recipe.batch_size,
+            self.micro_batch_size,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            group=self.group,
+        )
+
+    def _wrap(self, model: nn.Module) -> nn.Module:
+        """Return the model that sums gradients over processes."""
+        return self.world.wrap(model)
 
     def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
         """Leave the global batch's gradient in ``p.grad``, divided and clipped.
@@ -148,7 +158,12 @@ class GlobalBatch:
         self.world.sum(totals)
         self.costs.communication += time.perf_counter() - began
         grad_norm = self._normalise(totals[1])
-        return Gradient(totals[0] / totals[1], grad_norm, totals[2:])
+        loss, own = totals[0] / totals[1], len(sums)
+        return Gradient(loss, grad_norm, flags=totals[own:], extra=self._extra(totals[:own]))
+
+    def _extra(self, totals: Tensor) -> Tensor:
+        """Return what was measured beside loss and weight, from the sums over processes."""
+        return totals[2:]
 
     def _accumulate(self, update: int) -> Tensor:
         """Sum gradients over this process's micro-batches; return (loss, weight) sums."""
@@ -177,8 +192,12 @@ class GlobalBatch:
                 self.carried[index] = state
                 sums[0] += loss
                 sums[1] += weight
+                self._after_part(index, weight)
             self.costs.compute += time.perf_counter() - began
         return sums
+
+    def _after_part(self, index: int, weight: Any) -> None:
+        """Look at the gradient after a micro-batch."""
 
     def _load(self, update: int, ids: Tensor, slots: slice) -> Any:
         began = time.perf_counter()

@@ -1,0 +1,205 @@
+"""AdaScale, the one rule that steers a run: each update counts for as many as it is worth.
+
+With k times the base's batch an update is worth between 1 and k updates of the base, as
+the gradient is all signal or all noise. That gain is measured at every update:
+
+    r = (sigma2 + mu2) / (sigma2/k + mu2)          1 <= r <= k
+    lr = r * schedule(floor(tau)),   tau = tau + r
+
+with the base's schedule in its own updates, until ``tau`` has come to the base's number
+of updates. `sigma2` is the variance of a gradient of the base's batch, `mu2` the squared
+norm of the true gradient; both come from the spread of the micro-gradients that the
+global batch is summed up from. The rate depends on the gradient, so that a GPU is waited
+for at every update; no other rule does that.
+
+Reference: Johnson, Agrawal, Gu and Guestrin 2020, arXiv 2007.05105, algorithm 1 and
+appendix B.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from legw.errors import RunError
+from legw.recipe import Recipe
+from legw.train.batches import split
+from legw.train.step import GlobalBatch, Gradient
+
+LEAST_VARIANCE = 1e-6
+"""`sigma2` is taken as at least this, so that the gain stays defined."""
+
+MOST_LENGTH = 4.0
+"""The run ends after so many times the base's epochs, whatever has been gained by then."""
+
+
+def variances(
+    mean_square: float, square: float, *, count: int, scale: float
+) -> tuple[float, float]:
+    """Return ``(sigma2, mu2)`` as one update's micro-gradients show them, each in its range.
+
+    With n micro-gradients g_i of shares p_i of the batch, and their mean g::
+
+        sigma2 = k/(n - 1) * (sum p_i*|g_i|**2 - |g|**2),   mu2 = |g|**2 - sigma2/k
+
+    which for equal shares is the paper's ``k/n/(n-1) * sum |g_i|**2 - k/(n-1) * |g|**2``.
+
+    Args:
+        mean_square: the sum of ``p_i*|g_i|**2``, at least `square`.
+        square: ``|g|**2``, at least 0.
+        count: n, at least 2.
+        scale: k, the batch over the base's, above 1.
+
+    >>> variances(3.0, 1.0, count=4, scale=4.0)
+    (2.6666666666666665, 0.33333333333333337)
+    """
+    sigma2 = scale / (count - 1) * (mean_square - square)
+    return max(sigma2, LEAST_VARIANCE), max(square - sigma2 / scale, 0.0)
+
+
+@dataclass
+class AdaScale:
+    """What has been gained, and the running averages that the gain is made from."""
+
+    scale: float
+    """k: the batch over the base's, above 1."""
+    count: int
+    """Micro-gradients of an update, at least 2."""
+    base_updates: int
+    """Updates of the base's run: how many are to be gained."""
+    sigma2: float | None = None
+    """Running average of the variance; None before the first update."""
+    mu2: float | None = None
+    """Running average of the true gradient's squared norm."""
+    gained: float = 0.0
+    """tau: updates of the base gained so far."""
+
+    @property
+    def done(self) -> bool:
+        """Whether as much is gained as the base's run is long."""
+        return self.gained >= self.base_updates
+
+    def gain(self, mean_square: float, square: float) -> float:
+        """Take an update's micro-gradients; return how many updates it is worth.
+
+        Args:
+            mean_square, square: as for `variances`.
+        """
+        if not (math.isfinite(mean_square) and math.isfinite(square)):
+            return 1.0  # the loss is lost, and the loop is about to see it
+        sigma2, mu2 = variances(mean_square, square, count=self.count, scale=self.scale)
+        keep = max(1 - self.scale / 1000, 0.0)
+        if self.sigma2 is not None and self.mu2 is not None:
+            sigma2 = keep * self.sigma2 + (1 - keep) * sigma2
+            mu2 = keep * self.mu2 + (1 - keep) * mu2
+        self.sigma2, self.mu2 = sigma2, mu2
+        return (sigma2 + mu2) / (sigma2 / self.scale + mu2)
+
+    def rate(self, gradient: Gradient, lr: Callable[[int], float]) -> float:
+        """Return the learning rate of an update whose gradient is formed, and count its gain.
+
+        Args:
+            gradient: of a `MeasuredBatch`.
+            lr: the base's schedule.
+        """
+        spread, norm = torch.stack([gradient.extra[0], gradient.norm.double()]).tolist()
+        worth = self.gain(spread, norm**2)
+        rate = worth * lr(math.floor(self.gained))
+        self.gained += worth
+        return rate
+
+    def said(self, epochs: float, base_epochs: float) -> str:
+        """Return how the run ended, in one line."""
+        length = f"in {epochs:.4g} epochs, the base's run has {base_epochs:g}"
+        if self.done:
+            return f"adascale gained all {self.base_updates} updates of the base {length}"
+        return (
+            f"adascale gained {self.gained:.0f} of {self.base_updates} updates of the base "
+            f"{length}; ended there"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return asdict(self)
+
+
+class MeasuredBatch(GlobalBatch):
+    """A global batch whose gradient is summed up from gradients of the base's batch.
+
+    `Gradient.extra` holds the mean of their squared norms, weighted by their shares of the
+    batch's weight. Micro-batches never straddle two of them.
+
+    Args:
+        each: examples in a micro-gradient; the others as for `GlobalBatch`.
+    """
+
+    def __init__(self, *args: Any, each: int, **kwargs: Any) -> None:
+        self._each = each
+        super().__init__(*args, **kwargs)
+
+    def _own_parts(self) -> list[slice]:
+        """Cut this process's micro-gradients into micro-batches; note where each ends."""
+        world, size = self.world, self.recipe.batch_size
+        step = min(self.micro_batch_size, self._each)
+        parts, self._ends = [], set()
+        for whole in split(
+            size, self._each, rank=world.rank, world_size=world.size, group=self._each
+        ):
+            length = whole.stop - whole.start
+            pieces = split(length, step, group=min(self.group, length))
+            parts += [slice(whole.start + p.start, whole.start + p.stop) for p in pieces]
+            self._ends.add(len(parts) - 1)
+        return parts
+
+    def _wrap(self, model: nn.Module) -> nn.Module:
+        """Leave the model as it is: each process's own gradients are measured."""
+        return model
+
+    def _accumulate(self, update: int) -> Tensor:
+        """Return (loss, weight, weighted squares) sums; the gradients' sum lies in ``p.grad``."""
+        self._sum: list[Tensor | None] = [None] * len(self._parameters)
+        self._weight = torch.zeros((), dtype=torch.float64, device=self.world.device)
+        self._squares = torch.zeros_like(self._weight)
+        sums = super()._accumulate(update)
+        for parameter, total in zip(self._parameters, self._sum, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if total is None else total
+            self.world.sum(parameter.grad)
+            parameter.grad /= self.world.size  # as DistributedDataParallel leaves it
+        return torch.cat([sums, self._squares[None]])
+
+    def _after_part(self, index: int, weight: Any) -> None:
+        self._weight += weight
+        if index not in self._ends:
+            return
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(grads)).double()
+        self._squares += norms.square().sum() / self._weight
+        self._weight.zero_()
+        for place, parameter in enumerate(self._parameters):
+            grad, total = parameter.grad, self._sum[place]
+            if grad is not None:
+                self._sum[place] = grad if total is None else total.add_(grad)
+            parameter.grad = None
+
+    def _extra(self, totals: Tensor) -> Tensor:
+        return totals[2:3] / totals[1]
+
+
+def micro_gradient(base: Recipe, recipe: Recipe, group: int) -> int:
+    """Return how many examples a micro-gradient has: the base's batch, in whole groups.
+
+    Raises:
+        RunError: batch-norm's groups leave fewer than two of them.
+    """
+    each = -(-base.batch_size // group) * group
+    if each >= recipe.batch_size:
+        raise RunError(
+            f"{base.name}: batch_size={recipe.batch_size}: adascale needs at least 2 "
+            f"micro-gradients of {each} examples; choose a larger batch"
+        )
+    return each
