@@ -36,7 +36,7 @@ def write_run(
         "metric": "accuracy",
         "device": "cpu (a processor)",
         "environment": {"legw": "0.1.0", "python": "3.11", "started": "2025-01-01T00:00:00"},
-        "notes": tuple(rules.cautions(base, recipe, rules.find(rule))),
+        "notes": tuple(rules.cautions(base, recipe, rules.RULES.get(rule, rules.FIXED))),
     }
     records.write_manifest(
         folder,

@@ -180,6 +180,9 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 """The rules that ship, by name, in the order in which tables show them."""
 
+STEERING = {rule.name for rule in RULES.values() if rule.steers}
+"""The rules that tell only at a run's end how long it was."""
+
 
 def find(name: str) -> Rule:
     """Return the rule of this name.

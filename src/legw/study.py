@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from legw import records, rules
+from legw import records, rivals, rules
 from legw.errors import RecipeError, RunError
 from legw.grid import Grid, differences, label, variants
 from legw.recipe import Recipe, check_count, from_dict, to_dict
@@ -29,6 +29,9 @@ from legw.records import Manifest, Summary
 
 BASE = "base"
 """What the run at the base batch is called, whatever the rule."""
+
+MOST_STRETCH = 4.0
+"""A rule that trains longer the larger the batch is followed up to so many times the epochs."""
 
 FORMAT = 1
 """Version of study.json; a reader refuses what is newer."""
@@ -57,6 +60,8 @@ class Study:
     grid: Grid = field(default_factory=dict)
     """Fields of the base recipe to vary, each with its values. Every combination is a
     base of its own."""
+    tuned: rivals.Rivals = field(default_factory=dict)
+    """Optimizers that are tuned at each batch size but the base's, with their grids."""
     holdout: str = "test"
     """What the metric is measured on: test, or validation (part of the training data)."""
     command: str = field(default="", compare=False)
@@ -150,6 +155,11 @@ def plan(study: Study) -> Plan:
             cannot be.
     """
     found = [rules.find(name) for name in study.rules]
+    if study.grid and study.tuned:
+        raise RecipeError(
+            f"{study.base.name}: a grid of bases and tuned rivals do not go together; "
+            "choose the base first"
+        )
     for batch_size in study.batch_sizes:
         check_count(study.base.name, "batch_size", batch_size)
     runs: dict[str, Planned] = {}
@@ -158,7 +168,7 @@ def plan(study: Study) -> Plan:
         sizes = sorted(study.batch_sizes, key=lambda size: size != base.batch_size)
         for batch_size, rule in itertools.product(sizes, found):
             try:
-                recipe = rules.apply(base, batch_size, rule)
+                recipe = _affordable(base, batch_size, rule)
             except RecipeError as error:
                 cell = {"variant": variant, "rule": rule.name, "batch_size": batch_size}
                 undefined.append(Undefined(**cell, reason=str(error)))  # type: ignore[arg-type]
@@ -166,12 +176,28 @@ def plan(study: Study) -> Plan:
             for seed in study.seeds:
                 run = _planned(variant, base, recipe, rule.name, seed)
                 runs.setdefault(run.name, run)
+    for batch_size in study.batch_sizes:
+        if batch_size != study.base.batch_size:
+            for name, recipe in rivals.trials(study.base, study.tuned, batch_size):
+                own = [_planned("", study.base, recipe, name, seed) for seed in study.seeds]
+                runs |= {run.name: run for run in own}
     return Plan(runs=tuple(runs.values()), undefined=tuple(undefined))
+
+
+def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:
+    """Apply a rule, unless its runs would grow too long to be compared."""
+    stretch = (batch_size / base.batch_size) ** rule.stretch_power
+    if stretch > MOST_STRETCH * (1 + rules.ROUNDING):
+        raise RecipeError(
+            f"{base.name}: batch_size={batch_size}: {rule.name} would train {stretch:g} times "
+            f"as long; a study goes to {MOST_STRETCH:g} times"
+        )
+    return rules.apply(base, batch_size, rule)
 
 
 def _planned(variant: str, base: Recipe, recipe: Recipe, rule: str, seed: int) -> Planned:
     rule = BASE if recipe.batch_size == base.batch_size else rule
-    name = f"{rule}-b{recipe.batch_size}-s{seed}"
+    name = f"{_file_name(rule)}-b{recipe.batch_size}-s{seed}"
     if variant:
         name = f"{_file_name(variant)}_{name}"
     return Planned(name=name, variant=variant, rule=rule, base=base, recipe=recipe, seed=seed)
@@ -275,6 +301,7 @@ def ended(row: Row, summary: Summary) -> Row:
         updates=summary.updates,
         seconds=summary.seconds,
         final_loss=summary.final_loss,
+        epochs=summary.epochs if row.rule in rules.STEERING else row.epochs,
         reason=summary.reason,
     )
 
@@ -324,11 +351,16 @@ def read(folder: str | Path) -> Study | None:
         if data.pop("format") > FORMAT:
             raise RunError(f"{path}: is from a newer legw; upgrade to read it")
         data["base"] = from_dict(data["base"])
-        data["grid"] = {name: tuple(values) for name, values in data["grid"].items()}
+        data["grid"] = _tuples(data["grid"])
+        data["tuned"] = {kind: _tuples(grid) for kind, grid in data.get("tuned", {}).items()}
         data |= {name: tuple(data[name]) for name in ("batch_sizes", "rules", "seeds")}
         return Study(**data)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunError(f"{path}: cannot be read: {error}; move it away") from None
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    return {name: tuple(each) for name, each in values.items()}
 
 
 def write(study: Study, folder: Path) -> None:

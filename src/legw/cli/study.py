@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from legw import evidence, grid, rules, shards, study, verdict
+from legw import evidence, grid, rivals, rules, shards, study, verdict
 from legw.cli import inputs, outputs, training
 from legw.errors import LegwError, RunError, one_line
 from legw.recipe import Recipe
@@ -61,6 +61,12 @@ class Options:
         UseAppendAction[tuple[str, ...]], arg(metavar="FIELD=V,V,...", help_behavior_hint="")
     ] = ()
     """A field of the base recipe to vary, with its values; may be given more than once."""
+    tuned: Annotated[
+        UseAppendAction[tuple[str, ...]],
+        arg(metavar="'OPTIMIZER FIELD=V,V,...'", help_behavior_hint=""),
+    ] = ()
+    """A rival that is tuned at the large batches, as in 'adam lr=0.001,0.002'; may be given
+    more than once. Its best trial is compared, and all its trials are its cost."""
     epochs: inputs.Number = None
     """Length of every run, if not the base recipe's."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
@@ -131,6 +137,7 @@ def read(options: Options) -> Study:
         rules=_rules(options.rules),
         seeds=_seeds(options.seeds),
         grid=grid.parse(options.grid),
+        tuned=rivals.read(options.tuned),
         holdout=options.holdout,
         command=command(options),
     )
@@ -149,7 +156,7 @@ def command(options: Options) -> str:
             if value is True:
                 words.append(flag)
             else:
-                for one in value if option.name == "grid" else (value,):
+                for one in value if isinstance(value, tuple) else (value,):
                     words += [flag, grid.short(one)]
     return shlex.join(words)
 
