@@ -1,7 +1,8 @@
 """The loops that one would write in PyTorch without legw: the global batch in one piece.
 
 Each is a generator that makes one update when asked for its next loss.
-Shapes: B examples or streams, T rows or tokens, F pixels a row, C classes, V words.
+Shapes: B examples or streams, T rows or tokens, S source tokens, F pixels a row, C classes,
+V words.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
+from legw.apps.translation.batches import Pairs
 from legw.recipe import Recipe
 
 State = tuple[Tensor, Tensor]
@@ -107,6 +110,91 @@ def train_words(
         logits_TBV, (h, c) = model(text[at_BT], state)
         state = h.detach(), c.detach()
         loss = functional.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten()) * window
+        optimizer.zero_grad()
+        loss.backward()
+        clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+        yield loss.item()
+
+
+class Translator(nn.Module):
+    """The translation model as one writes it: packed sequences, all logits at once."""
+
+    def __init__(self, num_subwords: int, hidden_size: int, num_layers: int, dropout: float):
+        super().__init__()
+        self.embed = nn.Embedding(num_subwords, hidden_size)
+        self.both = nn.LSTM(hidden_size, hidden_size, bidirectional=True, batch_first=True)
+        self.encoder = nn.ModuleList(
+            nn.LSTM((1 + (index == 0)) * hidden_size, hidden_size, batch_first=True)
+            for index in range(num_layers - 1)
+        )
+        self.first = nn.LSTM(hidden_size, hidden_size, batch_first=True)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.key = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.direction = nn.Parameter(torch.empty(hidden_size))
+        self.scale = nn.Parameter(torch.empty(()))
+        self.bias = nn.Parameter(torch.empty(hidden_size))
+        self.decoder = nn.ModuleList(
+            nn.LSTM(2 * hidden_size, hidden_size, batch_first=True) for _ in range(num_layers - 1)
+        )
+        self.classify = nn.Linear(hidden_size, num_subwords)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, source_BS: Tensor, target_BT: Tensor) -> Tensor:
+        """Return the logits of the tokens after those of the target, shape (B, T, V)."""
+        lengths_B = (source_BS != 0).sum(1).cpu()
+        packed = pack_padded_sequence(
+            self.drop(self.embed(source_BS)), lengths_B, batch_first=True, enforce_sorted=False
+        )
+        memory_BSH, _ = pad_packed_sequence(self.both(packed)[0], batch_first=True)
+        for index, layer in enumerate(self.encoder):
+            output_BSH, _ = layer(self.drop(memory_BSH))
+            memory_BSH = output_BSH + memory_BSH if index else output_BSH
+        hidden_BTH, _ = self.first(self.drop(self.embed(target_BT)))
+        mixed = self.query(hidden_BTH)[:, :, None] + (self.key(memory_BSH) + self.bias)[:, None]
+        scores_BTS = torch.tanh(mixed) @ (self.scale * self.direction / self.direction.norm())
+        scores_BTS = scores_BTS.masked_fill((source_BS == 0)[:, None], float("-inf"))
+        context_BTH = scores_BTS.softmax(-1) @ memory_BSH
+        for index, layer in enumerate(self.decoder):
+            output_BTH, _ = layer(self.drop(torch.cat([hidden_BTH, context_BTH], -1)))
+            hidden_BTH = output_BTH + hidden_BTH if index else output_BTH
+        logits_BTV: Tensor = self.classify(hidden_BTH)
+        return logits_BTV
+
+
+def pairs_from(ours: nn.Module) -> Translator:
+    """Return the plain model with the weights of a `GNMT`."""
+    weights = ours.state_dict()
+    dropout: float = ours.drop.p  # type: ignore[union-attr, assignment]
+    model = Translator(*weights["embed.weight"].shape, 1 + len(ours.decoder), dropout)  # type: ignore[arg-type]
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        weights[f"both.{name}_l0"] = weights.pop(f"onward.{name}_l0")
+        weights[f"both.{name}_l0_reverse"] = weights.pop(f"backward_.{name}_l0")
+    for name in [name for name in weights if name.startswith("attention.")]:
+        weights[name.removeprefix("attention.")] = weights.pop(name)
+    model.load_state_dict(weights)
+    return model
+
+
+def train_pairs(
+    model: Translator, recipe: Recipe, pairs: Pairs, batches: Iterable[Tensor], smoothing: float
+) -> Iterator[float]:
+    """Train the translation model; `batches` are the ids of each update's pairs."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.lr)
+    judge = nn.CrossEntropyLoss(ignore_index=0, label_smoothing=smoothing)
+    sides = (pairs.source_MS, pairs.source_lengths_M), (pairs.target_MT, pairs.target_lengths_M)
+    source, target = (
+        [row[:length].long() for row, length in zip(rows, lengths, strict=True)]
+        for rows, lengths in sides
+    )
+    assert recipe.clip_norm is not None
+    for ids_B in batches:
+        source_BS, target_BT = (
+            pad_sequence([side[at] for at in ids_B.tolist()], batch_first=True)
+            for side in (source, target)
+        )
+        logits_BTV = model(source_BS, target_BT[:, :-1])
+        loss = judge(logits_BTV.flatten(0, 1), target_BT[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(model.parameters(), recipe.clip_norm)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import optimizers, plain, rows, words
+from benchmarks import optimizers, pairs, plain, rows, words
 from benchmarks.ratios import WARM_UP, Ratio, race
 from legw import Recipe, records
+from legw.apps.translation import SIZES
 from legw.optimizers import LAMB
 from legw.train import Settings, Task, fit
 from legw.train.batches import derive
@@ -25,6 +26,10 @@ ROWS = rows.synthetic(examples=100)
 ROWS_RECIPE = replace(rows.recipe(20), lr=0.5, clip_norm=0.2)
 WORDS = words.synthetic(tokens=2000, num_words=11)
 WORDS_RECIPE = replace(words.recipe(10), lr=1.0, clip_norm=1.0)
+PAIRS = pairs.synthetic(
+    100, replace(SIZES["gnmt-small"], hidden_size=16, num_subwords=50, dropout=0.0)
+)
+PAIRS_RECIPE = replace(pairs.recipe(20), lr=0.15, clip_norm=0.1)
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +71,15 @@ def test_plain_words_train_the_same(tmp_path: Path) -> None:
     model = plain.words_from(first_model(WORDS))
     given = (WORDS_RECIPE, WORDS.corpus.train, WORDS.size.window, rows.order(WORDS, 10))
     assert_same_losses(plain.train_words(model, *given), expected)
+
+
+def test_plain_pairs_train_the_same(tmp_path: Path) -> None:
+    expected = losses_of_fit(PAIRS, PAIRS_RECIPE, tmp_path)
+    model = plain.pairs_from(first_model(PAIRS))
+    batches = rows.order(PAIRS, 20)
+    smoothing = PAIRS.size.smoothing
+    given = (PAIRS_RECIPE, PAIRS.corpus.train, batches, smoothing)
+    assert_same_losses(plain.train_pairs(model, *given), expected)
 
 
 def test_jax_trains_the_same(tmp_path: Path) -> None:
