@@ -52,6 +52,7 @@ COMPARED = f"{STUDY} --batch-sizes 128,256 --rules legw,linear --seeds 2 --out o
 @pytest.fixture(autouse=True)
 def in_a_folder_with_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Path("small.toml").write_text(RECIPE, encoding="utf-8")
 
 
@@ -503,6 +504,26 @@ def test_a_study_without_its_base_says_so(legw: Legw) -> None:
     answer = legw(f"{STUDY} --batch-sizes 256 --dry-run")
     note = "note: the base's own batch, 128, is not among the batch sizes to compare with"
     assert note in answer.out.splitlines()
+
+
+def test_a_dry_run_draws_the_rates_and_estimates_the_time(legw: Legw) -> None:
+    new = legw(f"{COMPARED} --dry-run").out
+    assert "learning rate at batch 256:\n··· base   ⠒⠒⠒ legw   ⠒⠒⠒ linear" in new
+    assert "estimated time: not known before a run has ended here, or a micro-batch is" in new
+    cache = Path("cache/legw/micro-batches.json")
+    cache.parent.mkdir(parents=True)
+    cache.write_text(json.dumps({"digits-lstm | 9 parameters | cpu (x)": {"16": 10, "64": 143.8}}))
+    answer = legw(f"{COMPARED} --dry-run --jobs 2").out
+    assert (
+        "estimated time: 65 s one run after the other, at best 32 s with 2 at a time; "
+        "by the micro-batch measured before (cpu (x))"
+    ) in " ".join(answer.split())
+    rows = [line.split() for line in answer.splitlines()]
+    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing", "11", "s"] in rows
+    legw(f"{STUDY} --batch-sizes 128 --seeds 2 --out out")
+    assert "by the runs that have ended" in legw(f"{COMPARED} --dry-run").out
+    legw(COMPARED)
+    assert "estimated time: nothing is left" in legw(f"{COMPARED} --dry-run").out
 
 
 def test_a_dry_run_as_json(legw: Legw) -> None:

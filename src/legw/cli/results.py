@@ -10,15 +10,20 @@ from typing import Any
 from rich import box
 from rich.table import Table as Drawn
 
-from legw import contest, rivals, rules, schedule
+from legw import charts, contest, durations, rivals, rules, schedule
+from legw.charts import Point
 from legw.cli.outputs import factor, number
+from legw.durations import Rates
 from legw.recipe import Recipe
 from legw.study import BASE, Plan, Planned, Row
 from legw.table import Cell, Table
 
 
-def planned(plan: Plan, rows: Sequence[Row]) -> Drawn:
-    """Return one row for each rule and batch size, with the recipe and how far its runs are."""
+def planned(plan: Plan, rows: Sequence[Row], rates: Rates | None = None) -> Drawn:
+    """Return one row for each rule and batch size, with the recipe and how far its runs are.
+
+    Where rates are known, the last column is the time that one run takes.
+    """
     table = _empty()
     several = any(run.variant for run in plan.runs)
     for name in ("variant",) if several else ():
@@ -26,7 +31,9 @@ def planned(plan: Plan, rows: Sequence[Row]) -> Drawn:
     table.add_column("rule", no_wrap=True)
     for name in ("batch", "lr", "warmup\nepochs", "warmup\nupdates", "epochs", "updates"):
         table.add_column(name, justify="right")
-    table.add_column("runs")
+    table.add_column("runs", no_wrap=True)
+    for name in ("time",) if rates else ():
+        table.add_column(name, justify="right", no_wrap=True)
     states: dict[tuple[str, str, int], Counter[str]] = {}
     for run, row in zip(plan.runs, rows, strict=True):
         states.setdefault(_key(run), Counter())[row.status] += 1
@@ -37,8 +44,42 @@ def planned(plan: Plan, rows: Sequence[Row]) -> Drawn:
             recipe.lr, recipe.warmup_epochs, _updates(recipe)[1], recipe.epochs, _updates(recipe)[0]
         )  # fmt: skip
         cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
+        time = durations.seconds(run, rates) if rates else None
+        cells += [] if time is None else [durations.in_words(time)]
         table.add_row(*([run.variant] if several else []), *cells)
     return table
+
+
+def time_left(plan: Plan, rows: Sequence[Row], rates: Rates | None, jobs: int) -> str:
+    """Return how long what is pending takes, in one line."""
+    pending = [
+        run
+        for run, row in zip(plan.runs, rows, strict=True)
+        if row.status not in ("finished", "diverged")
+    ]
+    if not pending:
+        return "estimated time: nothing is left"
+    times = [durations.seconds(run, rates) if rates else None for run in pending]
+    known = [time for time in times if time is not None]
+    if rates is None or len(known) < len(times):
+        return "estimated time: not known before a run has ended here, or a micro-batch is measured"
+    said = f"estimated time: {durations.in_words(sum(known))} one run after the other"
+    if jobs > 1:
+        least = max(*known, sum(known) / jobs)
+        said += f", at best {durations.in_words(least)} with {jobs} at a time"
+    return f"{said}; by {rates.source}"
+
+
+def curves(plan: Plan) -> tuple[int, dict[str, list[Point]]]:
+    """Return the largest batch size, and the schedules there with the base's before them."""
+    runs = [run for run in plan.runs if not run.variant or run.variant == plan.runs[0].variant]
+    runs = [run for run in runs if not rivals.rival(run.rule) and run.recipe.epoch_examples]
+    largest = max((run.recipe.batch_size for run in runs), default=0)
+    found: dict[str, list[Point]] = {}
+    for run in runs:
+        if run.rule == BASE or run.recipe.batch_size == largest:
+            found.setdefault(run.rule, charts.points(run.recipe))
+    return largest, found
 
 
 def _key(run: Planned) -> tuple[str, str, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from legw import evidence, grid, rivals, rules, shards, study, verdict
+from legw import durations, evidence, grid, rivals, rules, shards, study, verdict
 from legw.cli import inputs, outputs, training
 from legw.errors import LegwError, RunError, one_line
 from legw.recipe import Recipe
@@ -21,6 +21,7 @@ from legw.shards import WHOLE, Shard
 from legw.study import Plan, Row, Study
 
 if TYPE_CHECKING:
+    from legw.charts import Point
     from legw.evidence import Evidence
     from legw.runner import Outcome
     from legw.train import Task
@@ -281,11 +282,26 @@ def _show_plan(plan: Plan, rows: list[Row], options: Options) -> None:
     if options.json:
         print(json.dumps(results.planned_json(plan, rows), indent=2, allow_nan=False))
         return
-    outputs.show(results.planned(plan, rows))
+    rates = durations.measured(options.app, rows)
+    outputs.show(results.planned(plan, rows, rates))
+    _draw(*results.curves(plan))
     for line in results.undefined(plan):
         outputs.say(f"undefined: {line}")
     outputs.notes(results.cautions(plan), to_stderr=False)
+    outputs.say(results.time_left(plan, rows, rates, options.jobs))
     outputs.say(results.total(plan, rows))
+
+
+def _draw(batch_size: int, curves: dict[str, list[Point]]) -> None:
+    """Draw the schedules at the largest batch size, where there are some."""
+    from legw.cli.drawing import lr_text
+
+    if not curves:
+        return
+    console = outputs.console()
+    width, color = max(min(console.width, 80), 20), console.is_terminal and not console.no_color
+    print(f"learning rate at batch {batch_size}:")
+    print(lr_text(curves, width=width, height=14, color=color), "", sep="\n")
 
 
 def _show_table(found: Evidence) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import torch
 from torch import nn
 
 from legw import locks
+from legw.durations import MICRO_BATCHES, cache_folder
 from legw.errors import RunError
 from legw.recipe import Recipe
 from legw.records import write_json
@@ -37,6 +37,8 @@ from legw.train.machine import (
 )
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
+
+__all__ = ["Choice", "best", "cache_folder", "choose", "climb", "ladder", "world_least"]
 
 SMALLEST = 16
 """Below this many examples a micro-batch is never worth its overhead."""
@@ -249,7 +251,7 @@ class _Store:
         precision: Precision,
         folder: Path | None,
     ) -> None:
-        self._path = (folder or cache_folder()) / "micro-batches.json"
+        self._path = (folder or cache_folder()) / MICRO_BATCHES
         parts = (
             task.name,
             f"{sum(p.numel() for p in model.parameters())} parameters",
@@ -282,8 +284,3 @@ class _Store:
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
-
-
-def cache_folder() -> Path:
-    """Return ``~/.cache/legw``, or ``legw`` below $XDG_CACHE_HOME."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "legw"
