@@ -10,13 +10,14 @@ from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from legw import rules
-from legw.cli import inputs, noises, training
-from legw.cli.outcome import carry, headline
+from legw.cli import inputs, noises, outputs, training
+from legw.cli.outcome import Outcome, carry, headline
 from legw.cli.progress import Display, figure
-from legw.errors import DivergedError
+from legw.errors import DataError, DivergedError
 from legw.probes import NoiseProbe
+from legw.recipe import Recipe
 from legw.records import Summary
-from legw.train import Observer, Settings, fit
+from legw.train import Observer, Settings, Task, fit
 from legw.train.dist import World, joined
 from legw.train.tensorboard import TensorBoard
 
@@ -49,6 +50,11 @@ class Options:
     """Seed of the weights, the order of examples and the random draws."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Run folder; runs/APP-RULE-bN-sSEED if not given."""
+    dry_run: inputs.Flag = False
+    """Show recipe, updates, split, memory and time, from a short measurement; train nothing,
+    write nothing. Without ImageNet's images it measures on noise."""
+    processes: inputs.Count = None
+    """With --dry-run: how many processes to plan for, if not those that are started."""
     resume: inputs.Flag = False
     """Go on with the run in the folder, from its last checkpoint."""
     data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
@@ -103,18 +109,9 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     recipe = outcome.scaled
     if options.epochs is not None:
         recipe = replace(recipe, epochs=options.epochs)
-    task = world.together(
-        lambda: training.task_of(
-            options.app,
-            options.data,
-            options.holdout,
-            vocabulary=options.vocabulary,
-            source=options.source,
-            target=options.target,
-            skip_broken=options.skip_broken,
-            workers=options.workers,
-        )
-    )
+    if options.dry_run:
+        return _show_plan(options, outcome, recipe, settings, world)
+    task = world.together(lambda: _task(options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(headline(outcome), markup=False, soft_wrap=True)
     for line in (*outcome.warnings, *training.too_few(task, recipe)):
@@ -130,6 +127,53 @@ def _train(options: Options, settings: Settings, world: World) -> int:
         observers=_observers(options, folder, console),
     )
     return _finish(options, folder, summary, console, tells=world.first)
+
+
+def _task(options: Options, *, made_up: bool = False) -> Task:
+    return training.task_of(
+        options.app,
+        options.data,
+        options.holdout,
+        vocabulary=options.vocabulary,
+        source=options.source,
+        target=options.target,
+        skip_broken=options.skip_broken,
+        workers=options.workers,
+        made_up=made_up,
+    )
+
+
+def _show_plan(
+    options: Options, outcome: Outcome, recipe: Recipe, settings: Settings, world: World
+) -> int:
+    """Show what the run would be and cost."""
+    from legw.cli import dryrun
+    from legw.train.estimate import estimate
+
+    missing = ""
+    try:
+        task = world.together(lambda: _task(options))
+    except DataError as error:
+        if options.app != "resnet50-imagenet" or options.data is not None:
+            raise
+        missing, task = str(error), _task(options, made_up=True)
+    size = settings.micro_batch_size
+    found = estimate(
+        task,
+        recipe,
+        device=world.device,
+        processes=options.processes or world.size,
+        micro_batch_size=None if size == "auto" else size,
+        precision=settings.precision,
+    )
+    if world.first:
+        notes = [*outcome.warnings, *training.too_few(task, recipe)]
+        notes += dryrun.cautions(found, made_up=missing)
+        if options.json:
+            outputs.print_json(dryrun.as_json(outcome, found, notes))
+        else:
+            dryrun.show(outcome, found, notes, with_data=not missing)
+    return 0
 
 
 def _observers(options: Options, folder: Path, console: Console) -> list[Observer]:

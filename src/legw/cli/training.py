@@ -125,6 +125,7 @@ def task_of(
     target: str | None = None,
     skip_broken: bool = False,
     workers: int | None = None,
+    made_up: bool = False,
 ) -> Task:
     """Return the task with its data read.
 
@@ -142,6 +143,7 @@ def task_of(
         target=target,
         skip_broken=skip_broken,
         workers=workers,
+        made_up=made_up,
     )
     return apps.find(app, options)
 

@@ -113,8 +113,8 @@ class MadeUp:
         return
 
     def take(self, ids: Sequence[int], seeds: Sequence[int] | None) -> Decoded:
-        pixels = torch.empty(len(ids), self.size, self.size, 3, dtype=torch.uint8)
-        return Decoded(pixels.random_(0, 256), {})
+        few = torch.randint(0, 256, (1, self.size, self.size, 3), dtype=torch.uint8)
+        return Decoded(few.repeat(len(ids), 1, 1, 1), {})
 
 
 @dataclass(frozen=True)

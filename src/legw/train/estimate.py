@@ -1,0 +1,241 @@
+"""What a run would cost, from a short measurement: time and memory of one device.
+
+A few passes of small micro-batches, growing until one takes long, is a whole share, or
+would not fit. Nothing is trained and nothing is written. Beyond what was measured,
+memory grows in proportion to the examples of a micro-batch, and time with the examples.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from legw import schedule
+from legw.recipe import Recipe
+from legw.train import norm, optim
+from legw.train.batches import split
+from legw.train.machine import (
+    available_memory,
+    describe_device,
+    memory_in_use,
+    peak_memory,
+    reset_peak_memory,
+)
+from legw.train.step import Precision, forward_and_backward
+from legw.train.task import Task
+
+FIRST = 8
+"""Examples of the first micro-batch that is timed."""
+
+LONG_SECONDS = 1.5
+"""A pass that takes longer than this is the last that is timed."""
+
+REPEATS = 3
+"""How often a pass is timed; the fastest counts, as other work only slows one."""
+
+DATA_EXAMPLES = 64
+"""Examples whose loading is timed, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """One process's part in a run, and what it costs on a device like the one measured."""
+
+    device: str
+    """What was measured."""
+    processes: int
+    """How many share the batch."""
+    share: int
+    """Examples of each update for the process that has most."""
+    group: int
+    """Examples of a batch-norm group; 1 where there is none."""
+    micro_batch_size: int
+    """Examples per pass that the memory is counted for."""
+    rates: dict[int, float]
+    """Examples per second, forward and backward, for each size measured."""
+    data_rate: float
+    """Examples per second that can be loaded, and altered at random."""
+    data_ahead: bool
+    """Whether data are loaded while others are trained on."""
+    step_seconds: float
+    """Optimizer step."""
+    parameters: int
+    """Numbers that are trained."""
+    fixed_bytes: int
+    """Weights, gradients and the optimizer's state."""
+    pass_bytes: int
+    """What a pass of a micro-batch takes beside them."""
+    available_bytes: float
+    """What is free on the device."""
+    num_examples: int
+    """In one epoch."""
+    updates: int
+    """Of the whole run."""
+    warmup_updates: int
+    """Of its warmup."""
+
+    @property
+    def micro_batches(self) -> int:
+        """Passes of each update, in the process that has most."""
+        return -(-self.share // self.micro_batch_size)
+
+    @property
+    def rate(self) -> float:
+        """Examples per second of compute."""
+        return max(self.rates.values())
+
+    @property
+    def update_seconds(self) -> float:
+        """One update, without the time that processes take to sum gradients."""
+        compute, data = self.share / self.rate, self.share / self.data_rate
+        return (max(compute, data) if self.data_ahead else compute + data) + self.step_seconds
+
+    @property
+    def run_seconds(self) -> float:
+        """All updates, without evaluations."""
+        return self.updates * self.update_seconds
+
+
+def estimate(
+    task: Task,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    processes: int = 1,
+    micro_batch_size: int | None = None,
+    precision: Precision = "fp32",
+) -> Estimate:
+    """Measure a few passes, and return what a run would cost.
+
+    Args:
+        task: what would be trained.
+        recipe: how, at its batch size.
+        device: where passes are timed.
+        processes: how many share the batch, each with a device like this one.
+        micro_batch_size: examples per pass; None is the largest measured, in whole groups.
+        precision: fp32, or bf16 (autocast).
+
+    Raises:
+        RunError: there are more processes than examples in a batch, or the micro-batch is
+            smaller than a batch-norm group.
+    """
+    num_examples = task.num_examples(recipe.batch_size)
+    model = task.model().to(device)
+    group = min(norm.fix_groups(model, recipe.norm_batch_size), recipe.batch_size)
+    model.train()
+    split(recipe.batch_size, recipe.batch_size, world_size=processes, group=group)  # can it be?
+    groups = -(-recipe.batch_size // group)
+    share = min(-(-groups // processes) * group, recipe.batch_size)
+    passes = _Passes(task, model, recipe, device, precision)
+    rates, largest = _climb(passes, share)
+    data_rate = _data_rate(passes, min(share, DATA_EXAMPLES))
+    step_seconds, fixed = _step(model, recipe, device, passes)
+    suits = max(group, largest // group * group) if share > largest else share
+    if micro_batch_size is not None:
+        split(recipe.batch_size, micro_batch_size, group=group)
+        suits = min(micro_batch_size, share)
+    return Estimate(
+        device=describe_device(device),
+        processes=processes,
+        share=share,
+        group=group,
+        micro_batch_size=suits,
+        rates=rates,
+        data_rate=data_rate,
+        data_ahead=hasattr(task, "prefetch"),
+        step_seconds=step_seconds,
+        parameters=sum(p.numel() for p in model.parameters()),
+        fixed_bytes=fixed,
+        pass_bytes=int(passes.bytes_per_example * suits),
+        available_bytes=available_memory(device),
+        num_examples=num_examples,
+        updates=schedule.updates(recipe, num_examples),
+        warmup_updates=schedule.warmup_updates(recipe, num_examples),
+    )
+
+
+@dataclass
+class _Passes:
+    """Passes over the first examples of an epoch."""
+
+    task: Task
+    model: nn.Module
+    recipe: Recipe
+    device: torch.device
+    precision: Precision
+    bytes_per_example: float = 0.0
+    """Memory that the last pass took beside weights and gradients; 0 before the first."""
+
+    def load(self, size: int) -> Any:
+        """Return examples as training sees them."""
+        ids = self.task.order(0, 0, self.recipe.batch_size)
+        own = ids[torch.arange(size) % len(ids)]
+        batch = self.task.batch(own, self.device)
+        augment = getattr(self.task, "augment", None)
+        return batch if augment is None else augment(batch, torch.arange(size) * 2**40)
+
+    def one(self, batch: Any) -> None:
+        """Go forward and backward once."""
+        forward_and_backward(self.task, self.model, batch, None, precision=self.precision)
+        norm.forget(self.model)
+
+    def seconds(self, size: int) -> float:
+        """Return the time of a pass, and keep what memory it took."""
+        batch = self.load(size)
+        if not self.bytes_per_example:
+            self.one(batch)  # what libraries take once does not grow with the examples
+        before = memory_in_use(self.device)
+        reset_peak_memory(self.device)
+        self.one(batch)
+        self.bytes_per_example = max(peak_memory(self.device) - before, 1.0) / size
+        return min(_timed(lambda: self.one(batch), self.device) for _ in range(REPEATS))
+
+
+def _climb(passes: _Passes, share: int) -> tuple[dict[int, float], int]:
+    """Return examples per second for growing sizes, and the largest size that was timed."""
+    rates: dict[int, float] = {}
+    size = min(FIRST, share)
+    while True:
+        spent = passes.seconds(size)
+        rates[size] = size / spent
+        larger = min(2 * size, share)
+        fits = passes.bytes_per_example * larger < 0.8 * available_memory(passes.device)
+        if size == share or spent > LONG_SECONDS or not fits:
+            return rates, size
+        size = larger
+
+
+def _data_rate(passes: _Passes, size: int) -> float:
+    passes.load(size)  # what is loaded once, and processes that load, start here
+    return size / min(_timed(lambda: passes.load(size), passes.device) for _ in range(2))
+
+
+def _step(
+    model: nn.Module, recipe: Recipe, device: torch.device, passes: _Passes
+) -> tuple[float, int]:
+    """Return the time of an optimizer step, and the bytes that stay from update to update."""
+    optimizer = optim.build(recipe.optimizer, model, 0.0)
+    passes.one(passes.load(min(FIRST, recipe.batch_size)))
+    optimizer.step()
+    seconds = min(_timed(optimizer.step, device) for _ in range(REPEATS))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    kept = [value for state in optimizer.state.values() for value in state.values()]
+    tensors = [*weights, *weights, *(value for value in kept if isinstance(value, torch.Tensor))]
+    return seconds, sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _timed(action: Callable[[], object], device: torch.device) -> float:
+    began = _now(device)
+    action()
+    return _now(device) - began
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
