@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from legw import charts, curves, diagrams, measurements, rules, schedule, theory
+from legw import charts, curves, diagrams, measurements, records, rules, schedule, theory
 from legw.cli import inputs, lists, outputs, probe, training
 from legw.cli.outputs import number
 from legw.cli.progress import Display
@@ -32,7 +32,7 @@ SAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class _Run:
+class Probed:
     """One probed run."""
 
     recipe: Recipe
@@ -40,6 +40,22 @@ class _Run:
     num_examples: int
     folder: Path
     summary: Summary
+
+
+def read(folder: Path) -> list[Probed]:
+    """Return the runs at or below a folder that have ended, by batch size and seed.
+
+    Raises:
+        RunError: a manifest or summary is damaged.
+    """
+    found = []
+    for each in records.find_runs(folder):
+        manifest, summary = records.read_manifest(each), records.read_summary(each)
+        if summary is not None:
+            found.append(
+                Probed(manifest.recipe, manifest.seed, manifest.num_examples, each, summary)
+            )
+    return sorted(found, key=lambda run: (run.recipe.batch_size, run.seed))
 
 
 class Unjudged:
@@ -88,9 +104,15 @@ def curvature(options: probe.Curvature) -> int:
         for recipe in recipes
         for seed in seeds
     ]
-    found = _curvature_result(options, base, runs)
+    found = {
+        "probe": "curvature",
+        "app": options.app,
+        "rule": options.rule,
+        "probe_batch_size": options.examples,
+        "method": options.method,
+    } | curvature_result(base, runs)
     if options.plot is not None:
-        outputs.write(options.plot, charts.render(_curvature_chart(options, found), suffix))
+        outputs.write(options.plot, charts.render(curvature_chart(found), suffix))
     if options.json:
         outputs.print_json(found)
     else:
@@ -115,9 +137,13 @@ def _cut(recipe: Recipe, task: Task, updates: int) -> Recipe:
     return replace(recipe, epochs=min(recipe.epochs, updates * recipe.batch_size / num_examples))
 
 
-def _curvature_result(
-    options: probe.Curvature, base: Recipe, runs: Sequence[_Run]
-) -> dict[str, Any]:
+def curvature_result(base: Recipe, runs: Sequence[Probed]) -> dict[str, Any]:
+    """Return the peaks of runs, how they move with the batch size, and a warmup, as plain values.
+
+    Args:
+        base: the recipe before scaling.
+        runs: with their `curvature.jsonl`.
+    """
     rows = [_curvature_row(run) for run in runs]
     points = [(row["batch_size"], row["peak"]["epoch"]) for row in rows if row["peak"]]
     power = theory.power_law(points)
@@ -125,12 +151,7 @@ def _curvature_result(
     updates = None if not own or None in own else statistics.median(own)
     epoch = next((run.num_examples for run in runs if run.recipe.batch_size == base.batch_size), 0)
     return {
-        "probe": "curvature",
-        "app": options.app,
-        "rule": options.rule,
         "base": to_dict(base),
-        "probe_batch_size": options.examples,
-        "method": options.method,
         "runs": rows,
         "peak_epoch_against_batch_size": None if power is None else asdict(power),
         "suggested_warmup": None
@@ -143,7 +164,7 @@ def _curvature_result(
     }
 
 
-def _curvature_row(run: _Run) -> dict[str, Any]:
+def _curvature_row(run: Probed) -> dict[str, Any]:
     rows = measurements.read(run.folder, Curvature)
     top = theory.peak(rows, run.recipe.batch_size, run.num_examples)
     step = run.recipe.batch_size / run.num_examples
@@ -165,7 +186,8 @@ def _curvature_row(run: _Run) -> dict[str, Any]:
     }
 
 
-def _curvature_chart(options: probe.Curvature, found: dict[str, Any]) -> Any:
+def curvature_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of what `legw probe curvature` prints as JSON."""
     lines: dict[int, list[Any]] = {}
     tops: dict[int, list[theory.Peak]] = {}
     for row in found["runs"]:
@@ -175,8 +197,8 @@ def _curvature_chart(options: probe.Curvature, found: dict[str, Any]) -> Any:
     return diagrams.curvature_by_epoch(
         lines,
         tops,
-        title=f"{options.app}: curvature along the gradient, by {options.rule}",
-        subtitle=_exponent_line(found),
+        title=f"{found['app']}: curvature along the gradient, by {found['rule']}",
+        subtitle=exponent_line(found),
     )
 
 
@@ -197,7 +219,7 @@ def _peaks_table(found: dict[str, Any]) -> Table:
 
 
 def _curvature_lines(found: dict[str, Any]) -> list[str]:
-    lines = [_exponent_line(found)]
+    lines = [exponent_line(found)]
     late = [f"{row['batch_size']} (seed {row['seed']})" for row in found["runs"]
             if row["peak_is_last"]]  # fmt: skip
     if late:
@@ -215,7 +237,8 @@ def _curvature_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _exponent_line(found: dict[str, Any]) -> str:
+def exponent_line(found: dict[str, Any]) -> str:
+    """Return how the peak moves with the batch size, as a line."""
     power = found["peak_epoch_against_batch_size"]
     if power is None:
         return "one batch size: no exponent"
@@ -258,9 +281,14 @@ def noise(options: probe.Noise) -> int:
         )
         for seed in seeds
     ]
-    found = _noise_result(options, base, runs) | {"every": every}
+    found = {
+        "probe": "noise",
+        "app": options.app,
+        "rule": options.rule,
+        "every": every,
+    } | noise_result(base, runs, options.stretches)
     if options.plot is not None:
-        outputs.write(options.plot, charts.render(_noise_chart(options, found), suffix))
+        outputs.write(options.plot, charts.render(noise_chart(found), suffix))
     if options.json:
         outputs.print_json(found)
     else:
@@ -272,16 +300,23 @@ def noise(options: probe.Noise) -> int:
     return 0
 
 
-def _noise_result(options: probe.Noise, base: Recipe, runs: Sequence[_Run]) -> dict[str, Any]:
+def noise_result(base: Recipe, runs: Sequence[Probed], stretches: int) -> dict[str, Any]:
+    """Return the noise scale over runs of one batch size, as plain values.
+
+    Args:
+        base: the recipe before scaling.
+        runs: with their `noise.jsonl`.
+        stretches: how many estimates each run is cut into, at least 1.
+
+    Raises:
+        LegwError: nothing was measured.
+    """
     each = [measurements.read(run.folder, Noise) for run in runs]
     together = [row for rows in each for row in rows]
     if not together:
         raise LegwError(f"{runs[0].folder}: no noise was measured; give a smaller --every")
     recipe = runs[0].recipe
     return {
-        "probe": "noise",
-        "app": options.app,
-        "rule": options.rule,
         "base": to_dict(base),
         "batch_size": recipe.batch_size,
         "runs": [
@@ -291,8 +326,7 @@ def _noise_result(options: probe.Noise, base: Recipe, runs: Sequence[_Run]) -> d
                 "updates": run.summary.updates,
                 "noise_scale": asdict(theory.noise_scale(rows)),
                 "stretches": [
-                    asdict(theory.noise_scale(part))
-                    for part in theory.stretches(rows, options.stretches)
+                    asdict(theory.noise_scale(part)) for part in theory.stretches(rows, stretches)
                 ],
             }
             for run, rows in zip(runs, each, strict=True)
@@ -301,13 +335,13 @@ def _noise_result(options: probe.Noise, base: Recipe, runs: Sequence[_Run]) -> d
         "noise_scale": asdict(theory.noise_scale(together)),
         "late_noise_scale": asdict(theory.noise_scale(theory.late(together))),
         "stretches": [
-            asdict(theory.noise_scale(part))
-            for part in theory.stretches(together, options.stretches)
+            asdict(theory.noise_scale(part)) for part in theory.stretches(together, stretches)
         ],
     }
 
 
-def _noise_chart(options: probe.Noise, found: dict[str, Any]) -> Any:
+def noise_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of what `legw probe noise` prints as JSON."""
     scales = {
         f"seed {row['seed']}": [theory.NoiseScale(**part) for part in row["stretches"]]
         for row in found["runs"]
@@ -315,7 +349,7 @@ def _noise_chart(options: probe.Noise, found: dict[str, Any]) -> Any:
     return diagrams.noise_by_epoch(
         scales,
         batch_size=found["batch_size"],
-        title=f"{options.app}: noise scale at batch {found['batch_size']}",
+        title=f"{found['app']}: noise scale at batch {found['batch_size']}",
         subtitle=_noise_lines(found)[0],
     )
 
@@ -367,7 +401,7 @@ def _interval(part: dict[str, Any]) -> str:
 
 def _one(
     options: probe.Runs, task: Task, recipe: Recipe, *, base: Recipe, seed: int, make: Any
-) -> _Run:
+) -> Probed:
     """Make one run with its probe, or find that it has been made."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise LegwError(
@@ -392,7 +426,7 @@ def _one(
     if summary.status == "interrupted":
         raise KeyboardInterrupt(f"{folder}: stopped after update {summary.updates}; "
                                 "the same command goes on")  # fmt: skip
-    return _Run(recipe, seed, task.num_examples(recipe.batch_size), folder, summary)
+    return Probed(recipe, seed, task.num_examples(recipe.batch_size), folder, summary)
 
 
 def _suffix(plot: str | None) -> str:
