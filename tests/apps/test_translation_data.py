@@ -147,7 +147,7 @@ def test_unknown_characters_are_counted(folder: Path) -> None:
     with pytest.warns(LegwWarning) as notes:
         corpus(folder)
     assert [str(note.message) for note in notes] == [
-        "test en: 2 times characters that training never saw, taken as unknown"
+        "test en: 2 subwords are unknown: their characters are not in the training text"
     ]
 
 

@@ -62,10 +62,7 @@ def run(options: Options) -> int:
         sys.stdout.writelines(f"{line}\n" for line in translations)
         written += translations
     if unknown:
-        outputs.notes(
-            [f"{unknown} times characters that training never saw, taken as unknown"],
-            to_stderr=True,
-        )
+        outputs.notes([f"input: {text.unknown_line(unknown)}"], to_stderr=True)
     if references is None:
         return 0
     if len(references) != len(written):

@@ -239,7 +239,7 @@ def _encoded(subwords: Subwords, train: Part, path: Path, most_tokens: int) -> P
 def _note_unknown(subwords: Subwords, lines: Sequence[str], what: str) -> None:
     unknown = count_unknown(subwords, lines)
     if unknown:
-        _note(f"{what}: {unknown} times characters that training never saw, taken as unknown")
+        _note(f"{what}: {unknown_line(unknown)}")
 
 
 def count_unknown(subwords: Subwords, lines: Sequence[str]) -> int:
@@ -248,6 +248,17 @@ def count_unknown(subwords: Subwords, lines: Sequence[str]) -> int:
     Several of them in a row are one subword.
     """
     return sum(ids.count(UNKNOWN) for ids in subwords.encode(lines))
+
+
+def unknown_line(count: int) -> str:
+    """Return what is said of so many subwords that are unknown.
+
+    >>> unknown_line(2)
+    '2 subwords are unknown: their characters are not in the training text'
+    """
+    if count == 1:
+        return "1 subword is unknown: its characters are not in the training text"
+    return f"{count} subwords are unknown: their characters are not in the training text"
 
 
 def _note(line: str) -> None:
