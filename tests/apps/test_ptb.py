@@ -492,7 +492,8 @@ def test_a_limit_that_cannot_be(tmp_path: Path) -> None:
         "ptb-small: vocabulary=2: must be at least 3; <eos> and <unk> take two places"
     )
     assert error_line(find, "digits-lstm", options, kind=RunError) == (
-        "digits-lstm: vocabulary=2: is for language models alone; leave it out"
+        "digits-lstm: vocabulary=2: is for ptb-small, ptb-medium, ptb-large, gnmt, gnmt-small "
+        "alone; leave it out"
     )
 
 

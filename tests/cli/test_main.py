@@ -77,6 +77,7 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "plan",
         "sample",
         "score",
+        "translate",
         "report",
         "demo",
     ]
@@ -102,7 +103,8 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         2,
         "",
         "legw: command 'scael' is unknown; did you mean 'scale'? "
-        "(known: recipes, scale, schedule, train, study, probe, plan, sample, score, report, demo)\n",
+        "(known: recipes, scale, schedule, train, study, probe, plan, sample, score, translate, "
+        "report, demo)\n",
     )
 
 
