@@ -55,9 +55,10 @@ def test_the_line_in_the_readme_is_what_scale_prints(capsys: pytest.CaptureFixtu
     assert first in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_tables_are_made_from_the_results() -> None:
+@pytest.mark.parametrize("name", ["tables.py", "theory.py"])
+def test_tables_are_made_from_the_results(name: str) -> None:
     """README and docs show what lies under results/, to the digit."""
-    script = ROOT / "results" / "tables.py"
+    script = ROOT / "results" / name
     done = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=100
     )

@@ -283,7 +283,8 @@ def examples_against(batch_size: int, base: int, noise: float | None) -> float |
     """Return the examples that a batch needs over those of the base, to the same loss.
 
     Args:
-        batch_size, base: in examples, at least 1.
+        batch_size: in examples, at least 1.
+        base: likewise.
         noise: the noise scale, in examples, above 0; None is not known.
 
     >>> examples_against(400, base=100, noise=200.0)

@@ -1,0 +1,285 @@
+"""Write the tables and pictures of docs/theory.md from what lies in `results/theory`.
+
+    python results/theory.py            # say whether they are current
+    python results/theory.py --write    # bring them up to date
+    python results/theory.py --collect runs/mnist-lstm-curvature results/theory/curvature/mnist-lstm
+
+`--collect` copies what is small of probed runs: manifest, summary and measurements. Below
+`results/theory` lie `curvature/APP` and `noise/APP` with such runs, and in `seconds` what
+`python -m benchmarks.nodes` writes. A table says what is missing.
+"""
+
+import json
+import math
+import re
+import shutil
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from legw import charts, records, theory
+from legw.cli import probing
+
+HERE = Path(__file__).parent
+FOLDER = HERE / "theory"
+PAGE = HERE.parent / "docs" / "theory.md"
+BLOCK = re.compile(r"(<!-- (curvature|noise|examples|seconds|speedup)(?: (\S+))? -->\n)"
+                   r".*?(<!-- end -->)", re.DOTALL)  # fmt: skip
+LSTMS = ("mnist-lstm", "ptb-small", "ptb-large", "gnmt-small")
+"""The applications whose mean speedup is compared with the published one."""
+PUBLISHED = 5.3
+STRETCHES = 8
+
+
+def updated(text: str) -> str:
+    """Return the page's text with all its tables made anew."""
+    return BLOCK.sub(lambda match: match[1] + MAKERS[match[2]](match[3]) + match[4], text)
+
+
+def curvature(name: str) -> str:
+    """Return the peaks: a line a batch size, and the exponent below."""
+    runs = probing.read(FOLDER / "curvature" / name)
+    if not runs:
+        return f"Not measured yet: {name}.\n\n"
+    found = probing.curvature_result(records.read_manifest(runs[0].folder).base, runs)
+    lines = ["| batch | lr | n | peak: update | peak: epoch | L there | 1/lr |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    for size in sorted({row["batch_size"] for row in found["runs"]}):
+        rows = [row for row in found["runs"] if row["batch_size"] == size and row["peak"]]
+        tops = [row["peak"] for row in rows]
+        lines.append(
+            f"| {size} | {rows[0]['lr']:.3g} | {len(rows)} "
+            f"| {_all(top['update'] for top in tops)} | {_all(top['epoch'] for top in tops)} "
+            f"| {_all(top['curvature'] for top in tops)} | {1 / rows[0]['lr']:.3g} |"
+        )
+    asked = found["suggested_warmup"]
+    said = "" if asked is None else (
+        f" The base run's own L stays below 1/lr from update {asked['updates']:g} on, which is "
+        f"a warmup of {asked['epochs']:.3g} epochs; the base recipe has {asked['base_epochs']:.3g}."
+    )  # fmt: skip
+    sentence = probing.exponent_line(found)
+    return "\n".join(lines) + f"\n\n{sentence[0].upper()}{sentence[1:]}.{said}\n"
+
+
+def _all(values: Any) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
+
+
+def noise(name: str) -> str:
+    """Return the noise scale over the run."""
+    runs = probing.read(FOLDER / "noise" / name)
+    if not runs:
+        return f"Not measured yet: {name}.\n\n"
+    found = probing.noise_result(records.read_manifest(runs[0].folder).base, runs, STRETCHES)
+    lines = ["| epochs | noise scale | 95 % interval | samples |", "|---|---|---|---|"]
+    parts = [*found["stretches"], found["noise_scale"]]
+    for part in parts:
+        label = f"{part['from_epoch']:.2g} to {part['to_epoch']:.2g}"
+        value = "lost in noise" if part["value"] is None else f"{part['value']:.3g}"
+        low = "-" if part["low"] is None else f"{part['low']:.3g} to {part['high']:.3g}"
+        lines.append(f"| {label} | {value} | {low} | {part['n']} |")
+    return "\n".join(lines) + f"\n\nBatch {found['batch_size']}, n = {len(runs)} runs.\n"
+
+
+def examples(_: str | None) -> str:
+    """Return the examples to a common target: as the noise scale predicts, and as measured."""
+    lines = [
+        "| application | batch | target | predicted | measured | n |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in LSTMS:
+        scale = _scale(name)
+        for size, target, factor, count in _to_target(name):
+            base = _base_batch(name)
+            told = None if scale is None else theory.examples_against(size, base, scale)
+            predicted = "not measured" if told is None else f"{told:.3g}x"
+            measured = "not reached" if factor is None else f"{factor:.3g}x"
+            lines.append(f"| {name} | {size} | {target:.4g} | {predicted} | {measured} | {count} |")
+    return "\n".join(lines) + "\n"
+
+
+def _scale(name: str) -> float | None:
+    runs = probing.read(FOLDER / "noise" / name)
+    if not runs:
+        return None
+    base = records.read_manifest(runs[0].folder).base
+    value = probing.noise_result(base, runs, 1)["noise_scale"]["value"]
+    return None if value is None else float(value)
+
+
+def _base_batch(name: str) -> int:
+    return next(run.manifest.base.batch_size for run in _runs(name))
+
+
+def _runs(name: str) -> list[records.Run]:
+    """Return the finished runs under LEGW (and the base's) of an application's study."""
+    found = [records.load(folder) for folder in records.find_runs(HERE / name / "runs")]
+    return [run for run in found if run.status == "finished" and _is_legw(run.manifest)]
+
+
+def _is_legw(manifest: records.Manifest) -> bool:
+    """Whether a run is the base's (which every rule leaves as it is), or LEGW's."""
+    return manifest.rule == "legw" or manifest.recipe.batch_size == manifest.base.batch_size
+
+
+def _to_target(name: str) -> list[tuple[int, float, float | None, str]]:
+    """Return (batch, target, examples over the base's, runs) for each batch but the base's.
+
+    The target is the best metric that each of the runs of both batches reaches; examples
+    are medians over seeds.
+    """
+    runs = _runs(name) if (HERE / name / "runs").exists() else []
+    if not runs:
+        return []
+    base = runs[0].manifest.base.batch_size
+    by_size: dict[int, list[records.Run]] = {}
+    for run in runs:
+        by_size.setdefault(run.manifest.recipe.batch_size, []).append(run)
+    found: list[tuple[int, float, float | None, str]] = []
+    for size in sorted(by_size.keys() - {base}):
+        target = _common([*by_size[base], *by_size[size]])
+        own, other = (
+            statistics.median(_examples(run, target) for run in by_size[each])
+            for each in (base, size)
+        )
+        count = f"{len(by_size[base])} + {len(by_size[size])}"
+        found.append((size, target, other / own if math.isfinite(other) else None, count))
+    return found
+
+
+def _common(runs: Sequence[records.Run]) -> float:
+    higher = runs[0].manifest.higher_is_better
+    best = [
+        (max if higher else min)(row.metric for row in run.evaluations if row.metric is not None)
+        for run in runs
+    ]
+    return min(best) if higher else max(best)
+
+
+def _examples(run: records.Run, target: float) -> float:
+    sign = 1 if run.manifest.higher_is_better else -1
+    for row in run.evaluations:
+        if row.metric is not None and sign * row.metric >= sign * target:
+            return row.update * run.manifest.recipe.batch_size
+    return math.inf
+
+
+def seconds(_: str | None) -> str:
+    """Return what `legw plan` predicts for an update, beside what it takes."""
+    files = sorted((FOLDER / "seconds").glob("*.json"))
+    if not files:
+        return "Not measured yet.\n\n"
+    lines = ["| application | where | batch | predicted s | measured s | error |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    errors: dict[str, list[float]] = {}
+    for path in files:
+        found = json.loads(path.read_text("utf-8"))
+        for row in found["rows"]:
+            error = row["predicted"] / row["measured"] - 1
+            errors.setdefault(_where(found), []).append(abs(error))
+            lines.append(
+                f"| {found['app']} | {_where(found)} | {row['batch_size']} "
+                f"| {row['predicted']:.4g} | {row['measured']:.4g} | {error:+.0%} |"
+            )
+    said = "; ".join(
+        f"{where}: median error {statistics.median(each):.0%} (n = {len(each)})"
+        for where, each in errors.items()
+    )
+    return "\n".join(lines) + f"\n\n{said[0].upper()}{said[1:]}.\n"
+
+
+def _where(found: dict[str, Any]) -> str:
+    if found["nodes"] > 1:
+        return f"two nodes, {found['link']}"
+    return "one GPU" if found["device"].startswith("cuda") else "one CPU process"
+
+
+def speedup(_: str | None) -> str:
+    """Return base batch against largest: updates to the target times seconds per update."""
+    columns = ("one CPU process", "two nodes, 1gbit", "one GPU")
+    lines = ["| application | batches | target | " + " | ".join(columns) + " |",
+             "|---|---|---|" + "---|" * len(columns)]  # fmt: skip
+    ratios: dict[str, list[float]] = {column: [] for column in columns}
+    timed = _timed()
+    for name in LSTMS:
+        found = _to_target(name)
+        if not found:
+            lines.append(f"| {name} | - | - |" + " - |" * len(columns))
+            continue
+        size, target, factor, _count = found[-1]
+        base, cells = _base_batch(name), []
+        for column in columns:
+            one, other = (timed.get((name, column, each)) for each in (base, size))
+            if one is None or other is None or factor is None:
+                cells.append("not measured")
+                continue
+            ratio = one / other * (size / base) / factor
+            ratios[column].append(ratio)
+            cells.append(f"{ratio:.2f}")
+        lines.append(f"| {name} | {base} → {size} | {target:.4g} | " + " | ".join(cells) + " |")
+    means = [f"{statistics.fmean(each):.2f} ({len(each)} of {len(LSTMS)})" if each else "-"
+             for each in ratios.values()]  # fmt: skip
+    lines.append("| mean (n of 4) | | | " + " | ".join(means) + " |")
+    return "\n".join(lines) + f"\n\nPublished, over four LSTM applications: {PUBLISHED}.\n"
+
+
+def _timed() -> dict[tuple[str, str, int], float]:
+    found = {}
+    for path in sorted((FOLDER / "seconds").glob("*.json")):
+        data = json.loads(path.read_text("utf-8"))
+        for row in data["rows"]:
+            found[data["app"], _where(data), row["batch_size"]] = row["measured"]
+    return found
+
+
+MAKERS = {
+    "curvature": curvature, "noise": noise, "examples": examples, "seconds": seconds,
+    "speedup": speedup,
+}  # fmt: skip
+
+
+def draw() -> None:
+    """Draw the curvature and noise of every application that was measured."""
+    for kind, result, chart in (
+        ("curvature", probing.curvature_result, probing.curvature_chart),
+        ("noise", lambda base, runs: probing.noise_result(base, runs, STRETCHES),
+         probing.noise_chart),
+    ):  # fmt: skip
+        for folder in sorted((FOLDER / kind).glob("*")):
+            runs = probing.read(folder)
+            manifest = records.read_manifest(runs[0].folder)
+            found = {"app": manifest.task, "rule": manifest.rule} | result(manifest.base, runs)
+            picture = PAGE.with_name(f"{kind}-{folder.name}.svg")
+            picture.write_bytes(charts.render(chart(found), "svg"))
+
+
+def collect(source: Path, place: Path) -> None:
+    """Copy manifest, summary and measurements of all runs below a folder."""
+    for folder in records.find_runs(source):
+        into = place / folder.name
+        into.mkdir(parents=True, exist_ok=True)
+        for name in ("manifest.json", "summary.json", "curvature.jsonl", "noise.jsonl"):
+            if (folder / name).exists():
+                shutil.copyfile(folder / name, into / name)
+
+
+def main(words: list[str]) -> int:
+    """Return 0 if the page is current, or has been made so."""
+    if words[:1] == ["--collect"]:
+        collect(Path(words[1]), Path(words[2]))
+        return 0
+    text = PAGE.read_text("utf-8")
+    stale = updated(text) != text
+    if "--write" in words:
+        PAGE.write_text(updated(text), "utf-8")
+        draw()
+        return 0
+    if stale:
+        print(f"{PAGE}: a table is not current; python results/theory.py --write")
+    return int(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
