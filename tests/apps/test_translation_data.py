@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,19 @@ from torch import Tensor
 
 from corpora import GERMAN, write_pairs
 from expect import error_line
-from legw import Adam, Recipe, records
+from legw import Adam, Recipe, recipes, records
 from legw.apps import Options, find
 from legw.apps.translation import SIZES, Size, TranslationTask
 from legw.apps.translation import text as texts
 from legw.apps.translation.batches import POOL_BATCHES, Pairs, order, padding_share
+from legw.apps.translation.decoding import Search, translate
 from legw.apps.translation.model import END, UNKNOWN
 from legw.apps.translation.scoring import Scorer
 from legw.apps.translation.text import Subwords, learn, read_corpus, read_lines
 from legw.errors import DataError, LegwWarning, RunError
 from legw.train import Settings, fit
 from legw.train.batches import Batches
+from legw.train.machine import peak_memory, reset_peak_memory
 from legw.train.state import load_newest
 
 TINY = Size(hidden_size=64, num_layers=2, num_subwords=60, most_tokens=30, dropout=0.0,
@@ -387,3 +392,71 @@ def test_pairs_on_a_device_stay_there() -> None:
     assert first.source_BS.tolist() == [[5, 6, END]]
     assert pairs.batch(torch.tensor([0]), cpu).target_BT.tolist() == [[2, 7, 8, END]]
     assert len(pairs._resident) == 1
+
+
+# The full size --------------------------------------------------------------------------
+
+needs_multi30k = pytest.mark.skipif(
+    "LEGW_DATA" not in os.environ, reason="Multi30k is looked for in LEGW_DATA/multi30k"
+)
+
+
+@needs_multi30k
+def test_multi30k_is_whole_and_little_of_it_is_padding() -> None:
+    """29,000 pairs, none of them left out; under 15 % padding at the base batch and at 1024."""
+    task = find("gnmt-small")
+    assert isinstance(task, TranslationTask)
+    train = task.corpus.train
+    assert len(train) == task.num_examples(64) == recipes.GNMT_SMALL.num_examples
+    assert len(task.corpus.validation.source) == 1014
+    assert len(task.corpus.test.target) == 1000
+    lengths = train.source_lengths_M, train.target_lengths_M
+    for batch_size, micro_batch_size in ((64, 64), (1024, 128)):
+        ids = task.order(0, 0, batch_size)
+        assert padding_share(*lengths, ids, micro_batch_size=micro_batch_size) < 0.15
+    reference = task.corpus.test.target
+    pieces = task.corpus.subwords.decode(task.corpus.subwords.encode(reference))
+    assert Scorer(reference).bleu(pieces) > 99, "nothing is lost on the way through subwords"
+
+
+def full_size_update(pairs: Pairs, hidden_size: int) -> tuple[float, float]:
+    """Make one update of `gnmt` on 64 pairs; return its loss before and after."""
+    size = replace(SIZES["gnmt"], hidden_size=hidden_size)
+    torch.manual_seed(0)
+    model = size.model(size.num_subwords)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    batch = pairs.batch(torch.arange(64), torch.device("cpu"))
+    loss = model(*batch)
+    (loss / len(batch.counted_N)).backward()
+    optimizer.step()
+    with torch.no_grad():
+        model.eval()
+        after = model(*batch)
+    return tuple(float(each.detach()) / len(batch.counted_N) for each in (loss, after))
+
+
+def test_the_full_model_at_a_reduced_width(folder: Path) -> None:
+    """Four layers each, 32,000 subwords: it learns, and what it has learned can be decoded."""
+    train = corpus(folder, num_subwords=60).train
+    pairs = Pairs(
+        [row[: row.index(END)] for row in train.source_MS.tolist()] * 2,
+        [row[1 : row.index(END)] for row in train.target_MT.tolist()] * 2,
+    )
+    before, after = full_size_update(pairs, hidden_size=32)
+    assert after < before
+    assert before == pytest.approx(math.log(32_000), rel=0.01)
+    model = replace(SIZES["gnmt"], hidden_size=32).model(32_000).eval()
+    for search in (None, Search(beam=3)):
+        assert len(translate(model, [[4, 5, 6], []], search)) == 2
+
+
+@pytest.mark.slow
+@needs_multi30k
+def test_the_full_model_updates_on_64_real_pairs_within_24_gib() -> None:
+    task = find("gnmt-small", Options(vocabulary=8000))
+    assert isinstance(task, TranslationTask)
+    cpu = torch.device("cpu")
+    reset_peak_memory(cpu)
+    before, after = full_size_update(task.corpus.train, hidden_size=1024)
+    assert after < before
+    assert peak_memory(cpu) < 24 * 2**30
