@@ -92,8 +92,9 @@ def test_groups_of_batch_norm_change_no_parameter(net: nn.Module) -> None:
     ("data", "formula", "error"),
     [
         (LARS(momentum=0.9, weight_decay=1e-4, trust_coefficient=1e-3, epsilon=1e-5), lars, 1e-5),
-        # 1 - beta2 is 0.001, which single precision knows to 6e-5 of itself
-        (LAMB(weight_decay=0.01, epsilon=1e-6), lamb, 2e-4),
+        # On a CPU the norm of a million numbers of one size, as LAMB's directions are at
+        # first, is summed in single precision: to 2e-4 of itself.
+        (LAMB(weight_decay=0.01, epsilon=1e-6), lamb, 1e-3),
     ],
     ids=["lars", "lamb"],
 )
