@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from legw.probes import CurvatureProbe, NoiseProbe
@@ -21,3 +22,13 @@ def probed(name: str, out: Path, *, updates: int, probes: bool = True) -> None:
         settings=Settings(micro_batch_size=16, device="cpu"),
         observers=looking,
     )
+
+
+def timed_all_reduces(folder: Path) -> None:
+    """Be one of several processes, and write what its all-reduces took."""
+    from legw.probes import speed
+    from legw.train.dist import joined
+
+    with joined("cpu") as world:
+        times = [speed.all_reduce_seconds(world, size) for size in (4, 40_000_000)]
+    (folder / str(world.rank)).write_text(json.dumps(times), encoding="utf-8")
