@@ -31,7 +31,7 @@ into one is left to torch."""
 
 _FUSED = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if torch.backends.mkldnn.is_available()
+    if torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     else None
 )
 """oneDNN's linear layer with its bias in the same pass, which torch's compiler uses: in
