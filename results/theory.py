@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from legw import charts, records, theory
-from legw.cli import probing
+from legw.cli import probed
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "theory"
@@ -40,10 +40,10 @@ def updated(text: str) -> str:
 
 def curvature(name: str) -> str:
     """Return the peaks: a line a batch size, and the exponent below."""
-    runs = probing.read(FOLDER / "curvature" / name)
+    runs = probed.read(FOLDER / "curvature" / name)
     if not runs:
         return f"Not measured yet: {name}.\n\n"
-    found = probing.curvature_result(records.read_manifest(runs[0].folder).base, runs)
+    found = probed.curvature_result(records.read_manifest(runs[0].folder).base, runs)
     lines = ["| batch | lr | n | peak: update | peak: epoch | L there | 1/lr |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for size in sorted({row["batch_size"] for row in found["runs"]}):
@@ -59,7 +59,7 @@ def curvature(name: str) -> str:
         f" The base run's own L stays below 1/lr from update {asked['updates']:g} on, which is "
         f"a warmup of {asked['epochs']:.3g} epochs; the base recipe has {asked['base_epochs']:.3g}."
     )  # fmt: skip
-    sentence = probing.exponent_line(found)
+    sentence = probed.exponent_line(found)
     return "\n".join(lines) + f"\n\n{sentence[0].upper()}{sentence[1:]}.{said}\n"
 
 
@@ -69,10 +69,10 @@ def _all(values: Any) -> str:
 
 def noise(name: str) -> str:
     """Return the noise scale over the run."""
-    runs = probing.read(FOLDER / "noise" / name)
+    runs = probed.read(FOLDER / "noise" / name)
     if not runs:
         return f"Not measured yet: {name}.\n\n"
-    found = probing.noise_result(records.read_manifest(runs[0].folder).base, runs, STRETCHES)
+    found = probed.noise_result(records.read_manifest(runs[0].folder).base, runs, STRETCHES)
     lines = ["| epochs | noise scale | 95 % interval | samples |", "|---|---|---|---|"]
     parts = [*found["stretches"], found["noise_scale"]]
     for part in parts:
@@ -101,11 +101,11 @@ def examples(_: str | None) -> str:
 
 
 def _scale(name: str) -> float | None:
-    runs = probing.read(FOLDER / "noise" / name)
+    runs = probed.read(FOLDER / "noise" / name)
     if not runs:
         return None
     base = records.read_manifest(runs[0].folder).base
-    value = probing.noise_result(base, runs, 1)["noise_scale"]["value"]
+    value = probed.noise_result(base, runs, 1)["noise_scale"]["value"]
     return None if value is None else float(value)
 
 
@@ -243,12 +243,12 @@ MAKERS = {
 def draw() -> None:
     """Draw the curvature and noise of every application that was measured."""
     for kind, result, chart in (
-        ("curvature", probing.curvature_result, probing.curvature_chart),
-        ("noise", lambda base, runs: probing.noise_result(base, runs, STRETCHES),
-         probing.noise_chart),
+        ("curvature", probed.curvature_result, probed.curvature_chart),
+        ("noise", lambda base, runs: probed.noise_result(base, runs, STRETCHES),
+         probed.noise_chart),
     ):  # fmt: skip
         for folder in sorted((FOLDER / kind).glob("*")):
-            runs = probing.read(folder)
+            runs = probed.read(folder)
             manifest = records.read_manifest(runs[0].folder)
             found = {"app": manifest.task, "rule": manifest.rule} | result(manifest.base, runs)
             picture = PAGE.with_name(f"{kind}-{folder.name}.svg")

@@ -1,0 +1,273 @@
+"""What probed runs have measured, as values, tables, charts and lines."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from legw import curves, diagrams, measurements, records, theory
+from legw.cli.outputs import number
+from legw.errors import LegwError
+from legw.measurements import Curvature, Noise
+from legw.recipe import Recipe, to_dict
+from legw.records import Summary
+
+
+@dataclass(frozen=True)
+class Probed:
+    """One probed run."""
+
+    recipe: Recipe
+    seed: int
+    num_examples: int
+    folder: Path
+    summary: Summary
+
+
+def read(folder: Path) -> list[Probed]:
+    """Return the runs at or below a folder that have ended, by batch size and seed.
+
+    Raises:
+        RunError: a manifest or summary is damaged.
+    """
+    found = []
+    for each in records.find_runs(folder):
+        manifest, summary = records.read_manifest(each), records.read_summary(each)
+        if summary is not None:
+            found.append(
+                Probed(manifest.recipe, manifest.seed, manifest.num_examples, each, summary)
+            )
+    return sorted(found, key=lambda run: (run.recipe.batch_size, run.seed))
+
+
+# Curvature ------------------------------------------------------------------------
+
+
+def curvature_result(base: Recipe, runs: Sequence[Probed]) -> dict[str, Any]:
+    """Return the peaks of runs, how they move with the batch size, and a warmup, as plain values.
+
+    Args:
+        base: the recipe before scaling.
+        runs: with their `curvature.jsonl`.
+    """
+    rows = [_curvature_row(run) for run in runs]
+    points = [(row["batch_size"], row["peak"]["epoch"]) for row in rows if row["peak"]]
+    power = theory.power_law(points)
+    own = [row["suggested_warmup_updates"] for row in rows if row["batch_size"] == base.batch_size]
+    updates = None if not own or None in own else statistics.median(own)
+    epoch = next((run.num_examples for run in runs if run.recipe.batch_size == base.batch_size), 0)
+    return {
+        "base": to_dict(base),
+        "runs": rows,
+        "peak_epoch_against_batch_size": None if power is None else asdict(power),
+        "suggested_warmup": None
+        if updates is None
+        else {
+            "updates": updates,
+            "epochs": updates * base.batch_size / epoch,
+            "base_epochs": base.warmup_epochs,
+        },
+    }
+
+
+def _curvature_row(run: Probed) -> dict[str, Any]:
+    rows = measurements.read(run.folder, Curvature)
+    top = theory.peak(rows, run.recipe.batch_size, run.num_examples)
+    step = run.recipe.batch_size / run.num_examples
+    line = [((update + 1) * step, value) for update, value in theory.smoothed(rows)]
+    return {
+        "batch_size": run.recipe.batch_size,
+        "seed": run.seed,
+        "lr": run.recipe.lr,
+        "status": run.summary.status,
+        "updates": run.summary.updates,
+        "measurements": len(rows),
+        "peak": None if top is None else asdict(top),
+        "peak_is_last": bool(top and rows and top.update >= 0.9 * rows[-1].update),
+        "suggested_warmup_updates": None
+        if run.recipe.optimizer.adaptive  # its rate is no step along the gradient
+        else theory.suggested_warmup(rows, run.recipe.lr),
+        "last": line[-1][1] if line else None,
+        "curve": [[float(f"{x:.5g}"), float(f"{y:.5g}")] for x, y in curves.thin(line, 200)],
+    }
+
+
+def curvature_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of what `legw probe curvature` prints as JSON."""
+    lines: dict[int, list[Any]] = {}
+    tops: dict[int, list[theory.Peak]] = {}
+    for row in found["runs"]:
+        lines.setdefault(row["batch_size"], []).append(row["curve"])
+        if row["peak"]:
+            tops.setdefault(row["batch_size"], []).append(theory.Peak(**row["peak"]))
+    return diagrams.curvature_by_epoch(
+        lines,
+        tops,
+        title=f"{found['app']}: curvature along the gradient, by {found['rule']}",
+        subtitle=exponent_line(found),
+    )
+
+
+def peaks_table(found: dict[str, Any]) -> Table:
+    """Return one row a run."""
+    table = _empty(
+        "batch", "lr", "seed", "peak\nupdate", "peak\nepoch", "L there", "1/lr", "L last",
+        "warmup\nupdates",
+    )  # fmt: skip
+    for row in found["runs"]:
+        top = row["peak"] or {"update": None, "epoch": None, "curvature": None}
+        asked = row["suggested_warmup_updates"]
+        cells = (
+            row["batch_size"], row["lr"], row["seed"], top["update"], top["epoch"],
+            top["curvature"], 1 / row["lr"], row["last"],
+        )  # fmt: skip
+        table.add_row(*(number(cell, 3) for cell in cells), "-" if asked is None else str(asked))
+    return table
+
+
+def curvature_lines(found: dict[str, Any]) -> list[str]:
+    """Return what the peaks come to, as lines."""
+    lines = [exponent_line(found)]
+    late = [f"{row['batch_size']} (seed {row['seed']})" for row in found["runs"]
+            if row["peak_is_last"]]  # fmt: skip
+    if late:
+        lines.append(f"the peak lies at the end of what was measured for batch {', '.join(late)}; "
+                     "give more --updates")  # fmt: skip
+    asked = found["suggested_warmup"]
+    if asked is not None and asked["updates"] == 0:
+        lines.append("at the base batch L never exceeds 1/lr: it asks for no warmup")
+    elif asked is not None:
+        lines.append(
+            f"at the base batch L stays below 1/lr after {number(asked['updates'])} updates: "
+            f"a warmup of {number(asked['epochs'], 3)} epochs "
+            f"(the base recipe has {number(asked['base_epochs'], 3)})"
+        )
+    return lines
+
+
+def exponent_line(found: dict[str, Any]) -> str:
+    """Return how the peak moves with the batch size, as a line."""
+    power = found["peak_epoch_against_batch_size"]
+    if power is None:
+        return "one batch size: no exponent"
+    between = "" if power["low"] is None else (
+        f" (95 % interval {power['low']:.2f} to {power['high']:.2f})"
+    )  # fmt: skip
+    return (
+        f"the peak's epoch grows as batch^{power['exponent']:.2f}{between}, n = {power['n']} runs; "
+        "1 is a peak at the same update"
+    )
+
+
+# Noise scale ----------------------------------------------------------------------
+
+
+def noise_result(base: Recipe, runs: Sequence[Probed], stretches: int) -> dict[str, Any]:
+    """Return the noise scale over runs of one batch size, as plain values.
+
+    Args:
+        base: the recipe before scaling.
+        runs: with their `noise.jsonl`.
+        stretches: how many estimates each run is cut into, at least 1.
+
+    Raises:
+        LegwError: nothing was measured.
+    """
+    each = [measurements.read(run.folder, Noise) for run in runs]
+    together = [row for rows in each for row in rows]
+    if not together:
+        raise LegwError(f"{runs[0].folder}: no noise was measured; give a smaller --every")
+    recipe = runs[0].recipe
+    return {
+        "base": to_dict(base),
+        "batch_size": recipe.batch_size,
+        "runs": [
+            {
+                "seed": run.seed,
+                "status": run.summary.status,
+                "updates": run.summary.updates,
+                "noise_scale": asdict(theory.noise_scale(rows)),
+                "stretches": [
+                    asdict(theory.noise_scale(part)) for part in theory.stretches(rows, stretches)
+                ],
+            }
+            for run, rows in zip(runs, each, strict=True)
+            if rows
+        ],
+        "noise_scale": asdict(theory.noise_scale(together)),
+        "late_noise_scale": asdict(theory.noise_scale(theory.late(together))),
+        "stretches": [
+            asdict(theory.noise_scale(part)) for part in theory.stretches(together, stretches)
+        ],
+    }
+
+
+def noise_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of what `legw probe noise` prints as JSON."""
+    scales = {
+        f"seed {row['seed']}": [theory.NoiseScale(**part) for part in row["stretches"]]
+        for row in found["runs"]
+    }
+    return diagrams.noise_by_epoch(
+        scales,
+        batch_size=found["batch_size"],
+        title=f"{found['app']}: noise scale at batch {found['batch_size']}",
+        subtitle=noise_lines(found)[0],
+    )
+
+
+def noise_table(found: dict[str, Any]) -> Table:
+    """Return one row a stretch, then the last half and the whole run."""
+    table = _empty("epochs", "noise scale", "95 % interval", "samples")
+    for part in [*found["stretches"], found["late_noise_scale"], found["noise_scale"]]:
+        table.add_row(
+            f"{part['from_epoch']:.3g} to {part['to_epoch']:.3g}",
+            number(part["value"], 3),
+            _interval(part),
+            str(part["n"]),
+        )
+    return table
+
+
+def prediction_table(found: dict[str, Any]) -> Table:
+    """Return how many more examples a batch needs than the base, as the noise scale says."""
+    table = _empty("batch", "k", "examples to the same loss,\nagainst the base batch")
+    base = found["base"]["batch_size"]
+    for k in (1, 4, 16, 64):
+        factor = theory.examples_against(base * k, base, found["noise_scale"]["value"])
+        times = "-" if factor is None else f"{number(factor, 3)} times"
+        table.add_row(str(base * k), str(k), times)
+    return table
+
+
+def noise_lines(found: dict[str, Any]) -> list[str]:
+    """Return what the noise scale is and means, as lines."""
+    whole, late = found["noise_scale"], found["late_noise_scale"]
+    if whole["value"] is None:
+        return ["the gradient is lost in its noise: the noise scale is far above the batch size; "
+                "measure at a larger batch, or with more samples (a smaller --every)"]  # fmt: skip
+    return [
+        f"noise scale {number(whole['value'], 3)} examples ({_interval(whole)}) over the run, "
+        f"{number(late['value'], 3)} ({_interval(late)}) in its last half",
+        "a batch of that size needs twice the examples of a small one to the same loss, and "
+        "twice the updates of a huge one; far beyond it, a larger batch hardly saves updates",
+    ]
+
+
+def _interval(part: dict[str, Any]) -> str:
+    if part["low"] is None:
+        return "-"
+    return f"{number(part['low'], 3)} to {number(part['high'], 3)}"
+
+
+def _empty(*names: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="")
+    for name in names:
+        table.add_column(name, justify="right")
+    return table
