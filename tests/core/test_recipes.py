@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +143,12 @@ def test_an_unknown_recipe() -> None:
 @pytest.mark.parametrize("name", ["x" * 10_000, "a\nb", "\x1b[31m", ""])
 def test_a_hostile_recipe_name(name: str) -> None:
     assert error_line(find, name).startswith("recipe '")
+
+
+@pytest.mark.parametrize("row", golden("gnmt.csv"), ids=lambda row: row["batch_size"])
+def test_the_page_shows_the_published_batches_beside_legws(row: dict[str, str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "translation.md").read_text(encoding="utf-8")
+    lr = apply(find("gnmt"), int(row["batch_size"]), LEGW).lr
+    submitted = number(row["submitted_lr"])
+    cells = f"{lr:.2e} | {submitted:.3e} | {lr / submitted:.2f}".replace("e-03", "e-3")
+    assert f"| {row['batch_size']} | {cells} | {row['warmup_updates']} |" in page
