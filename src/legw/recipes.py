@@ -176,12 +176,13 @@ CIFAR10 = Recipe(
     optimizer=LARS(momentum=0.9, weight_decay=5e-4, trust_coefficient=1e-2, epsilon=1e-5),
     decay=Polynomial(power=2.0),
     num_examples=50000,
-    source="tuned at batch 512: results/cifar10/tuning; LARS as in arXiv 1901.08256",
+    source="to be tuned at batch 512: results/cifar10/tuning; LARS as in arXiv 1901.08256",
 )
 """CIFAR-10, ResNet-18 with LARS: the form of ResNet-50's recipe. Tuned here, at 512 only.
 
 The trust coefficient is 10 times the usual one, and lr so much smaller: weights step as
 far, and biases and norms, which LARS leaves to plain momentum, not 10 times too far.
+The base values are the middle of the grid until the tuning is in.
 """
 
 CIFAR10_MOMENTUM = Recipe(
@@ -193,9 +194,36 @@ CIFAR10_MOMENTUM = Recipe(
     optimizer=SGD(momentum=0.9, nesterov=True, weight_decay=5e-4),
     decay=Cosine(),
     num_examples=50000,
-    source="tuned at batch 512: results/cifar10/tuning-momentum",
+    source="to be tuned at batch 512: results/cifar10/tuning-momentum",
 )
 """CIFAR-10, ResNet-18 with Nesterov momentum and a cosine. Tuned here, at 512 only."""
+
+CIFAR10_SMALL = Recipe(
+    name="cifar10-small",
+    batch_size=128,
+    lr=0.4,
+    epochs=10,
+    warmup_epochs=0.125,
+    optimizer=LARS(momentum=0.9, weight_decay=5e-4, trust_coefficient=1e-2, epsilon=1e-5),
+    decay=Polynomial(power=2.0),
+    num_examples=50000,
+    source="to be tuned at batch 128: results/cifar10-small/tuning; "
+    "LARS as in arXiv 1901.08256",
+)
+"""CIFAR-10 for two CPU cores: a residual net of 309,000 weights with LARS, 10 epochs."""
+
+CIFAR10_SMALL_MOMENTUM = Recipe(
+    name="cifar10-small-momentum",
+    batch_size=128,
+    lr=0.1,
+    epochs=10,
+    warmup_epochs=0.125,
+    optimizer=SGD(momentum=0.9, nesterov=True, weight_decay=5e-4),
+    decay=Cosine(),
+    num_examples=50000,
+    source="to be tuned at batch 128: results/cifar10-small/tuning-momentum",
+)
+"""The same with Nesterov momentum and a cosine."""
 
 BERT_LAMB = Recipe(
     name="bert-lamb",
@@ -220,7 +248,8 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         DIGITS_LSTM, MNIST_LSTM, PTB_SMALL, PTB_MEDIUM, PTB_LARGE, GNMT_SMALL, GNMT_SMALL_SGD,
         GNMT,
-        RESNET50_IMAGENET, RESNET50_IMAGENET_LAMB, CIFAR10, CIFAR10_MOMENTUM, BERT_LAMB,
+        RESNET50_IMAGENET, RESNET50_IMAGENET_LAMB, CIFAR10, CIFAR10_MOMENTUM,
+        CIFAR10_SMALL, CIFAR10_SMALL_MOMENTUM, BERT_LAMB,
     )
 }  # fmt: skip
 """The recipes that ship, by name."""

@@ -18,7 +18,8 @@ from legw.rules import LEGW, apply
 NAMES = [
     "digits-lstm", "mnist-lstm", "ptb-small", "ptb-medium", "ptb-large", "gnmt-small",
     "gnmt-small-sgd", "gnmt",
-    "resnet50-imagenet", "resnet50-imagenet-lamb", "cifar10", "cifar10-momentum", "bert-lamb",
+    "resnet50-imagenet", "resnet50-imagenet-lamb", "cifar10", "cifar10-momentum",
+    "cifar10-small", "cifar10-small-momentum", "bert-lamb",
 ]  # fmt: skip
 
 

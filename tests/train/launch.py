@@ -21,7 +21,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["legw.cli.train", "torch._dynamo"])  # the slow imports, once
 
 LIMIT = 100.0
-"""Seconds after which a process is taken to hang."""
+"""Seconds after which a process is taken to hang, unless a test says otherwise."""
 
 
 @dataclass
@@ -30,10 +30,11 @@ class Rank:
 
     process: Any
     log: Path
+    limit: float = LIMIT
 
     def wait(self) -> int:
         """Return its exit code; the signal's number, negative, if one ended it."""
-        self.process.join(LIMIT + 10)
+        self.process.join(self.limit + 10)
         if self.process.exitcode is None:
             self.process.kill()
             raise AssertionError(f"hangs: {self.text}")
@@ -56,6 +57,7 @@ def start(
     *arguments: Any,
     logs: Path,
     port: int | None = None,
+    limit: float = LIMIT,
     **more: Any,
 ) -> list[Rank]:
     """Call a function in so many processes that are to join each other.
@@ -66,6 +68,7 @@ def start(
         arguments, more: what it is called with.
         logs: folder for the logs; made if it is not there.
         port: where they meet; a free one if not given.
+        limit: seconds after which a process is taken to hang.
     """
     logs.mkdir(parents=True, exist_ok=True)
     port = port or free_port()
@@ -77,9 +80,10 @@ def start(
         }  # fmt: skip
         log = logs / f"rank-{rank}.log"
         environment = {name: str(value) for name, value in variables.items()}
-        process = CONTEXT.Process(target=_be, args=(environment, log, action, arguments, more))
+        told = (environment, log, limit, action, arguments, more)
+        process = CONTEXT.Process(target=_be, args=told)
         process.start()
-        ranks.append(Rank(process, log))
+        ranks.append(Rank(process, log, limit))
     return ranks
 
 
@@ -98,9 +102,10 @@ def free_port() -> int:
         return port
 
 
-def _be(
+def _be(  # noqa: PLR0917 (as a process is started)
     variables: dict[str, str],
     log: Path,
+    limit: float,
     action: Callable[..., Any],
     arguments: tuple[Any, ...],
     more: dict[str, Any],
@@ -113,7 +118,7 @@ def _be(
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    faulthandler.dump_traceback_later(LIMIT, exit=True)
+    faulthandler.dump_traceback_later(limit, exit=True)
     code = action(*arguments, **more)
     atexit._run_exitfuncs()  # multiprocessing leaves them out
     sys.exit(code if isinstance(code, int) else 0)

@@ -153,7 +153,8 @@ def test_resnet50_on_two_processes(tmp_path: Path, kind: str) -> None:
     plan: dict[str, Any] = {"root": root, "recipe": recipe, "tiny": False, "micro_batch_size": 12}
 
     def run(name: str, **more: Any) -> None:
-        complete(2, train_tiny, **plan, **more, out=tmp_path / name, logs=tmp_path / "logs")
+        out, logs = tmp_path / name, tmp_path / "logs"
+        complete(2, train_tiny, **plan, **more, out=out, logs=logs, limit=1200.0)
 
     run("whole", workers=1)
     run("twice", observers=[StopAt()])
