@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from legw import cost, rules
 from legw.cli import inputs, lists, noises, outputs, training
+from legw.cli.outcome import carry, headline
 from legw.cli.outputs import number
 from legw.cost import Network, Option, Speed
 from legw.errors import LegwError, RecipeError, one_line
@@ -104,6 +105,7 @@ def run(options: Options) -> int:
         )
     else:
         outputs.show(_table(found, best))
+        outputs.say(headline(carry(base, best.batch_size, rule)))
         for line in reasons(found, best, speed, network, noise):
             outputs.say(line)
     outputs.notes(dict.fromkeys(_notes(best)), to_stderr=options.json)
