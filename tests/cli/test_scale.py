@@ -17,7 +17,7 @@ import pytest
 from expect import GOLDEN
 from legw import SGD, recipe, rules, schedule
 from legw.recipe import from_dict, to_dict
-from legw.recipes import GNMT, MNIST_LSTM, PTB_SMALL, RECIPES
+from legw.recipes import GNMT, MNIST_LSTM, PTB_MEDIUM, RECIPES
 
 Legw = Callable[[str], Any]
 
@@ -57,9 +57,9 @@ def test_a_rule_that_changes_the_optimizer_says_so(legw: Legw) -> None:
 
 
 def test_cautions_are_notes_below_the_table(legw: Legw) -> None:
-    out = legw("scale ptb-small -b 640").out
-    [caution] = rules.cautions(PTB_SMALL, rules.apply(PTB_SMALL, 640, rules.LEGW), rules.LEGW)
-    assert out.endswith(f"\n\nnote: {caution.removeprefix('ptb-small: ')}\n")
+    out = legw("scale ptb-medium -b 640").out
+    [caution] = rules.cautions(PTB_MEDIUM, rules.apply(PTB_MEDIUM, 640, rules.LEGW), rules.LEGW)
+    assert out.endswith(f"\n\nnote: {caution.removeprefix('ptb-medium: ')}\n")
     assert ": lr 1 → 5.6569, no warmup\n" in out
 
 
@@ -137,9 +137,9 @@ def test_toml_is_read_back_unchanged(legw: Legw, tmp_path: Path) -> None:
 
 
 def test_toml_on_stdout_is_all_there_is(legw: Legw, tmp_path: Path) -> None:
-    answer = legw("scale ptb-small -b 640 --toml -")
+    answer = legw("scale ptb-medium -b 640 --toml -")
     file = write(tmp_path, answer.out)
-    assert recipe.read(file) == rules.apply(PTB_SMALL, 640, rules.LEGW)
+    assert recipe.read(file) == rules.apply(PTB_MEDIUM, 640, rules.LEGW)
     assert answer.err.startswith("note: the base recipe has no warmup")
 
 
@@ -185,7 +185,7 @@ def test_a_note_about_some_rules_names_them_and_one_about_all_does_not(legw: Leg
     few = legw("scale mnist-lstm -b 16384 --ladder 16384:30000").out
     assert "\nnote: batch 30000: only 2.0 updates per epoch, fewer than 5" in few
     assert few.count("note: ") == 2
-    none = legw("scale ptb-small --ladder 40:320").out
+    none = legw("scale ptb-medium --ladder 40:320").out
     assert none.count("note: ") == 1
     assert "\nnote: the base recipe has no warmup, so legw equals sqrt here" in none
 

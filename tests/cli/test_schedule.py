@@ -107,8 +107,8 @@ def test_json_is_that_of_scale_and_the_curve(legw: Legw) -> None:
 
 def test_cautions_are_notes(legw: Legw, tmp_path: Path) -> None:
     note = "note: the base recipe has no warmup, so legw equals sqrt here; give the base one\n"
-    assert legw("schedule ptb-small -b 640").out.endswith(note)
-    answer = legw(f"schedule ptb-small -b 640 --json --plot {tmp_path / 'lr.csv'}")
+    assert legw("schedule ptb-medium -b 640").out.endswith(note)
+    answer = legw(f"schedule ptb-medium -b 640 --json --plot {tmp_path / 'lr.csv'}")
     assert answer.err == f"{note}wrote {tmp_path / 'lr.csv'}\n"
 
 

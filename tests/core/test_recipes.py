@@ -16,7 +16,7 @@ from legw.recipes import RECIPES, find
 from legw.rules import LEGW, apply
 
 NAMES = [
-    "digits-lstm", "mnist-lstm", "ptb-small", "ptb-medium", "ptb-large", "gnmt-small",
+    "digits-lstm", "mnist-lstm", "ptb-small", "ptb-small-nesterov", "ptb-medium", "ptb-large", "gnmt-small",
     "gnmt-small-sgd", "gnmt",
     "resnet50-imagenet", "resnet50-imagenet-lamb", "cifar10", "cifar10-momentum",
     "cifar10-small", "cifar10-small-momentum", "bert-lamb",
@@ -93,14 +93,20 @@ def test_gnmts_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "window", "clip_norm", "each"),
-    [("ptb-small", 20, 5, 2323), ("ptb-medium", 35, 5, 1327), ("ptb-large", 35, 10, 1327)],
+    ("name", "window", "clip_norm", "each", "warmup_epochs"),
+    [
+        ("ptb-small", 20, 5, 2323, 0.1),
+        ("ptb-medium", 35, 5, 1327, 0),
+        ("ptb-large", 35, 10, 1327, 0),
+    ],
 )
-def test_penn_treebanks_settings(name: str, window: int, clip_norm: float, each: int) -> None:
-    """The decay is tested epoch by epoch in test_schedule.py."""
+def test_penn_treebanks_settings(
+    name: str, window: int, clip_norm: float, each: int, warmup_epochs: float
+) -> None:
+    """The decay is tested epoch by epoch in test_schedule.py; small's warmup is our choice."""
     base = find(name)
     assert base.optimizer == SGD()
-    assert (base.batch_size, base.lr, base.warmup_epochs) == (20, 1, 0)
+    assert (base.batch_size, base.lr, base.warmup_epochs) == (20, 1, warmup_epochs)
     assert (base.window_tokens, base.num_tokens, base.clip_norm) == (window, 929_589, clip_norm)
     assert updates(base) == base.epochs * each
 

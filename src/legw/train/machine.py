@@ -15,6 +15,10 @@ import torch
 
 import legw
 
+STEERING = ("NVIDIA_TF32_OVERRIDE",)
+"""Environment variables that change how a library computes: 1 makes single-precision products
+on an NVIDIA GPU take TF32 operands, and 0 forbids it (torch's LSTM takes them unasked)."""
+
 
 def describe_device(device: torch.device) -> str:
     """Return the device's type, and its name where it has one.
@@ -29,6 +33,7 @@ def describe_device(device: torch.device) -> str:
 
 def environment() -> dict[str, str]:
     """Return versions, machine and date for the manifest."""
+    steering = {name: os.environ[name] for name in STEERING if name in os.environ}
     return {
         "legw": legw.__version__,
         "python": platform.python_version(),
@@ -36,6 +41,7 @@ def environment() -> dict[str, str]:
         "platform": platform.platform(terse=True),
         "cores": str(os.cpu_count()),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **steering,
     }
 
 
