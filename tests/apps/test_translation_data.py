@@ -340,6 +340,7 @@ def test_it_learns_a_few_sentences_by_heart(tmp_path: Path) -> None:
     assert summary.metrics["beam_bleu"] > 80
     assert summary.metrics["beam_chrf"] > 80
     assert 1 < summary.metrics["subword_perplexity"] < 1.5
+    assert 0 < summary.metrics["padding_share"] < 0.6
     about = json.loads((out / "translation.json").read_text())
     assert (about["source"], about["target"]) == ("en", "de")
     assert about["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
@@ -392,6 +393,13 @@ def test_pairs_on_a_device_stay_there() -> None:
     assert first.source_BS.tolist() == [[5, 6, END]]
     assert pairs.batch(torch.tensor([0]), cpu).target_BT.tolist() == [[2, 7, 8, END]]
     assert len(pairs._resident) == 1
+
+
+def test_padding_is_counted() -> None:
+    pairs = Pairs([[4], [5, 6, 7]], [[7, 8], [9]])
+    assert pairs.padding_share == 0
+    pairs.batch(torch.tensor([0, 1]), torch.device("cpu"))
+    assert pairs.padding_share == pytest.approx(1 - (2 + 4 + 3 + 2) / (2 * (4 + 3)))
 
 
 # The full size --------------------------------------------------------------------------

@@ -45,6 +45,7 @@ class Pairs:
         self.source_lengths_M = (self.source_MS != PAD).sum(1)
         self.target_lengths_M = (self.target_MT != PAD).sum(1)
         self._resident: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._real = self._computed = 0
 
     def __len__(self) -> int:
         return len(self.source_MS)
@@ -57,9 +58,12 @@ class Pairs:
             device: where the batch is wanted.
         """
         source_MS, target_MT = self._on(device)
-        longest = int(self.source_lengths_M[ids_B].max())
+        source_lengths_B = self.source_lengths_M[ids_B]
         lengths_B = self.target_lengths_M[ids_B] - 1  # what is predicted: all but BEGIN
+        longest = int(source_lengths_B.max())
         at_T = torch.arange(int(lengths_B.max()))
+        self._real += int(source_lengths_B.sum() + lengths_B.sum())
+        self._computed += len(ids_B) * (longest + len(at_T))
         counted_N = (at_T[:, None] < lengths_B).flatten().nonzero()[:, 0]
         ids_B = ids_B.to(device, non_blocking=True)
         return Batch(
@@ -67,6 +71,11 @@ class Pairs:
             target_MT.index_select(0, ids_B)[:, : len(at_T) + 1].long(),
             counted_N.to(device, non_blocking=True),
         )
+
+    @property
+    def padding_share(self) -> float:
+        """Share of padding in the tokens of all batches so far, in [0, 1); 0 of none."""
+        return 1 - self._real / self._computed if self._computed else 0.0
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._resident:

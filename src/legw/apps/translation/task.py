@@ -161,12 +161,15 @@ class TranslationTask:
         return self._scorer.bleu(self._translations(model))
 
     def final_metrics(self, model: nn.Module) -> dict[str, float]:
-        """Return BLEU and chrF by beam search, and the perplexity of a subword, unsmoothed."""
+        """Return BLEU and chrF by beam search, the unsmoothed perplexity of a subword, and
+        the share of padding in what this process has computed on the way.
+        """
         score = self._scorer.score(self._translations(model, Search()))
         return {
             "beam_bleu": score.bleu,
             "beam_chrf": score.chrf,
             "subword_perplexity": self._perplexity(model),
+            "padding_share": self.corpus.train.padding_share,
         }
 
     def artifacts(self) -> dict[str, bytes]:

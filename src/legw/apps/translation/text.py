@@ -177,7 +177,8 @@ def find(folder: Path, part: str, language: str) -> Path:
     raise DataError(
         f"{folder / NAMES[part][0]}.{language}[.gz]: is missing; put train, val and test there, "
         f"each as NAME.{language} and in the other language (plain or .gz, a sentence a line), "
-        "set LEGW_DATA to the folder above multi30k/, or give --data DIR --source L --target L"
+        f"set LEGW_DATA to the folder above {folder.name}/, "
+        "or give --data DIR --source L --target L"
     )
 
 
