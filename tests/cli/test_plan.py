@@ -20,9 +20,10 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_side_by_side_with_a_recommendation(legw: Callable) -> None:
     answer = legw(f"{PLAN} --noise 100 --nodes 2 --link 1Gbit --toml best.toml")
     assert answer.code == 0
+    assert "digits-lstm: batch 16" in answer.out
     assert "* take batch" in answer.out and "to the base's loss" in answer.out
     assert "2 devices: synchronisation of 0.0363 MB an update is a model" in answer.out
-    assert max(map(len, answer.out.split("* take")[0].splitlines())) <= 80
+    assert max(map(len, answer.out.split("digits-lstm:")[0].splitlines())) <= 80
     assert recipe.read("best.toml").batch_size in (16, 64)
 
 

@@ -235,10 +235,12 @@ def reasons(
     first = next(one for one in found if one.recipe is not None)
     gain = cost.time_of(first) / cost.time_of(best)
     goal = "the recipe's epochs" if best.quality_seconds is None else "the base's loss"
+    faster = "" if best is first else (
+        f", {number(gain, 3)} times as fast as batch {first.batch_size}"
+    )  # fmt: skip
     lines = [
-        f"* take batch {best.batch_size}: {duration(cost.time_of(best))} to {goal}, "
-        f"{number(gain, 3)} times as fast as batch {first.batch_size}; of those within "
-        f"{cost.CLOSE - 1:.0%} of the least time it is the smallest"
+        f"* take batch {best.batch_size}: {duration(cost.time_of(best))} to {goal}{faster}; "
+        f"of those within {cost.CLOSE - 1:.0%} of the least time it is the smallest"
     ]
     if best.quality_range is not None:
         low, high = best.quality_range
