@@ -16,7 +16,8 @@ from legw.recipes import RECIPES, find
 from legw.rules import LEGW, apply
 
 NAMES = [
-    "digits-lstm", "mnist-lstm", "ptb-small", "ptb-small-nesterov", "ptb-medium", "ptb-large", "gnmt-small",
+    "digits-lstm", "mnist-lstm", "ptb-small", "ptb-small-nesterov", "ptb-medium", "ptb-large",
+    "gnmt-small",
     "gnmt-small-sgd", "gnmt",
     "resnet50-imagenet", "resnet50-imagenet-lamb", "cifar10", "cifar10-momentum",
     "cifar10-small", "cifar10-small-momentum", "bert-lamb",
