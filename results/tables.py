@@ -17,7 +17,7 @@ from legw.table import Cell, Table
 
 HERE = Path(__file__).parent
 PICTURES = ("digits-lstm", "mnist-lstm")
-PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "results.md")
+PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -28,7 +28,7 @@ def markdown(folder: Path) -> str:
     lines = [
         f"| rule | batch | lr | {table.metric}, last epoch | n | diverged |",
         "|---|---|---|---|---|---|",
-        *(_line(table, cell) for cell in table.cells),
+        *(_line(table, cell) for cell in sorted(table.cells, key=lambda cell: cell.batch_size)),
         "",
         verdict.sentence(table),
     ]
@@ -48,9 +48,10 @@ def _figure(cell: Cell) -> str:
     estimate = cell.estimate
     if estimate is None:
         return cell.reason or "-"
+    digits = 4 if abs(estimate.mean) < 1.5 else 2  # a share, or a perplexity or BLEU
     if estimate.half_width is None:
-        return f"{estimate.mean:.4f}"
-    return f"{estimate.mean:.4f} ± {estimate.half_width:.4f}"
+        return f"{estimate.mean:.{digits}f}"
+    return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
 
 
 def updated(text: str) -> str:
