@@ -51,10 +51,19 @@ def write_run(
     writer = MetricsWriter(folder)
     share = recipe.batch_size / recipe.epoch_examples  # type: ignore[operator]
     writer.write(
-        Update(update=s, epoch=(s + 1) * share, loss=loss, lr=lr(s))
+        Update(
+            update=s, epoch=(s + 1) * share, loss=loss, lr=lr(s), seconds=1.5 * (s + 1) / count
+        )
         for s, loss in enumerate(losses)
     )
-    writer.write([Evaluation(update=len(losses), epoch=1.0, metric=metric, loss=losses[-1])])
+    writer.write(
+        [
+            Evaluation(
+                update=len(losses), epoch=len(losses) * share, metric=metric, loss=losses[-1],
+                seconds=1.5,
+            )
+        ]
+    )  # fmt: skip
     writer.close()
     if status is not None:
         records.write_summary(

@@ -34,6 +34,22 @@ def trials_of(table: Table) -> dict[tuple[str, int], list[Cell]]:
     return found
 
 
+def shown_as(table: Table, rule: str, batch_size: int) -> str | None:
+    """Return under which name a rule is shown; None for a trial that is not the best.
+
+    >>> cells = [Cell(variant="", rule=f"tuned-adam lr={lr}", batch_size=64, metrics=(m,))
+    ...          for lr, m in ((0.1, 0.8), (0.2, 0.9))]
+    >>> table = Table(cells=tuple(cells))
+    >>> [shown_as(table, name, 64) for name in ("legw", "tuned-adam lr=0.1", "tuned-adam lr=0.2")]
+    ['legw', None, 'tuned-adam']
+    """
+    name = rival(rule)
+    if not name:
+        return rule
+    members = trials_of(table).get((name, batch_size), [])
+    return name if members and _best(table, members).rule == rule else None
+
+
 def costs(table: Table) -> list[str]:
     """Return one line a rival and batch size: its best trial, and what all of them cost.
 

@@ -28,6 +28,13 @@ CROSS = "M-1,-1L1,1M-1,1L1,-1"
 """The mark of a diverged run, as an SVG path."""
 
 
+UNITS = ("epochs", "updates", "seconds")
+"""What losses are drawn against; the first unless another is asked for."""
+
+AT = "datum.x * (unit == 'updates' ? datum.u : unit == 'seconds' ? datum.s : 1)"
+"""Where a point lies, from its epoch."""
+
+
 class Curve(NamedTuple):
     """The curve of one run, or of one schedule."""
 
@@ -41,6 +48,10 @@ class Curve(NamedTuple):
     """Whether it lies behind a smoothed curve of the same run."""
     lost: bool = False
     """Whether the run diverged at its end."""
+    updates: float = 0.0
+    """Updates of an epoch."""
+    seconds: float = 0.0
+    """Training time of an epoch, the mean over the run."""
 
 
 def metric_by_batch(table: Table, *, title: str = "") -> dict[str, Any]:
@@ -86,7 +97,8 @@ def loss_by_epoch(
 ) -> dict[str, Any]:
     """Return the chart of training loss against epoch, one line a run.
 
-    The scale is logarithmic where all losses are above 0. A cross ends a diverged run.
+    The scale is logarithmic where all losses are above 0. A cross ends a diverged run. The
+    parameter `unit` of the specification (epochs, updates or seconds) is what lies below.
 
     Args:
         curves: of each run a smoothed curve, and the raw one as a faint curve behind it.
@@ -99,23 +111,28 @@ def loss_by_epoch(
     import altair as alt
 
     upward = _losses(curves)
-    across, color = _epochs(curves), _color(names, {curve.name for curve in curves})
-    faint = _lines("faint", strokeWidth=0.7, opacity=0.25, clip=True).encode(across, upward, color)
-    plain = _lines("plain", strokeWidth=2).encode(
-        across, upward, color, tooltip=["name:N", "run:N", "x:Q", "y:Q"]
+    across = alt.X("at:Q", title=UNITS[0]).scale(nice=False, zero=True).axis(grid=False)
+    color = color_scale(names, {curve.name for curve in curves})
+    faint = _lines("faint", AT, strokeWidth=0.7, opacity=0.25, clip=True)
+    plain = _lines("plain", AT, strokeWidth=2)
+    faint = faint.encode(across, upward, color)
+    plain = plain.encode(
+        across, upward, color, tooltip=["name:N", "run:N", alt.Tooltip("x:Q", title="epoch"), "y:Q"]
     )
-    layers = [faint, plain]
+    layers = [faint, plain] if any(curve.faint for curve in curves) else [plain]
     lost = [curve for curve in curves if curve.lost and curve.points]
     if lost:
-        ends = alt.Chart(alt.NamedData("lost")).encode(across, upward, color)
+        ends = alt.Chart(alt.NamedData("lost")).transform_calculate(at=AT)
+        ends = ends.encode(across, upward, color)
         layers.append(_crosses(ends, tooltip=["name:N", "run:N", "x:Q"]))
     chart = alt.layer(*layers).properties(title=alt.Title(title), width=620, height=260)
-    return _with_data(
+    chart = chart.add_params(alt.param(name="unit", value=UNITS[0]))
+    return with_data(
         chart,
         faint=[_arrays(curve) for curve in curves if curve.faint],
         plain=[_arrays(curve) for curve in curves if not curve.faint],
         lost=[
-            {"name": c.name, "run": c.run, "x": c.points[-1][0], "y": c.points[-1][1]} for c in lost
+            _arrays(c) | {"x": _short(c.points[-1][0]), "y": _short(c.points[-1][1])} for c in lost
         ],
     )
 
@@ -136,12 +153,12 @@ def lr_by_epoch(
     import altair as alt
 
     upward = alt.Y("y:Q", title="learning rate").scale(zero=True).axis(tickCount=5, format="~g")
-    color = _color(names, {curve.name for curve in curves})
+    color = color_scale(names, {curve.name for curve in curves})
     chart = _lines("plain", strokeWidth=2).encode(
         _epochs(curves), upward, color, tooltip=["name:N", "x:Q", "y:Q"]
     )
     chart = chart.properties(title=alt.Title(title), width=620, height=260)
-    return _with_data(chart, plain=[_arrays(curve) for curve in curves])
+    return with_data(chart, plain=[_arrays(curve) for curve in curves])
 
 
 # The metric's marks -----------------------------------------------------------------
@@ -154,7 +171,7 @@ def _metrics(
     import altair as alt
 
     rows = _cell_rows(table)
-    color = _color(table.names, {row["name"] for row in rows} if legend else ())
+    color = color_scale(table.names, {row["name"] for row in rows} if legend else ())
     tooltip = [
         alt.Tooltip("name:N", title="rule" if legend else "variant"),
         alt.Tooltip("batch:Q", title="batch size"),
@@ -180,7 +197,7 @@ def _metrics(
         layers.append(_crosses(lost, tooltip=tooltip))
     chart = alt.layer(*layers, data=alt.NamedData("cells")).encode(color)
     chart = chart.properties(title=alt.Title(title), width=620, height=320)
-    return _with_data(chart, cells=rows)
+    return with_data(chart, cells=rows)
 
 
 def _metric(table: Table, field: str) -> Any:
@@ -266,7 +283,7 @@ def color_of(name: str, names: Sequence[str]) -> int:
     return 1 + others.index(name) % (len(COLORS) - 1)
 
 
-def _color(names: Sequence[str], shown: Collection[str]) -> Any:
+def color_scale(names: Sequence[str], shown: Collection[str]) -> Any:
     """Return the colors of all lines, which do not depend on those that are shown."""
     import altair as alt
 
@@ -291,14 +308,14 @@ def _losses(curves: Sequence[Curve]) -> Any:
     if low <= 0 or not math.isfinite(high / low):
         return axis.scale(zero=False).axis(tickCount=5, format="~g")
     low, high = low / 1.5, high * 1.2
-    ticks = _powers(low, high)
+    ticks = powers(low, high)
     return axis.scale(type="log", domain=[low, high]).axis(values=ticks, format="~g")
 
 
-def _powers(low: float, high: float) -> list[float]:
+def powers(low: float, high: float) -> list[float]:
     """Return powers of ten between two numbers above 0; with 2 and 5 where they are few.
 
-    >>> _powers(0.5, 40.0)
+    >>> powers(0.5, 40.0)
     [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
     """
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -307,11 +324,12 @@ def _powers(low: float, high: float) -> list[float]:
     return [tick for tick in found if low <= tick <= high]
 
 
-def _lines(dataset: str, **looks: Any) -> Any:
+def _lines(dataset: str, at: str = "datum.x", **looks: Any) -> Any:
     """Return lines from curves that are one row each: names, and all x and y."""
     import altair as alt
 
     chart = alt.Chart(alt.NamedData(dataset)).transform_flatten(["x", "y"])
+    chart = chart.transform_calculate(at=at)
     return chart.mark_line(strokeJoin="round", **looks).encode(detail="run:N", order="x:Q")
 
 
@@ -322,6 +340,8 @@ def _arrays(curve: Curve) -> dict[str, Any]:
         "run": curve.run,
         "x": [_short(x) for x, _ in curve.points],
         "y": [_short(y) for _, y in curve.points],
+        "u": _short(curve.updates),
+        "s": _short(curve.seconds),
     }
 
 
@@ -336,7 +356,7 @@ def _crosses(chart: Any, *, tooltip: list[Any]) -> Any:
     return marks.encode(shape=shape.legend(orient="top", symbolSize=80), tooltip=tooltip)
 
 
-def _with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
+def with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
     spec: dict[str, Any] = styled(chart).to_dict()
     return spec | {"datasets": datasets}
 

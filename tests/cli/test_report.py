@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browser import CHROMIUM, Browser
 from folders import BASE, write_run, write_study
 from legw import evidence, report
-from legw.study import Study
+from legw.report import markdown
+from legw.study import Study, plan
 
 Legw = Callable[[str], Any]
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 HOSTILE = "<script>alert(1)</script>&\"'"
 """A name that is a script where it is not escaped."""
@@ -122,9 +122,23 @@ def test_every_run_has_its_recipe_and_environment_folded_up(shown: Parts) -> Non
     assert "cpu (a processor)" in shown.text
 
 
-def test_the_charts_are_one_overview_and_two_a_batch_size(shown: Parts) -> None:
-    assert len(shown.charts) == 1 + 2 * 4
-    overview, loss, rate = shown.charts[:3]
+def test_the_charts_are_overview_costs_recipes_and_two_a_batch_size(shown: Parts) -> None:
+    assert len(shown.charts) == 1 + 3 + 2 + 2 * 4
+    overview, updates, examples, seconds, rates, warmups, loss, rate = shown.charts[:8]
+    assert [row["y"] for row in updates["datasets"]["perfect"]] == [100.0, 25.0, 12.5, 3.125]
+    assert {row["y"] for row in examples["datasets"]["perfect"]} == {1600.0}
+    assert [row["y"] for row in seconds["datasets"]["perfect"][:2]] == [1.5, 0.375]
+    assert {(row["name"], row["batch"]) for row in updates["datasets"]["cells"]} == {
+        ("base", 16), ("legw", 16), ("linear", 16), ("legw", 64), ("legw", 128),
+        ("linear", 512),
+    }  # fmt: skip
+    peaks = {(row["name"], row["batch"]): row["y"] for row in rates["datasets"]["cells"]}
+    assert peaks["legw", 64] == pytest.approx(0.2)
+    assert peaks["linear", 128] == pytest.approx(0.8)
+    assert ("legw", 512) not in peaks
+    assert {row["y"] for row in warmups["datasets"]["cells"] if row["name"] == "legw"} == {
+        0.25, 1.0, 2.0,
+    }  # fmt: skip
     cells = overview["datasets"]["cells"]
     assert {row["name"] for row in cells} == {"base", "legw", "linear"}
     assert [row["diverged"] for row in cells if row["batch"] == 128] == [0, 2]
@@ -247,37 +261,195 @@ def test_several_studies_are_sections_of_one_page(tmp_path: Path) -> None:
     shown = page(tmp_path)
     assert [tag for tag, _ in shown.tags].count("h1") == 2
     names = [attributes["id"] for attributes, _ in shown.scripts if "id" in attributes]
-    assert len(set(names)) == len(names) == 18
+    assert len(set(names)) == len(names) == 28
+
+
+# Other formats ------------------------------------------------------------------------
+
+
+def test_markdown_holds_the_text_of_the_page(legw: Legw, tmp_path: Path) -> None:
+    write_study(tmp_path / "s", ASKED, **WITH_LOSSES)
+    answer = legw(f"report {tmp_path / 's'} --format md")
+    assert answer.out.splitlines()[-1] == f"wrote {tmp_path / 's' / 'report.md'}"
+    lines = (tmp_path / "s" / "report.md").read_text(encoding="utf-8").splitlines()
+    assert lines[2].startswith("At batch 128 (8 times the base's 16), legw reaches accuracy")
+    assert "| rule | 16 | 64 | 128 | 512 |" in lines
+    (linear,) = [line for line in lines if line.startswith("| linear |  | ")]
+    assert " | diverged 2/2 | " in linear
+    assert any(line.endswith(" | undefined \\[1\\] |") for line in lines)
+    assert "| legw | 64 | 2 of 2 | 25 | 1600 | 1.5 |" in lines
+    assert "| linear | 128 | 0 of 2 | - | - | - |" in lines
+    assert lines[-2] == ASKED.command
+
+
+def test_markdown_shows_names_as_they_are(tmp_path: Path) -> None:
+    command = "legw study ```\n<b>"
+    write_study(tmp_path / "s", replace(ASKED, task=HOSTILE, command=command))
+    text = markdown.text(evidence.read(tmp_path))
+    assert "<script>" not in text
+    assert text.startswith("# &lt;script&gt;alert(1)&lt;/script&gt;&amp;\"'\n")
+    assert f"````text\n{command}\n````" in text
+
+
+@pytest.mark.parametrize(("suffix", "begin"), [("svg", b"<svg"), ("png", b"\x89PNG")])
+def test_charts_are_files_of_their_own(
+    legw: Legw, tmp_path: Path, suffix: str, begin: bytes
+) -> None:
+    write_study(tmp_path / "s", replace(ASKED, batch_sizes=(16, 64)))
+    answer = legw(f"report {tmp_path / 's'} --format {suffix}")
+    assert answer.code == 0
+    made = sorted((tmp_path / "s" / "charts").iterdir())
+    assert [path.stem for path in made] == [
+        "examples-to-target", "learning-rate-at-16", "learning-rate-at-64",
+        "learning-rate-by-batch", "loss-at-16", "loss-at-64", "metric", "seconds-to-target",
+        "updates-to-target", "warmup-by-batch",
+    ]  # fmt: skip
+    assert all(path.read_bytes().startswith(begin) for path in made)
+
+
+def test_several_folders_are_one_page_and_a_target_may_be_given(legw: Legw, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_study(tmp_path / name, replace(ASKED, task=name))
+    out = tmp_path / "x.html"
+    assert legw(f"report {tmp_path / 'a'} {tmp_path / 'b'} --out {out} --target 0.85").code == 0
+    text = out.read_text(encoding="utf-8")
+    assert text.count("<h2>Costs to accuracy 0.8500</h2>") == 2
+    assert legw(f"report {tmp_path / 'a'} --out {out} --target 2").code == 0
+    assert "No cell has reached it with all its runs." in out.read_text(encoding="utf-8")
+
+
+def test_a_folder_is_needed(legw: Legw) -> None:
+    answer = legw("report")
+    assert answer.code == 2
+    assert answer.err == "legw: report: FOLDER is missing; give the folder of a study or of runs\n"
+
+
+def test_rivals_are_their_best_trial(tmp_path: Path) -> None:
+    asked = replace(ASKED, batch_sizes=(16, 64), tuned={"adam": {"lr": (0.001, 0.002)}})
+    names = [run.name.replace("-", "_") for run in plan(asked).runs if "0.002" in run.name]
+    write_study(tmp_path / "s", asked, **{name: {"metric": 0.99} for name in names})
+    shown = page(tmp_path / "s")
+    assert "tuned-adam at batch 64: lr=0.002 is the best of 2 trials" in shown.text
+    overview = shown.charts[0]["datasets"]["cells"]
+    assert {row["name"] for row in overview} == {"base", "legw", "linear", "tuned-adam"}
+    losses = [chart for chart in shown.charts if "params" in chart]
+    runs = {curve["run"] for curve in losses[-1]["datasets"]["plain"]}
+    assert len(runs) == 2 * 4
+
+
+def test_a_thousand_runs_take_at_most_ten_seconds_and_ten_megabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # of what is written here
+    base = replace(BASE, num_examples=3200)
+    asked = replace(
+        ASKED, base=base, batch_sizes=(16, 32, 64, 128), seeds=tuple(range(125)),
+        rules=("legw", "linear", "sqrt"),
+    )  # fmt: skip
+    write_study(tmp_path / "s", asked)
+    assert len(plan(asked).runs) >= 1000
+    began = time.process_time()
+    text = report.page(evidence.read(tmp_path / "s"))
+    assert time.process_time() - began < 10
+    assert len(text) < 10e6
 
 
 # In a browser -----------------------------------------------------------------------
 
+DRAWN = "[...document.querySelectorAll('.chart')].every((box) => box.querySelector('svg'))"
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: page not drawn here")
-def test_a_browser_draws_every_mark_without_a_complaint(tmp_path: Path) -> None:
-    write_study(tmp_path / "s", ASKED, **WITH_LOSSES)
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser that shows the page of a study with losses."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: page not drawn here")
+    folder = tmp_path_factory.mktemp("page")
+    write_study(folder / "s", ASKED, **WITH_LOSSES)
+    path = folder / "page.html"
+    path.write_text(report.page(evidence.read(folder / "s")), encoding="utf-8")
+    with Browser(folder / "profile") as browser:
+        browser.open(path, until=DRAWN)
+        yield browser
+
+
+def count(browser: Browser, selector: str) -> int:
+    return int(browser.run(f"document.querySelectorAll({selector!r}).length"))
+
+
+def test_a_browser_draws_every_mark_without_a_complaint(drawn: Browser) -> None:
+    assert drawn.complaints == []
+    (only,) = drawn.requests
+    assert only.startswith("file:")
+    assert count(drawn, ".chart svg") == 14
+    assert "cannot be drawn" not in drawn.run("document.body.innerText")
+    assert count(drawn, ".mark-symbol.role-mark path") >= 5 + 9 + 1 + 2
+    assert count(drawn, ".mark-rule.role-mark line") >= 4
+    assert count(drawn, ".mark-line.role-mark path") >= 2 + 3 * 3 + 2 * 2 + 4 * 2
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(drawn: Browser, width: int, dark: bool) -> None:
+    drawn.look(width, dark=dark)
+    drawn.wait(f"window.innerWidth === {width}")
+    drawn.wait("document.documentElement.scrollWidth <= window.innerWidth")
+    paper = drawn.run("getComputedStyle(document.body).backgroundColor")
+    assert paper == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+
+
+def test_print_is_light_and_without_controls(drawn: Browser) -> None:
+    drawn.look(1280, dark=True, media="print")
+    assert drawn.run("getComputedStyle(document.querySelector('.units')).display") == "none"
+    assert drawn.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    drawn.look(1280)
+
+
+def column(browser: Browser, number: int) -> list[str]:
+    rows = "[...document.querySelector('.sortable').tBodies[0].rows]"
+    found = browser.run(f"{rows}.map((row) => row.cells[{number}].textContent)")
+    assert isinstance(found, list)
+    return found
+
+
+def test_tables_sort_by_the_column_that_is_pressed(drawn: Browser) -> None:
+    before = column(drawn, 2)
+    press = "document.querySelectorAll('.sortable th button')[2].click()"
+    drawn.run(press)
+    rates = [float(text) for text in column(drawn, 2)]
+    assert rates == sorted(rates) != [float(text) for text in before]
+    drawn.run(press)
+    assert [float(text) for text in column(drawn, 2)] == sorted(rates, reverse=True)
+    drawn.run("document.querySelectorAll('.sortable th button')[9].click()")
+    last = column(drawn, 9)
+    assert last[-1] == "" and last[0] != ""
+    drawn.run("document.querySelectorAll('.sortable th button')[0].click()")
+    assert column(drawn, 0) == sorted(column(drawn, 0))
+    assert drawn.run("document.querySelectorAll('[aria-sort]').length") == 1
+
+
+@pytest.mark.parametrize("unit", ["seconds", "updates", "epochs"])
+def test_losses_are_drawn_against_what_is_chosen(drawn: Browser, unit: str) -> None:
+    drawn.run(f"document.querySelector('.units input[value={unit}]').click()")
+    titles = (
+        "[...document.querySelectorAll('[data-units]')].map((box) => "
+        "[...box.querySelectorAll('.role-axis-title text')].map((t) => t.textContent))"
+    )
+    drawn.wait(f"{titles}.every((own) => own.includes('{unit}'))")
+    assert count(drawn, "[data-units] .mark-line.role-mark path") >= 6
+    assert drawn.complaints == []
+
+
+def test_a_hostile_page_runs_nothing(tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: page not drawn here")
+    name = "<img src=x onerror=document.title='owned'>"
+    base = replace(BASE, name=name)
+    write_study(tmp_path / "s", replace(ASKED, task=name, base=base, command=f"</pre>{name}"))
     path = tmp_path / "page.html"
     path.write_text(report.page(evidence.read(tmp_path / "s")), encoding="utf-8")
-    assert CHROMIUM
-    done = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
-            "--no-first-run", "--disable-background-networking", "--disable-component-update",
-            "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr",
-            "--window-size=500,4000", "--virtual-time-budget=20000", "--dump-dom", path.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
-    dom = done.stdout.partition("</main>")[0]
-    assert dom.count("<svg") == 9
-    assert "cannot be drawn" not in dom
-    marks = re.findall(r'class="mark-(symbol|line|rule) role-mark[^"]*"[^>]*>(.*?)</g>', dom)
-    drawn = {"symbol": 0, "line": 0, "rule": 0}
-    for kind, inside in marks:
-        drawn[kind] += inside.count("<path") + inside.count("<line")
-    assert drawn["symbol"] >= 5 + 9 + 1 + 2  # means, single runs, lost cells, lost runs
-    assert drawn["rule"] >= 4  # intervals
-    assert drawn["line"] >= 2 + 4 * 2
-    widths = [float(width) for width in re.findall(r'<svg[^>]* width="([\d.]+)"', dom)]
-    assert max(widths) <= 500  # the narrowest window of a headless Chromium
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(path, until=DRAWN)
+        assert browser.run("document.title").startswith(name)
+        assert count(browser, "img") == 0
+        assert browser.complaints == []

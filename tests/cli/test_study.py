@@ -515,7 +515,7 @@ def test_a_dry_run_draws_the_rates_and_estimates_the_time(legw: Legw) -> None:
     cache.write_text(json.dumps({"digits-lstm | 9 parameters | cpu (x)": {"16": 10, "64": 143.8}}))
     answer = legw(f"{COMPARED} --dry-run --jobs 2").out
     assert (
-        "estimated time: 65 s one run after the other, at best 32 s with 2 at a time; "
+        "estimated time: 64 s one run after the other, at best 32 s with 2 at a time; "
         "by the micro-batch measured before (cpu (x))"
     ) in " ".join(answer.split())
     rows = [line.split() for line in answer.splitlines()]

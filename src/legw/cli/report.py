@@ -1,43 +1,82 @@
-"""`legw report`: one HTML page from a folder of runs."""
+"""`legw report`: folders of runs as one HTML page, as Markdown, or as pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from legw import evidence, verdict
 from legw.cli import inputs, outputs
+from legw.errors import RunError
+
+if TYPE_CHECKING:
+    from legw.evidence import Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Make one HTML page from a folder of runs: a study's, or any other.
+    """Make one HTML page from folders of runs: of studies, or any other.
 
     The page is one file that needs no network and no server.
 
     Example: legw report runs/digits-lstm-study
     """
 
-    folder: Annotated[Positional[Path], arg(metavar="FOLDER", help_behavior_hint="")]
-    """Folder with a study, or with run folders at any depth."""
+    folders: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="FOLDER...", help_behavior_hint="")
+    ]
+    """Folders with a study, or with run folders at any depth."""
+    format: Literal["html", "md", "svg", "png"] = "html"
+    """One page, its text as Markdown, or its charts, a file each."""
     out: inputs.File = None
-    """The page; FOLDER/report.html if not given."""
+    """The page; of charts, the folder they go to. FOLDER/report.html (or .md), or
+    FOLDER/charts, if not given."""
+    target: inputs.Number = None
+    """The metric that updates, examples and seconds are counted to; what the base's worst seed
+    reaches, if not given."""
 
 
 def run(options: Options) -> int:
-    """Read the folder, write the page, and say in a sentence what it shows."""
-    found = evidence.read(options.folder)
-    from legw import report
-
-    page = report.page(found)
-    path = options.out or str(options.folder / "report.html")
-    outputs.write(path, page)
+    """Read the folders, write what is asked for, and say in a sentence what it shows."""
+    if not options.folders:
+        raise RunError("report: FOLDER is missing; give the folder of a study or of runs")
+    found = [each for folder in options.folders for each in evidence.read(folder)]
+    wrote = _write_charts(options, found) if options.format in ("svg", "png") else []
+    if not wrote:
+        wrote = [_write_text(options, found)]
     for one in found:
         outputs.notes(one.problems, to_stderr=False)
         if one.rows:
             outputs.say(f"{one.title}: {verdict.sentence(one.table)}")
-    outputs.wrote(path, to_stderr=False)
+    for path in wrote:
+        outputs.wrote(path, to_stderr=False)
     return 0
+
+
+def _write_text(options: Options, found: list[Evidence]) -> str:
+    from legw import report
+    from legw.report import markdown
+
+    make = markdown.text if options.format == "md" else report.page
+    suffix = "md" if options.format == "md" else "html"
+    path = options.out or str(options.folders[0] / f"report.{suffix}")
+    outputs.write(path, make(found, options.target))
+    return path
+
+
+def _write_charts(options: Options, found: list[Evidence]) -> list[str]:
+    from legw import records
+    from legw.report import pictures
+
+    folder = Path(options.out) if options.out else options.folders[0] / "charts"
+    if not any(each.runs for each in found):
+        raise RunError(f"{options.folders[0]}: has no run that has begun, and so no charts")
+    records.create(folder)
+    wrote = []
+    for name, content in pictures.files(found, options.format, options.target):
+        outputs.write(folder / name, content)
+        wrote.append(str(folder / name))
+    return wrote

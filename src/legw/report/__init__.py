@@ -20,11 +20,12 @@ from legw.report.html import Html, join, tag
 from legw.report.sections import section
 
 
-def page(everything: Sequence[Evidence]) -> str:
+def page(everything: Sequence[Evidence], target: float | None = None) -> str:
     """Return the text of the HTML file.
 
     Args:
         everything: what the page shows, at least one.
+        target: the metric that costs are counted to; None takes the base's worst seed.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
@@ -41,7 +42,7 @@ def page(everything: Sequence[Evidence]) -> str:
         tag("title", f"{title} · legw"),
         tag("style", Html(_own("style.css"))),
     )
-    sections = [section(evidence, number) for number, evidence in enumerate(everything)]
+    sections = [section(evidence, number, target) for number, evidence in enumerate(everything)]
     footer = tag("footer", f"Made by legw {__version__} from run folders.")
     body = tag("body", tag("main", sections, footer), [tag("script", Html(s)) for s in scripts])
     return join(Html("<!doctype html>\n"), tag("html", head, body, lang="en")) + "\n"

@@ -14,10 +14,54 @@ const config = {
     labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", titlePadding: 8,
   },
 };
-for (const box of document.querySelectorAll(".chart")) {
+
+function draw(box, unit) {
   const spec = JSON.parse(document.getElementById(box.dataset.spec).textContent);
+  if (unit) {
+    spec.params[0].value = unit;
+    for (const layer of spec.layer) layer.encoding.x.title = unit;
+  }
   vegaEmbed(box, spec, { actions: false, renderer: "svg", ast: true, config }).catch((error) => {
     box.textContent = `This chart cannot be drawn: ${error.message}`;
     console.error(error);
+  });
+}
+for (const box of document.querySelectorAll(".chart")) draw(box, "");
+
+// Losses against epochs, updates or seconds: the charts of the section that have a choice.
+for (const choice of document.querySelectorAll(".units input")) {
+  choice.addEventListener("change", () => {
+    const charts = choice.closest("section").querySelectorAll(".chart[data-units]");
+    for (const box of charts) draw(box, choice.value);
+  });
+}
+
+// Tables that sort by the column that is pressed: numbers as numbers, empty cells last.
+function key(row, column) {
+  const text = row.cells[column].textContent.trim();
+  const number = Number.parseFloat(text);
+  return Number.isNaN(number) ? text.toLowerCase() : number;
+}
+function compare(first, second) {
+  if (first === "" || second === "") return (first === "") - (second === "");
+  if (typeof first === "number" && typeof second === "number") return first - second;
+  return String(first).localeCompare(String(second));
+}
+for (const table of document.querySelectorAll("table.sortable")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => {
+    const button = document.createElement("button");
+    button.append(...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const rows = [...table.tBodies[0].rows].map((row) => [key(row, column), row]);
+      const full = rows.filter(([value]) => value !== "");
+      full.sort(([a], [b]) => (down ? compare(b, a) : compare(a, b)));
+      const empty = rows.filter(([value]) => value === "");
+      for (const [, row] of [...full, ...empty]) table.tBodies[0].append(row);
+    });
   });
 }

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from legw import charts, figures
+from legw import charts, figures, scaling
+from legw.contest import best_trials, shown_as
 from legw.curves import MOST, corners, means, thin
 from legw.errors import LegwError
 from legw.evidence import Evidence
 from legw.figures import Curve
 from legw.records import Run
+from legw.rules import STEERING
 from legw.study import BASE, Row
 from legw.table import Table
+from legw.targets import reached
 
 PANELS = 8
 """Most batch sizes whose curves are drawn: the smallest, the largest, and some between."""
@@ -29,37 +33,70 @@ SMOOTH = 60
 class Plot(NamedTuple):
     """One chart of the page."""
 
-    spec: dict[str, Any]
-    """Vega-Lite, as wide as its place, with CSS variables for colors."""
+    figure: dict[str, Any]
+    """Vega-Lite, as it stands alone."""
     label: str
     """What it shows, for those who do not see it."""
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The figure as wide as its place in the page, with CSS variables for colors."""
+        return _spec(self.figure)
 
 
 def overview(evidence: Evidence) -> Plot:
     """Return the chart of metric against batch size."""
-    table = evidence.table
+    table = best_trials(evidence.table)
     if len(table.batch_sizes) == 1:
-        return Plot(_spec(figures.metric_by_variant(table)), f"{table.metric} of each variant")
+        return Plot(figures.metric_by_variant(table), f"{table.metric} of each variant")
     chart = figures.metric_by_batch(table)
-    return Plot(_spec(chart), f"{table.metric} against batch size, one line a rule")
+    return Plot(chart, f"{table.metric} against batch size, one line a rule")
+
+
+def costs(evidence: Evidence, target: float) -> list[Plot]:
+    """Return the charts of updates, examples and seconds to a target; none where none got there."""
+    table = best_trials(evidence.table)
+    found = reached(evidence, target)
+    if len(table.batch_sizes) < 2 or not any(each.updates for each in found):
+        return []
+    units = [unit for unit in scaling.UNITS if any(each.costs[unit] for each in found)]
+    charts = [(unit, scaling.to_target(found, table, unit=unit)) for unit in units]
+    said = f"to {table.metric} {table.number(target)} against batch size, one line a rule"
+    return [Plot(chart, f"{unit} {said}") for unit, chart in charts]
+
+
+def recipes(evidence: Evidence) -> list[Plot]:
+    """Return the charts of peak rate and warmup against batch size."""
+    table = best_trials(evidence.table)
+    if len(table.batch_sizes) < 2:
+        return []
+    rows = [
+        replace(row, rule=name)
+        for row in evidence.rows
+        if (name := shown_as(evidence.table, row.rule, row.batch_size))
+    ]
+    return [
+        Plot(scaling.recipe_by_batch(rows, table, field=field), f"{what} against batch size")
+        for field, what in (("lr", "peak learning rate"), ("warmup_epochs", "warmup"))
+    ]
 
 
 def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:
     """Yield for each batch size its charts of training loss and of learning rate."""
-    table = evidence.table
+    table = best_trials(evidence.table)
     most = max(20, min(MOST, ALL_POINTS // max(1, len(evidence.runs))))
     for size in _chosen(table.batch_sizes):
         plots = []
         loss = _losses(evidence, table, size, most)
         if loss:
             chart = figures.loss_by_epoch(loss, names=table.names, title=f"Loss at batch {size}")
-            plots.append(Plot(_spec(chart), f"training loss against epoch at batch size {size}"))
+            plots.append(Plot(chart, f"training loss against epoch at batch size {size}"))
         rates = _rates(evidence, table, size)
         if rates:
             chart = figures.lr_by_epoch(
                 rates, names=table.names, title=f"Learning rate at batch {size}"
             )
-            plots.append(Plot(_spec(chart), f"learning rate against epoch at batch size {size}"))
+            plots.append(Plot(chart, f"learning rate against epoch at batch size {size}"))
         if plots:
             yield size, plots
 
@@ -81,14 +118,21 @@ def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curv
             (u.epoch, u.loss) for u in run.updates if u.loss is not None and math.isfinite(u.loss)
         ]
         here = row.batch_size == size
-        if not points or not (here or row.rule == BASE):
+        rule = shown_as(evidence.table, row.rule, row.batch_size)
+        if not points or rule is None or not (here or row.rule == BASE):
             continue
-        name, label = table.name(row.variant, row.rule), run.folder.name
-        lost = here and row.status == "diverged"
         smooth = means(points, max(8, min(SMOOTH, len(points) // 8)))
-        curves.append(Curve(name, label, smooth, lost=lost))
+        curve = Curve(
+            table.name(row.variant, rule),
+            run.folder.name,
+            smooth,
+            lost=here and row.status == "diverged",
+            updates=run.manifest.num_examples / row.batch_size,
+            seconds=run.updates[-1].seconds / run.updates[-1].epoch,
+        )
+        curves.append(curve)
         if here and len(points) > len(smooth):
-            curves.append(Curve(name, label, thin(points, most), faint=True))
+            curves.append(curve._replace(points=thin(points, most), lost=False, faint=True))
     return curves
 
 
@@ -96,7 +140,10 @@ def _rates(evidence: Evidence, table: Table, size: int) -> list[Curve]:
     """Return one schedule a rule, and the base's."""
     curves: dict[str, Curve] = {}
     for row, run in evidence.runs:
-        name = table.name(row.variant, row.rule)
+        rule = shown_as(evidence.table, row.rule, row.batch_size)
+        name = table.name(row.variant, rule or "")
+        if rule is None or rule in STEERING:
+            continue  # the rates of a rule that steers are not in its recipe
         if (row.batch_size == size or row.rule == BASE) and name not in curves:
             curves[name] = Curve(name, name, _schedule(row, run))
     return [curve for curve in curves.values() if curve.points]
@@ -119,9 +166,8 @@ def _without_legend(part: dict[str, Any]) -> dict[str, Any]:
 
 def _spec(chart: dict[str, Any]) -> dict[str, Any]:
     """Return a specification in the page's looks instead of its own."""
-    datasets = chart.pop("datasets")
-    chart.pop("config")
-    text = json.dumps(chart)
+    datasets = chart["datasets"]
+    text = json.dumps({key: v for key, v in chart.items() if key not in ("datasets", "config")})
     for i, color in enumerate(figures.COLORS):
         text = text.replace(f'"{color}"', f'"var(--c{i})"')
     spec: dict[str, Any] = json.loads(text, object_hook=_without_legend)

@@ -8,25 +8,40 @@ from statistics import fmean
 from typing import Any
 
 from legw import recipe, verdict
+from legw.contest import best_trials, costs
 from legw.evidence import Evidence
-from legw.figures import color_of
+from legw.figures import UNITS, color_of
 from legw.records import Run
 from legw.report import plots
 from legw.report.html import Html, data, join, table, tag
 from legw.study import BASE, Row
 from legw.table import Cell, Table
+from legw.targets import reached, usual
+
+CAVEAT = (
+    "A comparison at equal epochs only probes the regime of perfect scaling, in which k times "
+    "the batch needs a k-th of the updates; past it a rule may need more epochs, and may end as "
+    "well when it gets them."
+)
+"""What stands under the charts; Shallue et al. 2019, arXiv 1811.03600, section 2.3."""
 
 
-def section(evidence: Evidence, number: int) -> Html:
-    """Return a study's part of the page; `number` tells its charts from those of others."""
+def section(evidence: Evidence, number: int, target: float | None = None) -> Html:
+    """Return a study's part of the page; `number` tells its charts from those of others.
+
+    Args:
+        evidence: the study.
+        number: its place on the page.
+        target: the metric that costs are counted to; None takes the base's worst seed.
+    """
     found = evidence.table
     return tag(
         "section",
         tag("h1", _title(evidence, found)),
         tag("p", verdict.sentence(found), class_="verdict") if evidence.rows else "",
-        [tag("p", line, class_="facts") for line in _facts(evidence)],
+        [tag("p", line, class_="facts") for line in facts(evidence)],
         _results(found) if found.cells else "",
-        _charts(evidence, number) if evidence.runs else "",
+        _charts(evidence, number, target) if evidence.runs else "",
         _numbers(evidence, found) if evidence.runs else "",
         _notes(evidence),
         _again(evidence),
@@ -44,7 +59,7 @@ def _title(evidence: Evidence, found: Table) -> str:
     return f"{evidence.title}: {span}" + (f", {', '.join(rules)}" if rules else "") + variants
 
 
-def _facts(evidence: Evidence) -> Iterator[str]:
+def facts(evidence: Evidence) -> Iterator[str]:
     """Yield what was run, on what, and how it ended, each in one line."""
     counts = Counter(row.status for row in evidence.rows)
     if counts:
@@ -70,7 +85,8 @@ def _facts(evidence: Evidence) -> Iterator[str]:
 # The table ------------------------------------------------------------------------
 
 
-def _results(found: Table) -> Html:
+def _results(whole: Table) -> Html:
+    found = best_trials(whole)
     several = len(found.variants) > 1
     head: list[Any] = [*(["variant"] if several else []), "rule"]
     head += [_heading(found, size) for size in found.batch_sizes]
@@ -81,7 +97,7 @@ def _results(found: Table) -> Html:
             _cell(found, found.at((variant, rule), size), several) for size in found.batch_sizes
         ]
         rows.append([*names, tag("th", rule, scope="row", class_="text"), *cells])
-    lines = [found.caption(), found.length()]
+    lines = [found.caption(), found.length(), *costs(whole)]
     if several:
         lines.append("Bold: best of its column. Choose a variant at the base batch, nowhere else.")
     lines += [f"[{i}] {reason}" for i, reason in enumerate(found.reasons, start=1)]
@@ -128,7 +144,9 @@ def _numbers(evidence: Evidence, found: Table) -> Html:
     )
     head = [*(["variant"] if several else []), *head]
     return join(
-        tag("h2", "Every cell in numbers"), table(head, rows), tag("p", caption, class_="caption")
+        tag("h2", "Every cell in numbers"),
+        table(head, rows, class_="sortable"),
+        tag("p", caption, class_="caption"),
     )
 
 
@@ -160,9 +178,9 @@ def _number_row(found: Table, cell: Cell, rows: list[Row], several: bool) -> lis
 # The charts -----------------------------------------------------------------------
 
 
-def _charts(evidence: Evidence, number: int) -> Html:
+def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
     """Return all charts of a study, each beside the JSON that it is drawn from."""
-    found = evidence.table
+    found = best_trials(evidence.table)
     caption = (
         "Lines join means over finished runs; bars are 95 % intervals, cut off at the chart's "
         f"edge; small points are single runs. {found.length()}"
@@ -173,17 +191,75 @@ def _charts(evidence: Evidence, number: int) -> Html:
         _key(found),
         _chart(plots.overview(evidence), f"chart-{number}"),
         tag("p", caption, class_="caption"),
+        tag("p", CAVEAT, class_="caption"),
+        *_costs(evidence, f"chart-{number}", target),
+        *_recipes(evidence, f"chart-{number}"),
         tag("h2", "Training loss and learning rate"),
         _key(found),
+        _units(number),
     ]
     for size, drawn in plots.panels(evidence):
         both = [_chart(plot, f"chart-{number}-{size}-{i}") for i, plot in enumerate(drawn)]
         parts.append(tag("div", both, class_="pair"))
     caption = (
         "Thick: means over stretches of the run; thin: single updates, thinned without losing "
-        "peaks. The base, in grey, is repeated to compare with."
+        "peaks. The base, in grey, is repeated to compare with. Seconds are at the run's mean "
+        f"speed. {CAVEAT}"
     )
     return join(parts, tag("p", caption, class_="caption"))
+
+
+def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
+    """Return updates, examples and seconds to a target, or why there are none."""
+    found = evidence.table
+    target = usual(found) if target is None else target
+    if target is None or len(found.batch_sizes) < 2:
+        return []
+    head = tag("h2", f"Costs to {found.metric} {found.number(target)}")
+    drawn = plots.costs(evidence, target)
+    if not drawn:
+        return [head, tag("p", "No cell has reached it with all its runs.", class_="caption")]
+    short = [
+        f"{each.name} at {each.batch_size} ({each.reached} of {each.total} runs)"
+        for each in reached(evidence, target)
+        if each.reached < each.total
+    ]
+    lines = [
+        "The dashed line is perfect scaling from the base: as many examples, and of updates and "
+        "seconds a k-th. The metric is looked at after each epoch, so that costs are exact to one.",
+        *([f"Not reached by all runs, and so not drawn: {', '.join(short)}."] if short else []),
+    ]
+    boxes = [_chart(plot, f"{name}-to-{i}") for i, plot in enumerate(drawn)]
+    return [
+        head,
+        _key(best_trials(found)),
+        tag("div", boxes, class_="pair"),
+        *[tag("p", line, class_="caption") for line in lines],
+    ]
+
+
+def _recipes(evidence: Evidence, name: str) -> list[Html]:
+    """Return peak rate and warmup against batch size."""
+    drawn = plots.recipes(evidence)
+    if not drawn:
+        return []
+    boxes = [_chart(plot, f"{name}-by-{i}") for i, plot in enumerate(drawn)]
+    return [
+        tag("h2", "Learning rate and warmup against batch size"),
+        _key(best_trials(evidence.table)),
+        tag("div", boxes, class_="pair"),
+    ]
+
+
+def _units(number: int) -> Html:
+    """Return the choice of what losses are drawn against."""
+    choices = []
+    for unit in UNITS:
+        checked = {"checked": ""} if unit == UNITS[0] else {}
+        box = tag("input", type="radio", name=f"unit-{number}", value=unit, **checked)
+        choices.append(tag("label", box, unit))
+    legend = tag("legend", "Losses against")
+    return tag("fieldset", legend, choices, class_="units")
 
 
 def _key(found: Table) -> Html:
@@ -196,7 +272,8 @@ def _key(found: Table) -> Html:
 
 
 def _chart(plot: plots.Plot, name: str) -> Html:
-    box = tag("div", class_="chart", data_spec=name, role="img", aria_label=plot.label)
+    more = {"data_units": ""} if "params" in plot.figure else {}
+    box = tag("div", class_="chart", data_spec=name, role="img", aria_label=plot.label, **more)
     return tag("div", data(plot.spec, id=name), box)
 
 
@@ -205,6 +282,14 @@ def _chart(plot: plots.Plot, name: str) -> Html:
 
 def _notes(evidence: Evidence) -> Html:
     """Return warnings, what diverged, and what could not be read."""
+    lines = note_lines(evidence)
+    if not lines:
+        return Html("")
+    return join(tag("h2", "Notes"), tag("ul", [tag("li", line) for line in lines]))
+
+
+def note_lines(evidence: Evidence) -> list[str]:
+    """Return warnings, what diverged, how steered runs ended, and what could not be read."""
     where: dict[tuple[int, str], dict[str, None]] = {}
     for row, run in evidence.runs:
         for note in run.manifest.notes:
@@ -216,10 +301,12 @@ def _notes(evidence: Evidence) -> Html:
         for row, run in evidence.runs
         if row.status == "diverged"
     ]
-    lines += evidence.problems
-    if not lines:
-        return Html("")
-    return join(tag("h2", "Notes"), tag("ul", [tag("li", line) for line in lines]))
+    lines += [
+        f"{run.folder.name}: {row.reason}"
+        for row, run in evidence.runs
+        if row.status == "finished" and row.reason
+    ]
+    return [*lines, *evidence.problems]
 
 
 def _again(evidence: Evidence) -> Html:

@@ -1,0 +1,139 @@
+"""A report as Markdown, for papers, issues and terminals: the page's text without its charts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+
+from legw import verdict
+from legw.contest import best_trials, costs
+from legw.evidence import Evidence
+from legw.report.sections import CAVEAT, facts, note_lines
+from legw.study import Row
+from legw.table import Cell, Table
+from legw.targets import reached, usual
+
+
+def text(everything: Sequence[Evidence], target: float | None = None) -> str:
+    """Return the report of all studies.
+
+    Args:
+        everything: at least one.
+        target: the metric that costs are counted to; None takes the base's worst seed.
+    """
+    return "\n\n".join("\n\n".join(_parts(each, target)) for each in everything) + "\n"
+
+
+def _parts(evidence: Evidence, target: float | None) -> Iterable[str]:
+    found = evidence.table
+    yield f"# {escaped(evidence.title)}"
+    if evidence.rows:
+        yield escaped(verdict.sentence(found))
+    yield from (escaped(line) for line in facts(evidence))
+    if found.cells:
+        yield "## Result"
+        yield _results(best_trials(found))
+        lines = [found.caption(), found.length(), CAVEAT, *costs(found)]
+        lines += [f"[{i}] {reason}" for i, reason in enumerate(found.reasons, start=1)]
+        yield from (escaped(line) for line in lines)
+    if evidence.runs:
+        yield "## Every cell in numbers"
+        yield _numbers(evidence, found)
+        yield from _costs(evidence, usual(found) if target is None else target)
+    notes = note_lines(evidence)
+    if notes:
+        yield "## Notes"
+        yield "\n".join(f"- {escaped(line)}" for line in notes)
+    if evidence.study and evidence.study.command:
+        yield "## Run it again"
+        yield _fenced(evidence.study.command)
+
+
+def _results(found: Table) -> str:
+    several = len(found.variants) > 1
+    head = [*(["variant"] if several else []), "rule", *map(str, found.batch_sizes)]
+    rows = []
+    for variant, rule in found.lines:
+        cells = [found.at((variant, rule), size) for size in found.batch_sizes]
+        texts = ["" if cell is None else ", ".join(found.text(cell)) for cell in cells]
+        rows.append([*([variant] if several else []), rule, *texts])
+    return grid(head, rows)
+
+
+def _numbers(evidence: Evidence, found: Table) -> str:
+    several = len(found.variants) > 1
+    head = ["rule", "batch", "peak lr", "warmup epochs", "updates", "seconds", "n", found.metric,
+            "from the base", "95 % interval"]  # fmt: skip
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in evidence.rows:
+        groups.setdefault((row.variant, row.rule, row.batch_size), []).append(row)
+    rows = []
+    for cell in (cell for cell in found.cells if not cell.reason):
+        own = groups[cell.variant, cell.rule, cell.batch_size]
+        rows.append([*([cell.variant] if several else []), *_number_row(found, cell, own)])
+    return grid([*(["variant"] if several else []), *head], rows)
+
+
+def _number_row(found: Table, cell: Cell, rows: list[Row]) -> list[str]:
+    done = [row for row in rows if row.status == "finished"]
+    difference = found.from_base(cell)
+    change = ["", ""]
+    if difference is not None:
+        interval = f"{found.change(difference.low)} to {found.change(difference.high)}"
+        change = [found.change(difference.mean), interval]
+    return [
+        cell.rule,
+        str(cell.batch_size),
+        "" if cell.lr is None else f"{cell.lr:.4g}",
+        "" if rows[0].warmup_epochs is None else f"{rows[0].warmup_epochs:.4g}",
+        f"{fmean(row.updates or 0 for row in done):.0f}" if done else "",
+        f"{fmean(row.seconds or 0 for row in done):.3g}" if done else "",
+        str(len(cell.metrics)),
+        ", ".join(found.text(cell)),
+        *change,
+    ]
+
+
+def _costs(evidence: Evidence, target: float | None) -> Iterable[str]:
+    if target is None:
+        return
+    found = evidence.table
+    rows = [
+        [each.name, str(each.batch_size), f"{each.reached} of {each.total}",
+         *("-" if cost is None else f"{cost:.4g}" for cost in each.costs.values())]
+        for each in reached(evidence, target)
+    ]  # fmt: skip
+    yield f"## Costs to {escaped(found.metric)} {found.number(target)}"
+    yield grid(["rule", "batch", "reached", "updates", "examples", "seconds"], rows)
+
+
+def grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table.
+
+    >>> print(grid(["a", "b"], [["x|y", "2"]]))
+    | a | b |
+    |---|---|
+    | x\\|y | 2 |
+    """
+    lines = [head, *rows]
+    texts = ["| " + " | ".join(escaped(cell) for cell in line) + " |" for line in lines]
+    return "\n".join([texts[0], "|" + "---|" * len(head), *texts[1:]])
+
+
+def escaped(text: str) -> str:
+    """Return text in which nothing is markup, in one line.
+
+    >>> escaped("<script> a*b [1] | x_y")
+    '&lt;script&gt; a\\\\*b \\\\[1\\\\] \\\\| x_y'
+    """
+    line = " ".join(text.split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|#])", r"\\\1", line)
+
+
+def _fenced(code: str) -> str:
+    """Return code in a fence that nothing in it can end."""
+    runs = [len(found) for found in re.findall(r"`+", code)]
+    fence = "`" * max(3, 1 + max(runs, default=0))
+    return f"{fence}text\n{code}\n{fence}"
