@@ -297,6 +297,24 @@ def test_the_model_is_resnet18_for_small_images(root: Path) -> None:
     assert not model.layer3[1].bn2.weight.any(), "residual branches start at 0"
 
 
+def test_the_small_model(root: Path) -> None:
+    model = find("cifar10-small", Options(data=root)).model()
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+    assert sum(p.numel() for p in model.parameters()) == 308_650 - 7 * 129
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert sum(m.kernel_size == (3, 3) for m in convolutions) == 7
+    products = 0
+
+    def count(module: Any, _: Any, out: torch.Tensor) -> None:
+        nonlocal products
+        products += module.weight.numel() * out.shape[2] * out.shape[3]
+
+    for module in convolutions:
+        module.register_forward_hook(count)
+    model(torch.zeros(1, 3, 32, 32))
+    assert 11e6 < products < 13e6, "what an image costs"
+
+
 def test_the_loss_is_the_smoothed_cross_entropy(root: Path) -> None:
     task = cifar(root)
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))

@@ -25,6 +25,7 @@ from expect import error_line
 from legw import DataError, LegwWarning, Polynomial, Recipe, RunError, records
 from legw.apps.images import imagenet as imagenet_module
 from legw.apps.images.imagenet import CropAndFlip
+from legw.apps.images.workers import usual_count
 from legw.cli import main
 from legw.optimizers import LAMB, LARS
 from legw.train import Observer, Task
@@ -276,6 +277,17 @@ def test_fewer_images_than_the_batch_get_a_note(
         "note: resnet50-imagenet: the batch (512) is larger than the data given (12), so an "
         "update takes examples of several epochs; choose a smaller batch"
     ) in capsys.readouterr().out
+
+
+def test_the_cores_are_shared_among_the_processes_of_a_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    assert usual_count() == 15
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert usual_count() == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert usual_count() == 1
 
 
 def test_workers_cannot_be_fewer_than_none(root: Path) -> None:

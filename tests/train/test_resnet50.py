@@ -132,25 +132,25 @@ class StopAt(Observer):
     """Stops a run in its middle."""
 
     def on_update(self, row: records.Update) -> None:
-        if row.update == 3:
+        if row.update == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lars", "lamb"])
 def test_resnet50_on_two_processes(tmp_path: Path, kind: str) -> None:
-    """240 photographs, 10 updates of 24: the loss falls, and a stopped run ends the same."""
+    """240 photographs, 6 updates of 16: the loss falls, and a stopped run ends the same."""
     root = write_photographs(tmp_path / "data", train=80, val=4, scale=3)
     recipe = Recipe(
-        batch_size=24,
+        batch_size=16,
         lr=8.0 if kind == "lars" else 0.01,
-        epochs=1.0,
-        warmup_epochs=0.2,
-        norm_batch_size=12,
+        epochs=0.4,
+        warmup_epochs=0.1,
+        norm_batch_size=8,
         optimizer=LARS(momentum=0.9, weight_decay=1e-4) if kind == "lars" else LAMB(),
         decay=Polynomial(power=2.0 if kind == "lars" else 1.0),
     )
-    plan: dict[str, Any] = {"root": root, "recipe": recipe, "tiny": False, "micro_batch_size": 12}
+    plan: dict[str, Any] = {"root": root, "recipe": recipe, "tiny": False, "micro_batch_size": 8}
 
     def run(name: str, **more: Any) -> None:
         out, logs = tmp_path / name, tmp_path / "logs"
@@ -160,11 +160,11 @@ def test_resnet50_on_two_processes(tmp_path: Path, kind: str) -> None:
     run("twice", observers=[StopAt()])
     half = records.load(tmp_path / "twice")
     assert half.summary is not None and half.summary.status == "interrupted"
-    assert len(half.updates) < 10
+    assert len(half.updates) < 6
     run("twice", resume=True)
     losses = [row.loss for row in records.load(tmp_path / "whole").updates]
-    assert len(losses) == 10
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert len(losses) == 6
+    assert min(losses[-2:]) < 0.8 * losses[0]
     assert [row.loss for row in records.load(tmp_path / "twice").updates] == losses
     found = weights(tmp_path / "twice")
     for name, tensor in weights(tmp_path / "whole").items():

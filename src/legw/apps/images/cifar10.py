@@ -70,6 +70,7 @@ class CifarTask:
         self.train, self.held_out, self.classes = data.train, data.held_out, data.classes
         self._make_model = make_model
         self._resident: dict[torch.device, tuple[Batch, Batch]] = {}
+        self._fingerprint = ""
 
     def num_examples(self, batch_size: int) -> int:
         return len(self.train[1])
@@ -108,11 +109,13 @@ class CifarTask:
         return int(right) / len(labels)
 
     def fingerprint(self) -> str:
-        """Return a hash of all images and labels."""
-        digest = hashlib.sha256()
-        for tensor in (*self.train, *self.held_out):
-            digest.update(tensor.contiguous().numpy().data)
-        return f"sha256:{digest.hexdigest()[:16]}"
+        """Return a hash of all images and labels; it is taken once."""
+        if not self._fingerprint:
+            digest = hashlib.sha256()
+            for tensor in (*self.train, *self.held_out):
+                digest.update(tensor.contiguous().numpy().data)
+            self._fingerprint = f"sha256:{digest.hexdigest()[:16]}"
+        return self._fingerprint
 
     def _on(self, device: torch.device) -> tuple[Batch, Batch]:
         """Return the images on a device; they are moved there once."""

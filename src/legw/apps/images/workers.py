@@ -167,7 +167,9 @@ def decode_all(
 def usual_count() -> int:
     """Return the cores for each process of this machine that trains, less one that trains."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, (os.cpu_count() or 1) // processes - 1)
+    allowed = getattr(os, "sched_getaffinity", None)  # Linux knows which cores are ours
+    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
+    return max(1, cores // processes - 1)
 
 
 def _begin() -> None:
