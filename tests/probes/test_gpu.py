@@ -39,6 +39,7 @@ def test_difference_and_product_agree_on_cudnns_lstm(tmp_path: Path) -> None:
     one, exact = (measurements.read(out / name, Curvature) for name in ("difference", "exact"))
     pairs = [(a.curvature, b.curvature) for a, b in zip(one, exact, strict=True)]
     assert len(pairs) == 80
+    # Near a change of sign rounding is larger than the value: a tenth may miss.
     close = [a == pytest.approx(b, rel=1e-4) for a, b in pairs if b is not None and b > 0.1]
     assert len(close) > 60 and sum(close) >= 0.9 * len(close)
 
