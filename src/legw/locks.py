@@ -68,6 +68,18 @@ def held(
         yield
 
 
+def is_held(folder: Path, name: str = LOCK) -> bool:
+    """Return whether a process works on a folder."""
+    if not LOCKS:
+        return False
+    try:
+        with (folder / name).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in TAKEN
+    return False
+
+
 @contextlib.contextmanager
 def in_turn(path: Path) -> Iterator[None]:
     """Wait until no other process holds a file's lock, and hold it while entered.

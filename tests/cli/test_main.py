@@ -78,6 +78,7 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "sample",
         "score",
         "translate",
+        "watch",
         "report",
         "demo",
     ]
@@ -104,7 +105,7 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         "",
         "legw: command 'scael' is unknown; did you mean 'scale'? "
         "(known: recipes, scale, schedule, train, study, probe, plan, sample, score, translate, "
-        "report, demo)\n",
+        "watch, report, demo)\n",
     )
 
 

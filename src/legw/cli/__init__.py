@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sample": ("legw.cli.sample", "let a trained language model write"),
     "score": ("legw.cli.score", "tell how well a trained language model predicts a text"),
     "translate": ("legw.cli.translate", "translate lines of text with a trained model"),
+    "watch": ("legw.cli.watch", "show what is running, how far it is, and when it will end"),
     "report": ("legw.cli.report", "make one HTML page from a folder of runs"),
     "demo": ("legw.cli.demo", "see in about a minute why the rule works"),
 }
