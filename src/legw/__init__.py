@@ -30,21 +30,24 @@ from legw.schedule import in_steps, lr_at, updates, warmup_updates
 
 if TYPE_CHECKING:
     from legw import train as train
+    from legw.configs import Config, from_config
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "LAMB", "LARS", "SGD", "Adam", "AdamW", "Constant", "Cosine", "DataError", "Decay",
-    "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning", "Optimizer",
-    "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step", "in_steps", "lr_at",
-    "scale", "updates", "warmup_updates",
+    "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
+    "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
+    "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
+    "from_config", "in_steps", "lr_at", "scale", "updates", "warmup_updates",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Import `legw.train` when it is first asked for: it needs torch."""
-    if name == "train":
-        import importlib
+    """Import what is rarely needed, or needs torch, when it is first asked for."""
+    import importlib
 
+    if name == "train":
         return importlib.import_module("legw.train")
+    if name in ("Config", "from_config"):
+        return getattr(importlib.import_module("legw.configs"), name)
     raise AttributeError(f"module 'legw' has no attribute {name!r}")

@@ -1,0 +1,55 @@
+"""Hugging Face Accelerate: one step of the schedule for each update, on any number of processes.
+
+    scheduler = recipe_scheduler(accelerator, optimizer, big, num_examples)
+
+in place of ``accelerator.prepare(scheduler)``. That one moves a scheduler on
+`num_processes` times an update unless batches are split: it takes the schedule to have
+been made for one process. A recipe's is made for the global batch, whoever shares it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch.optim import Optimizer
+
+from legw.errors import RecipeError
+from legw.recipe import Recipe
+from legw.train.scheduler import RecipeLR
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from accelerate.scheduler import AcceleratedScheduler
+
+
+def recipe_scheduler(
+    accelerator: Accelerator, optimizer: Optimizer, recipe: Recipe, num_examples: int | None = None
+) -> AcceleratedScheduler:
+    """Return a prepared scheduler: call its `step` after each ``optimizer.step()``.
+
+    It does nothing while gradients are accumulated, or where the optimizer's step was
+    skipped, and is part of ``accelerator.save_state``.
+
+    Args:
+        accelerator: which has prepared the optimizer.
+        optimizer: as ``accelerator.prepare`` returned it.
+        recipe: what is trained; its batch size is the global one, over all processes.
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+
+    Raises:
+        RecipeError: the optimizer was not prepared, or the number of examples is not known.
+    """
+    from accelerate.optimizer import AcceleratedOptimizer
+    from accelerate.scheduler import AcceleratedScheduler
+
+    if not isinstance(optimizer, AcceleratedOptimizer):
+        raise RecipeError(
+            f"{recipe.name}: optimizer={type(optimizer).__name__}: must be a prepared one; "
+            "give what accelerator.prepare(optimizer) returned"
+        )
+    schedule = RecipeLR(optimizer.optimizer, recipe, num_examples)
+    # With split_batches a wrapped scheduler moves on once an update.
+    scheduler = AcceleratedScheduler(schedule, [optimizer], split_batches=True)
+    scheduler._is_accelerate_prepared = True  # so that `prepare` registers it as it is
+    accelerator.prepare_scheduler(scheduler)
+    return scheduler

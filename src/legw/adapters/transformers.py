@@ -1,0 +1,91 @@
+"""Hugging Face Transformers: a `Trainer` whose updates run at the recipe's rates.
+
+    arguments = TrainingArguments("out", **trainer_arguments(big, micro_batch_size=32))
+    Trainer(model, arguments, optimizers=trainer_optimizers(model, big, num_examples), ...)
+
+A `Trainer` steps its scheduler once an update, whatever accumulation and the number of
+processes are, so that `legw.train.RecipeLR` is given to it as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.nn import Module
+from torch.optim import Optimizer
+
+from legw.errors import RecipeError, shown
+from legw.recipe import Recipe, check_count
+from legw.schedule import updates
+from legw.train import optim
+from legw.train.scheduler import RecipeLR
+
+
+def trainer_optimizers(
+    model: Module, recipe: Recipe, num_examples: int | None = None
+) -> tuple[Optimizer, RecipeLR]:
+    """Return what `Trainer` takes as `optimizers`: the recipe's optimizer and its schedule.
+
+    Args:
+        model: on any device; `Trainer` moves it without making new parameters.
+        recipe: what is trained; its batch size is the global one.
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+
+    Raises:
+        RecipeError: the number of examples is not known.
+    """
+    optimizer = optim.build(recipe.optimizer, model, recipe.lr)
+    return optimizer, RecipeLR(optimizer, recipe, num_examples)
+
+
+def trainer_arguments(
+    recipe: Recipe,
+    num_examples: int | None = None,
+    *,
+    micro_batch_size: int | None = None,
+    processes: int = 1,
+) -> dict[str, Any]:
+    """Return the `TrainingArguments` of a recipe: batch, accumulation, length, clipping.
+
+    The rates are not among them: `trainer_optimizers` has the schedule.
+
+    Args:
+        recipe: what is trained; its batch size is the global one.
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+        micro_batch_size: examples per device and pass, at least 1; None is the share of a
+            process, in one pass.
+        processes: how many train together, at least 1.
+
+    Raises:
+        RecipeError: the batch is not a whole number of micro-batches on every process.
+    """
+    check_count(recipe.name, "processes", processes)
+    size = micro_batch_size or max(recipe.batch_size // processes, 1)
+    return {
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": accumulation(recipe, size, processes),
+        "max_steps": updates(recipe, num_examples),
+        "max_grad_norm": recipe.clip_norm or 0.0,
+        "learning_rate": recipe.lr,
+    }
+
+
+def accumulation(recipe: Recipe, micro_batch_size: int, processes: int = 1) -> int:
+    """Return the passes that make one update: ``batch_size / (micro_batch_size * processes)``.
+
+    Args:
+        recipe: what is trained; its batch size is the global one.
+        micro_batch_size: examples per device and pass, at least 1.
+        processes: how many train together, at least 1.
+
+    Raises:
+        RecipeError: that is not a whole number.
+    """
+    check_count(recipe.name, "micro_batch_size", micro_batch_size)
+    passes, rest = divmod(recipe.batch_size, micro_batch_size * processes)
+    if rest:
+        raise RecipeError(
+            f"{recipe.name}: micro_batch_size={shown(micro_batch_size)}: {processes} process(es) "
+            f"of it do not divide batch_size={recipe.batch_size}; choose one that does"
+        )
+    return passes

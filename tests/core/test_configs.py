@@ -1,0 +1,227 @@
+"""Recipes from the configurations of Transformers and timm, and back in the same form."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expect import error_line
+from legw import LAMB, SGD, AdamW, Constant, Cosine, Exponential, Polynomial, Step, from_config
+
+HF: dict[str, Any] = {
+    "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-4,
+    "num_train_epochs": 3.0,
+    "warmup_ratio": 0.01,
+    "lr_scheduler_type": "cosine",
+    "weight_decay": 0.1,
+    "adam_beta2": 0.98,
+    "max_grad_norm": 1.0,
+    "output_dir": "out",
+    "fp16": True,
+}
+TIMM: dict[str, Any] = {
+    "model": "resnet50",
+    "batch_size": 128,
+    "opt": "sgd",
+    "lr": 0.1,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "sched": "cosine",
+    "epochs": 90,
+    "warmup_epochs": 1,
+    "warmup_lr": 0.01,
+    "min_lr": 0.001,
+    "amp": True,
+}
+
+
+def test_transformers_is_read() -> None:
+    config = from_config(HF, processes=2)
+    recipe = config.recipe
+    assert config.form == "transformers"
+    assert (recipe.batch_size, recipe.lr, recipe.epochs) == (64, 1e-4, 3.0)
+    assert recipe.warmup_epochs == pytest.approx(0.03)
+    assert recipe.decay == Cosine()
+    assert recipe.optimizer == AdamW(beta2=0.98, weight_decay=0.1)
+    assert recipe.clip_norm == 1.0
+
+
+def test_transformers_is_scaled_in_the_same_form() -> None:
+    big = from_config(HF).scaled(512)
+    assert big.values == HF | {
+        "gradient_accumulation_steps": 32,
+        "learning_rate": pytest.approx(4e-4),
+        "warmup_ratio": pytest.approx(0.16),
+    }
+    again = from_config(big.values).recipe
+    assert (again.batch_size, again.epochs) == (512, 3.0)
+    assert again.warmup_epochs == pytest.approx(big.recipe.warmup_epochs)
+
+
+def test_a_warmup_in_updates_keeps_its_updates() -> None:
+    values = HF | {"warmup_steps": 100, "max_steps": 4000}
+    config = from_config(values, num_examples=64_000)
+    assert (config.recipe.epochs, config.recipe.warmup_epochs) == (2.0, 0.05)
+    big = config.scaled(256).values
+    assert (big["warmup_steps"], big["max_steps"]) == (100, 500)
+    small = config.scaled(256, "sqrt").values
+    assert (small["warmup_steps"], small["max_steps"]) == (13, 500)  # 12.5 updates
+
+
+def test_a_share_under_the_name_of_steps() -> None:
+    """Transformers 5 has `warmup_steps` below 1 in the place of `warmup_ratio`."""
+    values = {k: v for k, v in HF.items() if k != "warmup_ratio"} | {"warmup_steps": 0.02}
+    config = from_config(values)
+    assert config.recipe.warmup_epochs == pytest.approx(0.06)
+    assert config.scaled(128).values["warmup_steps"] == pytest.approx(0.08)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "decay"),
+    [
+        ("linear", {}, Polynomial(power=1)),
+        ("polynomial", {"lr_end": 1e-5, "power": 2.0}, Polynomial(power=2, end=0.1)),
+        ("cosine_with_min_lr", {"min_lr_rate": 0.1}, Cosine(end=0.1)),
+        ("constant_with_warmup", {}, Constant()),
+    ],
+)
+def test_decays_of_transformers(kind: str, more: dict[str, float], decay: object) -> None:
+    recipe = from_config(HF | {"lr_scheduler_type": kind, "lr_scheduler_kwargs": more}).recipe
+    assert type(recipe.decay) is type(decay)
+    assert vars(recipe.decay) == pytest.approx(vars(decay))
+
+
+def test_what_transformers_says_beyond_a_recipe_is_named() -> None:
+    values = HF | {"lr_scheduler_type": "inverse_sqrt", "optim": "adafactor", "eval_steps": 500}
+    config = from_config(values)
+    assert config.left_out == (
+        "lr_scheduler_type='inverse_sqrt': legw has no such decay; it stays",
+        "optim='adafactor': legw has no such optimizer, and takes it for adamw",
+        "warmup: Trainer's first update has rate 0 (ramp='start' in legw)",
+        "eval_steps=500: counts updates, and stays",
+    )
+    assert config.scaled(64).values["optim"] == "adafactor"
+    config = from_config(HF | {"lr_scheduler_type": "constant"})
+    assert config.recipe.warmup_epochs == 0
+    assert config.left_out == (
+        "lr_scheduler_type='constant': does not warm up; constant_with_warmup would",
+    )
+
+
+def test_timm_is_read_and_scaled() -> None:
+    config = from_config(TIMM, processes=2)
+    recipe = config.recipe
+    assert (recipe.batch_size, recipe.lr, recipe.epochs, recipe.warmup_epochs) == (256, 0.1, 90, 1)
+    assert recipe.decay == Cosine(end=0.01, after_warmup=False)
+    assert recipe.optimizer == SGD(momentum=0.9, nesterov=True, weight_decay=1e-4)
+    assert config.left_out == (
+        "sched_on_updates: off, so timm's warmup moves once an epoch; the scaled file has it on",
+    )
+    big = config.scaled(2048, processes=4)
+    assert big.values == TIMM | {
+        "batch_size": 128,
+        "grad_accum_steps": 4,
+        "lr": pytest.approx(0.1 * 8**0.5),
+        "warmup_epochs": 8,
+        "warmup_lr": pytest.approx(0.01 * 8**0.5),
+        "min_lr": pytest.approx(0.001 * 8**0.5),
+        "sched_on_updates": True,
+    }
+
+
+def test_a_rate_that_timm_would_scale_by_itself_is_written_out() -> None:
+    values = {k: v for k, v in TIMM.items() if k != "lr"} | {"lr_base": 0.2, "lr_base_size": 256}
+    assert from_config(values).recipe.lr == pytest.approx(0.1)
+    assert from_config(values | {"opt": "lamb"}).recipe.lr == pytest.approx(0.2 / 2**0.5)
+    assert from_config(values).scaled(512).values["lr"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("more", "decay"),
+    [
+        (
+            {"sched": "step", "decay_epochs": 30, "decay_rate": 0.5},
+            Exponential(rate=0.5, constant_epochs=30, every_epochs=30),
+        ),
+        ({"sched": "multistep", "decay_milestones": [30, 60]}, Step(milestones_epochs=(30, 60))),
+        ({"sched": "poly", "decay_rate": 2, "min_lr": 0}, Polynomial(power=2, after_warmup=False)),
+        ({"sched": "constant"}, Constant()),
+    ],
+)
+def test_decays_of_timm(more: dict[str, Any], decay: object) -> None:
+    assert from_config(TIMM | more).recipe.decay == decay
+
+
+def test_what_timm_says_beyond_a_recipe_is_named() -> None:
+    values = TIMM | {
+        "opt": "madgrad", "sched": "tanh", "cooldown_epochs": 10, "clip_grad": 1.0,
+        "clip_mode": "agc", "sched_on_updates": True,
+    }  # fmt: skip
+    assert from_config(values).left_out == (
+        "cooldown_epochs=10: has no place in a recipe, and stays",
+        "sched='tanh': legw has no such decay; it stays",
+        "opt='madgrad': legw has no such optimizer, and takes it for sgd",
+        "clip_mode='agc': only norm has a word; it stays",
+    )
+
+
+def test_hoffers_rule_stretches_the_milestones() -> None:
+    values = TIMM | {"sched": "multistep", "decay_milestones": [30, 60]}
+    big = from_config(values).scaled(256, "hoffer").values
+    assert (big["epochs"], big["decay_milestones"]) == (180, [60, 120])
+
+
+def test_lamb_of_timm() -> None:
+    values = TIMM | {"opt": "lamb", "opt_eps": "1e-6", "opt_betas": [0.9, 0.98]}
+    assert from_config(values).recipe.optimizer == LAMB(beta2=0.98, weight_decay=1e-4)
+
+
+def test_files_and_objects(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML not installed")
+    path = tmp_path / "args.yaml"
+    path.write_text(yaml.safe_dump(TIMM), encoding="utf-8")
+    config = from_config(path)
+    assert config.recipe.name == "args"
+    assert config.values == TIMM
+    config.scaled(1024).write(path)
+    assert from_config(path).recipe.lr == pytest.approx(0.1 * 8**0.5)
+    path = tmp_path / "training_args.json"
+    from_config(HF).write(path)
+    assert json.loads(path.read_text(encoding="utf-8")) == HF
+    assert from_config(str(path)).recipe == from_config(HF, name="training_args").recipe
+    assert from_config(argparse.Namespace(**TIMM)).recipe.name == "timm"
+
+
+def test_what_cannot_be(tmp_path: Path) -> None:
+    assert error_line(from_config, {"a": 1}).startswith("from_config: is neither of Hugging Face")
+    assert error_line(from_config, 3).startswith("from_config: source=3: must be a dict, a file")
+    assert error_line(from_config, HF | {"learning_rate": "fast"}) == (
+        "transformers: learning_rate='fast': must be a number"
+    )
+    assert error_line(from_config, TIMM | {"batch_size": 0}) == (
+        "timm: batch_size=0: must be a whole number, at least 1"
+    )
+    assert error_line(from_config, HF | {"max_steps": 10}) == (
+        "transformers: max_steps=10: counts updates; give num_examples, to have epochs"
+    )
+    assert error_line(from_config(HF).scaled, 33, processes=2) == (
+        "transformers: batch_size=33: is no whole number of examples on each of 2 processes; "
+        "choose a multiple of 2"
+    )
+    missing = tmp_path / "no.json"
+    assert error_line(from_config, missing).endswith("cannot be read: No such file or directory; "
+                                                     "check the path")  # fmt: skip
+    for text, says in (("{", "is not JSON"), ("[1]", "must hold values by name")):
+        missing.write_text(text, encoding="utf-8")
+        assert says in error_line(from_config, missing)
+    missing.write_bytes(b"\xff")
+    assert error_line(from_config, missing).endswith("is not UTF-8 text; save it as such")
+    assert "cannot be written" in error_line(from_config(HF).write, tmp_path)
+    (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
+    assert "is not YAML" in error_line(from_config, tmp_path / "bad.yaml")
