@@ -68,7 +68,9 @@ def curvature(name: str) -> str:
         f"a warmup of {asked['epochs']:.3g} epochs; the base recipe has {asked['base_epochs']:.3g}."
     )  # fmt: skip
     sentence = probed.exponent_line(found)
-    return "\n".join(lines) + f"\n\n{sentence[0].upper()}{sentence[1:]}.{said}\n"
+    picture = f"![Curvature along the gradient against epochs, {name}](curvature-{name}.svg)"
+    text = f"{sentence[0].upper()}{sentence[1:]}.{said}"
+    return "\n".join([*lines, "", text, "", picture]) + "\n"
 
 
 def _all(values: Any) -> str:
@@ -88,7 +90,9 @@ def noise(name: str) -> str:
         value = "lost in noise" if part["value"] is None else f"{part['value']:.3g}"
         low = "-" if part["low"] is None else f"{part['low']:.3g} to {part['high']:.3g}"
         lines.append(f"| {label} | {value} | {low} | {part['n']} |")
-    return "\n".join(lines) + f"\n\nBatch {found['batch_size']}, n = {len(runs)} runs.\n"
+    text = f"Batch {found['batch_size']}, n = {len(runs)} runs."
+    picture = f"![Noise scale against epochs, {name}](noise-{name}.svg)"
+    return "\n".join([*lines, "", text, "", picture]) + "\n"
 
 
 def examples(_: str | None) -> str:

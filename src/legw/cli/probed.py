@@ -39,7 +39,7 @@ def read(folder: Path) -> list[Probed]:
     found = []
     for each in records.find_runs(folder):
         manifest, summary = records.read_manifest(each), records.read_summary(each)
-        if summary is not None:
+        if summary is not None and summary.status in ("finished", "diverged"):
             found.append(
                 Probed(manifest.recipe, manifest.seed, manifest.num_examples, each, summary)
             )
