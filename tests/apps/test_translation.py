@@ -316,3 +316,43 @@ def test_the_grid_of_targets() -> None:
     assert (counted != PAD).all()
     assert (grid_TB != PAD).sum() == len(counted)
     assert math.isfinite(float(small_model()(*pairs).detach()))
+
+
+# On a GPU -------------------------------------------------------------------------------
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
+
+@needs_gpu
+@pytest.mark.usefixtures("double")
+def test_a_gpu_computes_and_translates_as_a_cpu_does() -> None:
+    torch.manual_seed(0)
+    ours = GNMT(10, 6, num_layers=3, init=1.5).eval()
+    theirs = GNMT(10, 6, num_layers=3).cuda().eval()
+    theirs.load_state_dict(ours.state_dict())
+    pairs = Pairs(SOURCE, TARGET)
+    losses = [
+        model(*pairs.batch(torch.arange(4), torch.device(kind)))
+        for model, kind in ((ours, "cpu"), (theirs, "cuda"))
+    ]
+    assert_close(losses[1].cpu(), losses[0])
+    for loss in losses:
+        loss.backward()
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert_close(other.grad.cpu(), one.grad, msg=lambda text, name=name: f"{name}: {text}")
+    for search in (None, Search(beam=3)):
+        sources = random_sources()
+        assert translate(theirs, sources, search) == translate(ours, sources, search)
+
+
+@needs_gpu
+def test_no_pass_waits_for_the_gpu() -> None:
+    model, pairs, cuda = small_model(dropout=0.1).cuda().train(), Pairs(SOURCE, TARGET), "cuda"
+    model(*pairs.batch(torch.arange(4), torch.device(cuda))).backward()  # the data go there once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        model(*pairs.batch(torch.arange(3), torch.device(cuda))).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
