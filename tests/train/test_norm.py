@@ -94,6 +94,27 @@ def test_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(grouped[1], inputs)
 
 
+@pytest.mark.parametrize("examples", [4, 10])
+def test_layers_without_weights(examples: int) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3, affine=False).double())
+    plain = nn.BatchNorm1d(3, affine=False).double()
+    norm.fix_groups(model, 4)
+    rows = torch.randn(examples, 3, dtype=torch.float64, requires_grad=True)
+    slopes = torch.randn(examples, 3, dtype=torch.float64)
+    expected = torch.cat([plain(part) for part in torch.split(rows, 4)])
+    assert_close(model(rows), expected)
+    (found,) = torch.autograd.grad(model(rows), rows, slopes)
+    assert_close(found, torch.autograd.grad(expected, rows, slopes)[0])
+    assert torch.autograd.gradgradcheck(model, rows)
+
+
+def test_frozen_weights_have_second_derivatives_too() -> None:
+    _, grouped = pair(4)
+    grouped[1].weight.requires_grad_(False)
+    inputs = torch.randn(6, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(grouped[1], inputs)
+
+
 def test_half_precision_keeps_its_type_and_its_statistics_do_not() -> None:
     model = nn.Sequential(nn.BatchNorm2d(8))
     norm.fix_groups(model, 16)

@@ -115,8 +115,8 @@ class _InGroups(torch.autograd.Function):
     def forward(  # noqa: PLR0917 (as autograd calls it)
         ctx: Any,
         examples: Tensor,
-        weight: Tensor,
-        bias: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
         group_size: int,
         eps: float,
         mean_GC: Tensor,
@@ -144,13 +144,11 @@ class _InGroups(torch.autograd.Function):
         """Return the gradients of examples, weight and bias."""
         examples, weight, bias, mean_GC, inverse_GC = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: let autograd make it
-            inputs = (examples, weight, bias)
-            again = _one_by_one(*inputs, ctx.group_size, ctx.eps)
-            first = torch.autograd.grad(again, inputs, gradients[0], create_graph=True)
-            return (*first, None, None, None, None)
+            return _differentiable(ctx, gradients[0])
+        wanted = [True, weight is not None, bias is not None]
         found = [
             torch.ops.aten.native_batch_norm_backward(
-                gradient, group, weight, None, None, mean, inverse, True, ctx.eps, [True] * 3
+                gradient, group, weight, None, None, mean, inverse, True, ctx.eps, wanted
             )
             for gradient, group, mean, inverse in zip(
                 torch.split(_dense(gradients[0]), ctx.group_size),
@@ -160,23 +158,32 @@ class _InGroups(torch.autograd.Function):
                 strict=True,
             )
         ]
-        of_examples, of_weight, of_bias = zip(*found, strict=True)
-        if len(found) == 1:
-            return (*found[0], None, None, None, None)
-        sums = (torch.stack(of_weight).sum(0), torch.stack(of_bias).sum(0))
-        return (torch.cat(of_examples), *sums, None, None, None, None)
+        of_examples, *others = zip(*found, strict=True)
+        sums = [
+            torch.stack(parts).sum(0) if there else None
+            for parts, there in zip(others, wanted[1:], strict=True)
+        ]
+        whole = of_examples[0] if len(found) == 1 else torch.cat(of_examples)
+        return (whole, *sums, None, None, None, None)
 
 
-def _one_by_one(
-    examples: Tensor, weight: Tensor, bias: Tensor, group_size: int, eps: float
-) -> Tensor:
-    """Return the same by torch's own differentiable functions."""
-    return torch.cat(
+def _differentiable(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """Return what `backward` does, by torch's own functions, which have derivatives."""
+    examples, weight, bias, _, _ = ctx.saved_tensors
+    again = torch.cat(
         [
-            functional.batch_norm(group, None, None, weight, bias, training=True, eps=eps)
-            for group in torch.split(examples, group_size)
+            functional.batch_norm(group, None, None, weight, bias, training=True, eps=ctx.eps)
+            for group in torch.split(examples, ctx.group_size)
         ]
     )
+    inputs = [tensor for tensor in (examples, weight, bias) if tensor is not None]
+    needed = [tensor for tensor in inputs if tensor.requires_grad]
+    found = iter(torch.autograd.grad(again, needed, gradient, create_graph=True))
+    of_each = [
+        next(found) if tensor is not None and tensor.requires_grad else None
+        for tensor in (examples, weight, bias)
+    ]
+    return (*of_each, None, None, None, None)
 
 
 def _dense(tensor: Tensor) -> Tensor:
