@@ -1,0 +1,46 @@
+"""A small study in a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import faults
+from legw import records, runner
+from legw.recipe import Recipe
+from legw.study import Study
+from legw.train import Settings
+
+SMALL = Recipe(name="small", batch_size=16, lr=0.2, epochs=20, warmup_epochs=0.5, num_examples=128)
+ASKED = Study(
+    task="digits", base=SMALL, batch_sizes=(16, 32, 128), rules=("legw", "sqrt", "adascale"),
+    seeds=(0,), tuned={"adam": {"lr": (0.01,)}},
+)  # fmt: skip
+
+
+def make(folder: Path, jobs: int = 1) -> runner.Outcome:
+    """Make the study, or go on with it, with a checkpoint after every few updates."""
+    torch.set_num_threads(1)
+    settings = Settings(device="cpu", micro_batch_size=16, checkpoint_seconds=0.01)
+    return runner.run_study(
+        ASKED, functools.partial(faults.failing, ""), folder, settings=settings, jobs=jobs
+    )
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    """What each run came to, without its times: losses and metrics of every update and epoch."""
+    found = {}
+    for place in records.find_runs(folder):
+        run = records.load(place)
+        assert run.summary is not None and not run.problems, place
+        found[place.name] = {
+            "status": run.status,
+            "metric": run.summary.metric,
+            "updates": [(row.update, row.lr, row.loss) for row in run.updates],
+            "evaluations": [(row.update, row.metric) for row in run.evaluations],
+            "reason": run.summary.reason,
+        }
+    return found
