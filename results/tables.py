@@ -5,19 +5,34 @@
 
 A block between ``<!-- table NAME -->`` and ``<!-- end -->`` is the table of the
 study in ``results/NAME``, with one true sentence below it. ``docs/NAME.svg`` is drawn
-with the table of a study that a page shows a picture of.
+with the table of a study that a page shows a picture of. The block ``<!-- paper -->`` is
+the paper's comparison for its LSTM applications, with published values beside ours.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from legw import evidence, figures, verdict
+from legw import evidence, figures, stats, verdict
+from legw.contest import best_trials
 from legw.table import Cell, Table
 
 HERE = Path(__file__).parent
 PICTURES = ("digits-lstm", "mnist-lstm")
 PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
+PUBLISHED = {
+    "mnist-lstm": None,
+    "ptb-small": ("115.91 perplexity, test", 115.91),
+    "ptb-large": ("78.29 perplexity, test", 78.29),
+    "gnmt": None,
+}
+"""What is published for the four applications of arXiv 1901.08256 at their base batch, where
+we have read it: TensorFlow's PTB tutorial. None is a value that we have from memory only."""
+
+PAPER = re.compile(r"(<!-- paper -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -54,8 +69,54 @@ def _figure(cell: Cell) -> str:
     return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
 
 
+def paper() -> str:
+    """Return the paper's table: base and largest batch under LEGW, for each LSTM application."""
+    lines = [
+        "| application | published, base | batch | rule | ours | n | updates | seconds | speedup |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, known in PUBLISHED.items():
+        said = known[0] if known else "not verified"
+        folder = HERE / name
+        if not (folder / "table.json").exists():
+            lines.append(f"| {name} | {said} | - | - | not run yet | 0 | - | - | - |")
+            continue
+        lines += _application(name, said, json.loads((folder / "table.json").read_text("utf-8")))
+    lines += [
+        "",
+        "Ours: mean over seeds of the metric after the last epoch, ± half the 95 % interval. "
+        "Seconds: training without evaluations, both batches on one device; speedup: their ratio. "
+        "Equal epochs at both batch sizes.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _application(name: str, published: str, rows: list[dict[str, Any]]) -> list[str]:
+    base = [row for row in rows if row["rule"] == "base" and row["status"] == "finished"]
+    ours = [row for row in rows if row["rule"] == "legw" and row["status"] == "finished"]
+    largest = max((row["batch_size"] for row in ours), default=0)
+    lines, seconds = [], {}
+    for own in (base, [row for row in ours if row["batch_size"] == largest]):
+        if not own:
+            lines.append(f"| {name} | {published} | - | - | not finished yet | 0 | - | - | - |")
+            continue
+        first, found = own[0], stats.estimate([row["metric"] for row in own])
+        seconds[first["rule"]] = fmean(row["seconds"] for row in own)
+        spread = "" if found.half_width is None else f" ± {found.half_width:.4g}"
+        share = "-"
+        if first["rule"] == "legw" and "base" in seconds:
+            share = f"{seconds['base'] / seconds['legw']:.2g}"
+        lines.append(
+            f"| {name} | {published if first['rule'] == 'base' else '-'} | {first['batch_size']} "
+            f"| {first['rule']} | {found.mean:.4g}{spread} | {found.n} | {first['updates']} "
+            f"| {seconds[first['rule']]:.3g} | {share} |"
+        )
+    return lines
+
+
 def updated(text: str) -> str:
     """Return a page's text with all its tables made anew."""
+    text = PAPER.sub(lambda match: match[1] + paper() + match[2], text)
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 
@@ -64,7 +125,7 @@ def draw(folder: Path, picture: Path) -> None:
     import vl_convert
 
     found = evidence.read(folder)[0]
-    chart = figures.metric_by_batch(found.table, title=found.title)
+    chart = figures.metric_by_batch(best_trials(found.table), title=found.title)
     picture.write_text(vl_convert.vegalite_to_svg(chart), "utf-8")
 
 
