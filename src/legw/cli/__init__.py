@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("legw.cli.train", "train a shipped application at any batch size"),
     "study": ("legw.cli.study", "train a grid of rules, batch sizes and seeds; compare them"),
     "probe": ("legw.cli.probe", "measure why the rule works, and how far it goes"),
+    "check": ("legw.cli.check", "say whether the rule's assumptions hold for your own task"),
     "plan": ("legw.cli.plan", "tell which batch size finishes soonest, here or on many devices"),
     "sample": ("legw.cli.sample", "let a trained language model write"),
     "score": ("legw.cli.score", "tell how well a trained language model predicts a text"),

@@ -52,7 +52,7 @@ def curvature(options: probe.Curvature) -> int:
     if options.updates < 1:
         raise LegwError(f"--updates={options.updates}: must be at least 1")
     base = probe.base_of(options)
-    sizes = _batch_sizes(options, base)
+    sizes = ladder(options.batch_sizes, base)
     CurvatureProbe(examples=options.examples, dense=options.dense)  # says what cannot be
     recipes = [rules.apply(base, size, rules.find(options.rule)) for size in sizes]
     seeds = lists.seeds(options.seeds)
@@ -61,7 +61,7 @@ def curvature(options: probe.Curvature) -> int:
         _one(
             options,
             task,
-            _cut(recipe, task, options.updates),
+            cut(recipe, task, options.updates),
             base=base,
             seed=seed,
             make=lambda folder: CurvatureProbe(
@@ -91,13 +91,14 @@ def curvature(options: probe.Curvature) -> int:
     return 0
 
 
-def _batch_sizes(options: probe.Curvature, base: Recipe) -> tuple[int, ...]:
-    if options.batch_sizes is None:
+def ladder(text: str | None, base: Recipe) -> tuple[int, ...]:
+    """Return the batch sizes that --batch-sizes names, or else `LADDER`'s."""
+    if text is None:
         return tuple(base.batch_size * k for k in LADDER)
-    return lists.whole_numbers("--batch-sizes", options.batch_sizes, least=1)
+    return lists.whole_numbers("--batch-sizes", text, least=1)
 
 
-def _cut(recipe: Recipe, task: Task, updates: int) -> Recipe:
+def cut(recipe: Recipe, task: Task, updates: int) -> Recipe:
     """Return the recipe with at most so many updates; a warmup that is longer stays whole."""
     num_examples = task.num_examples(recipe.batch_size)
     updates = max(updates, schedule.warmup_updates(recipe, num_examples) + 1)

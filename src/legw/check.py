@@ -1,0 +1,164 @@
+"""Whether LEGW's assumptions hold for a task: measurements in, verdicts by stated thresholds out.
+
+Three assumptions, each with a verdict of its own:
+
+- **rates**: at the rate that the rule gives, the loss falls at every batch size, and goes on
+  falling at HEADROOM times that rate.
+- **curvature**: the curvature along the gradient peaks at the same update for every batch, so
+  that the peak's epoch grows as batch**1.
+- **noise**: the largest batch is at most FAR times the gradient's noise scale.
+
+The whole verdict is "does not hold" if one of them is, "holds" if all are, and else
+"cannot tell". No torch here.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from legw.rules import FAR
+from legw.theory import NoiseScale, Power
+
+Answer = Literal["holds", "does not hold", "cannot tell"]
+
+HEADROOM = 2.0
+"""Times the rule's rate at which the loss has still to fall."""
+
+SAME = (0.75, 1.25)
+"""Exponents of the peak's epoch against the batch that count as 1."""
+
+OTHER = (0.5, 1.5)
+"""Exponents below the first, or above the second, that do not."""
+
+RISE = 1.1
+"""The loss at the end over that at the start from which on it has risen."""
+
+PART = 0.2
+"""Share of a run's updates whose median loss is its start, and its end."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be thought of one assumption."""
+
+    assumption: str
+    """rates, curvature or noise."""
+    answer: Answer
+    """Whether it holds."""
+    why: str
+    """The figures, with the threshold."""
+
+
+def rises(losses: Sequence[float | None]) -> bool:
+    """Whether the loss has risen over a run: it was lost, or ends above `RISE` times its start.
+
+    Args:
+        losses: of each update, at least one; None where it is no number.
+
+    >>> rises([2.0, 1.9, 1.8, 1.5]), rises([2.0, 1.9, 3.0, 3.5]), rises([2.0, None])
+    (False, True, True)
+    """
+    if any(loss is None for loss in losses):
+        return True
+    known = [loss for loss in losses if loss is not None]
+    count = max(round(len(known) * PART), 1)
+    return statistics.median(known[-count:]) > RISE * statistics.median(known[:count])
+
+
+def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
+    """Judge the rates.
+
+    Args:
+        risen: for each batch size, for each multiple of the rule's rate that was tried,
+            whether the loss rose.
+
+    >>> of_rates({16: {1.0: False, 2.0: False}, 64: {1.0: False, 2.0: True, 4.0: True}}).answer
+    'cannot tell'
+    """
+    lost = [size for size, tried in risen.items() if tried[1.0]]
+    if lost:
+        return Verdict("rates", "does not hold", f"at the rule's own rate the loss rises for "
+                       f"batch {_listed(lost)}")  # fmt: skip
+    near = [
+        size for size, tried in risen.items()
+        if any(rose for times, rose in tried.items() if times <= HEADROOM)
+    ]  # fmt: skip
+    if near:
+        return Verdict("rates", "cannot tell", f"the loss falls at the rule's rate, and rises at "
+                       f"{HEADROOM:g} times it for batch {_listed(near)}")  # fmt: skip
+    return Verdict("rates", "holds", f"the loss falls at the rule's rate and at {HEADROOM:g} "
+                   "times it, for every batch")  # fmt: skip
+
+
+def of_curvature(power: Power | None, late: Sequence[int] = ()) -> Verdict:
+    """Judge where the curvature peaks.
+
+    Args:
+        power: how the peak's epoch grows with the batch; None for fewer than two sizes.
+        late: batch sizes whose peak lies at the end of what was measured.
+
+    >>> of_curvature(Power(exponent=1.1, low=0.9, high=1.3, factor=1.0, n=3)).answer
+    'holds'
+    """
+    if power is None or power.n < 3:
+        return Verdict("curvature", "cannot tell", "fewer than three peaks; give more "
+                       "--batch-sizes or --seeds")  # fmt: skip
+    if late:
+        return Verdict("curvature", "cannot tell", f"the peak lies at the end of the run for "
+                       f"batch {_listed(late)}; give more --updates")  # fmt: skip
+    grows = f"the peak's epoch grows as batch^{power.exponent:.2f}"
+    if SAME[0] <= power.exponent <= SAME[1]:
+        return Verdict("curvature", "holds", f"{grows}, within {SAME[0]:g} to {SAME[1]:g}")
+    if not OTHER[0] <= power.exponent <= OTHER[1]:
+        return Verdict("curvature", "does not hold", f"{grows}, out of {OTHER[0]:g} to "
+                       f"{OTHER[1]:g}")  # fmt: skip
+    return Verdict("curvature", "cannot tell", f"{grows}, between {OTHER[0]:g} to {OTHER[1]:g} "
+                   f"and {SAME[0]:g} to {SAME[1]:g}")  # fmt: skip
+
+
+def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> Verdict:
+    """Judge the largest batch by the noise scale, which grows while training goes on.
+
+    Args:
+        largest: batch size, in examples.
+        noise: as measured at the smallest batch; None if it was not.
+        whole: whether over a whole run; the start of one bounds it from below alone.
+
+    >>> scale = NoiseScale(value=200.0, low=150.0, high=250.0, from_epoch=0, to_epoch=1, n=20)
+    >>> of_noise(512, scale).answer, of_noise(2048, scale).answer, of_noise(800, scale).answer
+    ('holds', 'does not hold', 'cannot tell')
+    """
+    if noise is None or noise.value is None or noise.low is None or noise.high is None:
+        return Verdict("noise", "cannot tell", "the noise scale could not be measured; give more "
+                       "--updates")  # fmt: skip
+    scale = f"{noise.value:.3g} examples (95 % interval {noise.low:.3g} to {noise.high:.3g})"
+    if largest <= FAR * noise.low:
+        return Verdict("noise", "holds", f"batch {largest} is at most {FAR:g} times the noise "
+                       f"scale, {scale}")  # fmt: skip
+    if not whole:
+        return Verdict("noise", "cannot tell", f"over the first updates the noise scale is "
+                       f"{scale}, and it grows; give more --updates")  # fmt: skip
+    if largest > FAR * noise.high:
+        return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR:g} times "
+                       f"the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
+    return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR:g} times the noise "
+                   f"scale, {scale}")  # fmt: skip
+
+
+def together(verdicts: Sequence[Verdict]) -> Answer:
+    """Return the whole verdict.
+
+    >>> together([Verdict("rates", "holds", ""), Verdict("noise", "cannot tell", "")])
+    'cannot tell'
+    """
+    answers = {verdict.answer for verdict in verdicts}
+    if "does not hold" in answers:
+        return "does not hold"
+    return "holds" if answers == {"holds"} else "cannot tell"
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(str(size) for size in sizes)

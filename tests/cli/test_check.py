@@ -1,0 +1,65 @@
+"""`legw check` from the command line: evidence, verdicts, folders, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+QUICK = "--updates 30 --examples 32 --micro-batch-size 64 --device cpu"
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_ladder_with_its_evidence(legw: Callable) -> None:
+    words = f"check digits-lstm --batch-sizes 16,32 {QUICK} --json"
+    found = legw(f"{words} --plot check.svg").json
+    assert [one["assumption"] for one in found["assumptions"]] == ["rates", "curvature", "noise"]
+    assert found["assumptions"][1]["answer"] == "cannot tell"  # two peaks alone
+    assert found["verdict"] in ("cannot tell", "does not hold")
+    assert {row["batch_size"] for row in found["rates"]} == {16, 32}
+    assert all(row["measurements"] >= 30 for row in found["runs"])
+    assert found["noise_scale"]["n"] > 5
+    assert Path("check.svg").read_bytes().startswith(b"<svg")
+    run = Path("runs/digits-lstm-check/legw-b32-s0")
+    assert (run / "noise.jsonl").exists() and (run / "curvature.jsonl").exists()
+    assert run.with_name("legw-b32-s0-x2").exists()
+    before = (run / "metrics.jsonl").stat().st_mtime_ns
+    answer = legw(words.replace(" --json", ""))  # finished runs are kept
+    assert (run / "metrics.jsonl").stat().st_mtime_ns == before
+    assert answer.out.splitlines()[-1] == f"digits-lstm, legw: {found['verdict']}"
+    assert "2 x rate" in answer.out
+
+
+def test_a_rate_that_is_far_too_high_does_not_hold(legw: Callable) -> None:
+    Path("hot.toml").write_text(
+        'batch_size = 16\nlr = 300\nepochs = 2\noptimizer = "sgd"\n', encoding="utf-8"
+    )
+    found = legw(f"check digits-lstm --recipe hot.toml --batch-sizes 16 {QUICK} --json").json
+    assert found["verdict"] == "does not hold"
+    assert found["rates"] == [{"batch_size": 16, "times": 1.0, "loss_rises": True}]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("digits-lstm --updates 9", "legw: --updates=9: must be at least 10"),
+        ("digits-lstm --examples 0", "legw: curvature: examples=0: must be at least 1"),
+        ("mine:task", "legw: mine:task: --recipe is missing; your own task needs a base recipe"),
+    ],
+)
+def test_what_cannot_be(legw: Callable, words: str, says: str) -> None:
+    answer = legw(f"check {words}")
+    assert (answer.code, answer.err.strip()) == (2, says)
+
+
+def test_several_processes_are_refused(legw: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert legw("check digits-lstm").err == (
+        "legw: check: runs in one process; start it without torchrun\n"
+    )
