@@ -5,6 +5,7 @@ Shapes: B examples, H and W pixels, C colours, K classes, F first guesses (five)
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import warnings
@@ -66,16 +67,21 @@ class CropAndFlip:
 
     def __call__(self, image: Image.Image, seed: int | None) -> Tensor:
         """Return uint8 of shape (H, W, C)."""
+        at_random, middle = _steps(self.size, self.resized)
         if seed is None:
-            steps: list[nn.Module] = [v2.Resize(self.resized), v2.CenterCrop(self.size)]
-        else:
-            steps = [v2.RandomResizedCrop(self.size), v2.RandomHorizontalFlip()]
+            return torch.from_numpy(numpy.array(middle(image)))
         with torch.random.fork_rng(devices=[]):
-            if seed is not None:
-                torch.default_generator.manual_seed(seed)
-            for step in steps:
-                image = step(image)
-        return torch.from_numpy(numpy.array(image))
+            torch.default_generator.manual_seed(seed)
+            return torch.from_numpy(numpy.array(at_random(image)))
+
+
+@functools.cache
+def _steps(size: int, resized: int) -> tuple[v2.Transform, v2.Transform]:
+    """Return what is done in training and in evaluation; to make it takes longer than a flip."""
+    return (
+        v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]),
+        v2.Compose([v2.Resize(resized), v2.CenterCrop(size)]),
+    )
 
 
 class Images(Protocol):
