@@ -264,6 +264,55 @@ def test_several_studies_are_sections_of_one_page(tmp_path: Path) -> None:
     assert len(set(names)) == len(names) == 28
 
 
+LONG = "x" * 10_000
+
+
+@pytest.mark.parametrize("name", [LONG, "a\x00b\u202e", "</main></body>", "${alert(1)}"])
+@pytest.mark.parametrize("suffix", ["html", "md"])
+def test_strange_names_of_tasks_are_shown(
+    legw: Legw, tmp_path: Path, name: str, suffix: str
+) -> None:
+    write_run(tmp_path / "a", task=name, environment={name: name}, notes=(name,))
+    answer = legw(f"report {tmp_path} --format {suffix}")
+    assert answer.code == 0
+    text = (tmp_path / f"report.{suffix}").read_text(encoding="utf-8")
+    assert text.count("</main>") == (1 if suffix == "html" else 0)
+    assert "No run" not in answer.out
+
+
+def test_a_folder_from_a_newer_version_and_what_is_no_json_are_named(
+    legw: Legw, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "good")
+    write_run(tmp_path / "newer")
+    path = tmp_path / "newer" / "manifest.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    write_study(tmp_path / "s", replace(ASKED, batch_sizes=(16,)))
+    path = tmp_path / "s" / "study.json"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_bytes(b"\xff\x00{")
+    answer = legw(f"report {tmp_path}")
+    assert answer.code == 0
+    for name in ("newer/manifest.json: format=2", "s/study.json: is from a newer legw"):
+        assert name in answer.out
+    assert "broken/manifest.json: cannot be read" in answer.out
+    text = Parts((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "is from a newer legw; upgrade to read it" in text
+    assert "good" in text
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity", "1e999", "null"])
+def test_a_metric_that_is_no_number_is_no_result(legw: Legw, tmp_path: Path, constant: str) -> None:
+    path = write_run(tmp_path / "a", metric=0.123456) / "summary.json"
+    path.write_text(path.read_text().replace("0.123456", constant))
+    answer = legw(f"report {tmp_path}")
+    assert answer.code == 0
+    assert (
+        "NaN" not in (tmp_path / "report.html").read_text(encoding="utf-8").partition("<script>")[0]
+    )
+
+
 # Other formats ------------------------------------------------------------------------
 
 
@@ -341,7 +390,7 @@ def test_a_thousand_runs_take_at_most_ten_seconds_and_ten_megabytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda file: None)  # of what is written here
-    base = replace(BASE, num_examples=3200)
+    base = replace(BASE, num_examples=800)
     asked = replace(
         ASKED, base=base, batch_sizes=(16, 32, 64, 128), seeds=tuple(range(125)),
         rules=("legw", "linear", "sqrt"),
