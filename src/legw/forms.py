@@ -206,7 +206,9 @@ def _write_transformers(values: Values, base: Recipe, big: Recipe, processes: in
             new[name] = big.warmup_epochs / big.epochs  # below 1, warmup_steps is a share too
     elif steps >= 1:
         new["warmup_steps"] = math.ceil(steps * base.batch_size / big.batch_size - 1e-9)
-    more = dict(values.get("lr_scheduler_kwargs") or {})
+    more, kind = dict(values.get("lr_scheduler_kwargs") or {}), values.get("lr_scheduler_type")
+    if str(getattr(kind, "value", kind)) == "polynomial":
+        more.setdefault("lr_end", 1e-7)  # Transformers' own, which is not relative to the rate
     for name in ("min_lr", "lr_end"):
         if name in more:
             more[name] = more[name] * big.lr / base.lr
@@ -260,6 +262,11 @@ def _read_timm(
     if clip and values.get("clip_mode", "norm") != "norm":
         left_out.append(f"clip_mode={shown(values['clip_mode'])}: only norm has a word; it stays")
         clip = 0.0
+    if warmup and isinstance(decay, Cosine | Polynomial) and not decay.after_warmup:
+        left_out.append("warmup: timm's decay begins with a jump at its end, legw's has begun "
+                        "at epoch 0; warmup_prefix agrees")  # fmt: skip
+    if isinstance(decay, Step):
+        left_out.append("decay_milestones: timm's come one update early")
     if warmup and not values.get("sched_on_updates"):
         left_out.append("sched_on_updates: off, so timm's warmup moves once an epoch; "
                         "the scaled file has it on")  # fmt: skip

@@ -121,6 +121,8 @@ def test_timm_is_read_and_scaled() -> None:
     assert recipe.decay == Cosine(end=0.01, after_warmup=False)
     assert recipe.optimizer == SGD(momentum=0.9, nesterov=True, weight_decay=1e-4)
     assert config.left_out == (
+        "warmup: timm's decay begins with a jump at its end, legw's has begun at epoch 0; "
+        "warmup_prefix agrees",
         "sched_on_updates: off, so timm's warmup moves once an epoch; the scaled file has it on",
     )
     big = config.scaled(2048, processes=4)
@@ -173,6 +175,7 @@ def test_what_timm_says_beyond_a_recipe_is_named() -> None:
 
 def test_hoffers_rule_stretches_the_milestones() -> None:
     values = TIMM | {"sched": "multistep", "decay_milestones": [30, 60]}
+    assert "decay_milestones: timm's come one update early" in from_config(values).left_out
     big = from_config(values).scaled(256, "hoffer").values
     assert (big["epochs"], big["decay_milestones"]) == (180, [60, 120])
 

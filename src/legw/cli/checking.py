@@ -14,7 +14,7 @@ from rich.table import Table
 
 from legw import charts, check, measurements, records, rules, schedule, theory
 from legw.cli import check as command
-from legw.cli import inputs, lists, outputs, probed, probing, training
+from legw.cli import inputs, lists, outputs, probe, probed, probing, training
 from legw.cli.probed import Probed
 from legw.cli.progress import Display
 from legw.errors import LegwError, one_line
@@ -37,7 +37,7 @@ def run(options: command.Options) -> int:
         raise LegwError(f"--updates={options.updates}: must be at least 10")
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise LegwError("check: runs in one process; start it without torchrun")
-    base = command.probe.base_of(options)
+    base = probe.base_of(options)
     sizes = probing.ladder(options.batch_sizes, base)
     CurvatureProbe(examples=options.examples)  # says what cannot be
     seeds = lists.seeds(options.seeds)
