@@ -16,7 +16,11 @@ from statistics import fmean
 from legw.contest import best_trials, shown_as
 from legw.evidence import Evidence
 from legw.records import Evaluation, Run
+from legw.study import BASE
 from legw.table import Cell, Table
+
+OURS = "legw"
+"""The rule whose runs, with the base's, set the usual target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +51,16 @@ class Reach:
 
 
 def usual(table: Table) -> float | None:
-    """Return the target unless one is given: what the base's worst seed reached at its end.
+    """Return the target unless one is given: what the worst run of base and LEGW ended with.
 
-    None where no base has finished, or a grid varies it.
+    It is chosen from the results, so that both get there and their costs can be compared;
+    runs that diverged do not count. None where no base has finished, or a grid varies it.
     """
     base = table.base_of("") if len(table.variants) == 1 else None
     if base is None or not base.metrics:
         return None
-    return min(base.metrics) if table.higher_is_better else max(base.metrics)
+    ended = [metric for cell in table.cells if cell.rule in (BASE, OURS) for metric in cell.metrics]
+    return min(ended) if table.higher_is_better else max(ended)
 
 
 def first(run: Run, target: float, *, higher_is_better: bool) -> Evaluation | None:

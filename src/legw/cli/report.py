@@ -35,8 +35,8 @@ class Options:
     """The page; of charts, the folder they go to. FOLDER/report.html (or .md), or
     FOLDER/charts, if not given."""
     target: inputs.Number = None
-    """The metric that updates, examples and seconds are counted to; what the base's worst seed
-    reaches, if not given."""
+    """The metric that updates, examples and seconds are counted to; what the worst
+    run of base and legw ended with, if not given."""
 
 
 def run(options: Options) -> int:

@@ -25,7 +25,7 @@ def page(everything: Sequence[Evidence], target: float | None = None) -> str:
 
     Args:
         everything: what the page shows, at least one.
-        target: the metric that costs are counted to; None takes the base's worst seed.
+        target: the metric that costs are counted to; None takes the usual one.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.

@@ -20,7 +20,7 @@ def text(everything: Sequence[Evidence], target: float | None = None) -> str:
 
     Args:
         everything: at least one.
-        target: the metric that costs are counted to; None takes the base's worst seed.
+        target: the metric that costs are counted to; None takes the usual one.
     """
     return "\n\n".join("\n\n".join(_parts(each, target)) for each in everything) + "\n"
 

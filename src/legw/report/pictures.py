@@ -21,7 +21,7 @@ def files(
     Args:
         everything: at least one study; of several, names begin with their number.
         suffix: svg or png.
-        target: the metric that costs are counted to; None takes the base's worst seed.
+        target: the metric that costs are counted to; None takes the usual one.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.

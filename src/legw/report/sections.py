@@ -32,7 +32,7 @@ def section(evidence: Evidence, number: int, target: float | None = None) -> Htm
     Args:
         evidence: the study.
         number: its place on the page.
-        target: the metric that costs are counted to; None takes the base's worst seed.
+        target: the metric that costs are counted to; None takes the usual one.
     """
     found = evidence.table
     return tag(
@@ -212,7 +212,7 @@ def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
 def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
     """Return updates, examples and seconds to a target, or why there are none."""
     found = evidence.table
-    target = usual(found) if target is None else target
+    given, target = target, usual(found) if target is None else target
     if target is None or len(found.batch_sizes) < 2:
         return []
     head = tag("h2", f"Costs to {found.metric} {found.number(target)}")
@@ -221,10 +221,11 @@ def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
         return [head, tag("p", "No cell has reached it with all its runs.", class_="caption")]
     short = [
         f"{each.name} at {each.batch_size} ({each.reached} of {each.total} runs)"
-        for each in reached(evidence, target)
+        for each in sorted(reached(evidence, target), key=lambda each: each.batch_size)
         if each.reached < each.total
     ]
     lines = [
+        *([] if given else ["The target is what the worst run of base and legw ended with."]),
         "The dashed line is perfect scaling from the base: as many examples, and of updates and "
         "seconds a k-th. The metric is looked at after each epoch, so that costs are exact to one.",
         *([f"Not reached by all runs, and so not drawn: {', '.join(short)}."] if short else []),
