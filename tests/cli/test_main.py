@@ -74,6 +74,7 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "train",
         "study",
         "probe",
+        "check",
         "plan",
         "sample",
         "score",
@@ -104,7 +105,7 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         2,
         "",
         "legw: command 'scael' is unknown; did you mean 'scale'? "
-        "(known: recipes, scale, schedule, train, study, probe, plan, sample, score, translate, "
+        "(known: recipes, scale, schedule, train, study, probe, check, plan, sample, score, translate, "
         "watch, report, demo)\n",
     )
 
