@@ -9,7 +9,7 @@ from pydoc_data.topics import topics
 import torch
 from torch import nn
 
-WINDOW, EPOCHS, LR = 32, 8, 2.0
+WINDOW, EPOCHS, LR = 32, 16, 8.0
 BATCH = 8
 
 torch.manual_seed(0)

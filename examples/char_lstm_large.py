@@ -10,7 +10,7 @@ from torch import nn
 
 import legw
 
-WINDOW, EPOCHS, LR = 32, 8, 2.0
+WINDOW, EPOCHS, LR = 32, 16, 8.0
 big = legw.scale(legw.Recipe(batch_size=8, lr=LR, epochs=EPOCHS, warmup_epochs=0.1), BATCH := 128)
 
 torch.manual_seed(0)
