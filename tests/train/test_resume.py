@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from legw import LegwWarning, RunError, records
-from legw.train import state
+from legw import LegwWarning, RunError, locks, records
+from legw.train import Settings, fit, state
 from train.launch import CONTEXT
-from train.runs import train, weights
+from train.runs import recipe, train, weights
+from train.tasks import Lines
 
 SLOWLY: dict[str, Any] = {
     "name": "streams", "updates": 60, "checkpoint_seconds": 0.05, "resume": True,
@@ -220,3 +221,52 @@ def test_another_micro_batch_goes_on(tmp_path: Path) -> None:
     assert older.exists()
     for name, tensor in weights(tmp_path / "whole").items():
         torch.testing.assert_close(weights(tmp_path / "cut")[name], tensor, rtol=0, atol=1e-10)
+
+
+# Other data --------------------------------------------------------------------
+
+
+class WithData(Lines):
+    """A task that knows its data, and has a file for the folder."""
+
+    fingerprint_is, file = "sha256:one", b"one\n"
+
+    def fingerprint(self) -> str:
+        return self.fingerprint_is
+
+    def artifacts(self) -> dict[str, bytes]:
+        return {"vocabulary.txt": self.file}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        (
+            "fingerprint_is",
+            "sha256:two",
+            "{}: holds a run of other data (sha256:one, not sha256:",
+        ),
+        ("file", b"two\n", "{}/vocabulary.txt: is another one than the task's; give the data of"),
+    ],
+)
+@pytest.mark.parametrize("finished", [False, True])
+def test_other_data_are_refused_and_nothing_is_overwritten(
+    tmp_path: Path, name: str, value: Any, line: str, finished: bool
+) -> None:
+    task, settings = WithData(), Settings(device="cpu", micro_batch_size=64, resume=True)
+    fit(task, recipe(epochs=0.5), out=tmp_path, settings=settings)
+    if not finished:
+        (tmp_path / "summary.json").unlink()
+    elif name == "file":
+        return  # a run that has ended is not made again
+    setattr(task, name, value)
+    with pytest.raises(RunError) as caught:
+        fit(task, recipe(epochs=0.5), out=tmp_path, settings=settings)
+    assert str(caught.value).startswith(line.format(tmp_path))
+    assert str(caught.value).endswith("or choose another --out")
+    assert (tmp_path / "vocabulary.txt").read_bytes() == b"one\n"
+
+
+def test_two_processes_do_not_make_one_run(tmp_path: Path) -> None:
+    with locks.held(tmp_path), pytest.raises(RunError, match="another process works on it"):
+        train("lines", tmp_path)
