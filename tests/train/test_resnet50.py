@@ -143,7 +143,7 @@ def test_resnet50_on_two_processes(tmp_path: Path, kind: str) -> None:
     root = write_photographs(tmp_path / "data", train=80, val=4, scale=3)
     recipe = Recipe(
         batch_size=16,
-        lr=8.0 if kind == "lars" else 0.01,
+        lr=2.0 if kind == "lars" else 0.01,
         epochs=0.4,
         warmup_epochs=0.1,
         norm_batch_size=8,
@@ -164,10 +164,10 @@ def test_resnet50_on_two_processes(tmp_path: Path, kind: str) -> None:
     run("twice", resume=True)
     losses = [row.loss for row in records.load(tmp_path / "whole").updates]
     assert len(losses) == 6
-    assert min(losses[-2:]) < 0.8 * losses[0]
     assert [row.loss for row in records.load(tmp_path / "twice").updates] == losses
     found = weights(tmp_path / "twice")
     for name, tensor in weights(tmp_path / "whole").items():
         assert torch.equal(found[name], tensor), name
+    assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
     assert found["conv1.weight"].shape == (64, 3, 7, 7)
     assert found["fc.weight"].shape == (3, 2048)
