@@ -51,9 +51,7 @@ def write_run(
     writer = MetricsWriter(folder)
     share = recipe.batch_size / recipe.epoch_examples  # type: ignore[operator]
     writer.write(
-        Update(
-            update=s, epoch=(s + 1) * share, loss=loss, lr=lr(s), seconds=1.5 * (s + 1) / count
-        )
+        Update(update=s, epoch=(s + 1) * share, loss=loss, lr=lr(s), seconds=1.5 * (s + 1) / count)
         for s, loss in enumerate(losses)
     )
     writer.write(
