@@ -129,7 +129,13 @@ def _runs(name: str) -> list[records.Run]:
     """Return the finished runs under LEGW (and the base's) of an application's study."""
     place = HERE / LSTMS[name][0] / "runs"
     found = [records.load(folder) for folder in records.find_runs(place)]
-    return [run for run in found if run.status == "finished" and _is_legw(run.manifest)]
+    return [
+        run
+        for run in found
+        if run.status == "finished"
+        and _is_legw(run.manifest)
+        and any(row.metric is not None for row in run.evaluations)
+    ]
 
 
 def _is_legw(manifest: records.Manifest) -> bool:
