@@ -58,7 +58,7 @@ def all_points(recipe: Recipe, *, ramp: Ramp = "end") -> Iterator[Point]:
 def points(recipe: Recipe, *, ramp: Ramp = "end") -> list[Point]:
     """Return the schedule's curve in at most 1000 points that keep its shape.
 
-    The points are evenly spaced; added are the last update of the warmup and, for
+    The points are evenly spaced; added are the last updates of the warmup and, for
     each place where the rate jumps, the update before and the one after.
 
     Args and Raises as for `all_points`.
@@ -73,7 +73,7 @@ def points(recipe: Recipe, *, ramp: Ramp = "end") -> list[Point]:
     lr = in_steps(recipe, ramp=ramp)
     warmup = warmup_updates(recipe)
     even = {round(i * (count - 1) / (EVEN_POINTS - 1)) for i in range(EVEN_POINTS)}
-    corners = {u for u in (warmup - 1, warmup, warmup + 1) if 0 <= u < count}
+    corners = {u for u in range(warmup - 2, warmup + 2) if 0 <= u < count}
     kept = sorted(even | corners)
     falling = lr if recipe.decay.after_warmup else _without_warmup(recipe)
     jumps = {u for a, b in itertools.pairwise(kept) for u in _jump(falling, a, b)}

@@ -516,6 +516,11 @@ def trained(optimizer: Optimizer, scheduler: LRScheduler, step: Any = None) -> T
     return weight.detach()
 
 
+# Slow in the default suite alone: in a process that has imported and traced much else, torch
+# takes minutes for what is half a second in one of its own.
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "after", "beside"])
 @pytest.mark.parametrize("lr", [0.4, torch.tensor(0.4)], ids=["float", "tensor"])
 def test_a_compiled_step_sees_every_rate(when, lr) -> None:
@@ -532,6 +537,7 @@ def test_a_compiled_step_sees_every_rate(when, lr) -> None:
     torch.testing.assert_close(trained(optimizer, scheduler, step), expected)
 
 
+@pytest.mark.slow
 def test_a_tensor_rate_compiles_no_more_than_twice() -> None:
     """Once without and once with momentum's buffer: never for a new rate."""
     graphs = []
