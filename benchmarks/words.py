@@ -29,7 +29,9 @@ def synthetic(tokens: int = 929589, num_words: int = 10000) -> WordTask:
 
 def recipe(batch_size: int) -> Recipe:
     """Return the recipe at a constant, small rate."""
-    return replace(recipes.PTB_SMALL, batch_size=batch_size, lr=0.1, decay=Constant())
+    return replace(
+        recipes.PTB_SMALL, batch_size=batch_size, lr=0.1, warmup_epochs=0.0, decay=Constant()
+    )
 
 
 def measure(bf16_floors: bool) -> Iterator[Ratio]:
