@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from legw import cost, recipes, records, rules
+from legw import cost, files, recipes, records, rules
 from legw.apps import Options, find
 from legw.cli.plan import read_rate
 from legw.cli.probing import Unjudged
@@ -63,7 +63,7 @@ def main(words: list[str]) -> int:
             "gradient_bytes": speed.gradient_bytes,
             "passes": {str(size): seconds for size, seconds in speed.passes.items()},
         }  # fmt: skip
-        records.write_json(Path(options.out), found)
+        files.write_json(Path(options.out), found)
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from legw.errors import RunError
-from legw.records import write_atomically
+from legw.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

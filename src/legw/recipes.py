@@ -216,7 +216,7 @@ CIFAR10 = Recipe(
     num_examples=50000,
     source="to be tuned at batch 512: results/cifar10/tuning; LARS as in arXiv 1901.08256",
 )
-"""CIFAR-10, ResNet-18 with LARS: the form of ResNet-50's recipe. Tuned here, at 512 only.
+"""CIFAR-10, ResNet-18 with LARS: the form of ResNet-50's recipe. Not tuned yet.
 
 The trust coefficient is 10 times the usual one, and lr so much smaller: weights step as
 far, and biases and norms, which LARS leaves to plain momentum, not 10 times too far.
@@ -234,7 +234,7 @@ CIFAR10_MOMENTUM = Recipe(
     num_examples=50000,
     source="to be tuned at batch 512: results/cifar10/tuning-momentum",
 )
-"""CIFAR-10, ResNet-18 with Nesterov momentum and a cosine. Tuned here, at 512 only."""
+"""CIFAR-10, ResNet-18 with Nesterov momentum and a cosine. Not tuned yet."""
 
 CIFAR10_SMALL = Recipe(
     name="cifar10-small",

@@ -12,7 +12,6 @@ a killed run left half-written is passed over and reported, never an error.
 from __future__ import annotations
 
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterable
@@ -22,6 +21,7 @@ from typing import Any, Literal, TypeVar, get_type_hints
 
 from legw import recipe as recipes
 from legw.errors import LegwError, RunError, shown
+from legw.files import finite, write_json
 from legw.recipe import Recipe
 
 FORMAT = 1
@@ -255,34 +255,6 @@ def write_summary(folder: Path, summary: Summary) -> None:
     write_json(folder / "summary.json", asdict(summary))
 
 
-def write_json(path: Path, data: object) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never half.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written.
-    """
-    text = json.dumps(_finite(data), indent=2, ensure_ascii=False)
-    write_atomically(path, (text + "\n").encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file by temporary file, fsync and rename.
-
-    Raises:
-        RunError: the disk is full or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
-
-
 class MetricsWriter:
     """Appends rows to metrics.jsonl; `cut` takes back what a checkpoint does not know.
 
@@ -300,7 +272,7 @@ class MetricsWriter:
 
     def write(self, rows: Iterable[Update | Evaluation]) -> None:
         """Append rows; they reach the disk at the next `flush`."""
-        lines = (json.dumps(_finite(_row(row)), separators=(",", ":")) + "\n" for row in rows)
+        lines = (json.dumps(finite(_row(row)), separators=(",", ":")) + "\n" for row in rows)
         try:
             self._file.write("".join(lines).encode())
         except OSError as error:
@@ -398,14 +370,3 @@ def _typed(cls: type[Record], data: dict[str, Any]) -> Record:
         return msgspec.convert(data, type=cls)
     except msgspec.ValidationError as error:
         raise RunError(f"cannot be read: {error}") from None
-
-
-def _finite(value: Any) -> Any:
-    """Return the value with NaN and infinities as None: JSON has no word for them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from legw import locks, records, study
+from legw import files, locks, records, study
 from legw.errors import RunError
 from legw.records import Summary
 from legw.shards import WHOLE, Shard
@@ -152,4 +152,4 @@ def _same_data(make_task: MakeTask, folder: Path, known: str) -> Task:
 
 def write_table(rows: Iterable[Row], folder: Path) -> None:
     """Write table.json, one object a run."""
-    records.write_json(folder / "table.json", [asdict(row) for row in rows])
+    files.write_json(folder / "table.json", [asdict(row) for row in rows])

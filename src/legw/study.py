@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from legw import records, rivals, rules
+from legw import files, records, rivals, rules
 from legw.errors import RecipeError, RunError
 from legw.grid import Grid, differences, label, variants
 from legw.recipe import Recipe, check_count, from_dict, to_dict
@@ -371,7 +371,7 @@ def write(study: Study, folder: Path) -> None:
     """
     check_same(study, folder)
     content = {"format": FORMAT, **vars(study), "base": to_dict(study.base)}
-    records.write_json(folder / "study.json", content)
+    files.write_json(folder / "study.json", content)
 
 
 def check_same(study: Study, folder: str | Path) -> None:

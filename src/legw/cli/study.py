@@ -9,12 +9,12 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from legw import durations, evidence, grid, rivals, rules, shards, study, verdict
-from legw.cli import inputs, outputs, training
+from legw.cli import inputs, lists, outputs, training
 from legw.errors import LegwError, RunError, one_line
 from legw.recipe import Recipe
 from legw.shards import WHOLE, Shard
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from legw.train import Task
 
 # ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
-
-Value = TypeVar("Value", int, str)
-
-MOST = 1000
-"""Most numbers in a list of seeds or batch sizes: more is a slip of the finger."""
 
 ALWAYS_SAID = ("batch_sizes", "rules", "seeds")
 """Options that the command to run it again names even where they have their default."""
@@ -134,9 +129,9 @@ def read(options: Options) -> Study:
     return Study(
         task=options.app,
         base=training.overridden(base, epochs=options.epochs),
-        batch_sizes=_whole_numbers("--batch-sizes", options.batch_sizes, least=1),
+        batch_sizes=lists.whole_numbers("--batch-sizes", options.batch_sizes, least=1),
         rules=_rules(options.rules),
-        seeds=_seeds(options.seeds),
+        seeds=lists.seeds(options.seeds),
         grid=grid.parse(options.grid),
         tuned=rivals.read(options.tuned),
         holdout=options.holdout,
@@ -169,37 +164,7 @@ def _rules(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         rules.find(name)
-    return _no_twice("--rules", names)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds: a list, or the first N from 0 on."""
-    if "," in text:
-        return _whole_numbers("--seeds", text, least=0)
-    (count,) = _whole_numbers("--seeds", text, least=1)
-    if count > MOST:
-        raise LegwError(f"--seeds={count}: must be at most {MOST}")
-    return tuple(range(count))
-
-
-def _whole_numbers(name: str, text: str, *, least: int) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.removesuffix(",").split(",")]
-    here = f"{name}={one_line(text, 60)}"
-    if not all(part.isdecimal() and len(part) <= 16 for part in parts):
-        raise LegwError(f"{here}: must be whole numbers, separated by commas")
-    numbers = tuple(int(part) for part in parts)
-    if min(numbers) < least:
-        raise LegwError(f"{here}: must be at least {least}")
-    if len(numbers) > MOST:
-        raise LegwError(f"{here}: are {len(numbers)} numbers; at most {MOST}")
-    return _no_twice(name, numbers)
-
-
-def _no_twice(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
-    for value in values:
-        if values.count(value) > 1:
-            raise LegwError(f"{name}: {value} is given twice; leave one out")
-    return values
+    return lists.no_twice("--rules", names)
 
 
 # Doing it ---------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from legw import records
+from legw import files, records
 from legw.errors import RunError
 from legw.recipe import Recipe, to_dict
 from legw.records import Manifest, Summary
@@ -88,13 +88,13 @@ def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> N
     for name, content in artifacts.items():
         path = folder / name
         if not path.exists():
-            records.write_atomically(path, content)
+            files.write_atomically(path, content)
         elif path.read_bytes() != content:
             if known:
                 raise RunError(
                     f"{path}: is another one than the task's; give the data of the run's start, "
                     "or choose another --out"
                 )
-            records.write_atomically(path, content)
+            files.write_atomically(path, content)
     records.write_manifest(folder, manifest)
     (folder / "summary.json").unlink(missing_ok=True)

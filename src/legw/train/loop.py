@@ -19,16 +19,17 @@ from typing import Any
 
 import torch
 
-from legw import locks, records, rules
+from legw import locks, records
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
-from legw.records import Manifest, Status, Summary
+from legw.records import Status, Summary
 from legw.train import micro, norm, optim, state
 from legw.train.batches import Batches, derive, split
 from legw.train.course import Course
 from legw.train.dist import World, joined
 from legw.train.folder import Identity, claim, earlier_micro_batch, look
-from legw.train.machine import describe_device, environment, peak_memory
+from legw.train.machine import describe_device, peak_memory
+from legw.train.manifest import describe
 from legw.train.probe import Probe, measure
 from legw.train.recorder import Recorder
 from legw.train.settings import Settings
@@ -124,7 +125,16 @@ class _Run:
             return done
         self._build()
         content = self._restore()
-        manifest = self._manifest()
+        manifest = describe(
+            self.task,
+            self.course,
+            rule=self.rule,
+            seed=self.seed,
+            choice=self.choice,
+            precision=self.settings.precision,
+            world=self.world,
+            data=self.data,
+        )
         artifacts = getattr(self.task, "artifacts", dict)
         self.world.agree(lambda: claim(self.folder, manifest, artifacts()))
         self.recorder = Recorder(
@@ -217,31 +227,6 @@ class _Run:
             group=self.group,
             precision=self.settings.precision,
             memory_limit=self.settings.memory_limit,
-        )
-
-    def _manifest(self) -> Manifest:
-        rule = rules.RULES.get(self.rule)
-        return Manifest(
-            task=self.task.name,
-            rule=self.rule,
-            seed=self.seed,
-            base=self.base,
-            recipe=self.recipe,
-            num_examples=self.num_examples,
-            updates=self.course.updates,
-            micro_batch_size=self.choice.micro_batch_size,
-            precision=self.settings.precision,
-            world_size=self.world.size,
-            device=describe_device(self.world.device),
-            metric=self.task.metric.name,
-            higher_is_better=self.task.metric.higher_is_better,
-            data=self.data,
-            environment=environment(),
-            notes=tuple(rules.cautions(self.base, self.recipe, rule)) if rule else (),
-            extra={
-                "micro_batch_table": {str(m): r for m, r in self.choice.table.items()},
-                "micro_batch_measured": self.choice.measured,
-            },
         )
 
     # The updates --------------------------------------------------------------------

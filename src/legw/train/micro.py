@@ -25,8 +25,8 @@ from torch import nn
 from legw import locks
 from legw.durations import MICRO_BATCHES, cache_folder
 from legw.errors import RunError
+from legw.files import write_json
 from legw.recipe import Recipe
-from legw.records import write_json
 from legw.train import norm
 from legw.train.dist import World
 from legw.train.machine import (

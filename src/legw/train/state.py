@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from legw.errors import RunError
-from legw.records import write_atomically
+from legw.files import write_atomically
 
 KEPT = 2
 """How many checkpoints stay in a run folder."""
