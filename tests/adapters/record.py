@@ -23,8 +23,9 @@ def record(optimizer: Any, args: Any, kwargs: Any) -> None:
         RATES.append(float(optimizer.param_groups[0]["lr"]))
 
 
-torch.set_num_threads(1)
-register_optimizer_step_pre_hook(record)
-runpy.run_path(sys.argv[1], run_name="__main__")
-rank = os.environ.get("RANK", "0")
-print(f"rates of {rank}: {json.dumps(RATES)}", flush=True)
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    register_optimizer_step_pre_hook(record)
+    runpy.run_path(sys.argv[1], run_name="__main__")
+    rank = os.environ.get("RANK", "0")
+    print(f"rates of {rank}: {json.dumps(RATES)}", flush=True)

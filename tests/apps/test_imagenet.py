@@ -104,8 +104,11 @@ def test_a_lost_worker_is_an_error_and_not_a_wait(root: Path) -> None:
     (process,) = task.train[0].workers._pool._processes.values()
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    with pytest.raises(RunError, match="a process that decodes images was lost, perhaps for want"):
+    lost = "a process that decodes images was lost, perhaps for want"
+    with pytest.raises(RunError, match=lost):
         task.augment(task.batch(torch.arange(12), CPU), torch.arange(12))
+    with pytest.raises(RunError, match=lost):  # by now the pool itself knows
+        task.prefetch(torch.arange(12), torch.arange(12))
 
 
 # What can be wrong ------------------------------------------------------------------------

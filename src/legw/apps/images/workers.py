@@ -14,9 +14,10 @@ import os
 import signal
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,7 +80,8 @@ class Workers:
     def start(self, names: Sequence[str], seeds: Sequence[int] | None) -> None:
         """Have images decoded that will be taken soon; nothing without workers."""
         if self.count:
-            self._ahead[_key(names, seeds)] = self._submit(names, seeds)
+            with self._lost_is_an_error():
+                self._ahead[_key(names, seeds)] = self._submit(names, seeds)
             while len(self._ahead) > MOST_AHEAD:
                 _, dropped = self._ahead.popitem(last=False)
                 for future in dropped:
@@ -94,14 +96,9 @@ class Workers:
         """
         if not self.count:
             return decode_all(self.tree, self.transform, names, seeds)
-        futures = self._ahead.pop(_key(names, seeds), None) or self._submit(names, seeds)
-        try:
+        with self._lost_is_an_error():
+            futures = self._ahead.pop(_key(names, seeds), None) or self._submit(names, seeds)
             parts = [future.result() for future in futures]
-        except BrokenProcessPool:
-            raise RunError(
-                f"{self.tree.task}: a process that decodes images was lost, perhaps for want "
-                "of memory; give fewer --workers"
-            ) from None
         first = 0
         broken: dict[int, str] = {}
         for part in parts:
@@ -115,6 +112,17 @@ class Workers:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
             self._ahead.clear()
+
+    @contextmanager
+    def _lost_is_an_error(self) -> Iterator[None]:
+        """Say which process was lost: a broken pool shows in its results or at the next request."""
+        try:
+            yield
+        except BrokenProcessPool:
+            raise RunError(
+                f"{self.tree.task}: a process that decodes images was lost, perhaps for want "
+                "of memory; give fewer --workers"
+            ) from None
 
     def _submit(self, names: Sequence[str], seeds: Sequence[int] | None) -> list[Future[Decoded]]:
         """Cut a request into a piece for each worker."""
