@@ -25,16 +25,17 @@ def best_trials(table: Table) -> Table:
     return replace(table, cells=tuple(cells))
 
 
-def trials_of(table: Table) -> dict[tuple[str, int], list[Cell]]:
-    """Return the trials of each rival at each batch size."""
-    found: dict[tuple[str, int], list[Cell]] = {}
+def trials_of(table: Table) -> dict[tuple[str, str, int], list[Cell]]:
+    """Return the trials by (variant of the grid, rival, batch size)."""
+    found: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in table.cells:
         if rival(cell.rule):
-            found.setdefault((rival(cell.rule), cell.batch_size), []).append(cell)
+            place = (cell.variant, rival(cell.rule), cell.batch_size)
+            found.setdefault(place, []).append(cell)
     return found
 
 
-def shown_as(table: Table, rule: str, batch_size: int) -> str | None:
+def shown_as(table: Table, rule: str, batch_size: int, variant: str = "") -> str | None:
     """Return under which name a rule is shown; None for a trial that is not the best.
 
     >>> cells = [Cell(variant="", rule=f"tuned-adam lr={lr}", batch_size=64, metrics=(m,))
@@ -46,12 +47,12 @@ def shown_as(table: Table, rule: str, batch_size: int) -> str | None:
     name = rival(rule)
     if not name:
         return rule
-    members = trials_of(table).get((name, batch_size), [])
+    members = trials_of(table).get((variant, name, batch_size), [])
     return name if members and _best(table, members).rule == rule else None
 
 
 def costs(table: Table) -> list[str]:
-    """Return one line a rival and batch size: its best trial, and what all of them cost.
+    """Return one line a rival, batch size and variant: its best trial, and what all cost.
 
     >>> cells = [Cell(variant="", rule=f"tuned-adam lr={lr}", batch_size=64, metrics=(m,),
     ...               epochs=25.0) for lr, m in ((0.1, 0.8), (0.2, 0.9))]
@@ -60,14 +61,16 @@ def costs(table: Table) -> list[str]:
     epochs a seed, against 25 of an untuned rule.
     """
     lines = []
-    for (name, size), members in trials_of(table).items():
+    for (variant, name, size), members in trials_of(table).items():
         best = _best(table, members)
         epochs = sum(cell.epochs or 0 for cell in members)
-        one = max((c.epochs or 0 for c in table.cells if not rival(c.rule)), default=0)
+        untuned = [c for c in table.cells if c.variant == variant and not rival(c.rule)]
+        one = max((cell.epochs or 0 for cell in untuned), default=0)
         one = one or fmean(cell.epochs or 0 for cell in members)
+        under = f" under {variant}" if variant else ""
         chosen = best.rule.partition(" ")[2] if best.metrics else "none"
         lines.append(
-            f"{name} at batch {size}: {chosen} is the best of {len(members)} trials, by the "
+            f"{name} at batch {size}{under}: {chosen} is the best of {len(members)} trials, by the "
             f"metric shown; they cost {epochs:g} epochs a seed, against {one:g} of an untuned rule."
         )
     return lines

@@ -61,7 +61,8 @@ class Study:
     """Fields of the base recipe to vary, each with its values. Every combination is a
     base of its own."""
     tuned: rivals.Rivals = field(default_factory=dict)
-    """Optimizers that are tuned at each batch size but the base's, with their grids."""
+    """Optimizers that are tuned at each batch size but the base's, with their grids; under
+    a grid of bases once for each of them."""
     holdout: str = "test"
     """What the metric is measured on: test, or validation (part of the training data)."""
     command: str = field(default="", compare=False)
@@ -151,19 +152,14 @@ def plan(study: Study) -> Plan:
     """Return every run of a study, base batch first, and the cells that are undefined.
 
     Raises:
-        RecipeError: an unknown rule or field, a batch size below 1, or a base that
-            cannot be.
+        RecipeError: an unknown rule or field, a batch size below 1, a base that cannot
+            be, or a rival that tunes what the grid varies.
     """
     found = [rules.find(name) for name in study.rules]
-    if study.grid and study.tuned:
-        raise RecipeError(
-            f"{study.base.name}: a grid of bases and tuned rivals do not go together; "
-            "choose the base first"
-        )
     for batch_size in study.batch_sizes:
         check_count(study.base.name, "batch_size", batch_size)
     runs: dict[str, Planned] = {}
-    undefined = []
+    undefined, compared = [], []
     for variant, base in variants(study.base, study.grid):
         sizes = sorted(study.batch_sizes, key=lambda size: size != base.batch_size)
         for batch_size, rule in itertools.product(sizes, found):
@@ -176,12 +172,32 @@ def plan(study: Study) -> Plan:
             for seed in study.seeds:
                 run = _planned(variant, base, recipe, rule.name, seed)
                 runs.setdefault(run.name, run)
-    for batch_size in study.batch_sizes:
-        if batch_size != study.base.batch_size:
-            for name, recipe in rivals.trials(study.base, study.tuned, batch_size):
-                own = [_planned("", study.base, recipe, name, seed) for seed in study.seeds]
-                runs |= {run.name: run for run in own}
+        for batch_size in study.batch_sizes:
+            if batch_size != base.batch_size:
+                for name, recipe in rivals.trials(base, study.tuned, batch_size):
+                    own = [_planned(variant, base, recipe, name, seed) for seed in study.seeds]
+                    compared += own
+    _check_apart(study.base.name, compared)
+    runs |= {run.name: run for run in compared}
     return Plan(runs=tuple(runs.values()), undefined=tuple(undefined))
+
+
+def _check_apart(what: str, trials: Sequence[Planned]) -> None:
+    """Refuse rivals that tune what the grid varies: the same trials would count as several.
+
+    Raises:
+        RecipeError: a trial is the same under two combinations of the grid.
+    """
+    found: dict[tuple[str, int, int], list[Planned]] = {}
+    for trial in trials:
+        twins = found.setdefault((trial.rule, trial.recipe.batch_size, trial.seed), [])
+        for twin in twins:
+            if twin.recipe == trial.recipe:
+                raise RecipeError(
+                    f"{what}: {trial.rule} is the same under {twin.variant} and {trial.variant} "
+                    "of the grid; choose the base first, or vary what the rival does not set"
+                )
+        twins.append(trial)
 
 
 def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:

@@ -83,7 +83,7 @@ def reached(evidence: Evidence, target: float) -> list[Reach]:
     table, shown = evidence.table, best_trials(evidence.table)
     groups: dict[tuple[str, str, int], list[Run]] = {}
     for row, run in evidence.runs:
-        rule = shown_as(table, row.rule, row.batch_size)
+        rule = shown_as(table, row.rule, row.batch_size, row.variant)
         if rule is not None and row.status in ("finished", "diverged"):
             groups.setdefault((row.variant, rule, row.batch_size), []).append(run)
     found = []

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import faults
 from corpora import write_texts
@@ -96,6 +97,17 @@ def interrupt_run(number: int, event: str, patched: pytest.MonkeyPatch) -> None:
             signal.raise_signal(signal.SIGINT)
 
     patched.setattr(_Line, event, act)
+
+
+def write_images(root: Path) -> None:
+    """Write eight images of each of two classes to train on, and one to test on."""
+    for split, count in (("train", 8), ("test", 1)):
+        for grey, name in ((50, "cat"), (200, "dog")):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (32, 32), (grey, index, 0)).save(
+                    root / split / name / f"{index}.png"
+                )
 
 
 def table(folder: str = "out") -> list[dict[str, Any]]:
@@ -477,6 +489,25 @@ def test_words_of_a_text_are_counted_in_its_data(legw: Legw, tmp_path: Path) -> 
     tokens = sum(start % 5 + 4 for start in range(400))  # with the end of each line
     updates = [(tokens // size - 1) // 20 for size in (20, 40)]
     assert f"6 runs, {3 * sum(updates)} updates" in answer.out.splitlines()[-1]
+
+
+def test_broken_images_are_refused_or_left_out(legw: Legw, tmp_path: Path) -> None:
+    write_images(tmp_path / "images")
+    (tmp_path / "images/train/dog/0.png").write_bytes(b"no image")
+    words = "study cifar10-small --recipe small.toml --epochs 2 --seeds 1 --data images"
+    refused = legw(f"{words} --batch-sizes 4 --dry-run")
+    assert refused.code == 2
+    assert "dog/0.png: is no image that Pillow knows; replace it, or give --skip-b" in refused.err
+    answer = legw(f"{words} --batch-sizes 4 --dry-run --skip-broken")
+    assert "1 broken images are left out; the first" in answer.err
+    assert answer.out.splitlines()[-1] == "1 runs, 8 updates; 0 finished before"  # of 15, not 16
+
+
+def test_workers_are_handed_to_the_task(legw: Legw) -> None:
+    words = "study resnet50-imagenet --batch-sizes 512 --data images --dry-run --workers -1"
+    assert legw(words).err.startswith("legw: resnet50-imagenet: workers=-1: must be at least 0")
+    refused = legw(f"{STUDY} --batch-sizes 128 --seeds 1 --out out --workers 2")
+    assert refused.err.startswith("legw: digits-lstm: workers=2: is for cifar10, ")
 
 
 # The dry run ------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from expect import error_line
 from folders import BASE, write_study
-from legw import SGD, Adam, evidence, rivals, study, verdict
+from legw import SGD, Adam, evidence, report, rivals, study, verdict
 from legw.contest import best_trials, costs
 from legw.study import Study, plan
 from legw.table import Cell, Table
@@ -69,10 +69,42 @@ def test_a_rival_twice_and_an_unknown_field() -> None:
     assert "field 'lrr' is unknown; did you mean 'lr'?" in error_line(plan, asked)
 
 
-def test_a_grid_of_bases_with_rivals_is_refused() -> None:
-    assert error_line(plan, replace(ASKED, grid={"lr": (0.1, 0.2)})).startswith(
-        "mine: a grid of bases and tuned rivals do not go together"
+GRID = replace(ASKED, tuned=rivals.read(["adam lr=0.001,0.002"]), grid={"epochs": (4, 8)})
+
+
+def test_each_base_of_a_grid_has_its_own_trials() -> None:
+    trials = [run for run in plan(GRID).runs if run.rule.startswith("tuned-")]
+    assert [(run.variant, run.rule, run.recipe.epochs) for run in trials if run.seed == 0] == [
+        ("epochs=4", "tuned-adam lr=0.001", 4), ("epochs=4", "tuned-adam lr=0.002", 4),
+        ("epochs=8", "tuned-adam lr=0.001", 8), ("epochs=8", "tuned-adam lr=0.002", 8),
+    ]  # fmt: skip
+    assert all(run.base == replace(BASE, epochs=run.recipe.epochs) for run in trials)
+    assert len({run.name for run in plan(GRID).runs}) == len(plan(GRID).runs)
+
+
+@pytest.mark.parametrize("field", ["lr", "optimizer.momentum"])
+def test_a_rival_that_sets_what_the_grid_varies_is_refused(field: str) -> None:
+    first, second = f"{field}=0.1", f"{field}=0.2"
+    assert error_line(plan, replace(GRID, grid={field: (0.1, 0.2)})) == (
+        f"mine: tuned-adam lr=0.001 is the same under {first} and {second} of the grid; "
+        "choose the base first, or vary what the rival does not set"
     )
+
+
+def test_a_rival_under_a_grid_is_read_back_and_costs_its_own_trials(tmp_path: Path) -> None:
+    runs = write_study(tmp_path / "s", GRID)
+    (found,) = evidence.read(tmp_path)
+    assert {row.variant for row in found.rows} == {"epochs=4", "epochs=8"}
+    assert len(found.rows) == len(runs)
+    best = [(c.variant, c.rule) for c in best_trials(found.table).cells if c.batch_size == 64]
+    assert sorted(best) == [
+        (variant, rule) for variant in ("epochs=4", "epochs=8") for rule in ("legw", "tuned-adam")
+    ]
+    short, long = costs(found.table)
+    assert short.startswith("tuned-adam at batch 64 under epochs=4: lr=")
+    assert short.endswith("they cost 8 epochs a seed, against 4 of an untuned rule.")
+    assert long.endswith("they cost 16 epochs a seed, against 8 of an untuned rule.")
+    assert report.page([found])
 
 
 def cell(rule: str, *metrics: float, batch_size: int = 64, diverged: int = 0) -> Cell:

@@ -85,6 +85,11 @@ class Options:
     """Translation: the language that is translated, as the files' names end; en if not given."""
     target: inputs.Language = None
     """Translation: the language translated into, as the files' names end; de if not given."""
+    skip_broken: inputs.Flag = False
+    """Images: leave broken files out, and say how many, in place of an error."""
+    workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
+    """ImageNet: processes that decode images, for each of the --jobs; 0 for none, one for
+    each core less one if not given."""
     machine: OmitArgPrefixes[training.Machine] = field(default_factory=training.Machine)
     json: inputs.Flag = False
     """Print the runs as one JSON array; all else goes to stderr."""
@@ -225,12 +230,15 @@ def _task_maker(options: Options) -> Callable[[], Task]:
         vocabulary=options.vocabulary,
         source=options.source,
         target=options.target,
+        skip_broken=options.skip_broken,
+        workers=options.workers,
     )
 
 
 def _with_examples(plan: Plan, options: Options) -> Plan:
     """Let the task count its examples where the recipe cannot know them."""
-    usual = options.holdout == "test" and options.data is None and options.vocabulary is None
+    given = (options.data, options.vocabulary, options.skip_broken or None)
+    usual = options.holdout == "test" and given == (None, None, None)
     if usual and all(run.recipe.epoch_examples for run in plan.runs):
         return plan
     task = _task_maker(options)()

@@ -73,7 +73,7 @@ def recipes(evidence: Evidence) -> list[Plot]:
     rows = [
         replace(row, rule=name)
         for row in evidence.rows
-        if (name := shown_as(evidence.table, row.rule, row.batch_size))
+        if (name := shown_as(evidence.table, row.rule, row.batch_size, row.variant))
     ]
     return [
         Plot(scaling.recipe_by_batch(rows, table, field=field), f"{what} against batch size")
@@ -118,7 +118,7 @@ def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curv
             (u.epoch, u.loss) for u in run.updates if u.loss is not None and math.isfinite(u.loss)
         ]
         here = row.batch_size == size
-        rule = shown_as(evidence.table, row.rule, row.batch_size)
+        rule = shown_as(evidence.table, row.rule, row.batch_size, row.variant)
         if not points or rule is None or not (here or row.rule == BASE):
             continue
         smooth = means(points, max(8, min(SMOOTH, len(points) // 8)))
@@ -140,7 +140,7 @@ def _rates(evidence: Evidence, table: Table, size: int) -> list[Curve]:
     """Return one schedule a rule, and the base's."""
     curves: dict[str, Curve] = {}
     for row, run in evidence.runs:
-        rule = shown_as(evidence.table, row.rule, row.batch_size)
+        rule = shown_as(evidence.table, row.rule, row.batch_size, row.variant)
         name = table.name(row.variant, rule or "")
         if rule is None or rule in STEERING:
             continue  # the rates of a rule that steers are not in its recipe
