@@ -67,6 +67,29 @@ def test_a_loss_below_the_first_is_not_lost() -> None:
     assert not any(watch.add(loss) for loss in [2.0] + [0.01] * 100 + [1.9] * 100)
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [-1.0, -1.1] * 50 + [-0.9] * 200,  # stuck, a little worse than at first
+        [0.05] + [-0.1] * 60 + [0.1] * 200,  # about 0
+        [5.0] + [-40.0] * 60 + [-10.0] * 200,  # good, and then less good
+        [5.0] + [-40.0] * 60 + [30.0] * 200,
+    ],
+)
+def test_losses_below_zero_are_not_lost_for_that(losses: list[float]) -> None:
+    watch = Divergence()
+    assert not any(watch.add(loss) for loss in losses)
+
+
+def test_a_loss_that_rises_far_from_below_zero_is_lost() -> None:
+    watch = Divergence()
+    assert not any(watch.add(loss) for loss in [2.0] + [-1.0] * 60)
+    told = [watch.add(20.0) for _ in range(50)]
+    assert "the mean loss over 50 updates rose to 5.3, far above its lowest (-1) and the first" in (
+        told
+    )
+
+
 # Records ---------------------------------------------------------------------------
 
 

@@ -36,7 +36,9 @@ class Divergence:
     """Tells a lost run: its loss is not finite, or far above where it has been.
 
     Lost means that the mean over 50 updates is above 4 times the lowest such mean,
-    and above the first update's loss.
+    and above the first update's loss. A loss that goes below 0, as that of a density
+    does, has no "4 times": its mean must lie above the lowest by more than 3 times the
+    larger of the lowest's and the first loss's size.
 
     >>> watch = Divergence()
     >>> watch.add(2.0), watch.add(float("nan"))
@@ -57,13 +59,13 @@ class Divergence:
         if len(self.recent) < WINDOW:
             return ""
         mean = sum(self.recent) / WINDOW
-        self.lowest = min(self.lowest, mean)
-        if mean > 4 * self.lowest and mean > self.first:
-            return (
-                f"the mean loss over {WINDOW} updates rose to {mean:.4g}, "
-                f"over 4 times its lowest ({self.lowest:.4g})"
-            )
-        return ""
+        lowest = self.lowest = min(self.lowest, mean)
+        rose = f"the mean loss over {WINDOW} updates rose to {mean:.4g}, "
+        if lowest > 0:
+            lost = mean > 4 * lowest and mean > self.first
+            return f"{rose}over 4 times its lowest ({lowest:.4g})" if lost else ""
+        lost = mean - lowest > 3 * max(-lowest, abs(self.first))
+        return f"{rose}far above its lowest ({lowest:.4g}) and the first" if lost else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
