@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from legw import records
 from legw.recipe import Recipe
 from legw.records import Manifest, Update
 from legw.train import Metric, Observer, Settings, Task, fit
 from legw.train.step import Precision
+from legw.train.ways import Way
 
 WARM_UP = 2
 """Rounds at the start that do not count: memory is allocated, kernels are chosen."""
@@ -63,6 +65,7 @@ def race(
     rounds: int,
     block: int = 1,
     precision: Precision = "fp32",
+    lanes: int | Literal["auto"] = "auto",
     floor: float | None = None,
 ) -> Ratio:
     """Train with `fit`, and let a rival make as many updates after every block of its own.
@@ -77,12 +80,12 @@ def race(
         rival: another loop, which makes one update when asked for its next loss.
         rounds: rounds that count.
         block: updates of each side in a round.
-        precision: of ours.
+        precision, lanes: of ours.
         floor: what the ratio must reach.
     """
     turns = _Turns(rival, block)
-    run(task, recipe, (WARM_UP + rounds) * block, turns, precision)
-    return Ratio(name, turns.ratios[WARM_UP:], floor, f"micro-batch {turns.micro_batch_size}")
+    way = run(task, recipe, (WARM_UP + rounds) * block, turns, precision=precision, lanes=lanes)
+    return Ratio(name, turns.ratios[WARM_UP:], floor, f"micro-batch {way}")
 
 
 def run(
@@ -90,9 +93,11 @@ def run(
     recipe: Recipe,
     updates: int,
     observer: Observer | None = None,
+    *,
     precision: Precision = "fp32",
-) -> int:
-    """Make so many updates with `fit`, as it comes; return the micro-batch that it chose."""
+    lanes: int | Literal["auto"] = "auto",
+) -> Way:
+    """Make so many updates with `fit`, as it comes; return the way that it chose."""
     epochs = updates * recipe.batch_size / task.num_examples(recipe.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -100,12 +105,15 @@ def run(
             _Unjudged(task),
             replace(recipe, epochs=epochs),
             out=out,
-            settings=Settings(device="cpu", precision=precision, checkpoint_seconds=1e9),
+            settings=Settings(
+                device="cpu", precision=precision, lanes=lanes, checkpoint_seconds=1e9
+            ),
             observers=[observer] if observer else [],
         )
         if summary.status != "finished":  # Ctrl-C, for one
             raise SystemExit(f"benchmarks: {task.name}: {summary.status}: {summary.reason}")
-        return records.read_manifest(out).micro_batch_size
+        manifest = records.read_manifest(out)
+        return Way(manifest.micro_batch_size, manifest.lanes)
 
 
 class _Turns(Observer):
@@ -113,12 +121,10 @@ class _Turns(Observer):
 
     def __init__(self, rival: Iterator[float], block: int) -> None:
         self.ratios: list[float] = []
-        self.micro_batch_size = 0
         self._rival, self._block = rival, block
         self._done = 0
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
-        self.micro_batch_size = manifest.micro_batch_size
         self._began = time.perf_counter()
 
     def on_update(self, row: Update) -> None:

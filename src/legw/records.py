@@ -50,6 +50,8 @@ class Manifest:
     """Optimizer updates of the whole run."""
     micro_batch_size: int
     """Most examples per forward and backward pass."""
+    lanes: int = 1
+    """Micro-batches that a process works on at once."""
     precision: str = "fp32"
     """fp32, or bf16 (autocast; weights and optimizer state stay fp32)."""
     world_size: int = 1

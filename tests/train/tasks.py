@@ -20,6 +20,7 @@ class Lines:
 
     name = "lines"
     metric = Metric("error", higher_is_better=False)
+    concurrent = True
 
     def __init__(self, examples: int = 200) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -78,6 +79,7 @@ class Streams:
 
     name = "streams"
     metric = Metric("loss", higher_is_better=False)
+    concurrent = True
     window = 4
 
     def __init__(self, tokens: int = 3000) -> None:

@@ -50,6 +50,7 @@ class RowTask:
     """
 
     metric = Metric("accuracy")
+    concurrent = True
 
     def __init__(
         self,

@@ -70,9 +70,10 @@ class Display(Observer):
         table = manifest.extra.get("micro_batch_table", {})
         if not table or not manifest.extra.get("micro_batch_measured"):
             return
-        rates = ", ".join(f"{size}: {rate:,.0f}" for size, rate in table.items())
+        rates = ", ".join(f"{way}: {rate:,.0f}" for way, rate in table.items())
+        at_once = f", {manifest.lanes} at once," if manifest.lanes > 1 else ""
         self._console.print(
-            f"{self._title}: micro-batch {manifest.micro_batch_size} is fastest here "
+            f"{self._title}: micro-batch {manifest.micro_batch_size}{at_once} is fastest here "
             f"(examples/s at {rates})",
             highlight=False,
             markup=False,

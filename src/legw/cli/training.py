@@ -30,6 +30,8 @@ class Machine:
 
     micro_batch_size: Annotated[str, arg(metavar="N|auto")] = "auto"
     """Examples per forward and backward pass; auto measures which is fastest here."""
+    lanes: Annotated[str, arg(metavar="N|auto")] = "auto"
+    """Micro-batches at once on a CPU; auto measures it along with the micro-batch."""
     memory_limit: Annotated[Optional[str], arg(metavar="SIZE", help_behavior_hint="")] = None
     """Most memory for micro-batches, as in 6GiB; 80 % of what is free if not given."""
     device: str = "auto"
@@ -50,7 +52,8 @@ class Machine:
         from legw.train import Settings
 
         return Settings(
-            micro_batch_size=_micro_batch_size(self.micro_batch_size),
+            micro_batch_size=_count("micro-batch-size", self.micro_batch_size),
+            lanes=_count("lanes", self.lanes),
             memory_limit=None if self.memory_limit is None else read_bytes(self.memory_limit),
             device=self.device,
             precision=self.precision,
@@ -62,11 +65,11 @@ class Machine:
         )
 
 
-def _micro_batch_size(text: str) -> int | Literal["auto"]:
+def _count(option: str, text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isdecimal() or int(text) < 1:
-        raise RunError(f"--micro-batch-size={text}: must be auto or a whole number, at least 1")
+        raise RunError(f"--{option}={text}: must be auto or a whole number, at least 1")
     return int(text)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -26,8 +27,22 @@ CAVEAT = (
 """What stands under the charts; Shallue et al. 2019, arXiv 1811.03600, section 2.3."""
 
 
+def contents(everything: Sequence[Evidence]) -> Html:
+    """Return links to the sections of several studies, with the folder that each lies in."""
+    if len(everything) < 2:
+        return Html("")
+    above = os.path.commonpath([evidence.folder.absolute() for evidence in everything])
+    items = []
+    for number, evidence in enumerate(everything):
+        place = os.path.relpath(evidence.folder.absolute(), above)
+        where = f" ({place})" if place != os.curdir else ""
+        link = tag("a", title(evidence), href=f"#study-{number}")
+        items.append(tag("li", link, where))
+    return tag("nav", tag("ul", items), aria_label="Studies")
+
+
 def section(evidence: Evidence, number: int, target: float | None = None) -> Html:
-    """Return a study's part of the page; `number` tells its charts from those of others.
+    """Return a study's part of the page; `number` tells it and its charts from others.
 
     Args:
         evidence: the study.
@@ -37,7 +52,7 @@ def section(evidence: Evidence, number: int, target: float | None = None) -> Htm
     found = evidence.table
     return tag(
         "section",
-        tag("h1", _title(evidence, found)),
+        tag("h1", title(evidence)),
         tag("p", verdict.sentence(found), class_="verdict") if evidence.rows else "",
         [tag("p", line, class_="facts") for line in facts(evidence)],
         _results(found) if found.cells else "",
@@ -46,10 +61,13 @@ def section(evidence: Evidence, number: int, target: float | None = None) -> Htm
         _notes(evidence),
         _again(evidence),
         _runs(evidence),
+        id=f"study-{number}",
     )
 
 
-def _title(evidence: Evidence, found: Table) -> str:
+def title(evidence: Evidence) -> str:
+    """Return the task, the batch sizes and the rules, in one line."""
+    found = evidence.table
     rules = [name for name in found.rules if name != BASE]
     sizes = found.batch_sizes
     if not sizes:
@@ -120,12 +138,15 @@ def _cell(found: Table, cell: Cell | None, several: bool) -> Html:
 
 
 def _lines(found: Table, cell: Cell) -> list[Html]:
-    """Return what the table says of a cell, what went wrong in red."""
+    """Return what the table says of a cell, what went wrong in red; `±` stays with its number."""
     looks = {"diverged": "line bad", "unfinished": "line mute", "missing": "line mute"}
-    return [
-        tag("span", line, class_=looks.get(line.partition(" ")[0], "line"))
-        for line in found.text(cell)
-    ]
+    lines = []
+    for line in found.text(cell):
+        mean, sign, half = line.partition("±")
+        spread = tag("span", sign + half, class_="keep") if sign else ""
+        look = looks.get(line.partition(" ")[0], "line")
+        lines.append(tag("span", mean, spread, class_=look))
+    return lines
 
 
 def _numbers(evidence: Evidence, found: Table) -> Html:
@@ -135,7 +156,7 @@ def _numbers(evidence: Evidence, found: Table) -> Html:
             "from the base", "95 % interval"]  # fmt: skip
     several = len(found.variants) > 1
     rows = []
-    for cell in (cell for cell in found.cells if not cell.reason):
+    for cell in (cell for cell in found.by_batch if not cell.reason):
         own = [row for row in evidence.rows if _same(row, cell)]
         rows.append(_number_row(found, cell, own, several))
     caption = (
@@ -185,13 +206,13 @@ def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
         "Lines join means over finished runs; bars are 95 % intervals, cut off at the chart's "
         f"edge; small points are single runs. {found.length()}"
     )
-    across = "of each variant" if len(found.batch_sizes) == 1 else "against batch size"
+    caveat = CAVEAT if len(found.batch_sizes) > 1 else ""
     parts = [
-        tag("h2", f"{found.metric.capitalize()} {across}"),
+        tag("h2", f"{found.metric.capitalize()} {plots.across(found)}"),
         _key(found),
         _chart(plots.overview(evidence), f"chart-{number}"),
         tag("p", caption, class_="caption"),
-        tag("p", CAVEAT, class_="caption"),
+        tag("p", caveat, class_="caption") if caveat else "",
         *_costs(evidence, f"chart-{number}", target),
         *_recipes(evidence, f"chart-{number}"),
         tag("h2", "Training loss and learning rate"),
@@ -204,7 +225,7 @@ def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
     caption = (
         "Thick: means over stretches of the run; thin: single updates, thinned without losing "
         "peaks. The base, in grey, is repeated to compare with. Seconds are at the run's mean "
-        f"speed. {CAVEAT}"
+        f"speed. {caveat}"
     )
     return join(parts, tag("p", caption, class_="caption"))
 
@@ -336,7 +357,8 @@ def _run(row: Row, run: Run, found: Table) -> Html:
         "device": manifest.device,
         "precision": manifest.precision,
         "processes": str(manifest.world_size),
-        "micro-batch size": str(manifest.micro_batch_size),
+        "micro-batch size": str(manifest.micro_batch_size)
+        + (f", {manifest.lanes} at once" if manifest.lanes > 1 else ""),
         "data": manifest.data,
         **{key: str(value) for key, value in manifest.environment.items()},
     }

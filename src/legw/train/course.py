@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from legw import rules, schedule
 from legw.recipe import Recipe
 from legw.train.adascale import MOST_LENGTH, AdaScale, MeasuredBatch, micro_gradient
+from legw.train.dist import World
+from legw.train.lanes import LanedBatch, tried
 from legw.train.step import GlobalBatch, Gradient
 from legw.train.task import Task
 
@@ -24,7 +26,7 @@ class Course:
 
     def __init__(self, task: Task, recipe: Recipe, base: Recipe, rule: str) -> None:
         known = rules.RULES.get(rule)
-        self.recipe, self.base = recipe, base
+        self.task, self.recipe, self.base = task, recipe, base
         self.steered = known is not None and known.steers and recipe != base
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         self.num_examples = task.num_examples(recipe.batch_size)
@@ -67,10 +69,26 @@ class Course:
         )
         return self._each
 
-    def global_batch(self, *args: Any, **kwargs: Any) -> GlobalBatch:
+    def lanes(
+        self, asked: int | Literal["auto"], world: World, group: int, *, compiled: bool
+    ) -> tuple[int, ...]:
+        """Return which numbers of lanes the run may choose from.
+
+        A rule that steers looks at micro-gradients one after the other, and batch-norm's
+        statistics are made in one place.
+
+        Raises:
+            RunError: more than one is asked for where there can be only one.
+        """
+        apart = world.device.type == "cpu" and world.size == 1 and group == 1
+        return tried(asked, self.task, apart and not compiled and not self.steered)
+
+    def global_batch(self, *args: Any, lanes: int, **kwargs: Any) -> GlobalBatch:
         """Return the global batch, such that its gradient shows what the rule needs."""
         if self.steered:
             return MeasuredBatch(*args, each=self._each, **kwargs)
+        if lanes > 1:
+            return LanedBatch(*args, lanes=lanes, **kwargs)
         return GlobalBatch(*args, **kwargs)
 
     def rate(self, update: int, gradient: Gradient) -> float:

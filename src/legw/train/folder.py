@@ -68,13 +68,13 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
         )
 
 
-def earlier_micro_batch(folder: Path, world_size: int, device: str) -> int | None:
-    """Return the micro-batch of the run in the folder, if it was made on such a machine."""
+def earlier_way(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
+    """Return the micro-batch and lanes of the run in the folder, if made on such a machine."""
     if not (folder / "manifest.json").exists():
         return None
     found = records.read_manifest(folder)
     same_machine = (found.world_size, found.device) == (world_size, device)
-    return found.micro_batch_size if same_machine else None
+    return (found.micro_batch_size, found.lanes) if same_machine else None
 
 
 def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> None:

@@ -27,7 +27,7 @@ from legw.train import micro, norm, optim, state
 from legw.train.batches import Batches, derive, split
 from legw.train.course import Course
 from legw.train.dist import World, joined
-from legw.train.folder import Identity, claim, earlier_micro_batch, look
+from legw.train.folder import Identity, claim, earlier_way, look
 from legw.train.machine import describe_device, peak_memory
 from legw.train.manifest import describe
 from legw.train.probe import Probe, measure
@@ -195,6 +195,7 @@ class _Run:
             self.recipe,
             world=self.world,
             micro_batch_size=self.choice.micro_batch_size,
+            lanes=self.choice.lanes,
             group=self.group,
             batches=Batches(
                 lambda epoch: self.task.order(self.seed, epoch, batch_size),
@@ -207,18 +208,15 @@ class _Run:
         )
 
     def _micro_batch(self, most: int) -> micro.Choice:
-        """Return the size that is given, or that a resumed run has, or else the fastest.
-
-        Args:
-            most: examples that it may have at most.
-        """
-        given = self.settings.micro_batch_size
-        if given != "auto":
-            return micro.Choice(min(given, most), {}, measured=False)
+        """Return the size that is given, or that a resumed run has, or the fastest up to `most`."""
+        size, compiled = self.settings.micro_batch_size, self.settings.compile
+        lanes = self.course.lanes(self.settings.lanes, self.world, self.group, compiled=compiled)
+        if size != "auto":
+            return micro.Choice(min(size, most), {}, measured=False, lanes=lanes[0])
         device = describe_device(self.world.device)
-        before = self.world.agree(lambda: earlier_micro_batch(self.folder, self.world.size, device))
-        if before:
-            return micro.Choice(before, {}, measured=False)
+        before = self.world.agree(lambda: earlier_way(self.folder, self.world.size, device))
+        if before and before[1] in lanes:
+            return micro.Choice(before[0], {}, measured=False, lanes=before[1])
         return micro.choose(
             self.task,
             self.model,
@@ -227,6 +225,7 @@ class _Run:
             group=self.group,
             precision=self.settings.precision,
             memory_limit=self.settings.memory_limit,
+            lanes=lanes,
         )
 
     # The updates --------------------------------------------------------------------

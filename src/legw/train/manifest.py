@@ -45,6 +45,7 @@ def describe(
         num_examples=course.num_examples,
         updates=course.updates,
         micro_batch_size=choice.micro_batch_size,
+        lanes=choice.lanes,
         precision=precision,
         world_size=world.size,
         device=describe_device(world.device),

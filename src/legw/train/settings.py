@@ -16,6 +16,9 @@ class Settings:
 
     micro_batch_size: int | Literal["auto"] = "auto"
     """Examples per forward and backward pass, at least 1; auto measures what is fastest."""
+    lanes: int | Literal["auto"] = "auto"
+    """Micro-batches at once on a CPU, each with its share of the threads; auto measures this
+    along with the micro-batch, and is 1 where that is given."""
     memory_limit: int | None = None
     """Bytes that a process may use for micro-batches; None is 80 % of what is free."""
     device: str = "auto"
@@ -35,9 +38,11 @@ class Settings:
     and longer than an evaluation takes, which the first process makes alone."""
 
     def __post_init__(self) -> None:
-        size = self.micro_batch_size
-        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise RunError(f"micro_batch_size={size!r}: must be 'auto' or a number, at least 1")
+        for name in ("micro_batch_size", "lanes"):
+            value = getattr(self, name)
+            number = isinstance(value, int) and not isinstance(value, bool)
+            if value != "auto" and not (number and value >= 1):
+                raise RunError(f"{name}={value!r}: must be 'auto' or a number, at least 1")
         if self.precision not in ("fp32", "bf16"):
             raise RunError(f"precision={self.precision!r}: must be fp32 or bf16")
         if not self.patience_seconds > 0:

@@ -167,11 +167,8 @@ class GlobalBatch:
 
     def _accumulate(self, update: int) -> Tensor:
         """Sum gradients over this process's micro-batches; return (loss, weight) sums."""
-        ids_B = _pinned(self.batches.ids(update), self.world.device)
+        ids_B = _pinned(self._begin(update), self.world.device)
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
-        if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
-            self.carried = [None] * len(self.parts)  # an epoch begins
-        self._before = list(self.carried)
         for index, slots in enumerate(self.parts):
             self._announce(update * len(self.parts) + index)
             batch = self._load(update, ids_B[slots], slots)
@@ -196,16 +193,28 @@ class GlobalBatch:
             self.costs.compute += time.perf_counter() - began
         return sums
 
+    def _begin(self, update: int) -> Tensor:
+        """Return the update's example ids; where an epoch begins, no state is carried into it."""
+        ids_B = self.batches.ids(update)
+        if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
+            self.carried = [None] * len(self.parts)
+        self._before = list(self.carried)
+        return ids_B
+
     def _after_part(self, index: int, weight: Any) -> None:
         """Look at the gradient after a micro-batch."""
 
     def _load(self, update: int, ids: Tensor, slots: slice) -> Any:
         began = time.perf_counter()
-        batch = self.task.batch(ids, self.world.device)
-        if self._augment is not None:
-            batch = self._augment(batch, self._draws(ids, self.batches.epochs(update)[slots]))
+        batch = self._read(update, ids, slots)
         self.costs.data += time.perf_counter() - began
         return batch
+
+    def _read(self, update: int, ids: Tensor, slots: slice) -> Any:
+        batch = self.task.batch(ids, self.world.device)
+        if self._augment is None:
+            return batch
+        return self._augment(batch, self._draws(ids, self.batches.epochs(update)[slots]))
 
     @property
     def share(self) -> slice:
@@ -219,9 +228,7 @@ class GlobalBatch:
             update: the one whose gradient was formed last.
             slots: a part of `share`.
         """
-        spent = self.costs.data
-        batch = self._load(update, self.batches.ids(update)[slots], slots)
-        self.costs.data = spent  # the loop books it under probes
+        batch = self._read(update, self.batches.ids(update)[slots], slots)
         if self._before[0] is None:
             return batch, None
         first = self.share.start
@@ -303,12 +310,30 @@ def forward_and_backward(
 
     Loss and state come back cut from the graph that made them.
     """
-    device = next(model.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        loss, weight, after = task.loss(model, batch, state)
+    loss, weight, after = summed_loss(task, model, batch, state, precision)
     (loss if factor == 1.0 else loss * factor).backward()  # type: ignore[no-untyped-call]
-    carried = None if after is None else tuple(tensor.detach() for tensor in after)
-    return loss.detach(), weight, carried
+    return loss.detach(), weight, after
+
+
+def summed_loss(
+    task: Task,
+    model: nn.Module,
+    batch: Any,
+    state: State,
+    precision: Precision,
+    *,
+    alone: bool = True,
+) -> tuple[Tensor, Any, State]:
+    """Return a micro-batch's loss with its graph, its weight, and the state cut from the graph.
+
+    Unless it is `alone`, weights are cast to half precision for itself: autocast keeps one
+    cast for all threads, and with it a part of the graph.
+    """
+    kind = next(model.parameters()).device.type
+    low = precision == "bf16"
+    with torch.autocast(kind, torch.bfloat16, enabled=low, cache_enabled=low and alone):
+        loss, weight, after = task.loss(model, batch, state)
+    return loss, weight, None if after is None else tuple(tensor.detach() for tensor in after)
 
 
 def _joined(states: list[State]) -> State:

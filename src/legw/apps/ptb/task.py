@@ -96,6 +96,11 @@ class WordTask:
         self._holdout = holdout
         self._resident: dict[tuple[str, torch.device], Tensor] = {}
 
+    @property
+    def concurrent(self) -> bool:
+        """Whether lanes may serve it: a model with dropout draws from torch's generator."""
+        return self.size.keep == 1
+
     def num_examples(self, batch_size: int) -> int:
         """Return the windows of an epoch, over all streams: a multiple of the batch size.
 

@@ -1,0 +1,189 @@
+"""Several micro-batches at once on a CPU, each in a lane: a thread with its share of the cores.
+
+A micro-batch that stays in the caches is too small to keep several cores busy: they wait
+for each other after every operation. In lanes they work apart, and meet once an update.
+Which lane takes which micro-batch, and the order in which the lanes are summed up, are
+fixed: so a run is the same each time.
+
+A task says with ``concurrent = True`` that lanes may serve it: its `batch`, `augment` and
+`loss` draw no random numbers from torch's generator and change nothing that another call sees.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from legw.errors import RunError
+from legw.train.step import GlobalBatch, Precision, summed_loss
+from legw.train.task import State, Task
+
+T = TypeVar("T")
+
+
+def tried(asked: int | Literal["auto"], task: Task, suits: bool) -> tuple[int, ...]:
+    """Return which numbers of lanes a run may choose from.
+
+    Args:
+        asked: what the user says.
+        task: whether it is `concurrent`.
+        suits: whether everything else allows lanes.
+
+    Raises:
+        RunError: more than one is asked for where there can be only one.
+    """
+    possible = suits and getattr(task, "concurrent", False)
+    if asked == "auto":
+        threads = torch.get_num_threads()
+        return (1, threads) if possible and threads > 1 else (1,)
+    if asked > 1 and not possible:
+        raise RunError(
+            f"{task.name}: lanes={asked}: needs a task that is concurrent (no dropout, no "
+            "batch-norm), one process on a CPU, a model that is not compiled, and another rule "
+            "than adascale; leave --lanes out"
+        )
+    return (asked,)
+
+
+class Lanes:
+    """Threads that work side by side, each with its share of the cores.
+
+    Args:
+        count: how many, at least 2.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._cores = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="lane")
+
+    def run(self, work: Callable[[int], T]) -> list[T]:
+        """Call `work` with 0 .. count - 1, all at once; return what they return, in order.
+
+        If one fails, the others are waited for and the first error is raised.
+        """
+        started = threading.Barrier(self.count)  # so that each is a thread of its own
+
+        def own(lane: int) -> T:
+            torch.set_num_threads(max(self._cores // self.count, 1))
+            started.wait()
+            return work(lane)
+
+        futures = [self._pool.submit(own, lane) for lane in range(self.count)]
+        wait(futures)
+        torch.set_num_threads(self._cores)  # threads that begin later ask what was set last
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+
+
+class Sums:
+    """Gradients added up outside of ``p.grad``, which all lanes share.
+
+    Args:
+        parameters: whose gradients.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self.grads: list[Tensor | None] = [None] * len(parameters)
+        self._owned = [False] * len(parameters)
+
+    def add(self, grads: list[Tensor | None]) -> None:
+        """Add gradients, which stay as they are: two of them may share their memory."""
+        for place, grad in enumerate(grads):
+            total = self.grads[place]
+            if grad is None:
+                continue
+            if total is None:
+                self.grads[place] = grad
+            elif self._owned[place]:
+                total.add_(grad)
+            else:
+                self.grads[place] = total + grad
+                self._owned[place] = True
+
+    def result(self) -> list[Tensor | None]:
+        """Return the sums, each in memory of its own."""
+        return [
+            grad if grad is None or owned else grad.clone()
+            for grad, owned in zip(self.grads, self._owned, strict=True)
+        ]
+
+
+def add_gradient(
+    task: Task,
+    model: nn.Module,
+    batch: Any,
+    state: State,
+    *,
+    precision: Precision,
+    parameters: list[nn.Parameter],
+    sums: Sums,
+) -> tuple[Tensor, Any, State]:
+    """Add one micro-batch's gradient to the sums; return its loss, weight and state."""
+    loss, weight, after = summed_loss(task, model, batch, state, precision, alone=False)
+    sums.add(list(torch.autograd.grad(loss, parameters, allow_unused=True)))
+    return loss.detach(), weight, after
+
+
+class LanedBatch(GlobalBatch):
+    """A global batch whose micro-batches are worked on in lanes.
+
+    Args:
+        lanes: how many, at least 2; the others as for `GlobalBatch`.
+    """
+
+    def __init__(self, *args: Any, lanes: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lanes = Lanes(lanes)
+
+    def _accumulate(self, update: int) -> Tensor:
+        """Sum gradients over all micro-batches; return (loss, weight) sums."""
+        ids_B = self._begin(update)
+        drawn = torch.get_rng_state()
+        found = self._lanes.run(lambda lane: self._lane(lane, update, ids_B))
+        if not torch.equal(drawn, torch.get_rng_state()):
+            raise RunError(
+                f"{self.task.name}: its loss draws random numbers, so it cannot be concurrent; "
+                "drop that member, or train with --lanes 1"
+            )
+        total = Sums(self._parameters)
+        for sums, _ in found:
+            total.add(sums.grads)
+        for parameter, grad in zip(self._parameters, total.result(), strict=True):
+            parameter.grad = grad
+        return torch.stack([numbers for _, numbers in found]).sum(0)
+
+    def _lane(self, lane: int, update: int, ids_B: Tensor) -> tuple[Sums, Tensor]:
+        """Take every micro-batch whose turn it is; return gradients, and (loss, weight)."""
+        sums, numbers = Sums(self._parameters), torch.zeros(2, dtype=torch.float64)
+        loading = computing = 0.0
+        for index in range(lane, len(self.parts), self._lanes.count):
+            began = time.perf_counter()
+            batch = self._read(update, ids_B[self.parts[index]], self.parts[index])
+            loaded = time.perf_counter()
+            loss, weight, self.carried[index] = add_gradient(
+                self.task,
+                self._wrapped,
+                batch,
+                self.carried[index],
+                precision=self.precision,
+                parameters=self._parameters,
+                sums=sums,
+            )
+            numbers[0] += loss
+            numbers[1] += weight
+            loading += loaded - began
+            computing += time.perf_counter() - loaded
+        if lane == 0:  # the lanes are alike, and one clock is enough
+            self.costs.data += loading
+            self.costs.compute += computing
+        return sums, numbers

@@ -1,0 +1,145 @@
+"""Which ways of cutting a batch to time, and which of them to take. Plain arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from legw.errors import RunError
+
+SMALLEST = 16
+"""Below this many examples a micro-batch is never worth its overhead."""
+
+GIVE_UP = 0.6
+"""The ladder ends after two sizes in a row below this share of the best throughput."""
+
+NEAR = 0.8
+"""Sizes above this share of the best are timed again, `ROUNDS` times in turn."""
+
+ROUNDS = 2
+
+CLOSE = 0.98
+"""Of ways this close to the best the one with the fewest examples at once is taken: it needs
+less memory."""
+
+K = TypeVar("K")
+
+
+class Way(NamedTuple):
+    """How a batch is cut, and how many pieces are worked on at once.
+
+    >>> str(Way(128)), str(Way(64, lanes=2)), Way.read("2 x 64")
+    ('128', '2 x 64', Way(size=64, lanes=2))
+    """
+
+    size: int
+    """Examples in a micro-batch."""
+    lanes: int = 1
+    """Micro-batches at once."""
+
+    def __str__(self) -> str:
+        return str(self.size) if self.lanes == 1 else f"{self.lanes} x {self.size}"
+
+    @classmethod
+    def read(cls, text: str) -> Way:
+        """Return what was written with `str`."""
+        lanes, _, size = text.rpartition(" x ")
+        return cls(int(size), int(lanes or 1))
+
+    @property
+    def examples(self) -> int:
+        """Examples at once."""
+        return self.size * self.lanes
+
+
+def ladder(share: int, group: int = 1) -> list[int]:
+    """Return the sizes to try for a process's share of the batch: whole groups, ascending.
+
+    >>> ladder(100)
+    [16, 32, 64, 100]
+    >>> ladder(512, group=128)
+    [128, 256, 512]
+    """
+    size = max(SMALLEST, group)
+    sizes = []
+    while size < share:
+        sizes.append(size)
+        size *= 2
+    return [*sizes, share]
+
+
+def climb(sizes: list[K], measure: Callable[[K], float], known: dict[K, float]) -> dict[K, float]:
+    """Measure sizes in ascending order until larger ones no longer fit or pay.
+
+    Args:
+        sizes: what to try, ascending: numbers, or ways.
+        measure: size -> examples per second, 0 where it does not fit.
+        known: what was measured before.
+
+    >>> climb([16, 32, 64, 128], {16: 90.0, 32: 100.0, 64: 50.0, 128: 40.0}.__getitem__, {})
+    {16: 90.0, 32: 100.0, 64: 50.0, 128: 40.0}
+    """
+    table: dict[K, float] = {}
+    slow = 0
+    for place, size in enumerate(sizes):
+        table[size] = known[size] if size in known else measure(size)
+        slow = slow + 1 if table[size] < GIVE_UP * max(table.values()) else 0
+        seen_further = any(larger in known for larger in sizes[place + 1 :])
+        if (table[size] == 0 or slow == 2) and not seen_further:
+            break
+    return table
+
+
+def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, float]:
+    """Time the sizes that come near the best again, in turn, and keep each one's best.
+
+    Other work on the machine slows whatever is timed at that moment, and one look at
+    each size would take that for the size's own.
+
+    Args:
+        table: examples per second of each size.
+        measure: size -> examples per second.
+
+    >>> again = {32: 110.0, 64: 70.0}
+    >>> settle({16: 50.0, 32: 80.0, 64: 90.0}, again.__getitem__)
+    {16: 50.0, 32: 110.0, 64: 90.0}
+    """
+    near = [size for size, rate in table.items() if rate and rate >= NEAR * max(table.values())]
+    if len(near) < 2:
+        return table
+    found = dict(table)
+    for _ in range(ROUNDS):
+        for size in near:
+            found[size] = max(found[size], measure(size))
+    return found
+
+
+def best(table: dict[Way, float], share: int) -> Way:
+    """Return the way whose throughput over a whole share is close to the best, with the least
+    memory.
+
+    A share that is no multiple of what is worked on at once ends with a short round, which is
+    counted as if it took as long as a full one.
+
+    Raises:
+        RunError: no size fits.
+
+    >>> best({Way(16): 50.0, Way(32): 99.0, Way(64): 100.0, Way(128): 0.0}, share=640)
+    Way(size=32, lanes=1)
+    >>> best({Way(16): 100.0, Way(20): 90.0}, share=20)
+    Way(size=20, lanes=1)
+    >>> best({Way(32): 100.0, Way(16, lanes=2): 120.0}, share=32)
+    Way(size=16, lanes=2)
+    """
+    rates = {
+        way: rate * share / (-(-share // way.examples) * way.examples)
+        for way, rate in table.items()
+    }
+    top = max(rates.values())
+    if top == 0:
+        raise RunError(
+            f"micro_batch_size: not even {min(table).size} examples fit into the memory limit; "
+            "raise --memory-limit or give --micro-batch-size"
+        )
+    near = [way for way, rate in rates.items() if rate >= CLOSE * top]
+    return min(near, key=lambda way: (way.examples, way.lanes))
