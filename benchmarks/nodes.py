@@ -5,30 +5,38 @@
 
 The nodes are network namespaces of this machine, joined by a cable (a veth pair) whose
 both ends `tc ... tbf` holds to the link's rate; one process trains on each, with one
-thread. The prediction is `legw plan`'s, from passes measured on one such process alone.
+thread. The prediction is `legw plan`'s, from passes measured apart from the training: on
+both nodes at once, for they share this machine's memory and cores; and from the latency
+of a small message, which is measured too. Training chooses its own micro-batch, as `legw
+train` does. Each round measures the passes and then trains at every batch size, so that
+both sides see the same machine; medians over the rounds count.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import math
 import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from legw import cost, files, recipes, records, rules
+from legw import cost, files, recipes, records, rules, schedule
 from legw.apps import Options, find
 from legw.cli.plan import read_rate
 from legw.cli.probing import Unjudged
 from legw.cost import Network, Speed
 from legw.recipe import Recipe
 from legw.train.machine import environment
+from legw.train.ways import Way
 
 SKIPPED = 3
 """Updates at the start that do not count: kernels are chosen, memory is allocated."""
@@ -38,30 +46,35 @@ ADDRESSES = ("10.78.0.1", "10.78.0.2")
 BURST = "128kb"
 
 
+LEAST_SECONDS = 4.0
+"""A run has as many updates as are predicted to take so long, if that is more than asked for."""
+
+
 def main(words: list[str]) -> int:
     """Predict and measure each batch size; print a line each, and write them as JSON."""
     options = _options(words)
-    if options.worker:
-        return _train(options)
+    if options.role:
+        return ROLES[options.role](options)
     sizes = [int(size) for size in options.batch_sizes.split(",")]
-    speed = _speed(options, sizes)
-    network = Network()
-    if options.nodes > 1:
-        rate = read_rate(options.link.replace("gbit", "Gbit").replace("mbit", "Mbit"))
-        network = Network(devices=2, bandwidth=rate, latency_seconds=options.latency)
-    rows = []
+    rounds = []
     with _nodes(options.link) if options.nodes > 1 else contextlib.nullcontext():
-        for size in sizes:
-            rows.append(_row(options, size, speed, network))
-            print(_line(rows[-1]), flush=True)
+        for _ in range(options.rounds):
+            speed, network = _speed(options), _network(options)
+            rounds.append([_row(options, size, speed, network) for size in sizes])
+            print(*map(_line, rounds[-1]), sep="\n", flush=True)
+    rows = [_median(each) for each in zip(*rounds, strict=True)]
+    if options.rounds > 1:
+        print("medians", *map(_line, rows), sep="\n")
     errors = [abs(row["predicted"] / row["measured"] - 1) for row in rows]
     print(f"median error {statistics.median(errors):.0%}, largest {max(errors):.0%}")
     if options.out:
         found = {
-            "app": options.app, "nodes": options.nodes, "rows": rows, "device": speed.device,
-            "link": options.link if options.nodes > 1 else None, "environment": environment(),
-            "gradient_bytes": speed.gradient_bytes,
+            "app": options.app, "nodes": options.nodes, "rows": rows, "rounds": options.rounds,
+            "device": speed.device, "link": options.link if options.nodes > 1 else None,
+            "latency_seconds": network.latency_seconds, "environment": environment(),
+            "gradient_bytes": speed.gradient_bytes, "step_seconds": speed.step_seconds,
             "passes": {str(size): seconds for size, seconds in speed.passes.items()},
+            "lanes": {str(Way(*way)): seconds for way, seconds in speed.rounds.items()},
         }  # fmt: skip
         files.write_json(Path(options.out), found)
     return 0
@@ -71,109 +84,168 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("app")
     parser.add_argument("--batch-sizes", default="128,512,2048,8192")
-    parser.add_argument("--updates", type=int, default=53)
+    parser.add_argument("--updates", type=int, default=53, help="of each run, at least")
+    parser.add_argument("--rounds", type=int, default=1, help="of passes and trainings")
     parser.add_argument("--nodes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--link", default="1gbit", help="as tc writes it")
-    parser.add_argument("--latency", type=float, default=1e-4, help="seconds of a message")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default="")
-    parser.add_argument("--worker", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--micro-batch-size", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--role", choices=[*ROLES], default="", help=argparse.SUPPRESS)
+    parser.add_argument("--into", default="", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
 def _recipe(app: str, batch_size: int) -> Recipe:
     """Return the base with another batch and no warmup: only its time counts here."""
-    from dataclasses import replace
-
     plain = rules.apply(replace(recipes.find(app), warmup_epochs=0.0), batch_size, rules.SQRT)
     return replace(plain, lr=plain.lr / 100)  # it must not diverge
 
 
-def _speed(options: argparse.Namespace, sizes: list[int]) -> Speed:
-    """Measure one process's passes, alone."""
-    from legw.probes.speed import measure
-    from legw.train.dist import World, choose_device
+def _speed(options: argparse.Namespace) -> Speed:
+    """Measure the passes on every node at once; return their means."""
+    with tempfile.TemporaryDirectory() as folder:
+        _run(["--role", "passes", "--into", folder], options, joined=False)
+        found = [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
 
-    task = find(options.app, Options())
-    world = World(choose_device(options.device))
-    return measure(
-        task, _recipe(options.app, min(sizes)), world=world,
-        largest=-(-max(sizes) // options.nodes), seconds=1.0,
-    )  # fmt: skip
+    def mean(name: str) -> dict[Way, float]:
+        tables = [each[name] for each in found]
+        shared = set.intersection(*(set(table) for table in tables))
+        return {Way.read(way): statistics.fmean(t[way] for t in tables) for way in shared}
+
+    return Speed(
+        passes={way.size: seconds for way, seconds in mean("passes").items()},
+        rounds=mean("rounds"),
+        step_seconds=statistics.fmean(each["step_seconds"] for each in found),
+        gradient_bytes=found[0]["gradient_bytes"],
+        device=found[0]["device"],
+    )
+
+
+def _network(options: argparse.Namespace) -> Network:
+    """Return what joins the nodes: the link's rate as given, the latency as measured."""
+    if options.nodes == 1:
+        return Network()
+    with tempfile.TemporaryDirectory() as folder:
+        _run(["--role", "latency", "--into", folder], options)
+        latency = float((Path(folder) / "0").read_text())
+    rate = read_rate(options.link.replace("gbit", "Gbit").replace("mbit", "Mbit"))
+    return Network(devices=options.nodes, bandwidth=rate, latency_seconds=latency)
+
+
+def _median(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a batch size's row of medians over the rounds."""
+    names = ("predicted", "measured", "predicted_sync")
+    return rows[0] | {name: statistics.median(row[name] for row in rows) for name in names}
 
 
 def _row(options: argparse.Namespace, size: int, speed: Speed, network: Network) -> dict[str, Any]:
     timing = cost.timing(speed, size, network)
+    updates = max(options.updates, SKIPPED + math.ceil(LEAST_SECONDS / timing.seconds))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
-        words = [
-            options.app, "--batch-sizes", str(size), "--updates", str(options.updates),
-            "--device", options.device, "--micro-batch-size", str(timing.micro_batch_size),
-            "--worker", str(out),
-        ]  # fmt: skip
-        _run(words, options.nodes)
-        seconds = [row.seconds for row in records.load(out).updates]
-    counted = seconds[SKIPPED:]
-    measured = (counted[-1] - counted[0]) / (len(counted) - 1)
+        words = ["--batch-sizes", str(size), "--updates", str(updates)]
+        _run([*words, "--role", "train", "--into", str(out)], options)
+        run = records.load(out)
+    counted = [row.seconds for row in run.updates][SKIPPED:]
     return {
         "batch_size": size,
         "updates": len(counted) - 1,
+        "epoch_updates": schedule.updates(
+            replace(run.manifest.recipe, epochs=1), run.manifest.num_examples
+        ),
         "predicted": timing.seconds,
-        "measured": measured,
+        "measured": (counted[-1] - counted[0]) / (len(counted) - 1),
         "predicted_sync": timing.sync_seconds,
-        "micro_batch_size": timing.micro_batch_size,
+        "predicted_way": str(Way(timing.micro_batch_size, timing.lanes)),
+        "measured_way": str(Way(run.manifest.micro_batch_size, run.manifest.lanes)),
     }
 
 
 def _line(row: dict[str, Any]) -> str:
     return (
         f"batch {row['batch_size']:>6}: predicted {row['predicted']:.4f} s/update "
-        f"(of it {row['predicted_sync']:.4f} synchronisation), measured {row['measured']:.4f} "
-        f"over {row['updates']} updates: {row['predicted'] / row['measured'] - 1:+.0%}"
+        f"(of it {row['predicted_sync']:.4f} synchronisation; {row['predicted_way']}), measured "
+        f"{row['measured']:.4f} over {row['updates']} updates ({row['measured_way']}): "
+        f"{row['predicted'] / row['measured'] - 1:+.0%}"
     )
 
 
 # On one process or on two nodes -------------------------------------------------------
 
 
-def _run(words: list[str], nodes: int) -> None:
-    """Train in a process of its own, or by torchrun on both nodes."""
-    module = ["-m", "benchmarks.nodes", *words]
-    if nodes == 1:
+def _run(words: list[str], options: argparse.Namespace, *, joined: bool = True) -> None:
+    """Do a role in a process of its own on each node; joined, by torchrun."""
+    module = ["-m", "benchmarks.nodes", options.app, "--device", options.device,
+              "--nodes", str(options.nodes)]  # fmt: skip
+    module += words if "--batch-sizes" in words else [*words, "--batch-sizes", options.batch_sizes]
+    if options.nodes == 1:
         subprocess.run([sys.executable, *module], check=True)
         return
     processes = []
     for number, space in enumerate(SPACES):
         launch = [
-            "ip", "netns", "exec", space, sys.executable, "-m", "torch.distributed.run",
-            "--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1",
-            "--master-addr", ADDRESSES[0], "--master-port", "29417", *module,
-        ]  # fmt: skip
-        variables = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable"}
-        processes.append(subprocess.Popen(launch, env=os.environ | variables))
+            "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(number),
+            "--nproc-per-node", "1", "--master-addr", ADDRESSES[0], "--master-port", "29417",
+        ] if joined else []  # fmt: skip
+        inside = ["ip", "netns", "exec", space, sys.executable, *launch, *module]
+        variables = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable",
+                     "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
+        processes.append(subprocess.Popen(inside, env=os.environ | variables))
     codes = [process.wait(1200) for process in processes]
     if any(codes):
         raise SystemExit(f"a node ended with {codes}")
 
 
+def _passes(options: argparse.Namespace) -> int:
+    """Write how fast this process is while the other nodes measure too."""
+    from legw.probes.speed import measure
+    from legw.train.dist import World, choose_device
+
+    sizes = [int(size) for size in options.batch_sizes.split(",")]
+    found = measure(
+        find(options.app, Options()),
+        _recipe(options.app, min(sizes)),
+        world=World(choose_device(options.device)),
+        largest=-(-max(sizes) // options.nodes),
+        lanes=options.nodes == 1,
+    )
+    keys = {name: {str(Way(*key) if isinstance(key, tuple) else Way(key)): seconds
+                   for key, seconds in getattr(found, name).items()}
+            for name in ("passes", "rounds")}  # fmt: skip
+    files.write_json(Path(options.into) / f"{os.getpid()}.json", vars(found) | keys)
+    return 0
+
+
+def _latency(options: argparse.Namespace) -> int:
+    """Write what one message takes: an all-reduce of a number by two is two of them in turn."""
+    from legw.probes.speed import all_reduce_seconds
+    from legw.train.dist import joined
+
+    with joined(options.device) as world:
+        seconds = all_reduce_seconds(world, 4, repeats=200) / 2
+        if world.first:
+            (Path(options.into) / "0").write_text(repr(seconds))
+    return 0
+
+
 def _train(options: argparse.Namespace) -> int:
     """Be one process of a run, which is not evaluated."""
-    from dataclasses import replace
-
     from legw.train import Settings, fit
 
     size = int(options.batch_sizes)
     task = find(options.app, Options())
     recipe = _recipe(options.app, size)
     epochs = options.updates * size / task.num_examples(size)
-    settings = Settings(
-        micro_batch_size=options.micro_batch_size, device=options.device, checkpoint_seconds=1e9
-    )
+    settings = Settings(device=options.device, checkpoint_seconds=1e9)
     summary = fit(
-        Unjudged(task), replace(recipe, epochs=epochs), out=options.worker, settings=settings
+        Unjudged(task), replace(recipe, epochs=epochs), out=options.into, settings=settings
     )
     return 0 if summary.status == "finished" else 1
+
+
+ROLES: dict[str, Callable[[argparse.Namespace], int]] = {
+    "passes": _passes, "latency": _latency, "train": _train,
+}  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -4,12 +4,15 @@ With W devices, a batch of B examples, and micro-batches of m examples:
 
     update = compute(ceil(B / W)) + step + exposed synchronisation
     compute(b) = floor(b / m) * pass(m) + pass(b mod m)            pass: measured here
+    compute(b) = floor(b / n*m) * round(n, m) + the rest           in n lanes, one process
     ring = 2*(W - 1) * latency + 2*(W - 1)/W * bytes / bandwidth
     tree = 2*ceil(log2(W)) * latency + 2 * bytes / bandwidth
-    exposed = max(0, min(ring, tree) - overlap * 2/3 * pass(last piece))
+    exposed = max(0, min(ring, tree) - overlap * 2/3 * pass(last piece)) + numbers
+    numbers = 2*ceil(log2(W)) * latency
 
-An all-reduce runs while the last micro-batch goes backward, as far as `overlap` says; a
-backward pass takes two thirds of a whole one. Beyond one machine this is a model, not a
+The gradients' all-reduce runs while the last micro-batch goes backward, as far as `overlap`
+says; a backward pass takes two thirds of a whole one. A second one, of a few numbers, sums
+loss and weight, and nothing hides it. Beyond one machine this is a model, not a
 measurement. Reference of the two all-reduces: Thakur et al. 2005, "Optimization of
 collective communication operations in MPICH", section 4.5.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from legw import rules, schedule, theory
@@ -29,6 +32,9 @@ from legw.theory import NoiseScale
 
 BACKWARD = 2 / 3
 """Share of a pass that goes backward: two matrix products for each one forward."""
+
+NUMBERS_BYTES = 32
+"""What the second all-reduce of an update sums: loss, weight, and what processes ask for."""
 
 CLOSE = 1.1
 """Of batches whose time is this close to the least, the smallest is recommended."""
@@ -48,6 +54,9 @@ class Speed:
     """Half the middle half of repeated measurements, as a share of their median."""
     device: str = ""
     """What was measured."""
+    rounds: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    """(examples in a micro-batch, micro-batches at once) -> seconds of such a round, where
+    the task can be trained in lanes; only a single process is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +95,8 @@ class Timing:
     """The one that is fastest for a device's share."""
     compute_seconds: float
     """Passes of the device with the largest share."""
+    lanes: int = 1
+    """Micro-batches at once."""
     step_seconds: float
     """Clipping, optimizer step, book-keeping."""
     sync_seconds: float
@@ -195,25 +206,29 @@ def timing(speed: Speed, batch_size: int, network: Network) -> Timing:
             f"{network.devices}; take fewer devices or a larger batch"
         )
     share = -(-batch_size // network.devices)
-    micro, compute = min(
-        ((size, _passes(speed, share, size)) for size in speed.passes),
-        key=lambda each: (each[1], each[0]),
-    )
+    compute, micro, lanes = min(_ways(speed, share, alone=network.devices == 1))
     sync = network.sync_seconds
     if sync is None:
         hidden = network.overlap * BACKWARD * pass_seconds(speed.passes, share % micro or micro)
         sync = max(sync_seconds(speed.gradient_bytes, network) - hidden, 0.0)
+        sync += sync_seconds(NUMBERS_BYTES, network)
     return Timing(
         micro_batch_size=min(micro, share),
+        lanes=lanes,
         compute_seconds=compute,
         step_seconds=speed.step_seconds,
         sync_seconds=sync,
     )
 
 
-def _passes(speed: Speed, share: int, micro: int) -> float:
-    whole, rest = divmod(share, micro)
-    return whole * speed.passes[micro] + pass_seconds(speed.passes, rest)
+def _ways(speed: Speed, share: int, *, alone: bool) -> Iterator[tuple[float, int, int]]:
+    """Return (seconds, examples in a micro-batch, lanes) of every way to work on a share."""
+    for micro in speed.passes:
+        whole, rest = divmod(share, micro)
+        yield whole * speed.passes[micro] + pass_seconds(speed.passes, rest), micro, 1
+    for (micro, lanes), seconds in speed.rounds.items() if alone else ():
+        whole, rest = divmod(share, micro * lanes)
+        yield (whole + min(rest / micro, 1.0)) * seconds, micro, lanes
 
 
 def options(

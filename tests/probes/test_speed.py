@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ class Slow(Lines):
         return super().loss(model, batch, state)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_passes_take_what_they_take() -> None:
     found = speed.measure(Slow(), recipe(), world=CPU, largest=128, seconds=0.05)
     assert sorted(found.passes) == [16, 32, 64, 128]
@@ -62,6 +71,24 @@ def test_batch_norm_groups_stay_whole() -> None:
         Normalised(), recipe(norm_batch_size=24), world=CPU, largest=96, seconds=0.01
     )
     assert sorted(found.passes) == [24, 48, 96]
+
+
+class Alone(Slow):
+    """The same, but lanes may not serve it."""
+
+    concurrent = False
+
+
+def test_as_many_lanes_as_threads_are_timed_where_they_can_be(two_threads: None) -> None:
+    found = speed.measure(Slow(), recipe(), world=CPU, largest=64, seconds=0.05)
+    assert sorted(found.passes) == [16, 32, 64] and sorted(found.rounds) == [(16, 2), (32, 2)]
+    for (size, _), seconds in found.rounds.items():
+        assert seconds >= 0.002 + 0.0001 * size
+    assert found.rounds[32, 2] < 2 * found.passes[32], "they wait at the same time"
+    for task, lanes in ((Slow(), False), (Alone(), True)):
+        assert not speed.measure(
+            task, recipe(), world=CPU, largest=32, lanes=lanes, seconds=0.01
+        ).rounds
 
 
 def test_a_rare_interruption_does_not_count() -> None:

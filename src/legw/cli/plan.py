@@ -179,9 +179,13 @@ def _measured(
             world=world,
             largest=-(-max(sizes) // max(network.devices, world.size)),
             precision=options.precision,
+            lanes=network.devices == 1 and not rules.find(options.rule).steers,
         )
         if world.size > 1:  # what joins these processes is measured, not modelled
-            sync = probe.all_reduce_seconds(world, found.gradient_bytes)
+            sync = sum(
+                probe.all_reduce_seconds(world, size)
+                for size in (found.gradient_bytes, cost.NUMBERS_BYTES)
+            )
             network = Network(devices=world.size, sync_seconds=sync)
         return (found if world.first else replace(found, device="")), network
 
@@ -283,7 +287,11 @@ def _as_json(
         "app": options.app,
         "rule": options.rule,
         "base": to_dict(base),
-        "speed": asdict(speed) | {"passes": {str(k): v for k, v in speed.passes.items()}},
+        "speed": asdict(speed)
+        | {
+            "passes": {str(size): seconds for size, seconds in speed.passes.items()},
+            "rounds": {f"{n} x {size}": seconds for (size, n), seconds in speed.rounds.items()},
+        },
         "network": asdict(network)
         | {"bandwidth": None if network.bandwidth == float("inf") else network.bandwidth},
         "noise_scale": None if noise is None else asdict(noise),

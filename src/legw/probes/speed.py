@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from legw.errors import RunError
 from legw.recipe import Recipe
 from legw.train import micro, norm, optim
 from legw.train.dist import World
+from legw.train.lanes import tried
 from legw.train.machine import describe_device
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
+from legw.train.ways import SMALLEST, Way, climb, ladder
 
 ENOUGH_SECONDS = 0.4
 """How long each thing is timed, at least `LEAST` and at most `MOST` times."""
@@ -30,11 +33,14 @@ def measure(
     world: World,
     largest: int,
     precision: Precision = "fp32",
+    lanes: bool = True,
     seconds: float = ENOUGH_SECONDS,
 ) -> Speed:
     """Return what this device does: the time of a pass, for each micro-batch size.
 
     Sizes go up from 16 in powers of 2 until two in a row no longer pay, or one does not fit.
+    Where the task can be trained in lanes, as many micro-batches at once as there are
+    threads are timed too, as `legw train` does.
 
     Args:
         task: whose loss is timed.
@@ -42,6 +48,7 @@ def measure(
         world: this process; each times its own device.
         largest: most examples that a device will have of a batch, at least 1.
         precision: fp32, or bf16 (autocast).
+        lanes: whether the runs that are planned may use them.
         seconds: how long each size is timed.
 
     Raises:
@@ -53,46 +60,51 @@ def measure(
     ids = task.order(0, 0, recipe.batch_size)
     spreads: list[float] = []
 
-    def passing(size: int) -> Callable[[], None]:
-        own = ids[torch.arange(size) % len(ids)]
-
-        def one() -> None:
-            batch = task.batch(own, world.device)
-            forward_and_backward(task, model, batch, None, precision=precision)
-            norm.forget(model)
-
-        return one
-
-    def rate(size: int) -> float:
-        try:
-            quartile, spread = timed(passing(size), world.device, seconds)
-        except (torch.OutOfMemoryError, MemoryError):
-            return 0.0
-        finally:
-            model.zero_grad(set_to_none=True)
+    def rate(way: Way) -> float:
+        with contextlib.ExitStack() as held:
+            one = micro.passing(task, model, ids, way, world=world, precision=precision, held=held)
+            try:
+                quartile, spread = timed(one, world.device, seconds)
+            except (torch.OutOfMemoryError, MemoryError):
+                return 0.0
+            finally:
+                norm.forget(model)
+                model.zero_grad(set_to_none=True)
         spreads.append(spread)
-        return size / quartile
+        return way.examples / quartile
 
-    table = {s: r for s, r in micro.climb(micro.ladder(largest, group), rate, {}).items() if r > 0}
-    if not table:
-        raise RunError(f"speed: not even {micro.SMALLEST} examples fit into memory; free some")
-    passes = {size: size / found for size, found in table.items()}
-    step = _step(model, recipe, passing(min(passes)))
+    apart = world.device.type == "cpu" and world.size == 1 and group == 1
+    sizes = ladder(largest, group)
+    table: dict[Way, float] = {}
+    for count in tried("auto", task, lanes and apart):
+        ways = [Way(size, count) for size in sizes if count == 1 or size * count <= largest]
+        table |= climb(ways, rate, {})
+    times = {way: way.examples / found for way, found in table.items() if found > 0}
+    passes = {way.size: time for way, time in times.items() if way.lanes == 1}
+    if not passes:
+        raise RunError(f"speed: not even {SMALLEST} examples fit into memory; free some")
+    forward_and_backward(
+        task, model, task.batch(ids[: min(passes)], world.device), None, precision=precision
+    )
+    norm.forget(model)
     return Speed(
         passes=passes,
-        step_seconds=timed(step, world.device, seconds)[0],
+        rounds={way: time for way, time in times.items() if way.lanes > 1},
+        step_seconds=timed(_step(model, recipe), world.device, seconds)[0],
         gradient_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         spread=statistics.median(spreads),
         device=describe_device(world.device),
     )
 
 
-def _step(
-    model: torch.nn.Module, recipe: Recipe, gradient: Callable[[], None]
-) -> Callable[[], None]:
-    """Return what an update does beside its passes: the gradient's norm, its scaling, the step."""
+def _step(model: torch.nn.Module, recipe: Recipe) -> Callable[[], None]:
+    """Return what an update does beside its passes: the gradient's norm, its scaling, the step.
+
+    Args:
+        model: with gradients.
+        recipe: its optimizer, at a rate of 0.
+    """
     optimizer = optim.build(recipe.optimizer, model, 0.0)
-    gradient()
     slopes = [p.grad for p in model.parameters() if p.grad is not None]
 
     def rest() -> None:
