@@ -79,6 +79,20 @@ class Table:
         return sorted({c.batch_size for c in self.cells}, key=lambda size: (size != base, size))
 
     @cached_property
+    def by_batch(self) -> list[Cell]:
+        """The cells by variant, batch size and rule, whenever they were planned."""
+        variants, sizes, rules = self.variants, self.batch_sizes, self.rules
+
+        def place(cell: Cell) -> tuple[int, int, int]:
+            return (
+                variants.index(cell.variant),
+                sizes.index(cell.batch_size),
+                rules.index(cell.rule),
+            )
+
+        return sorted(self.cells, key=place)
+
+    @cached_property
     def rules(self) -> list[str]:
         """The rules' names, the base first."""
         names = dict.fromkeys(cell.rule for cell in self.cells)

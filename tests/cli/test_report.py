@@ -16,7 +16,7 @@ import pytest
 
 from browser import CHROMIUM, Browser
 from folders import BASE, write_run, write_study
-from legw import evidence, report
+from legw import evidence, report, study
 from legw.report import markdown
 from legw.study import Study, plan
 
@@ -262,6 +262,29 @@ def test_several_studies_are_sections_of_one_page(tmp_path: Path) -> None:
     assert [tag for tag, _ in shown.tags].count("h1") == 2
     names = [attributes["id"] for attributes, _ in shown.scripts if "id" in attributes]
     assert len(set(names)) == len(names) == 28
+    links = [attributes["href"] for tag, attributes in shown.tags if tag == "a"]
+    there = [f"#{attributes['id']}" for tag, attributes in shown.tags if tag == "section"]
+    assert links == there == ["#study-0", "#study-1"]
+    assert "other: batch 16 to 512, legw, linear (two)" in shown.text
+    assert "a" not in [tag for tag, _ in page(tmp_path / "one").tags]
+
+
+def test_the_numbers_go_by_batch_whenever_a_run_was_made(tmp_path: Path) -> None:
+    write_study(tmp_path / "s", replace(ASKED, batch_sizes=(16, 64, 128)))
+    study.write(replace(ASKED, batch_sizes=(16, 128), rules=("linear",)), tmp_path / "s")
+    (found,) = evidence.read(tmp_path / "s")
+    lines = [(cell.batch_size, cell.rule) for cell in found.table.by_batch]
+    assert lines == [
+        (16, "base"), (64, "linear"), (64, "legw"), (128, "linear"), (128, "legw"),
+    ]  # fmt: skip
+    assert [cell.batch_size for cell in found.table.cells] != [size for size, _ in lines]
+
+
+def test_a_study_of_one_batch_speaks_neither_of_variants_nor_of_scaling(tmp_path: Path) -> None:
+    write_study(tmp_path / "s", replace(ASKED, batch_sizes=(16,)))
+    shown = page(tmp_path)
+    assert "Accuracy at batch 16" in shown.text
+    assert "perfect scaling" not in shown.text
 
 
 LONG = "x" * 10_000
@@ -445,6 +468,25 @@ def test_nothing_is_wider_than_the_window(drawn: Browser, width: int, dark: bool
     drawn.wait("document.documentElement.scrollWidth <= window.innerWidth")
     paper = drawn.run("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+
+
+def test_the_result_of_eight_batch_sizes_fits_on_a_wide_page(tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: page not drawn here")
+    sizes = (16, 24, 32, 48, 64, 96, 128, 192)
+    write_study(tmp_path / "s", replace(ASKED, batch_sizes=sizes))
+    path = tmp_path / "page.html"
+    path.write_text(report.page(evidence.read(tmp_path / "s")), encoding="utf-8")
+    hidden = "[...document.querySelectorAll('.scroll')].map((s) => s.scrollWidth - s.clientWidth)"
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(path)
+        assert browser.run(hidden) == [0, 0]
+        browser.look(390)
+        browser.wait("window.innerWidth === 390")
+        assert min(browser.run(hidden)) > 0
+        browser.run("document.querySelector('.scroll').scrollLeft = 200")
+        left = "document.querySelector('tbody th').getBoundingClientRect().left"
+        assert browser.run(left) >= 0  # the rule stays in sight
 
 
 def test_print_is_light_and_without_controls(drawn: Browser) -> None:

@@ -17,7 +17,7 @@ from importlib import resources
 from legw import __version__
 from legw.evidence import Evidence
 from legw.report.html import Html, join, tag
-from legw.report.sections import section
+from legw.report.sections import contents, section
 
 
 def page(everything: Sequence[Evidence], target: float | None = None) -> str:
@@ -44,7 +44,8 @@ def page(everything: Sequence[Evidence], target: float | None = None) -> str:
     )
     sections = [section(evidence, number, target) for number, evidence in enumerate(everything)]
     footer = tag("footer", f"Made by legw {__version__} from run folders.")
-    body = tag("body", tag("main", sections, footer), [tag("script", Html(s)) for s in scripts])
+    main = tag("main", contents(everything), sections, footer)
+    body = tag("body", main, [tag("script", Html(script)) for script in scripts])
     return join(Html("<!doctype html>\n"), tag("html", head, body, lang="en")) + "\n"
 
 

@@ -69,7 +69,7 @@ def _numbers(evidence: Evidence, found: Table) -> str:
     for row in evidence.rows:
         groups.setdefault((row.variant, row.rule, row.batch_size), []).append(row)
     rows = []
-    for cell in (cell for cell in found.cells if not cell.reason):
+    for cell in (cell for cell in found.by_batch if not cell.reason):
         own = groups[cell.variant, cell.rule, cell.batch_size]
         rows.append([*([cell.variant] if several else []), *_number_row(found, cell, own)])
     return grid([*(["variant"] if several else []), *head], rows)

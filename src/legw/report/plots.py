@@ -44,11 +44,18 @@ class Plot(NamedTuple):
         return _spec(self.figure)
 
 
+def across(table: Table) -> str:
+    """Return what the chart of the metric goes along."""
+    if len(table.batch_sizes) > 1:
+        return "against batch size"
+    return "of each variant" if len(table.variants) > 1 else f"at batch {table.batch_sizes[0]}"
+
+
 def overview(evidence: Evidence) -> Plot:
     """Return the chart of metric against batch size."""
     table = best_trials(evidence.table)
     if len(table.batch_sizes) == 1:
-        return Plot(figures.metric_by_variant(table), f"{table.metric} of each variant")
+        return Plot(figures.metric_by_variant(table), f"{table.metric} {across(table)}")
     chart = figures.metric_by_batch(table)
     return Plot(chart, f"{table.metric} against batch size, one line a rule")
 
