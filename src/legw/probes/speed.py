@@ -23,7 +23,7 @@ from legw.train.ways import SMALLEST, Way, climb, ladder
 ENOUGH_SECONDS = 0.4
 """How long each thing is timed, at least `LEAST` and at most `MOST` times."""
 
-LEAST, MOST = 5, 50
+LEAST, MOST = 3, 50
 
 
 def measure(
