@@ -4,9 +4,10 @@
     python results/tables.py --write    # bring them up to date
 
 A block between ``<!-- table NAME -->`` and ``<!-- end -->`` is the table of the
-study in ``results/NAME``, with one true sentence below it. ``docs/NAME.svg`` is drawn
-with the table of a study that a page shows a picture of. The block ``<!-- paper -->`` is
-the paper's comparison for its LSTM applications, with published values beside ours.
+study in ``results/NAME``, with one true sentence below it and what it was made on.
+``docs/NAME.svg`` is drawn with the table of a study that a page shows a picture of. The
+block ``<!-- paper -->`` is the paper's comparison for its LSTM applications, with published
+values beside ours.
 """
 
 import json
@@ -46,8 +47,16 @@ def markdown(folder: Path) -> str:
         *(_line(table, cell) for cell in sorted(table.cells, key=lambda cell: cell.batch_size)),
         "",
         verdict.sentence(table),
+        _made_on(found),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _made_on(found: evidence.Evidence) -> str:
+    """Return the devices and precisions of a study's runs, in one line."""
+    manifests = [run.manifest for _, run in found.runs]
+    places = dict.fromkeys(f"{each.device}, {each.precision}" for each in manifests)
+    return f"Made on {'; '.join(places)}."
 
 
 def _line(table: Table, cell: Cell) -> str:
