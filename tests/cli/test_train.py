@@ -59,6 +59,17 @@ def test_json_is_the_summary_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == summary()
 
 
+def test_what_was_measured_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ("-b", "64", "--epochs", "0.2", "--device", "cpu", "--lanes", "2", "--out", "out")
+    assert train(*words) == 0
+    size = records.read_manifest("out").micro_batch_size
+    out = capsys.readouterr().out
+    assert f"micro-batch {size}, 2 at once, is fastest here (examples/s at 2 x 16: " in out
+
+
 def test_an_explicit_lr_beats_the_rule() -> None:
     assert train("-b", "64", *QUICK, "--lr", "0.01", "--out", "out") == 0
     assert records.read_manifest("out").recipe.lr == 0.01
@@ -109,6 +120,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("digits-lstm", "-b", "0"), "legw: digits-lstm: batch_size=0: must be a whole number"),
         (("digits-lstm", "-b", "16000"), "legw would warm up for 250 of 30 epochs; the largest"),
         (("digits-lstm", "--micro-batch-size", "x"), "legw: --micro-batch-size=x: must be auto"),
+        (("digits-lstm", "--lanes", "0"), "legw: --lanes=0: must be auto or a whole number"),
         (("digits-lstm", "--memory-limit", "lots"), "legw: --memory-limit=lots: must be a size"),
         (("digits-lstm", "--device", "gpu7"), "legw: device='gpu7': is not available here"),
         (("digits-lstm", "--recipe", "no.toml"), "legw: no.toml: cannot be read: No such file"),
