@@ -10,16 +10,16 @@ from torch import nn
 
 import legw
 
-WINDOW, EPOCHS, LR = 32, 16, 8.0
+WINDOW, EPOCHS, LR = 32, 16, 4.0
 big = legw.scale(legw.Recipe(batch_size=8, lr=LR, epochs=EPOCHS, warmup_epochs=0.1), BATCH := 128)
 
 torch.manual_seed(0)
-text = "\n".join(topics[name] for name in sorted(topics))[:150_000]
+text = "\n".join(topics[name] for name in sorted(topics))
 chars = sorted(set(text))
 ids = torch.tensor([chars.index(char) for char in text])
 windows = ids[: len(ids) // (WINDOW + 1) * (WINDOW + 1)].view(-1, WINDOW + 1)
 windows = windows[torch.randperm(len(windows))]
-valid, train = windows[:480], windows[480:4448]  # 3,968 windows to train on
+valid, train = windows[:480], windows[480:14048]  # 13,568 windows to train on
 
 
 class CharLSTM(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import small
 from legw import recipes
 from legw.cli import COMMANDS
 
@@ -44,8 +46,9 @@ def test_recipes_can_be_read(page: str, code: str, tmp_path: Path) -> None:
     assert read(path).batch_size >= 1
 
 
-# Shell: quick blocks run in the default suite, the digits' in the slow one, and what
-# needs a cluster, a data set or hours says "# not run: why" where readers see it.
+# Shell: quick blocks run as they are, the digits' too, in the slow suite; all others on small
+# data with narrow nets (`small`), the pages that take longer in the slow suite. What needs a
+# cluster, several GPUs or ImageNet says "# not run: why" where readers see it.
 
 QUICK = ("recipes", "scale", "schedule")
 """Commands that answer at once."""
@@ -61,14 +64,14 @@ def lines_of(code: str) -> list[str]:
 
 
 def sort_of(code: str) -> str:
-    """Return "marked", "quick", "slow" or "neither"."""
+    """Return "marked", "quick" (answers at once), "digits" or "small" (on small data)."""
     if NOT_RUN.search(code) or RUN_ELSEWHERE.search(code):
         return "marked"
     lines = lines_of(code)
     if all(re.match(rf"legw ({'|'.join(QUICK)})\b", line) for line in lines):
         return "quick"
     digits = all("digits-lstm" in line or line.startswith("legw demo") for line in lines)
-    return "slow" if digits else "neither"
+    return "digits" if digits else "small"
 
 
 def shell(sort: str) -> list[Any]:
@@ -123,7 +126,7 @@ def test_a_quick_block_runs(code: str, my_recipe: None, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", shell("slow"))
+@pytest.mark.parametrize("code", shell("digits"))
 def test_a_block_on_digits_runs(code: str, my_recipe: None) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
@@ -133,17 +136,76 @@ def test_a_block_on_digits_runs(code: str, my_recipe: None) -> None:
     )  # fmt: skip
 
 
+SLOW = ("README.md", "images.md", "theory.md", "training.md")
+"""Pages whose blocks take more than a few seconds on small data."""
+
+
+def pages() -> list[Any]:
+    found = sorted({page for page, code in blocks("bash") if sort_of(code) == "small"})
+    return [pytest.param(p, marks=[pytest.mark.slow] if p in SLOW else []) for p in found]
+
+
+def paste(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a `legw` command as a shell does, with its `< in` and `> out`."""
+    from legw.cli import main
+
+    line, *written = re.split(r"\s> ", line.split("  #", maxsplit=1)[0])
+    line, *read = re.split(r"\s< ", line)
+    name, *words = shlex.split(line, comments=True)
+    assert name == "legw", line
+    with contextlib.ExitStack() as stack:
+        if read:
+            text = stack.enter_context(Path(read[0].strip()).open(encoding="utf-8"))
+            monkeypatch.setattr("sys.stdin", text)
+        code = main(words)
+    out, err = capsys.readouterr()
+    assert code == 0, f"{line}\n{out[-1000:]}{err[-1000:]}"
+    if written:
+        Path(written[0].strip()).write_text(out, encoding="utf-8")
+
+
+@pytest.fixture
+def small_world(my_recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small data where the commands look for them, and nets that are as small."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LEGW_DATA", str(tmp_path / "data"))
+    small.narrow(monkeypatch)
+    (tmp_path / "data").mkdir()
+    small.write_data(tmp_path / "data")
+    small.write_place(tmp_path)
+
+
+@pytest.mark.parametrize("page", pages())
+def test_a_pages_blocks_run_on_small_data(
+    page: str,
+    small_world: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One after another, in one folder, as a reader pastes them."""
+    for of_page, code in blocks("bash"):
+        if of_page == page and sort_of(code) == "small":
+            for line in lines_of(code):
+                paste(line, capsys, monkeypatch)
+
+
 def test_every_block_is_run_or_says_why_not(record_property: Any) -> None:
     """Prints how many there are of each (pytest -s)."""
     sorts = [(page, sort_of(code), code) for page, code in blocks("bash")]
-    unmarked = [f"{page}: {code}" for page, sort, code in sorts if sort == "neither"]
+    unmarked = [
+        f"{page}: {line}"
+        for page, sort, code in sorts
+        for line in lines_of(code)
+        if sort == "small" and not line.startswith("legw ")
+    ]
     assert not unmarked, "\n".join(["say '# not run: why' in these blocks", *unmarked])
-    counts = {name: sum(sort == name for _, sort, _ in sorts) for name in ("quick", "slow")}
+    names = ("quick", "digits", "small")
+    counts = {name: sum(sort == name for _, sort, _ in sorts) for name in names}
     counts["not run"] = sum(bool(NOT_RUN.search(code)) for *_, code in sorts)
     counts["python"] = len(blocks("python"))
     print("\nblocks of README and docs:", ", ".join(f"{n} {name}" for name, n in counts.items()))
     record_property("blocks", counts)
-    assert counts["quick"] and counts["slow"] and counts["python"]
+    assert all(counts.values())
 
 
 def test_the_line_in_the_readme_is_what_scale_prints(capsys: pytest.CaptureFixture[str]) -> None:
