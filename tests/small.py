@@ -93,7 +93,7 @@ def write_digits(folder: Path) -> None:
 def write_data(folder: Path) -> None:
     """Write what `LEGW_DATA` points at: mnist, ptb, multi30k, cifar10."""
     write_digits(folder / "mnist")
-    for name, lines in (("ptb", 2500), ("multi30k", 80)):
+    for name, lines in (("ptb", 2500), ("multi30k", 40)):
         (folder / name).mkdir()
         (write_texts if name == "ptb" else write_pairs)(folder / name, lines)
     pictures = write_tree(folder / "pictures", train=48, test=8)

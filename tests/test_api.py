@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
@@ -51,6 +52,17 @@ def test_every_public_name_is_documented_and_on_the_api_page(package: str) -> No
         if inspect.isclass(thing) or inspect.isfunction(thing):
             assert thing.__doc__, name
             assert re.search(rf"\b{name}\b", page), f"{package}.{name} is not in docs/api.md"
+
+
+@pytest.mark.parametrize("name", [name for name in public_names() if ".adapters." in name])
+def test_every_adapter_is_on_the_api_page(name: str) -> None:
+    adapter, thing = name.split(".")[2:]
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = page.split(f"::: legw.adapters.{adapter}\n", 1)[1].split(":::", 1)[0]
+    assert re.search(rf"\b{thing}\b", listed), f"{name} is not in docs/api.md"
+    source = (ROOT / "src/legw/adapters" / f"{adapter}.py").read_text(encoding="utf-8")
+    nodes = {node.name: node for node in ast.parse(source).body if hasattr(node, "name")}
+    assert ast.get_docstring(nodes[thing]), name
 
 
 def test_the_citation_has_the_version() -> None:
