@@ -10,15 +10,14 @@ block ``<!-- paper -->`` is the paper's comparison for its LSTM applications, wi
 values beside ours.
 """
 
-import json
 import re
 import sys
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from legw import evidence, figures, stats, verdict
 from legw.contest import best_trials
+from legw.records import Manifest
 from legw.table import Cell, Table
 
 HERE = Path(__file__).parent
@@ -54,8 +53,7 @@ def markdown(folder: Path) -> str:
 
 def _made_on(found: evidence.Evidence) -> str:
     """Return the devices and precisions of a study's runs, in one line."""
-    manifests = [run.manifest for _, run in found.runs]
-    places = dict.fromkeys(f"{each.device}, {each.precision}" for each in manifests)
+    places = dict.fromkeys(", ".join(_place(run.manifest)) for _, run in found.runs)
     return f"Made on {'; '.join(places)}."
 
 
@@ -90,37 +88,49 @@ def paper() -> str:
         if not (folder / "table.json").exists():
             lines.append(f"| {name} | {said} | - | - | not run yet | 0 | - | - | - |")
             continue
-        lines += _application(name, said, json.loads((folder / "table.json").read_text("utf-8")))
+        lines += _application(name, said, evidence.read(folder)[0])
     lines += [
         "",
         "Ours: mean over seeds of the metric after the last epoch, ± half the 95 % interval. "
-        "Seconds: training without evaluations, both batches on one device; speedup: their ratio. "
-        "Equal epochs at both batch sizes.",
+        "Seconds: training without evaluations, of the runs that were made on one device and in "
+        "one precision at both batches; speedup: their ratio. Equal epochs at both batch sizes.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _application(name: str, published: str, rows: list[dict[str, Any]]) -> list[str]:
-    base = [row for row in rows if row["rule"] == "base" and row["status"] == "finished"]
-    ours = [row for row in rows if row["rule"] == "legw" and row["status"] == "finished"]
-    largest = max((row["batch_size"] for row in ours), default=0)
+def _application(name: str, published: str, found: evidence.Evidence) -> list[str]:
+    """Return an application's lines: its base, and the largest batch under LEGW."""
+    ended = [(row, run.manifest) for row, run in found.runs if row.status == "finished"]
+    base = [pair for pair in ended if pair[0].rule == "base"]
+    ours = [pair for pair in ended if pair[0].rule == "legw"]
+    largest = max((row.batch_size for row, _ in ours), default=0)
+    ours = [pair for pair in ours if pair[0].batch_size == largest]
+    alike = {_place(manifest) for _, manifest in base} & {_place(manifest) for _, manifest in ours}
     lines, seconds = [], {}
-    for own in (base, [row for row in ours if row["batch_size"] == largest]):
+    for own in (base, ours):
         if not own:
             lines.append(f"| {name} | {published} | - | - | not finished yet | 0 | - | - | - |")
             continue
-        first, found = own[0], stats.estimate([row["metric"] for row in own])
-        seconds[first["rule"]] = fmean(row["seconds"] for row in own)
-        spread = "" if found.half_width is None else f" ± {found.half_width:.4g}"
+        first, metric = (
+            own[0][0],
+            stats.estimate([r.metric for r, _ in own if r.metric is not None]),
+        )
+        timed = [row.seconds or 0.0 for row, each in own if not alike or _place(each) in alike]
+        seconds[first.rule] = fmean(timed)
+        spread = "" if metric.half_width is None else f" ± {metric.half_width:.4g}"
         share = "-"
-        if first["rule"] == "legw" and "base" in seconds:
+        if first.rule == "legw" and alike:
             share = f"{seconds['base'] / seconds['legw']:.2g}"
         lines.append(
-            f"| {name} | {published if first['rule'] == 'base' else '-'} | {first['batch_size']} "
-            f"| {first['rule']} | {found.mean:.4g}{spread} | {found.n} | {first['updates']} "
-            f"| {seconds[first['rule']]:.3g} | {share} |"
+            f"| {name} | {published if first.rule == 'base' else '-'} | {first.batch_size} "
+            f"| {first.rule} | {metric.mean:.4g}{spread} | {metric.n} | {first.updates} "
+            f"| {seconds[first.rule]:.3g} | {share} |"
         )
     return lines
+
+
+def _place(manifest: Manifest) -> tuple[str, str]:
+    return manifest.device, manifest.precision
 
 
 def updated(text: str) -> str:
