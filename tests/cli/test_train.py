@@ -63,7 +63,7 @@ def test_what_was_measured_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    words = ("-b", "64", "--epochs", "0.2", "--device", "cpu", "--lanes", "2", "--out", "out")
+    words = ("-b", "64", "--epochs", "1.1", "--device", "cpu", "--lanes", "2", "--out", "out")
     assert train(*words) == 0
     size = records.read_manifest("out").micro_batch_size
     out = capsys.readouterr().out

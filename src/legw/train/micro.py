@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,13 +41,13 @@ from legw.train.machine import (
 )
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
-from legw.train.ways import SMALLEST, Way, best, climb, ladder, settle
+from legw.train.ways import SMALLEST, Way, best, climb, in_lanes, ladder, settle
 
 __all__ = [
     "SMALLEST", "Choice", "Way", "best", "cache_folder", "choose", "climb", "ladder", "settle",
 ]  # fmt: skip
 
-ENOUGH_SECONDS = 0.15
+ENOUGH_SECONDS = 0.3
 """How long one size is timed, at least once and at most `MOST_PASSES` times."""
 
 MOST_PASSES = 20
@@ -105,10 +106,11 @@ def choose(
     with store.alone() if world.first else contextlib.nullcontext():
         known = world.share(store.read() if world.first else None)
         measure = functools.partial(_least, world, probe)
-        table: dict[Way, float] = {}
+        alone = climb([Way(size) for size in sizes], measure, known)
+        table = dict(alone) if 1 in lanes else {}
         for count in lanes:
-            ways = [Way(size, count) for size in sizes if size * count <= share]
-            table |= climb(ways or [Way(sizes[0], count)], measure, known)
+            if count > 1:
+                table |= climb(in_lanes(alone, count, share), measure, known)
         if any(way not in known for way in table):
             table = settle(table, measure)
         if world.first and table != known:
@@ -165,9 +167,10 @@ class _Probe:
         return rate if self._last[1] <= self._limit else 0.0
 
     def _timed(self, way: Way) -> float:
-        """Return examples per second of the fastest pass.
+        """Return examples per second of the middle pass.
 
-        Other work on the machine only ever slows a pass: the fastest is the way's own.
+        The fastest would favour what is short enough to slip between other work, which a
+        long run cannot; the mean would be spoilt by one that waited.
         """
         with contextlib.ExitStack() as held:
             one = passing(
@@ -181,7 +184,7 @@ class _Probe:
             ):
                 one()
                 marks.append(self._now())
-        return way.examples / min(after - before for before, after in pairwise(marks))
+        return way.examples / statistics.median(after - before for before, after in pairwise(marks))
 
     def _now(self) -> float:
         if self._world.device.type == "cuda":
@@ -221,11 +224,13 @@ def passing(
     held.callback(threads.close)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def lane(_: int) -> None:
+    sums = [Sums(parameters) for _ in range(way.lanes)]  # kept: to add up costs time, too
+
+    def lane(number: int) -> None:
         batch = task.batch(own, world.device)
         add_gradient(
             task, model, batch, None, precision=precision, parameters=parameters,
-            sums=Sums(parameters),
+            sums=sums[number],
         )  # fmt: skip
 
     def several() -> None:

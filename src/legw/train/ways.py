@@ -90,6 +90,23 @@ def climb(sizes: list[K], measure: Callable[[K], float], known: dict[K, float]) 
     return table
 
 
+def in_lanes(alone: dict[Way, float], count: int, share: int) -> list[Way]:
+    """Return what to try in lanes: the sizes that are near the best alone, and half of those.
+
+    Args:
+        alone: examples per second of each size with one lane.
+        count: lanes.
+        share: examples of the process; all lanes together have at most these, if they can.
+
+    >>> in_lanes({Way(16): 50.0, Way(32): 80.0, Way(64): 90.0, Way(128): 60.0}, 2, share=128)
+    [Way(size=16, lanes=2), Way(size=32, lanes=2), Way(size=64, lanes=2)]
+    """
+    near = {way.size for way, rate in alone.items() if rate >= NEAR * max(alone.values())}
+    fitting = [size for size in sorted(way.size for way in alone) if size * count <= share]
+    worth = [size for size in fitting if size in near or 2 * size in near]
+    return [Way(size, count) for size in worth or fitting[:1] or [min(alone).size]]
+
+
 def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, float]:
     """Time the sizes that come near the best again, in turn, and keep each one's best.
 
