@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,11 @@ from legw import cost, files, recipes, records, rules, schedule
 from legw.apps import Options, find
 from legw.cli.plan import read_rate
 from legw.cli.probing import Unjudged
-from legw.cost import Network, Speed
+from legw.cost import Network, Speed, Timing
+from legw.probes.speed import all_reduce_seconds, measure
 from legw.recipe import Recipe
+from legw.train import Settings, Task, fit
+from legw.train.dist import World, joined
 from legw.train.machine import environment
 from legw.train.ways import Way
 
@@ -46,37 +49,21 @@ ADDRESSES = ("10.78.0.1", "10.78.0.2")
 BURST = "128kb"
 
 
-LEAST_SECONDS = 4.0
+LEAST_SECONDS = 2.0
 """A run has as many updates as are predicted to take so long, if that is more than asked for."""
 
 
 def main(words: list[str]) -> int:
     """Predict and measure each batch size; print a line each, and write them as JSON."""
     options = _options(words)
-    if options.role:
-        return ROLES[options.role](options)
-    sizes = [int(size) for size in options.batch_sizes.split(",")]
-    rounds = []
-    with _nodes(options.link) if options.nodes > 1 else contextlib.nullcontext():
-        for _ in range(options.rounds):
-            speed, network = _speed(options), _network(options)
-            rounds.append([_row(options, size, speed, network) for size in sizes])
-            print(*map(_line, rounds[-1]), sep="\n", flush=True)
-    rows = [_median(each) for each in zip(*rounds, strict=True)]
-    if options.rounds > 1:
-        print("medians", *map(_line, rows), sep="\n")
-    errors = [abs(row["predicted"] / row["measured"] - 1) for row in rows]
-    print(f"median error {statistics.median(errors):.0%}, largest {max(errors):.0%}")
-    if options.out:
-        found = {
-            "app": options.app, "nodes": options.nodes, "rows": rows, "rounds": options.rounds,
-            "device": speed.device, "link": options.link if options.nodes > 1 else None,
-            "latency_seconds": network.latency_seconds, "environment": environment(),
-            "gradient_bytes": speed.gradient_bytes, "step_seconds": speed.step_seconds,
-            "passes": {str(size): seconds for size, seconds in speed.passes.items()},
-            "lanes": {str(Way(*way)): seconds for way, seconds in speed.rounds.items()},
-        }  # fmt: skip
-        files.write_json(Path(options.out), found)
+    if options.inside:
+        return _rounds(options)
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        with _nodes(options.link) if options.nodes > 1 else contextlib.nullcontext():
+            _start(words, options.nodes, found)
+        if options.out:
+            files.write_json(Path(options.out), json.loads(found.read_text()))
     return 0
 
 
@@ -84,14 +71,13 @@ def _options(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("app")
     parser.add_argument("--batch-sizes", default="128,512,2048,8192")
-    parser.add_argument("--updates", type=int, default=53, help="of each run, at least")
-    parser.add_argument("--rounds", type=int, default=1, help="of passes and trainings")
+    parser.add_argument("--updates", type=int, default=20, help="of each run, at least")
+    parser.add_argument("--rounds", type=int, default=3, help="of passes and trainings")
     parser.add_argument("--nodes", type=int, choices=(1, 2), default=1)
     parser.add_argument("--link", default="1gbit", help="as tc writes it")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", default="")
-    parser.add_argument("--role", choices=[*ROLES], default="", help=argparse.SUPPRESS)
-    parser.add_argument("--into", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", default="", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
 
@@ -101,35 +87,78 @@ def _recipe(app: str, batch_size: int) -> Recipe:
     return replace(plain, lr=plain.lr / 100)  # it must not diverge
 
 
-def _speed(options: argparse.Namespace) -> Speed:
+def _rounds(options: argparse.Namespace) -> int:
+    """Measure and train in turn, as one of the processes; the first writes what came of it."""
+    task = find(options.app, Options())
+    sizes = [int(size) for size in options.batch_sizes.split(",")]
+    rounds = []
+    with joined(options.device) as world, tempfile.TemporaryDirectory() as folder:
+        for number in range(options.rounds):
+            speed, network = _speed(task, options, sizes, world), _network(options, world)
+            timings = [cost.timing(speed, size, network) for size in sizes]
+            rows = []
+            for size, timing in zip(sizes, timings, strict=True):
+                out = Path(folder) / f"{number}-{size}"
+                updates = max(options.updates, math.ceil(LEAST_SECONDS / timing.seconds))
+                _train(task, options, size, updates=SKIPPED + 1 + updates, out=out)
+                if world.first:
+                    rows.append(_row(timing, size, records.load(out)))
+                    print(_line(rows[-1]), flush=True)
+            rounds.append(rows)
+    if world.first:
+        _finish(options, [_median(each) for each in zip(*rounds, strict=True)], speed, network)
+    return 0
+
+
+def _finish(
+    options: argparse.Namespace, rows: list[dict[str, Any]], speed: Speed, network: Network
+) -> None:
+    print("medians", *map(_line, rows), sep="\n")
+    errors = [abs(row["predicted"] / row["measured"] - 1) for row in rows]
+    print(f"median error {statistics.median(errors):.0%}, largest {max(errors):.0%}", flush=True)
+    found = {
+        "app": options.app, "nodes": options.nodes, "rows": rows, "rounds": options.rounds,
+        "device": speed.device, "link": options.link if options.nodes > 1 else None,
+        "latency_seconds": network.latency_seconds, "environment": environment(),
+        "gradient_bytes": speed.gradient_bytes, "step_seconds": speed.step_seconds,
+        "passes": {str(size): seconds for size, seconds in speed.passes.items()},
+        "lanes": {str(Way(*way)): seconds for way, seconds in speed.rounds.items()},
+    }  # fmt: skip
+    files.write_json(Path(options.inside), found)
+
+
+def _speed(task: Task, options: argparse.Namespace, sizes: list[int], world: World) -> Speed:
     """Measure the passes on every node at once; return their means."""
-    with tempfile.TemporaryDirectory() as folder:
-        _run(["--role", "passes", "--into", folder], options, joined=False)
-        found = [json.loads(path.read_text()) for path in sorted(Path(folder).iterdir())]
-
-    def mean(name: str) -> dict[Way, float]:
-        tables = [each[name] for each in found]
-        shared = set.intersection(*(set(table) for table in tables))
-        return {Way.read(way): statistics.fmean(t[way] for t in tables) for way in shared}
-
-    return Speed(
-        passes={way.size: seconds for way, seconds in mean("passes").items()},
-        rounds=mean("rounds"),
-        step_seconds=statistics.fmean(each["step_seconds"] for each in found),
-        gradient_bytes=found[0]["gradient_bytes"],
-        device=found[0]["device"],
+    own = measure(
+        task, _recipe(options.app, min(sizes)), world=world, largest=-(-max(sizes) // world.size)
+    )
+    found = world.gather(own)
+    shared = set.intersection(*(set(each.passes) for each in found))
+    return replace(
+        own,
+        passes={size: statistics.fmean(each.passes[size] for each in found) for size in shared},
+        step_seconds=statistics.fmean(each.step_seconds for each in found),
     )
 
 
-def _network(options: argparse.Namespace) -> Network:
-    """Return what joins the nodes: the link's rate as given, the latency as measured."""
-    if options.nodes == 1:
+def _network(options: argparse.Namespace, world: World) -> Network:
+    """Return what joins the nodes: the link's rate as given, the latency as measured.
+
+    An all-reduce of a number by two processes takes two messages in turn.
+    """
+    if world.size == 1:
         return Network()
-    with tempfile.TemporaryDirectory() as folder:
-        _run(["--role", "latency", "--into", folder], options)
-        latency = float((Path(folder) / "0").read_text())
+    latency = world.share(all_reduce_seconds(world, 4, repeats=200) / 2)
     rate = read_rate(options.link.replace("gbit", "Gbit").replace("mbit", "Mbit"))
-    return Network(devices=options.nodes, bandwidth=rate, latency_seconds=latency)
+    return Network(devices=world.size, bandwidth=rate, latency_seconds=latency)
+
+
+def _train(task: Task, options: argparse.Namespace, size: int, *, updates: int, out: Path) -> None:
+    """Make a run that is not evaluated."""
+    epochs = updates * size / task.num_examples(size)
+    settings = Settings(device=options.device, checkpoint_seconds=1e9)
+    recipe = replace(_recipe(options.app, size), epochs=epochs)
+    fit(Unjudged(task), recipe, out=out, settings=settings)
 
 
 def _median(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -138,21 +167,13 @@ def _median(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return rows[0] | {name: statistics.median(row[name] for row in rows) for name in names}
 
 
-def _row(options: argparse.Namespace, size: int, speed: Speed, network: Network) -> dict[str, Any]:
-    timing = cost.timing(speed, size, network)
-    updates = max(options.updates, SKIPPED + math.ceil(LEAST_SECONDS / timing.seconds))
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        words = ["--batch-sizes", str(size), "--updates", str(updates)]
-        _run([*words, "--role", "train", "--into", str(out)], options)
-        run = records.load(out)
+def _row(timing: Timing, size: int, run: records.Run) -> dict[str, Any]:
     counted = [row.seconds for row in run.updates][SKIPPED:]
+    whole = replace(run.manifest.recipe, epochs=1)
     return {
         "batch_size": size,
         "updates": len(counted) - 1,
-        "epoch_updates": schedule.updates(
-            replace(run.manifest.recipe, epochs=1), run.manifest.num_examples
-        ),
+        "epoch_updates": schedule.updates(whole, run.manifest.num_examples),
         "predicted": timing.seconds,
         "measured": (counted[-1] - counted[0]) / (len(counted) - 1),
         "predicted_sync": timing.sync_seconds,
@@ -173,79 +194,25 @@ def _line(row: dict[str, Any]) -> str:
 # On one process or on two nodes -------------------------------------------------------
 
 
-def _run(words: list[str], options: argparse.Namespace, *, joined: bool = True) -> None:
-    """Do a role in a process of its own on each node; joined, by torchrun."""
-    module = ["-m", "benchmarks.nodes", options.app, "--device", options.device,
-              "--nodes", str(options.nodes)]  # fmt: skip
-    module += words if "--batch-sizes" in words else [*words, "--batch-sizes", options.batch_sizes]
-    if options.nodes == 1:
+def _start(words: list[str], nodes: int, found: Path) -> None:
+    """Do the rounds in a process of its own, or by torchrun in one on each node."""
+    module = ["-m", "benchmarks.nodes", *words, "--inside", str(found)]
+    if nodes == 1:
         subprocess.run([sys.executable, *module], check=True)
         return
     processes = []
     for number, space in enumerate(SPACES):
         launch = [
-            "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(number),
-            "--nproc-per-node", "1", "--master-addr", ADDRESSES[0], "--master-port", "29417",
-        ] if joined else []  # fmt: skip
-        inside = ["ip", "netns", "exec", space, sys.executable, *launch, *module]
+            "ip", "netns", "exec", space, sys.executable, "-m", "torch.distributed.run",
+            "--nnodes", "2", "--node-rank", str(number), "--nproc-per-node", "1",
+            "--master-addr", ADDRESSES[0], "--master-port", "29417", *module,
+        ]  # fmt: skip
         variables = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable",
                      "TORCH_CPP_LOG_LEVEL": "ERROR"}  # fmt: skip
-        processes.append(subprocess.Popen(inside, env=os.environ | variables))
+        processes.append(subprocess.Popen(launch, env=os.environ | variables))
     codes = [process.wait(1200) for process in processes]
     if any(codes):
         raise SystemExit(f"a node ended with {codes}")
-
-
-def _passes(options: argparse.Namespace) -> int:
-    """Write how fast this process is while the other nodes measure too."""
-    from legw.probes.speed import measure
-    from legw.train.dist import World, choose_device
-
-    sizes = [int(size) for size in options.batch_sizes.split(",")]
-    found = measure(
-        find(options.app, Options()),
-        _recipe(options.app, min(sizes)),
-        world=World(choose_device(options.device)),
-        largest=-(-max(sizes) // options.nodes),
-        lanes=options.nodes == 1,
-    )
-    keys = {name: {str(Way(*key) if isinstance(key, tuple) else Way(key)): seconds
-                   for key, seconds in getattr(found, name).items()}
-            for name in ("passes", "rounds")}  # fmt: skip
-    files.write_json(Path(options.into) / f"{os.getpid()}.json", vars(found) | keys)
-    return 0
-
-
-def _latency(options: argparse.Namespace) -> int:
-    """Write what one message takes: an all-reduce of a number by two is two of them in turn."""
-    from legw.probes.speed import all_reduce_seconds
-    from legw.train.dist import joined
-
-    with joined(options.device) as world:
-        seconds = all_reduce_seconds(world, 4, repeats=200) / 2
-        if world.first:
-            (Path(options.into) / "0").write_text(repr(seconds))
-    return 0
-
-
-def _train(options: argparse.Namespace) -> int:
-    """Be one process of a run, which is not evaluated."""
-    from legw.train import Settings, fit
-
-    size = int(options.batch_sizes)
-    task = find(options.app, Options())
-    recipe = _recipe(options.app, size)
-    epochs = options.updates * size / task.num_examples(size)
-    settings = Settings(device=options.device, checkpoint_seconds=1e9)
-    summary = fit(
-        Unjudged(task), replace(recipe, epochs=epochs), out=options.into, settings=settings
-    )
-    return 0 if summary.status == "finished" else 1
-
-
-ROLES: dict[str, Callable[[argparse.Namespace], int]] = {
-    "passes": _passes, "latency": _latency, "train": _train,
-}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -256,6 +223,7 @@ def _nodes(rate: str) -> Iterator[None]:
         raise SystemExit("two nodes need root, and iproute2 with tc (apt-get install iproute2)")
     try:
         for space in SPACES:
+            _ip(f"netns del {space}", check=False)  # of a run that was killed
             _ip(f"netns add {space}")
             _ip(f"-n {space} link set lo up")
         _ip(f"link add cable netns {SPACES[0]} type veth peer name cable netns {SPACES[1]}")

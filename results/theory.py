@@ -25,7 +25,7 @@ from legw.cli import probed
 HERE = Path(__file__).parent
 FOLDER = HERE / "theory"
 PAGE = HERE.parent / "docs" / "theory.md"
-BLOCK = re.compile(r"(<!-- (curvature|noise|examples|seconds|speedup)(?: (\S+))? -->\n)"
+BLOCK = re.compile(r"(<!-- (curvature|noise|examples|seconds|epochs|speedup)(?: (\S+))? -->\n)"
                    r".*?(<!-- end -->)", re.DOTALL)  # fmt: skip
 LSTMS = {
     "mnist-lstm": ("mnist-lstm", 8192),
@@ -38,6 +38,8 @@ and the largest batch that counts."""
 ENOUGH_UPDATES = 50
 """Fewest updates of a run whose seconds per update count."""
 PUBLISHED = 5.3
+ANY_END = (*probed.ENDED, "interrupted")
+"""A noise scale is of the stretch that was measured; a run need not have come to its end."""
 STRETCHES = 8
 
 
@@ -79,7 +81,7 @@ def _all(values: Any) -> str:
 
 def noise(name: str) -> str:
     """Return the noise scale over the run."""
-    runs = probed.read(FOLDER / "noise" / name)
+    runs = probed.read(FOLDER / "noise" / name, ANY_END)
     if not runs:
         return f"Not measured yet: {name}.\n\n"
     found = probed.noise_result(records.read_manifest(runs[0].folder).base, runs, STRETCHES)
@@ -90,7 +92,12 @@ def noise(name: str) -> str:
         value = "lost in noise" if part["value"] is None else f"{part['value']:.3g}"
         low = "-" if part["low"] is None else f"{part['low']:.3g} to {part['high']:.3g}"
         lines.append(f"| {label} | {value} | {low} | {part['n']} |")
-    text = f"Batch {found['batch_size']}, n = {len(runs)} runs."
+    late = found["late_noise_scale"]
+    between = "" if late["low"] is None else f" ({late['low']:.3g} to {late['high']:.3g})"
+    text = (
+        f"Batch {found['batch_size']}, n = {len(runs)}; the last line is the whole run. In its "
+        f"last half, which is what `--noise DIR` reads: {late['value']:.3g}{between}."
+    )
     picture = f"![Noise scale against epochs, {name}](noise-{name}.svg)"
     return "\n".join([*lines, "", text, "", picture]) + "\n"
 
@@ -98,27 +105,28 @@ def noise(name: str) -> str:
 def examples(_: str | None) -> str:
     """Return the examples to a common target: as the noise scale predicts, and as measured."""
     lines = [
-        "| application | batch | target | predicted | measured | n |",
-        "|---|---|---|---|---|---|",
+        "| application | batch | target | predicted, whole run | last half | measured | n |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in LSTMS:
-        scale = _scale(name)
+        scales = _scales(name)
         for size, target, factor, count in _to_target(name):
             base = _base_batch(name)
-            told = None if scale is None else theory.examples_against(size, base, scale)
-            predicted = "not measured" if told is None else f"{told:.3g}x"
+            told = [theory.examples_against(size, base, scale) for scale in scales]
+            predicted = " | ".join("not measured" if each is None else f"{each:.3g}x"
+                                   for each in told)  # fmt: skip
             measured = "not reached" if factor is None else f"{factor:.3g}x"
             lines.append(f"| {name} | {size} | {target:.4g} | {predicted} | {measured} | {count} |")
     return "\n".join(lines) + "\n"
 
 
-def _scale(name: str) -> float | None:
-    runs = probed.read(FOLDER / "noise" / name)
+def _scales(name: str) -> tuple[float | None, float | None]:
+    """Return the noise scale of the whole run, and of its last half."""
+    runs = probed.read(FOLDER / "noise" / name, ANY_END)
     if not runs:
-        return None
-    base = records.read_manifest(runs[0].folder).base
-    value = probed.noise_result(base, runs, 1)["noise_scale"]["value"]
-    return None if value is None else float(value)
+        return None, None
+    found = probed.noise_result(records.read_manifest(runs[0].folder).base, runs, 1)
+    return found["noise_scale"]["value"], found["late_noise_scale"]["value"]
 
 
 def _base_batch(name: str) -> int:
@@ -128,10 +136,9 @@ def _base_batch(name: str) -> int:
 def _runs(name: str) -> list[records.Run]:
     """Return the finished runs under LEGW (and the base's) of an application's study."""
     place = HERE / LSTMS[name][0] / "runs"
-    found = [records.load(folder) for folder in records.find_runs(place)]
     return [
         run
-        for run in found
+        for run in map(records.load, records.find_runs(place))
         if run.status == "finished"
         and _is_legw(run.manifest)
         and any(row.metric is not None for row in run.evaluations)
@@ -191,26 +198,46 @@ def _examples(run: records.Run, target: float) -> float:
 
 def seconds(_: str | None) -> str:
     """Return what `legw plan` predicts for an update, beside what it takes."""
-    files = sorted((FOLDER / "seconds").glob("*.json"))
-    if not files:
+    tables = _tables()
+    if not tables:
         return "Not measured yet.\n\n"
-    lines = ["| application | where | batch | predicted s | measured s | error |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
-    errors: dict[str, list[float]] = {}
-    for path in files:
-        found = json.loads(path.read_text("utf-8"))
+    lines = ["| application | where | batch | predicted s | measured s | updates | error |",
+             "|---|---|---|---|---|---|---|"]  # fmt: skip
+    errors: dict[tuple[str, str], list[float]] = {}
+    for found in tables:
         for row in found["rows"]:
             error = row["predicted"] / row["measured"] - 1
-            errors.setdefault(_where(found), []).append(abs(error))
+            errors.setdefault((found["app"], _where(found)), []).append(abs(error))
             lines.append(
                 f"| {found['app']} | {_where(found)} | {row['batch_size']} "
-                f"| {row['predicted']:.4g} | {row['measured']:.4g} | {error:+.0%} |"
+                f"| {row['predicted']:.4g} | {row['measured']:.4g} "
+                f"| {found['rounds']} x {row['updates']} | {error:+.0%} |"
             )
     said = "; ".join(
-        f"{where}: median error {statistics.median(each):.0%} (n = {len(each)})"
-        for where, each in errors.items()
+        f"{name} on {where} {statistics.median(each):.0%} (n = {len(each)})"
+        for (name, where), each in errors.items()
     )
-    return "\n".join(lines) + f"\n\n{said[0].upper()}{said[1:]}.\n"
+    return "\n".join(lines) + f"\n\nMedian error: {said}.\n"
+
+
+def epochs(_: str | None) -> str:
+    """Return the seconds of an epoch at each batch size, over those of the base's."""
+    lines = ["| application | where | batch | updates | s an epoch | times as fast as the base |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for found in _tables():
+        base = found["rows"][0]
+        for row in found["rows"]:
+            whole, own = (each["measured"] * each["epoch_updates"] for each in (base, row))
+            lines.append(
+                f"| {found['app']} | {_where(found)} | {row['batch_size']} "
+                f"| {row['epoch_updates']} | {own:.3g} | {whole / own:.2f} |"
+            )
+    return "\n".join(lines) + "\n" if len(lines) > 2 else "Not measured yet.\n\n"
+
+
+def _tables() -> list[dict[str, Any]]:
+    """Return what `python -m benchmarks.nodes` wrote, the batches ascending from the base's."""
+    return [json.loads(path.read_text("utf-8")) for path in sorted((FOLDER / "seconds").glob("*"))]
 
 
 def _where(found: dict[str, Any]) -> str:
@@ -264,8 +291,7 @@ def _timed() -> dict[tuple[str, str, int], float]:
                 key = (name, place, manifest.recipe.batch_size)
                 times.setdefault(key, []).append(summary.seconds / summary.updates)
     found = {key: statistics.median(each) for key, each in times.items()}
-    for path in sorted((FOLDER / "seconds").glob("*.json")):
-        data = json.loads(path.read_text("utf-8"))
+    for data in _tables():
         for row in data["rows"]:
             found[data["app"], _where(data), row["batch_size"]] = row["measured"]
     return found
@@ -273,7 +299,7 @@ def _timed() -> dict[tuple[str, str, int], float]:
 
 MAKERS = {
     "curvature": curvature, "noise": noise, "examples": examples, "seconds": seconds,
-    "speedup": speedup,
+    "epochs": epochs, "speedup": speedup,
 }  # fmt: skip
 
 
@@ -285,7 +311,7 @@ def draw() -> None:
          probed.noise_chart),
     ):  # fmt: skip
         for folder in sorted((FOLDER / kind).glob("*")):
-            runs = probed.read(folder)
+            runs = probed.read(folder, ANY_END if kind == "noise" else probed.ENDED)
             manifest = records.read_manifest(runs[0].folder)
             found = {"app": manifest.task, "rule": manifest.rule} | result(manifest.base, runs)
             picture = PAGE.with_name(f"{kind}-{folder.name}.svg")

@@ -91,14 +91,14 @@ def test_as_many_lanes_as_threads_are_timed_where_they_can_be(two_threads: None)
         ).rounds
 
 
-def test_a_rare_interruption_does_not_count() -> None:
+def test_interruptions_count_by_their_share_of_the_time() -> None:
     calls = iter(range(1000))
 
     def action() -> None:
         time.sleep(0.05 if next(calls) % 4 == 0 else 0.002)
 
     seconds, spread = speed.timed(action, torch.device("cpu"), 0.3)
-    assert 0.002 <= seconds < 0.02 and spread >= 0
+    assert 0.01 <= seconds < 0.05 and spread >= 0
 
 
 def test_one_process_synchronises_nothing() -> None:

@@ -30,8 +30,16 @@ class Probed:
     summary: Summary
 
 
-def read(folder: Path) -> list[Probed]:
+ENDED = ("finished", "diverged")
+
+
+def read(folder: Path, statuses: Sequence[str] = ENDED) -> list[Probed]:
     """Return the runs at or below a folder that have ended, by batch size and seed.
+
+    Args:
+        folder: with run folders.
+        statuses: how they may have ended; of one that was interrupted the measurements
+            before that are as good as any.
 
     Raises:
         RunError: a manifest or summary is damaged.
@@ -39,7 +47,7 @@ def read(folder: Path) -> list[Probed]:
     found = []
     for each in records.find_runs(folder):
         manifest, summary = records.read_manifest(each), records.read_summary(each)
-        if summary is not None and summary.status in ("finished", "diverged"):
+        if summary is not None and summary.status in statuses:
             found.append(
                 Probed(manifest.recipe, manifest.seed, manifest.num_examples, each, summary)
             )

@@ -64,14 +64,14 @@ def measure(
         with contextlib.ExitStack() as held:
             one = micro.passing(task, model, ids, way, world=world, precision=precision, held=held)
             try:
-                quartile, spread = timed(one, world.device, seconds)
+                mean, spread = timed(one, world.device, seconds)
             except (torch.OutOfMemoryError, MemoryError):
                 return 0.0
             finally:
                 norm.forget(model)
                 model.zero_grad(set_to_none=True)
         spreads.append(spread)
-        return way.examples / quartile
+        return way.examples / mean
 
     apart = world.device.type == "cpu" and world.size == 1 and group == 1
     sizes = ladder(largest, group)
@@ -138,10 +138,10 @@ def all_reduce_seconds(world: World, gradient_bytes: int, repeats: int = 10) -> 
 def timed(
     action: Callable[[], object], device: torch.device, seconds: float
 ) -> tuple[float, float]:
-    """Return the lower quartile of an action's times, and half its middle half's range over it.
+    """Return the mean of an action's times, and half their middle half's range over it.
 
-    Other work on a machine only slows a pass, now and then by a lot: the lower quartile is
-    what most passes of a long run take.
+    The mean, for a run's time is a sum: what now and then interrupts a pass here will
+    interrupt those of the run.
 
     Args:
         action: called once for nothing, then until `seconds` are spent.
@@ -155,7 +155,8 @@ def timed(
         action()
         times.append(_now(device) - began)
     low, _, high = statistics.quantiles(times, n=4)
-    return max(low, min(times)), (high - low) / 2 / low
+    mean = statistics.fmean(times)
+    return mean, (high - low) / 2 / mean
 
 
 def _now(device: torch.device) -> float:
