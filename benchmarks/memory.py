@@ -1,7 +1,8 @@
 """Peak memory of training, above what the process holds before the first update.
 
-Every number is of a fresh process: `python -m benchmarks.memory MODEL SIDE BATCH_SIZE`
-prints one, in bytes.
+Every number is of a fresh process: `python -m benchmarks.memory MODEL SIDE BATCH_SIZE WAY`
+prints one, in bytes. The way is how the batch is cut, the one that is fastest for the
+large batch: what is asked is how memory grows with the batch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from benchmarks.ratios import Ratio, run
 from legw.records import Manifest, Update
 from legw.train import Observer
 from legw.train.machine import memory_in_use, peak_memory, reset_peak_memory
+from legw.train.ways import Way
 
 CPU = torch.device("cpu")
 UPDATES = 3
@@ -32,26 +34,28 @@ TOLERANCE = 4 * 2**20
 
 def measure(bf16_floors: bool) -> Iterator[Ratio]:
     """Compare the peaks at 640 streams, and our own at 8192 images with that at 1024."""
-    for task, recipe in (
-        (words.synthetic(), words.recipe(words.STREAMS)),
-        (rows.synthetic(), rows.recipe(1024)),
-        (rows.synthetic(), rows.recipe(rows.LARGE)),
-    ):
-        run(task, recipe, updates=1)  # the micro-batch is measured here, and then known
-    theirs, ours = _peaks("words", "plain", words.STREAMS), _peaks("words", "ours", words.STREAMS)
+    batch_size = words.STREAMS
+    way = run(words.synthetic(), words.recipe(batch_size), updates=1)
+    theirs, ours = (
+        _peaks("words", "plain", batch_size, way),
+        _peaks("words", "ours", batch_size, way),
+    )
     ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
-    note = f"{_mib(theirs)} and {_mib(ours)} MiB"
+    note = f"{_mib(theirs)} and {_mib(ours)} MiB, micro-batch {way}"
     yield Ratio("language model 640, memory / plain", ratios, 3.0, note)
 
-    small, large = _peaks("rows", "ours", 1024), _peaks("rows", "ours", rows.LARGE)
+    way = run(rows.synthetic(), rows.recipe(rows.LARGE), updates=1)
+    small, large = (_peaks("rows", "ours", size, way) for size in (1024, rows.LARGE))
     allowed = (rows.LARGE - 1024) * EXAMPLE_BYTES + TOLERANCE
     ratios = [(few + allowed) / many for few, many in zip(small, large, strict=True)]
     note = f"{_mib(small)} and {_mib(large)} MiB; {allowed / 2**20:.1f} MiB more are allowed"
     yield Ratio("mnist-lstm, memory 1024 + batch / 8192", ratios, 1.0, note)
 
 
-def _peaks(model: str, side: str, batch_size: int) -> list[float]:
-    command = [sys.executable, "-m", "benchmarks.memory", model, side, str(batch_size)]
+def _peaks(model: str, side: str, batch_size: int, way: Way) -> list[float]:
+    command = [
+        sys.executable, "-m", "benchmarks.memory", model, side, str(batch_size), str(way),
+    ]  # fmt: skip
     return [
         float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         for _ in range(REPEATS)
@@ -75,12 +79,12 @@ class _Peak(Observer):
         self.above = peak_memory(CPU) - self._before
 
 
-def ours(model: str, batch_size: int) -> float:
+def ours(model: str, batch_size: int, way: Way) -> float:
     """Return the peak of `fit`."""
     benchmark = {"rows": rows, "words": words}[model]
     task, recipe = benchmark.synthetic(), benchmark.recipe(batch_size)
     peak = _Peak()
-    run(task, recipe, UPDATES, peak)
+    run(task, recipe, UPDATES, peak, micro_batch_size=way.size, lanes=way.lanes)
     return peak.above
 
 
@@ -97,5 +101,5 @@ def theirs(batch_size: int) -> float:
 
 
 if __name__ == "__main__":
-    model, side, batch_size = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    print(ours(model, batch_size) if side == "ours" else theirs(batch_size))
+    model, side, batch_size, way = sys.argv[1], sys.argv[2], int(sys.argv[3]), Way.read(sys.argv[4])
+    print(ours(model, batch_size, way) if side == "ours" else theirs(batch_size))

@@ -95,6 +95,7 @@ def run(
     observer: Observer | None = None,
     *,
     precision: Precision = "fp32",
+    micro_batch_size: int | Literal["auto"] = "auto",
     lanes: int | Literal["auto"] = "auto",
 ) -> Way:
     """Make so many updates with `fit`, as it comes; return the way that it chose."""
@@ -106,7 +107,11 @@ def run(
             replace(recipe, epochs=epochs),
             out=out,
             settings=Settings(
-                device="cpu", precision=precision, lanes=lanes, checkpoint_seconds=1e9
+                device="cpu",
+                precision=precision,
+                micro_batch_size=micro_batch_size,
+                lanes=lanes,
+                checkpoint_seconds=1e9,
             ),
             observers=[observer] if observer else [],
         )

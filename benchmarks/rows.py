@@ -58,10 +58,10 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
 
     large, base = recipe(LARGE), recipe(128)
     floor = 3.0 if bf16_floors else None
-    yield race("mnist-lstm 8192 / plain", task, large, theirs(large), rounds=12, floor=1.4)
+    yield race("mnist-lstm 8192 / plain", task, large, theirs(large), rounds=10, floor=1.4)
     yield race(
         "mnist-lstm 8192, bf16 / plain",
-        task, large, theirs(large), rounds=12, precision="bf16", floor=floor,
+        task, large, theirs(large), rounds=10, precision="bf16", floor=floor,
     )  # fmt: skip
     yield race("mnist-lstm 8192 / JAX", task, large, jax(large), rounds=6)
     yield race("mnist-lstm 128 / plain", task, base, theirs(base), rounds=80, block=5, floor=0.97)

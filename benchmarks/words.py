@@ -51,12 +51,12 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
 
     large, base = recipe(STREAMS), recipe(20)
     floor = 2.3 if bf16_floors else None
-    yield race("language model 640 / plain", task, large, theirs(large), rounds=10, floor=1.5)
+    yield race("language model 640 / plain", task, large, theirs(large), rounds=8, floor=1.5)
     yield race(
         "language model 640, bf16 / plain",
-        task, large, theirs(large), rounds=10, precision="bf16", floor=floor,
+        task, large, theirs(large), rounds=8, precision="bf16", floor=floor,
     )  # fmt: skip
-    yield race("language model 640 / JAX", task, large, jax(large), rounds=10, floor=1.0)
+    yield race("language model 640 / JAX", task, large, jax(large), rounds=6, floor=1.0)
     yield race(
         "language model 20 / plain", task, base, theirs(base), rounds=40, block=3, floor=0.97
     )

@@ -80,7 +80,7 @@ class RowTask:
     def batch(self, ids: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         images, labels = self._on(device, "train")
         ids = ids.to(device, non_blocking=True)
-        return self._pixels(images[ids]), labels[ids]
+        return self._pixels(images.index_select(0, ids)), labels[ids]  # whole images: no gather
 
     def loss(
         self, model: nn.Module, batch: tuple[Tensor, Tensor], state: State

@@ -142,6 +142,7 @@ class _Probe:
         self._precision, self._limit = precision, limit
         self._ids = task.order(0, 0, recipe.batch_size)
         self._last: tuple[int, float] | None = None
+        self._seen: set[Way] = set()
 
     def throughput(self, way: Way) -> float:
         """Return examples per second cut in this way; 0 where it would not fit."""
@@ -177,7 +178,9 @@ class _Probe:
                 self._task, self._model, self._ids, way, world=self._world,
                 precision=self._precision, held=held,
             )  # fmt: skip
-            one()  # the first pass allocates, and chooses kernels
+            if way not in self._seen:
+                one()  # the first pass allocates, and chooses kernels
+            self._seen.add(way)
             marks = [self._now()]
             while len(marks) == 1 or (
                 marks[-1] - marks[0] < ENOUGH_SECONDS and len(marks) <= MOST_PASSES
