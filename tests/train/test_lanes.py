@@ -102,14 +102,36 @@ def test_each_lane_has_its_share_of_the_threads() -> None:
     for _ in range(3):
         found = lanes.run(lambda lane: (lane, torch.get_num_threads(), threading.get_ident()))
         assert [(lane, threads) for lane, threads, _ in found] == [(0, 2), (1, 2)]
-        assert len({ident for *_, ident in found}) == 2
-        assert torch.get_num_threads() == 4
+        assert found[0][2] == threading.get_ident() != found[1][2], "the first lane is the caller"
+        assert torch.get_num_threads() == 2, "nobody else has threads of its own meanwhile"
+        with lanes.all_cores():
+            assert torch.get_num_threads() == 4
+    lanes.close()
+    assert torch.get_num_threads() == 4
     later = []
     thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
     thread.start()
     thread.join()
     assert later == [4], "a thread that begins later has all of them"
-    lanes.close()
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_evaluations_have_every_core_and_so_has_who_called(tmp_path: Path) -> None:
+    seen = []
+
+    class Judged(Lines):
+        def evaluate(self, model: nn.Module) -> float:
+            seen.append(torch.get_num_threads())
+            return super().evaluate(model)
+
+        def final_metrics(self, model: nn.Module) -> dict[str, float]:
+            seen.append(torch.get_num_threads())
+            return {}
+
+    settings = Settings(device="cpu", micro_batch_size=16, lanes=2)
+    fit(Judged(), recipe(), out=tmp_path, settings=settings)
+    assert seen == [4, 4]
+    assert torch.get_num_threads() == 4
 
 
 def test_an_error_in_a_lane_is_an_error() -> None:

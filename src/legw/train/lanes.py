@@ -11,10 +11,10 @@ A task says with ``concurrent = True`` that lanes may serve it: its `batch`, `au
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -54,6 +54,10 @@ def tried(asked: int | Literal["auto"], task: Task, suits: bool) -> tuple[int, .
 class Lanes:
     """Threads that work side by side, each with its share of the cores.
 
+    The first lane is the caller's own thread. What it does between two calls of `run` has one
+    lane's share too: the helpers that torch keeps for more of them would go on spinning on
+    the cores that the other lanes are about to need. `all_cores` gives them back for a while.
+
     Args:
         count: how many, at least 2.
     """
@@ -61,28 +65,39 @@ class Lanes:
     def __init__(self, count: int) -> None:
         self.count = count
         self._cores = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="lane")
+        self._share = max(self._cores // count, 1)
+        self._others = ThreadPoolExecutor(count - 1, thread_name_prefix="lane")
 
     def run(self, work: Callable[[int], T]) -> list[T]:
         """Call `work` with 0 .. count - 1, all at once; return what they return, in order.
 
         If one fails, the others are waited for and the first error is raised.
         """
-        started = threading.Barrier(self.count)  # so that each is a thread of its own
 
         def own(lane: int) -> T:
-            torch.set_num_threads(max(self._cores // self.count, 1))
-            started.wait()
+            torch.set_num_threads(self._share)
             return work(lane)
 
-        futures = [self._pool.submit(own, lane) for lane in range(self.count)]
-        wait(futures)
-        torch.set_num_threads(self._cores)  # threads that begin later ask what was set last
-        return [future.result() for future in futures]
+        futures = [self._others.submit(own, lane) for lane in range(1, self.count)]
+        try:
+            first = own(0)
+        finally:
+            wait(futures)
+        return [first, *(future.result() for future in futures)]
+
+    @contextmanager
+    def all_cores(self) -> Iterator[None]:
+        """Let the caller's thread have every core."""
+        torch.set_num_threads(self._cores)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(self._share)
 
     def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
+        """End the threads; the caller's has every core again."""
+        self._others.shutdown()
+        torch.set_num_threads(self._cores)
 
 
 class Sums:
@@ -144,6 +159,12 @@ class LanedBatch(GlobalBatch):
     def __init__(self, *args: Any, lanes: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._lanes = Lanes(lanes)
+
+    def all_cores(self) -> AbstractContextManager[None]:
+        return self._lanes.all_cores()
+
+    def close(self) -> None:
+        self._lanes.close()
 
     def _accumulate(self, update: int) -> Tensor:
         """Sum gradients over all micro-batches; return (loss, weight) sums."""

@@ -124,6 +124,7 @@ class _Run:
         if done is not None:
             return done
         self._build()
+        held.callback(self.global_batch.close)
         content = self._restore()
         manifest = describe(
             self.task,
@@ -275,7 +276,8 @@ class _Run:
         wanting = [probe for probe in self.probes if probe.wants(update)]
         if wanting:
             began = time.perf_counter()
-            measure(wanting, self.global_batch, update, gradient)
+            with self.global_batch.all_cores():
+                measure(wanting, self.global_batch, update, gradient)
             self._pause(began, "probes")
 
     def _wishes(self) -> tuple[float, ...]:
@@ -289,7 +291,7 @@ class _Run:
         began = time.perf_counter()
         if self.world.first:
             self.model.eval()
-            with torch.no_grad():
+            with torch.no_grad(), self.global_batch.all_cores():
                 self.last_metric = float(self.task.evaluate(self.model))
             self.model.train()
         self.recorder.evaluated(self.last_metric)
@@ -302,7 +304,7 @@ class _Run:
             return
         began = time.perf_counter()
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.global_batch.all_cores():
             self.final_metrics = {name: float(value) for name, value in measure(self.model).items()}
         self._pause(began, "evaluation")
 

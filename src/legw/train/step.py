@@ -143,6 +143,13 @@ class GlobalBatch:
         """Return the model that sums gradients over processes."""
         return self.world.wrap(model)
 
+    def all_cores(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, this thread has every core: for what is no part of an update."""
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        """Give back what the gradient needed; nothing here."""
+
     def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
         """Leave the global batch's gradient in ``p.grad``, divided and clipped.
 
