@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from legw import records
 from legw.recipe import Recipe
 from legw.records import Manifest, Update
@@ -127,6 +129,7 @@ class _Turns(Observer):
     def __init__(self, rival: Iterator[float], block: int) -> None:
         self.ratios: list[float] = []
         self._rival, self._block = rival, block
+        self._threads = torch.get_num_threads()
         self._done = 0
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
@@ -137,7 +140,10 @@ class _Turns(Observer):
         if self._done % self._block:
             return
         ours = time.perf_counter() - self._began
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)  # in lanes, ours leaves this thread a share of them
         theirs = _seconds(lambda: [next(self._rival) for _ in range(self._block)])
+        torch.set_num_threads(threads)
         self.ratios.append(theirs / ours)
         self._began = time.perf_counter()
 
