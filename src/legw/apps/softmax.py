@@ -25,6 +25,9 @@ from torch.nn import functional
 CPU_PIECE = 2**22
 """Most logits in a piece on a CPU: 16 MiB, so that they stay in its cache."""
 
+THREAD_PIECE = 2**21
+"""The same for each thread: where several work on pieces of their own, they share a cache."""
+
 GPU_PIECE = 2**27
 """The same on another device, 512 MiB: there pieces save memory and no time, and what fits
 into one is left to torch."""
@@ -121,7 +124,9 @@ class _SummedLoss(torch.autograd.Function):
         hidden_slope_NH = torch.empty_like(hidden_NH)
         weight_slope_VH, bias_slope_V = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
         loss = weight_VH.new_zeros(())
-        limit = CPU_PIECE if weight.device.type == "cpu" else GPU_PIECE
+        limit = GPU_PIECE
+        if weight.device.type == "cpu":
+            limit = min(CPU_PIECE, THREAD_PIECE * torch.get_num_threads())
         pieces = max(-(-len(targets_N) * len(weight) // limit), 1)
         rows = (hidden, classes_N1, counted_N, hidden_slope_NH)
         for hidden_RH, classes_R1, counted_R, hidden_slope_RH in zip(
