@@ -50,8 +50,8 @@ def test_passes_take_what_they_take() -> None:
     found = speed.measure(Slow(), recipe(), world=CPU, largest=128, seconds=0.05)
     assert sorted(found.passes) == [16, 32, 64, 128]
     for size, seconds in found.passes.items():
-        assert 0.002 + 0.0001 * size <= seconds < 3 * (0.002 + 0.0001 * size) + 0.01
-    assert 0 < found.step_seconds < 0.05
+        assert 0.002 + 0.0001 * size <= seconds < 3 * (0.002 + 0.0001 * size) + 0.25  # other work
+    assert 0 < found.step_seconds < 0.5
     weights = 6 * 8 + 8 + 8 + 1
     assert found.gradient_bytes == 8 * weights
     assert found.device.startswith("cpu") and found.spread >= 0

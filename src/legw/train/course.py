@@ -83,7 +83,7 @@ class Course:
         apart = world.device.type == "cpu" and world.size == 1 and group == 1
         return tried(asked, self.task, apart and not compiled and not self.steered)
 
-    def global_batch(self, *args: Any, lanes: int, **kwargs: Any) -> GlobalBatch:
+    def global_batch(self, *args: Any, lanes: int = 1, **kwargs: Any) -> GlobalBatch:
         """Return the global batch, such that its gradient shows what the rule needs."""
         if self.steered:
             return MeasuredBatch(*args, each=self._each, **kwargs)
