@@ -6,6 +6,7 @@ import difflib
 import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tokenize
@@ -40,8 +41,23 @@ def test_five_lines_are_changed() -> None:
 
 def results_of(page: str) -> dict[str, float]:
     """Return the validation loss of each script, as the page's table has it."""
-    rows = re.findall(r"^\| `(char_lstm\w*)\.py` \|.*\| ([\d.]+) \|$", page, re.MULTILINE)
+    row = r"^\| `(char_lstm\w*)\.py` \|.*\| ([\d.]+) ± [\d.]+ \| \d+ \|$"
+    rows = re.findall(row, page, re.MULTILINE)
     return {name: float(loss) for name, loss in rows}
+
+
+def test_the_page_has_a_loss_for_both_scripts() -> None:
+    found = results_of((ROOT / "docs" / "char-lstm.md").read_text(encoding="utf-8"))
+    assert set(found) == {SMALL.stem, LARGE.stem}
+    assert all(1 < loss < 2 for loss in found.values())
+
+
+@pytest.mark.parametrize("rule", ["", "legw", "sqrt"])
+def test_what_makes_the_pages_numbers_changes_what_it_says(rule: str) -> None:
+    text = runpy.run_path(str(ROOT / "results" / "char_lstm.py"))["changed"](rule, 2.0, 0.3, 7)
+    assert "LR = 32, 16, 2.0\n" in text
+    assert text.index("randperm(len(windows))") < text.index("manual_seed(7)\nclass CharLSTM")
+    assert (f"warmup_epochs=0.3), BATCH := 128, {rule!r})" in text) == bool(rule)
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ With W devices, a batch of B examples, and micro-batches of m examples:
 
     update = compute(ceil(B / W)) + step + exposed synchronisation
     compute(b) = floor(b / m) * pass(m) + pass(b mod m)            pass: measured here
-    compute(b) = floor(b / n*m) * round(n, m) + the rest           in n lanes, one process
+    compute(b) = floor(b / (n*m)) * round(n, m) + the rest         in n lanes, one process
     ring = 2*(W - 1) * latency + 2*(W - 1)/W * bytes / bandwidth
     tree = 2*ceil(log2(W)) * latency + 2 * bytes / bandwidth
     exposed = max(0, min(ring, tree) - overlap * 2/3 * pass(last piece)) + numbers

@@ -9,7 +9,7 @@ shown, which favours the rival; and the whole grid is what the rival costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from legw import grid
@@ -61,6 +61,28 @@ def trials(base: Recipe, rivals: Rivals, batch_size: int) -> Iterator[tuple[str,
         start = base if base.optimizer.kind == kind else grid.with_field(base, "optimizer", kind)
         for label, recipe in grid.variants(start, fields):
             yield f"{PREFIX}{kind} {label}", replace(recipe, batch_size=batch_size)
+
+
+def check_apart(what: str, trials: Iterable[tuple[str, str, Recipe]]) -> None:
+    """Refuse rivals that tune what the grid varies: the same trials would count as several.
+
+    Args:
+        what: the base's name.
+        trials: of each its combination of the grid, its name and its recipe.
+
+    Raises:
+        RecipeError: a trial is the same under two combinations of the grid.
+    """
+    found: dict[tuple[str, int], list[tuple[str, Recipe]]] = {}
+    for variant, name, recipe in trials:
+        twins = found.setdefault((name, recipe.batch_size), [])
+        for other, twin in twins:
+            if twin == recipe:
+                raise RecipeError(
+                    f"{what}: {name} is the same under {other} and {variant} "
+                    "of the grid; choose the base first, or vary what the rival does not set"
+                )
+        twins.append((variant, recipe))
 
 
 def rival(rule: str) -> str:

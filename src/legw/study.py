@@ -159,7 +159,8 @@ def plan(study: Study) -> Plan:
     for batch_size in study.batch_sizes:
         check_count(study.base.name, "batch_size", batch_size)
     runs: dict[str, Planned] = {}
-    undefined, compared = [], []
+    compared: dict[str, Planned] = {}
+    undefined, trials = [], []
     for variant, base in variants(study.base, study.grid):
         sizes = sorted(study.batch_sizes, key=lambda size: size != base.batch_size)
         for batch_size, rule in itertools.product(sizes, found):
@@ -175,29 +176,12 @@ def plan(study: Study) -> Plan:
         for batch_size in study.batch_sizes:
             if batch_size != base.batch_size:
                 for name, recipe in rivals.trials(base, study.tuned, batch_size):
+                    trials.append((variant, name, recipe))
                     own = [_planned(variant, base, recipe, name, seed) for seed in study.seeds]
-                    compared += own
-    _check_apart(study.base.name, compared)
-    runs |= {run.name: run for run in compared}
+                    compared |= {run.name: run for run in own}
+    rivals.check_apart(study.base.name, trials)
+    runs |= compared
     return Plan(runs=tuple(runs.values()), undefined=tuple(undefined))
-
-
-def _check_apart(what: str, trials: Sequence[Planned]) -> None:
-    """Refuse rivals that tune what the grid varies: the same trials would count as several.
-
-    Raises:
-        RecipeError: a trial is the same under two combinations of the grid.
-    """
-    found: dict[tuple[str, int, int], list[Planned]] = {}
-    for trial in trials:
-        twins = found.setdefault((trial.rule, trial.recipe.batch_size, trial.seed), [])
-        for twin in twins:
-            if twin.recipe == trial.recipe:
-                raise RecipeError(
-                    f"{what}: {trial.rule} is the same under {twin.variant} and {trial.variant} "
-                    "of the grid; choose the base first, or vary what the rival does not set"
-                )
-        twins.append(trial)
 
 
 def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:

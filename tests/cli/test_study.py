@@ -28,6 +28,7 @@ from legw.cli.board import _Line
 from legw.errors import DataError, RunError
 from legw.study import Planned, Study, plan
 from legw.train import Settings, Task
+from threads import threads
 
 Legw = Callable[[str], Any]
 
@@ -60,10 +61,8 @@ def in_a_folder_with_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Results of 1 and of 2 threads differ in their last digit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from expect import error_line
 from legw.errors import RunError
 from legw.probes import speed
 from legw.train.dist import World
+from threads import threads
 from train.launch import complete
 from train.probed import timed_all_reduces
 from train.runs import recipe
@@ -40,10 +41,8 @@ class Slow(Lines):
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with threads(2):
+        yield
 
 
 def test_passes_take_what_they_take() -> None:

@@ -19,6 +19,7 @@ from legw import RunError, records, rules
 from legw.train import Settings, State, fit, micro
 from legw.train.dist import World
 from legw.train.lanes import Lanes, Sums
+from threads import threads
 from train.runs import ADASCALE_BASE, recipe, train, weights
 from train.tasks import TASKS, Lines
 
@@ -33,10 +34,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
+    with threads(4):
+        yield
 
 
 # The gradient -------------------------------------------------------------------------------
@@ -68,18 +67,17 @@ def test_bf16_in_lanes_is_bf16_alone(tmp_path: Path) -> None:
 
 
 def test_gradients_that_share_their_memory_are_added_once_each() -> None:
-    """An LSTM's two bias vectors have one gradient, which torch returns twice."""
-    layer = nn.LSTM(3, 4).double()
-    parameters, inputs = list(layer.parameters()), torch.randn(2, 5, 3, dtype=torch.float64)
-    sums = Sums(parameters)
-    for row in inputs.split(1):
-        sums.add(list(torch.autograd.grad(layer(row)[0].sum(), parameters)))
-    sums.add([None] * len(parameters))
-    again = [layer(row)[0].sum() for row in inputs.split(1)]
-    expected = torch.autograd.grad(again[0] + again[1], parameters)
-    for found, wanted in zip(sums.result(), expected, strict=True):
+    """Of a sum of two weights torch returns one gradient twice."""
+    weights = [nn.Parameter(torch.zeros(3)) for _ in range(2)]
+    sums = Sums(weights)
+    for factor in (1.0, 10.0, 100.0):
+        grads = torch.autograd.grad((factor * (weights[0] + weights[1])).sum(), weights)
+        assert grads[0].data_ptr() == grads[1].data_ptr(), "else nothing is tested here"
+        sums.add(list(grads))
+    sums.add([None, None])
+    for found in sums.result():
         assert found is not None
-        assert_close(found, wanted)
+        assert found.tolist() == [111, 111, 111]
 
 
 def test_a_sum_of_one_has_memory_of_its_own() -> None:
@@ -193,6 +191,16 @@ def test_lanes_are_taken_where_they_are_faster() -> None:
     assert not again.measured
 
 
+def test_what_was_measured_on_the_way_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes that are asked for are tried near the best size alone, which is measured once."""
+    asked = {"world": CPU, "group": 1, "precision": "fp32", "lanes": (2,)}
+    first = micro.choose(Slow(), Slow().model(), recipe(), **asked)
+    assert first.measured and {way.lanes for way in first.table} == {2}
+    monkeypatch.setattr(micro._Probe, "throughput", lambda *_: pytest.fail("measured again"))
+    again = micro.choose(Slow(), Slow().model(), recipe(), **asked)
+    assert (again.micro_batch_size, again.lanes) == (first.micro_batch_size, 2)
+
+
 @pytest.mark.usefixtures("four_threads")
 def test_auto_tries_as_many_lanes_as_threads(tmp_path: Path) -> None:
     settings = Settings(device="cpu")
@@ -236,7 +244,7 @@ def test_random_draws_are_found_out(tmp_path: Path) -> None:
         fit(Drawing(), recipe(), out=tmp_path, settings=settings)
 
 
-def test_a_resumed_run_keeps_its_lanes(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And ends with the weights of the one that was never interrupted."""
 
     class Stopped(Slow):
@@ -248,7 +256,10 @@ def test_a_resumed_run_keeps_its_lanes(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         fit(Stopped(), half, out=tmp_path / "run", settings=settings)
     size = records.read_manifest(tmp_path / "run").micro_batch_size
-    fit(Slow(), half, out=tmp_path / "run", settings=Settings(device="cpu", lanes=2, resume=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(micro, "choose", lambda *_, **__: pytest.fail("measured again"))
+        again = Settings(device="cpu", lanes=2, resume=True)
+        fit(Slow(), half, out=tmp_path / "run", settings=again)
     assert records.read_manifest(tmp_path / "run").micro_batch_size == size
     straight = replace(settings, micro_batch_size=size)
     fit(Slow(), whole, out=tmp_path / "straight", settings=straight)

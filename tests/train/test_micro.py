@@ -143,3 +143,21 @@ def test_the_ladder_ends_where_it_no_longer_pays() -> None:
 
     micro.climb([16, 32, 64, 128, 256], measure, {})
     assert asked == [16, 32, 64]
+
+
+def test_what_was_measured_beyond_the_ladders_end_still_counts() -> None:
+    """Slow moments in the first look must not hide what a later one found."""
+    known = {16: 100.0, 32: 10.0, 64: 10.0, 128: 400.0}
+    assert micro.climb([16, 32, 64, 128], lambda size: 0.0, known) == known
+
+
+def test_only_the_best_few_are_timed_again() -> None:
+    asked: list[int] = []
+
+    def measure(size: int) -> float:
+        asked.append(size)
+        return 0.0
+
+    table = {16: 95.0, 32: 100.0, 64: 99.0, 128: 98.0, 256: 97.0, 512: 96.0}
+    assert micro.settle(table, measure) == table
+    assert sorted(set(asked)) == [32, 64, 128, 256]

@@ -14,6 +14,7 @@ from torch.nn import Parameter
 from legw import optimizers
 from legw.errors import RecipeError
 from legw.train.optim import CPU_BATCH_NUMEL, LAMB, LARS, build, parameter_groups
+from threads import threads
 
 STEPS = 24
 
@@ -21,10 +22,8 @@ STEPS = 24
 @pytest.fixture(autouse=True)
 def one_thread():
     """Small tensors on a shared machine are faster so."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with threads(1):
+        yield
 
 
 def lars_step(w, g, state, *, lr, momentum, weight_decay, trust_coefficient, eps, adapt=True):

@@ -73,10 +73,9 @@ def measure(
         spreads.append(spread)
         return way.examples / mean
 
-    apart = world.device.type == "cpu" and world.size == 1 and group == 1
     sizes = ladder(largest, group)
     table: dict[Way, float] = {}
-    for count in tried("auto", task, lanes and apart):
+    for count in tried("auto", task, world, group, barred=not lanes):
         ways = [Way(size, count) for size in sizes if count == 1 or size * count <= largest]
         table |= climb(ways, rate, {})
     times = {way: way.examples / found for way, found in table.items() if found > 0}

@@ -74,14 +74,12 @@ class Course:
     ) -> tuple[int, ...]:
         """Return which numbers of lanes the run may choose from.
 
-        A rule that steers looks at micro-gradients one after the other, and batch-norm's
-        statistics are made in one place.
+        A rule that steers looks at micro-gradients one after the other.
 
         Raises:
             RunError: more than one is asked for where there can be only one.
         """
-        apart = world.device.type == "cpu" and world.size == 1 and group == 1
-        return tried(asked, self.task, apart and not compiled and not self.steered)
+        return tried(asked, self.task, world, group, barred=compiled or self.steered)
 
     def global_batch(self, *args: Any, lanes: int = 1, **kwargs: Any) -> GlobalBatch:
         """Return the global batch, such that its gradient shows what the rule needs."""

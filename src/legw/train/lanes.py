@@ -21,24 +21,30 @@ import torch
 from torch import Tensor, nn
 
 from legw.errors import RunError
+from legw.train.dist import World
 from legw.train.step import GlobalBatch, Precision, summed_loss
 from legw.train.task import State, Task
 
 T = TypeVar("T")
 
 
-def tried(asked: int | Literal["auto"], task: Task, suits: bool) -> tuple[int, ...]:
+def tried(
+    asked: int | Literal["auto"], task: Task, world: World, group: int, *, barred: bool = False
+) -> tuple[int, ...]:
     """Return which numbers of lanes a run may choose from.
 
     Args:
         asked: what the user says.
         task: whether it is `concurrent`.
-        suits: whether everything else allows lanes.
+        world: must be one process on a CPU.
+        group: examples that batch-norm keeps together; its statistics are made in one place.
+        barred: whether something else allows one lane only.
 
     Raises:
         RunError: more than one is asked for where there can be only one.
     """
-    possible = suits and getattr(task, "concurrent", False)
+    apart = world.device.type == "cpu" and world.size == 1 and group == 1
+    possible = apart and not barred and getattr(task, "concurrent", False)
     if asked == "auto":
         threads = torch.get_num_threads()
         return (1, threads) if possible and threads > 1 else (1,)

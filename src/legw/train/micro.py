@@ -113,8 +113,8 @@ def choose(
                 table |= climb(in_lanes(alone, count, share), measure, known)
         if any(way not in known for way in table):
             table = settle(table, measure)
-        if world.first and table != known:
-            store.write(known | table)
+        if world.first and alone | table != known:
+            store.write(known | alone | table)
     chosen = best(table, share)
     measured = any(way not in known for way in table)
     return Choice(chosen.size, table, measured=measured, lanes=chosen.lanes)
