@@ -191,6 +191,17 @@ def test_lanes_are_taken_where_they_are_faster() -> None:
     assert not again.measured
 
 
+def test_a_batch_too_small_for_lanes_has_them_only_if_they_are_asked_for() -> None:
+    def chosen(lanes: tuple[int, ...]) -> micro.Choice:
+        return micro.choose(
+            Slow(), Slow().model(), recipe(batch_size=20), world=CPU, group=1, precision="fp32",
+            lanes=lanes,
+        )  # fmt: skip
+
+    assert {way.lanes for way in chosen((1, 2)).table} == {1}
+    assert (chosen((2,)).micro_batch_size, chosen((2,)).lanes) == (16, 2)
+
+
 def test_what_was_measured_on_the_way_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes that are asked for are tried near the best size alone, which is measured once."""
     asked = {"world": CPU, "group": 1, "precision": "fp32", "lanes": (2,)}

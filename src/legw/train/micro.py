@@ -111,6 +111,8 @@ def choose(
         for count in lanes:
             if count > 1:
                 table |= climb(in_lanes(alone, count, share), measure, known)
+        if not table:  # a batch too small for the lanes that are asked for
+            table = climb([Way(sizes[0], lanes[0])], measure, known)
         if any(way not in known for way in table):
             table = settle(table, measure)
         if world.first and alone | table != known:

@@ -99,15 +99,17 @@ def in_lanes(alone: dict[Way, float], count: int, share: int) -> list[Way]:
     Args:
         alone: examples per second of each size with one lane.
         count: lanes.
-        share: examples of the process; all lanes together have at most these, if they can.
+        share: examples of the process; all lanes together have at most these.
 
     >>> in_lanes({Way(16): 50.0, Way(32): 80.0, Way(64): 90.0, Way(128): 60.0}, 2, share=128)
     [Way(size=16, lanes=2), Way(size=32, lanes=2), Way(size=64, lanes=2)]
+    >>> in_lanes({Way(16): 50.0, Way(20): 60.0}, 2, share=20)
+    []
     """
     near = {way.size for way, rate in alone.items() if rate >= NEAR * max(alone.values())}
     fitting = [size for size in sorted(way.size for way in alone) if size * count <= share]
     worth = [size for size in fitting if size in near or 2 * size in near]
-    return [Way(size, count) for size in worth or fitting[:1] or [min(alone).size]]
+    return [Way(size, count) for size in worth or fitting[:1]]
 
 
 def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, float]:
