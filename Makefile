@@ -10,7 +10,7 @@ demo: setup
 	$(BIN)/python -m legw demo
 
 test: setup
-	$(BIN)/python -m pytest --doctest-modules -n auto -q -rs
+	$(BIN)/python -m pytest --doctest-modules -n auto --dist worksteal -q -rs
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -q -rs

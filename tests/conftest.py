@@ -1,0 +1,13 @@
+"""Each of several test processes takes its share of the cores, before torch counts them.
+
+Small nets on more threads than cores wait for each other: a test then takes up to ten times
+as long as on one thread.
+"""
+
+from __future__ import annotations
+
+import os
+
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))
