@@ -21,7 +21,7 @@ import torch
 from benchmarks.ratios import Ratio
 from legw.train.machine import describe_device, environment
 
-NAMES = ("rows", "overhead", "words", "pairs", "memory", "optimizers")
+NAMES = ("rows", "overhead", "words", "pairs", "images", "memory", "optimizers")
 PACKAGES = ("jax", "optax", "numpy", "torchvision")
 LINE = "{:<42} {:>7} {:>15} {:>6} {:>6}  {}"
 
