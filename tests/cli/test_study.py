@@ -498,7 +498,7 @@ def test_broken_images_are_refused_or_left_out(legw: Legw, tmp_path: Path) -> No
     assert refused.code == 2
     assert "dog/0.png: is no image that Pillow knows; replace it, or give --skip-b" in refused.err
     answer = legw(f"{words} --batch-sizes 4 --dry-run --skip-broken")
-    assert "1 broken images are left out; the first" in answer.err
+    assert "1 broken image is left out; the first" in answer.err
     assert answer.out.splitlines()[-1] == "1 runs, 8 updates; 0 finished before"  # of 15, not 16
 
 

@@ -159,7 +159,8 @@ def read(name: str, folder: Path | None, *, skip_broken: bool = False) -> Reside
     tree = scan("cifar10", _root(name, folder), ("train", "test"))
     found = resident(tree, SIZE, skip_broken=skip_broken)
     if found.broken:
-        left = f"{len(found.broken)} broken images are left out"
+        many = "images are" if len(found.broken) > 1 else "image is"
+        left = f"{len(found.broken)} broken {many} left out"
         warnings.warn(f"{name}: {left}; the first: {found.broken[0]}", LegwWarning, stacklevel=2)
     return found
 
