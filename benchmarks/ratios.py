@@ -69,6 +69,7 @@ def race(
     precision: Precision = "fp32",
     lanes: int | Literal["auto"] = "auto",
     floor: float | None = None,
+    warm_up: int = WARM_UP,
 ) -> Ratio:
     """Train with `fit`, and let a rival make as many updates after every block of its own.
 
@@ -84,10 +85,11 @@ def race(
         block: updates of each side in a round.
         precision, lanes: of ours.
         floor: what the ratio must reach.
+        warm_up: rounds before those that count.
     """
     turns = _Turns(rival, block)
-    way = run(task, recipe, (WARM_UP + rounds) * block, turns, precision=precision, lanes=lanes)
-    return Ratio(name, turns.ratios[WARM_UP:], floor, f"micro-batch {way}")
+    way = run(task, recipe, (warm_up + rounds) * block, turns, precision=precision, lanes=lanes)
+    return Ratio(name, turns.ratios[warm_up:], floor, f"micro-batch {way}")
 
 
 def run(

@@ -81,12 +81,12 @@ def _plain_loss(
     )
 
 
-def _logits(hidden_RH: Tensor, weight_VH: Tensor, bias_V: Tensor) -> Tensor:
-    """Return the linear layer's output, by the fastest product that is there."""
-    if _FUSED is not None and hidden_RH.device.type == "cpu" and hidden_RH.dtype == torch.float32:
-        fused: Tensor = _FUSED(hidden_RH, weight_VH, bias_V, "none", [], "")
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``rows @ weight.T + bias``, by the fastest product that is there."""
+    if _FUSED is not None and rows.device.type == "cpu" and rows.dtype == torch.float32:
+        fused: Tensor = _FUSED(rows, weight, bias, "none", [], "")
         return fused
-    return functional.linear(hidden_RH, weight_VH, bias_V)
+    return functional.linear(rows, weight, bias)
 
 
 def _log_probability(
@@ -132,7 +132,7 @@ class _SummedLoss(torch.autograd.Function):
         for hidden_RH, classes_R1, counted_R, hidden_slope_RH in zip(
             *(each.tensor_split(pieces) for each in rows), strict=True
         ):
-            logits_RV = _logits(hidden_RH, weight, bias)
+            logits_RV = _linear(hidden_RH, weight, bias)
             probs_RV = torch.softmax(logits_RV, 1)
             own_R = _log_probability(logits_RV, probs_RV, classes_R1, exact)
             loss -= own_R.masked_fill(~counted_R, 0).sum()
@@ -146,7 +146,7 @@ class _SummedLoss(torch.autograd.Function):
             own_slope_R1 = own_R.expm1().add_(smoothing).to(product)[:, None]
             slope_RV = probs_RV.scatter_(1, classes_R1, own_slope_R1)
             share_R = counted_R.to(product)
-            hidden_slope_RH.copy_(slope_RV @ weight).mul_(share_R[:, None])
+            hidden_slope_RH.copy_(_linear(slope_RV, weight.t())).mul_(share_R[:, None])
             if low is None:
                 bias_slope_V.addmv_(slope_RV.t(), share_R)
                 weight_slope_VH.addmm_(slope_RV.t(), hidden_RH * share_R[:, None])
