@@ -63,6 +63,6 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
         "mnist-lstm 8192, bf16 / plain",
         task, large, theirs(large), rounds=10, precision="bf16", floor=floor,
     )  # fmt: skip
-    yield race("mnist-lstm 8192 / JAX", task, large, jax(large), rounds=6)
-    yield race("mnist-lstm 128 / plain", task, base, theirs(base), rounds=80, block=5, floor=0.97)
-    yield race("mnist-lstm 128 / JAX", task, base, jax(base), rounds=20, block=5)
+    yield race("mnist-lstm 8192 / JAX", task, large, jax(large), rounds=5)
+    yield race("mnist-lstm 128 / plain", task, base, theirs(base), rounds=40, block=10, floor=0.97)
+    yield race("mnist-lstm 128 / JAX", task, base, jax(base), rounds=15, block=5)

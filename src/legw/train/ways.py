@@ -13,12 +13,13 @@ SMALLEST = 16
 GIVE_UP = 0.6
 """The ladder ends after two sizes in a row below this share of the best throughput."""
 
-NEAR = 0.8
-"""Sizes above this share of the best are timed again, `ROUNDS` times in turn."""
+NEAR = 0.7
+"""Sizes above this share of the best are timed again, `ROUNDS` times in turn. One look may be
+off by as much on a machine that others share."""
 
-ROUNDS = 2
+ROUNDS = 3
 
-CANDIDATES = 4
+CANDIDATES = 5
 """Most of them that are timed again."""
 
 CLOSE = 0.98

@@ -85,7 +85,7 @@ class CifarTask:
         """Return pixels, uint8 of shape (B, H, W, C), and labels, int64 of shape (B,)."""
         pixels, labels = self._on(device)[0]
         ids = sent(ids, device)
-        return pixels[ids], labels[ids]
+        return pixels.index_select(0, ids), labels.index_select(0, ids)
 
     def augment(self, batch: Batch, draws_B: Tensor) -> Batch:
         """Shift and mirror the images at random, each by its own seed."""
