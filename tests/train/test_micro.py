@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -156,8 +157,30 @@ def test_only_the_best_few_are_timed_again() -> None:
 
     def measure(size: int) -> float:
         asked.append(size)
-        return 0.0
+        return 40.0
 
-    table = {16: 95.0, 32: 100.0, 64: 99.0, 128: 98.0, 256: 97.0, 512: 96.0, 1024: 69.0}
-    assert micro.settle(table, measure) == table
-    assert sorted(asked) == sorted(3 * [32, 64, 128, 256, 512])
+    rates = [95.0, 100.0, 99.0, 98.0, 97.0, 96.0, 95.5, 69.0]
+    table = {16 * 2**place: rate for place, rate in enumerate(rates)}
+    settled = micro.settle(table, measure)
+    assert sorted(asked) == sorted(4 * [32, 64, 128, 256, 512, 1024])
+    assert all(settled[size] == pytest.approx(97.58, abs=0.01) for size in asked), "all alike"
+    assert (settled[16], settled[2048]) == (95.0, 69.0), "as they were"
+
+
+def test_a_machine_that_slows_down_changes_no_order() -> None:
+    """The first look was at a fast moment; and each one later is slower, whatever its size."""
+    own = {16: 40.0, 32: 44.0, 64: 60.0, 128: 52.0}
+    speeds = count()
+
+    def measure(size: int) -> float:
+        return own[size] * 0.95 ** next(speeds)
+
+    settled = micro.settle({16: 90.0, 32: 100.0, 64: 75.0, 128: 71.0, 256: 65.0}, measure)
+    assert max(settled, key=settled.__getitem__) == 64
+    assert settled[64] > settled[128] > settled[32] > settled[16]
+
+
+def test_a_size_that_no_longer_fits_counts_as_none() -> None:
+    again = {16: 50.0, 32: 0.0}
+    assert micro.settle({16: 90.0, 32: 100.0}, again.__getitem__)[32] == 0
+    assert micro.settle({16: 90.0, 32: 100.0}, lambda size: 0.0) == {16: 0.0, 32: 0.0}

@@ -47,7 +47,7 @@ __all__ = [
     "SMALLEST", "Choice", "Way", "best", "cache_folder", "choose", "climb", "ladder", "settle",
 ]  # fmt: skip
 
-ENOUGH_SECONDS = 0.3
+ENOUGH_SECONDS = 0.2
 """How long one size is timed, at least once and at most `MOST_PASSES` times."""
 
 MOST_PASSES = 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import fmean, median
 from typing import NamedTuple, TypeVar
 
 from legw.errors import RunError
@@ -17,9 +18,9 @@ NEAR = 0.7
 """Sizes above this share of the best are timed again, `ROUNDS` times in turn. One look may be
 off by as much on a machine that others share."""
 
-ROUNDS = 3
+ROUNDS = 4
 
-CANDIDATES = 5
+CANDIDATES = 6
 """Most of them that are timed again."""
 
 CLOSE = 0.98
@@ -114,29 +115,36 @@ def in_lanes(alone: dict[Way, float], count: int, share: int) -> list[Way]:
 
 
 def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, float]:
-    """Time the sizes that come near the best again, in turn, and keep each one's best.
+    """Time the sizes that come near the best again, in turn, and compare them round by round.
 
-    Other work on the machine slows whatever is timed at that moment, and one look at
-    each size would take that for the size's own.
+    Other work on the machine slows whatever is timed at that moment, and one look at each
+    size would take that for the size's own; what a round's sizes are to each other, it leaves
+    as it is. So each one's rate is the median of its shares of a round, times what they had
+    in the mean before: the best of them stays above all that were not timed again.
 
     Args:
         table: examples per second of each size.
-        measure: size -> examples per second.
+        measure: size -> examples per second, 0 where it does not fit.
 
-    >>> again = {32: 110.0, 64: 70.0}
+    >>> again = {32: 60.0, 64: 40.0}
     >>> settle({16: 50.0, 32: 80.0, 64: 90.0}, again.__getitem__)
-    {16: 50.0, 32: 110.0, 64: 90.0}
+    {16: 50.0, 32: 102.0, 64: 68.0}
     """
     top = max(table.values())
     near = [key for key, rate in table.items() if rate and rate >= NEAR * top]
     near = sorted(near, key=lambda key: -table[key])[:CANDIDATES]
     if len(near) < 2:
         return table
-    found = dict(table)
-    for _ in range(ROUNDS):
-        for key in near:
-            found[key] = max(found[key], measure(key))
-    return found
+    turns = [near, near[::-1]] * (ROUNDS // 2)  # to and fro, so that nobody is always the last
+    rounds = [{key: measure(key) for key in turn} for turn in turns]
+    level = fmean(table[key] for key in near)
+    return table | {key: level * median(_share(rates, key) for rates in rounds) for key in near}
+
+
+def _share(rates: dict[K, float], key: K) -> float:
+    """Return how a rate compares with the mean of its round."""
+    mean = fmean(rates.values())
+    return rates[key] / mean if mean else 0.0
 
 
 def best(table: dict[Way, float], share: int) -> Way:
