@@ -214,7 +214,7 @@ CIFAR10 = Recipe(
     optimizer=LARS(momentum=0.9, weight_decay=5e-4, trust_coefficient=1e-2, epsilon=1e-5),
     decay=Polynomial(power=2.0),
     num_examples=50000,
-    source="to be tuned at batch 512: results/cifar10/tuning; LARS as in arXiv 1901.08256",
+    source="not tuned yet; LARS as in arXiv 1901.08256",
 )
 """CIFAR-10, ResNet-18 with LARS: the form of ResNet-50's recipe. Not tuned yet.
 
@@ -232,33 +232,33 @@ CIFAR10_MOMENTUM = Recipe(
     optimizer=SGD(momentum=0.9, nesterov=True, weight_decay=5e-4),
     decay=Cosine(),
     num_examples=50000,
-    source="to be tuned at batch 512: results/cifar10/tuning-momentum",
+    source="not tuned yet",
 )
 """CIFAR-10, ResNet-18 with Nesterov momentum and a cosine. Not tuned yet."""
 
 CIFAR10_SMALL = Recipe(
     name="cifar10-small",
     batch_size=128,
-    lr=0.4,
+    lr=1.6,
     epochs=10,
     warmup_epochs=0.125,
     optimizer=LARS(momentum=0.9, weight_decay=5e-4, trust_coefficient=1e-2, epsilon=1e-5),
     decay=Polynomial(power=2.0),
     num_examples=50000,
-    source="to be tuned at batch 128: results/cifar10-small/tuning; LARS as in arXiv 1901.08256",
+    source="rate tuned at batch 128: results/cifar10/tuning; LARS as in arXiv 1901.08256",
 )
 """CIFAR-10 for two CPU cores: a residual net of 309,000 weights with LARS, 10 epochs."""
 
 CIFAR10_SMALL_MOMENTUM = Recipe(
     name="cifar10-small-momentum",
     batch_size=128,
-    lr=0.1,
+    lr=0.4,
     epochs=10,
     warmup_epochs=0.125,
     optimizer=SGD(momentum=0.9, nesterov=True, weight_decay=5e-4),
     decay=Cosine(),
     num_examples=50000,
-    source="to be tuned at batch 128: results/cifar10-small/tuning-momentum",
+    source="rate tuned at batch 128: results/cifar10-momentum/tuning",
 )
 """The same with Nesterov momentum and a cosine."""
 
