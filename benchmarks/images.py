@@ -40,12 +40,12 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
         yield Ratio(f"cifar10-small 128, {precision}, ready batch / made", shares, floor)
 
 
-def shares_of_a_step(task: CifarTask, *, bf16: bool) -> Iterator[float]:
+def shares_of_a_step(task: CifarTask, *, bf16: bool, rounds: int = ROUNDS) -> Iterator[float]:
     """Yield, round by round, the time of a pass over that of the pass and its batch together."""
     model = task.model()
     norm.fix_groups(model, BATCH_SIZE)
     ids = task.order(0, 0, BATCH_SIZE).split(BATCH_SIZE)
-    for number in range(WARM_UP + ROUNDS):
+    for number in range(WARM_UP + rounds):
         made, batch = timed(partial(made_batch, task, ids[number]))
         passed, _ = timed(partial(forward_and_backward, task, model, batch, bf16))
         if number >= WARM_UP:

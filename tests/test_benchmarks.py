@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import optimizers, pairs, plain, rows, words
+from benchmarks import images, optimizers, pairs, plain, rows, words
 from benchmarks.ratios import WARM_UP, Ratio, race
 from legw import Recipe, records
 from legw.apps.translation import SIZES
@@ -105,6 +105,17 @@ def test_both_ways_to_update_resnet_agree() -> None:
     many, one_by_one = (list(update.model.parameters()) for update in updates)
     assert len(many) == 161
     torch.testing.assert_close(many, one_by_one)
+
+
+def test_an_images_step_is_timed_with_and_without_its_batch() -> None:
+    task = images.synthetic(4 * images.BATCH_SIZE)
+    shares = list(images.shares_of_a_step(task, bf16=False, rounds=2))
+    assert len(shares) == 2
+    assert all(0 < share < 1 for share in shares), "a part of the whole"
+    ids = task.order(0, 0, 8)[:8]
+    pixels, labels = images.made_batch(task, ids)
+    assert torch.equal(labels, task.train[1][ids])
+    assert not torch.equal(pixels, task.train[0][ids]), "shifted and mirrored, too"
 
 
 def test_a_race_takes_turns() -> None:
