@@ -232,7 +232,7 @@ CIFAR10_MOMENTUM = Recipe(
     optimizer=SGD(momentum=0.9, nesterov=True, weight_decay=5e-4),
     decay=Cosine(),
     num_examples=50000,
-    source="not tuned yet",
+    source="not tuned yet; cosine as in arXiv 1608.03983",
 )
 """CIFAR-10, ResNet-18 with Nesterov momentum and a cosine. Not tuned yet."""
 
