@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.ratios import WARM_UP, Ratio
+from benchmarks.ratios import WARM_UP, Ratio, seconds
 from legw.apps.images.cifar10 import Batch, CifarTask
 from legw.apps.images.models import small_resnet
 from legw.apps.images.resident import Resident
@@ -19,7 +17,6 @@ from legw.train import norm
 BATCH_SIZE, ROUNDS = 128, 30
 MOST_OF_A_STEP = 0.03
 CPU = torch.device("cpu")
-T = TypeVar("T")
 
 
 def synthetic(images: int = 20_000) -> CifarTask:
@@ -45,9 +42,10 @@ def shares_of_a_step(task: CifarTask, *, bf16: bool, rounds: int = ROUNDS) -> It
     model = task.model()
     norm.fix_groups(model, BATCH_SIZE)
     ids = task.order(0, 0, BATCH_SIZE).split(BATCH_SIZE)
+    batch = made_batch(task, ids[-2])  # the last one may be short
     for number in range(WARM_UP + rounds):
-        made, batch = timed(partial(made_batch, task, ids[number]))
-        passed, _ = timed(partial(forward_and_backward, task, model, batch, bf16))
+        made = seconds(partial(made_batch, task, ids[number]))
+        passed = seconds(partial(forward_and_backward, task, model, batch, bf16))
         if number >= WARM_UP:
             yield passed / (passed + made)
 
@@ -63,10 +61,3 @@ def forward_and_backward(task: CifarTask, model: nn.Module, batch: Batch, bf16: 
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         total, _, _ = task.loss(model, batch, None)
     total.backward()  # type: ignore[no-untyped-call]
-
-
-def timed(call: Callable[[], T]) -> tuple[float, T]:
-    """Return the seconds that a call takes, and what it returns."""
-    began = time.perf_counter()
-    result = call()
-    return time.perf_counter() - began, result

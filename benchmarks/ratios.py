@@ -54,7 +54,7 @@ class Ratio:
 
 def alternate(theirs: Callable[[], object], ours: Callable[[], object], rounds: int) -> list[float]:
     """Call both in turns; return the seconds of theirs over those of ours, round by round."""
-    ratios = [_seconds(theirs) / _seconds(ours) for _ in range(WARM_UP + rounds)]
+    ratios = [seconds(theirs) / seconds(ours) for _ in range(WARM_UP + rounds)]
     return ratios[WARM_UP:]
 
 
@@ -144,7 +144,7 @@ class _Turns(Observer):
         ours = time.perf_counter() - self._began
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)  # in lanes, ours leaves this thread a share of them
-        theirs = _seconds(lambda: [next(self._rival) for _ in range(self._block)])
+        theirs = seconds(lambda: [next(self._rival) for _ in range(self._block)])
         torch.set_num_threads(threads)
         self.ratios.append(theirs / ours)
         self._began = time.perf_counter()
@@ -165,7 +165,8 @@ class _Unjudged:
         return 0.0
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def seconds(call: Callable[[], object]) -> float:
+    """Return how long a call takes."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began

@@ -1,7 +1,7 @@
 """Each of several test processes takes its share of the cores, before torch counts them.
 
-Small nets on more threads than cores wait for each other: a test then takes up to ten times
-as long as on one thread.
+Small nets on more threads than cores wait for each other: some tests then take ten times as
+long as on one thread.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def test_an_images_step_is_timed_with_and_without_its_batch() -> None:
     task = images.synthetic(4 * images.BATCH_SIZE)
     shares = list(images.shares_of_a_step(task, bf16=False, rounds=2))
     assert len(shares) == 2
-    assert all(0 < share < 1 for share in shares), "a part of the whole"
+    assert all(0.5 < share < 1 for share in shares), "the pass is nearly all of a step"
     ids = task.order(0, 0, 8)[:8]
     pixels, labels = images.made_batch(task, ids)
     assert torch.equal(labels, task.train[1][ids])

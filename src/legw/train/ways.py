@@ -119,8 +119,8 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
 
     Other work on the machine slows whatever is timed at that moment, and one look at each
     size would take that for the size's own; what a round's sizes are to each other, it leaves
-    as it is. So each one's rate is the median of its shares of a round, times what they had
-    in the mean before: the best of them stays above all that were not timed again.
+    as it is. So they are compared by the median of their shares of a round, and the best of
+    them keeps the highest rate that was seen: it stays above all that were not timed again.
 
     Args:
         table: examples per second of each size.
@@ -128,7 +128,7 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
 
     >>> again = {32: 60.0, 64: 40.0}
     >>> settle({16: 50.0, 32: 80.0, 64: 90.0}, again.__getitem__)
-    {16: 50.0, 32: 102.0, 64: 68.0}
+    {16: 50.0, 32: 90.0, 64: 60.0}
     """
     top = max(table.values())
     near = [key for key, rate in table.items() if rate and rate >= NEAR * top]
@@ -137,8 +137,9 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
         return table
     turns = [near, near[::-1]] * (ROUNDS // 2)  # to and fro, so that nobody is always the last
     rounds = [{key: measure(key) for key in turn} for turn in turns]
-    level = fmean(table[key] for key in near)
-    return table | {key: level * median(_share(rates, key) for rates in rounds) for key in near}
+    shares = {key: median(_share(rates, key) for rates in rounds) for key in near}
+    most = max(shares.values()) or 1.0  # none fits any more: all have 0
+    return table | {key: top * share / most for key, share in shares.items()}
 
 
 def _share(rates: dict[K, float], key: K) -> float:
