@@ -72,8 +72,8 @@ def fast_bf16() -> bool:
 def line(ratio: Ratio) -> str:
     """Return a ratio as a line of the table."""
     first, third = ratio.quartiles
-    floor = "" if ratio.floor is None else f"{ratio.floor:g}x"
-    note = ratio.note if ratio.held else f"MISSED; {ratio.note}"
+    floor = "" if ratio.floor is None else f"{ratio.floor:.3g}x"
+    note = "; ".join([*([] if ratio.held else ["MISSED"]), *([ratio.note] if ratio.note else [])])
     median, quartiles = f"{ratio.median:.3f}x", f"{first:.3f} - {third:.3f}"
     return LINE.format(ratio.name, median, quartiles, len(ratio.values), floor, note).rstrip()
 
