@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,7 +28,6 @@ LINE = "{:<42} {:>7} {:>15} {:>6} {:>6}  {}"
 
 def main(names: Sequence[str]) -> int:
     """Measure, print and judge; return the exit status."""
-    began = time.perf_counter()
     print(describe(), end="\n\n")
     print(
         LINE.format(
@@ -36,15 +35,18 @@ def main(names: Sequence[str]) -> int:
         )
     )
     bf16 = fast_bf16()
-    ratios = []
+    ratios: list[Ratio] = []
+    seconds: dict[str, float] = {}
     # The micro-batches are measured here and now, whatever was measured before.
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
         for name in names or NAMES:
+            began = time.perf_counter()
             for ratio in importlib.import_module(f"benchmarks.{name}").measure(bf16):
                 ratios.append(ratio)
                 print(line(ratio), flush=True)
-    print(f"\n{time.perf_counter() - began:.0f} seconds")
+            seconds[name] = time.perf_counter() - began
+    print(f"\n{total(seconds)}")
     text, status = verdict(ratios)
     print(text)
     return status
@@ -76,6 +78,16 @@ def line(ratio: Ratio) -> str:
     note = "; ".join([*([] if ratio.held else ["MISSED"]), *([ratio.note] if ratio.note else [])])
     median, quartiles = f"{ratio.median:.3f}x", f"{first:.3f} - {third:.3f}"
     return LINE.format(ratio.name, median, quartiles, len(ratio.values), floor, note).rstrip()
+
+
+def total(seconds: Mapping[str, float]) -> str:
+    """Return how long it took, and what of it each benchmark.
+
+    >>> total({"rows": 61.2, "words": 50.1})
+    '111 seconds: rows 61, words 50'
+    """
+    parts = ", ".join(f"{name} {each:.0f}" for name, each in seconds.items())
+    return f"{sum(seconds.values()):.0f} seconds: {parts}"
 
 
 def verdict(ratios: Sequence[Ratio]) -> tuple[str, int]:

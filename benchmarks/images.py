@@ -14,7 +14,7 @@ from legw.apps.images.models import small_resnet
 from legw.apps.images.resident import Resident
 from legw.train import norm
 
-BATCH_SIZE, ROUNDS = 128, 30
+BATCH_SIZE, ROUNDS = 128, 12
 MOST_OF_A_STEP = 0.03
 CPU = torch.device("cpu")
 

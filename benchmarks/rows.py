@@ -58,11 +58,11 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
 
     large, base = recipe(LARGE), recipe(128)
     floor = 3.0 if bf16_floors else None
-    yield race("mnist-lstm 8192 / plain", task, large, theirs(large), rounds=10, floor=1.4)
+    yield race("mnist-lstm 8192 / plain", task, large, theirs(large), rounds=8, floor=1.4)
     yield race(
         "mnist-lstm 8192, bf16 / plain",
-        task, large, theirs(large), rounds=10, precision="bf16", floor=floor,
+        task, large, theirs(large), rounds=8, precision="bf16", floor=floor,
     )  # fmt: skip
-    yield race("mnist-lstm 8192 / JAX", task, large, jax(large), rounds=5)
+    yield race("mnist-lstm 8192 / JAX", task, large, jax(large), rounds=4)
     yield race("mnist-lstm 128 / plain", task, base, theirs(base), rounds=40, block=10, floor=0.97)
     yield race("mnist-lstm 128 / JAX", task, base, jax(base), rounds=15, block=5)

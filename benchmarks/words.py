@@ -56,7 +56,7 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
         "language model 640, bf16 / plain",
         task, large, theirs(large), rounds=8, precision="bf16", floor=floor,
     )  # fmt: skip
-    yield race("language model 640 / JAX", task, large, jax(large), rounds=5, floor=1.0)
+    yield race("language model 640 / JAX", task, large, jax(large), rounds=4, floor=1.0)
     yield race(
         "language model 20 / plain", task, base, theirs(base), rounds=40, block=3, floor=0.97
     )

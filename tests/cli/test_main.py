@@ -14,6 +14,7 @@ import pytest
 
 import legw as package
 from legw import cli
+from legw.cli.wrong import one_line
 from legw.errors import DataError, DivergedError, LegwError, LegwWarning, RunError
 
 Legw = Callable[[str], Any]
@@ -110,23 +111,33 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
     )
 
 
-def test_an_unknown_option_names_the_nearest(legw: Legw) -> None:
-    answer = legw("scale mnist-lstm --batch-sise 3")
-    assert (answer.code, answer.out) == (2, "")
-    assert "--batch-size" in answer.err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("scale mnist-lstm --batch-sise 3",
+         "unrecognized options: --batch-sise, 3; did you mean '--batch-size'?"),
+        ("train mnist-lstm --batch 64",
+         "unrecognized options: --batch, 64; did you mean '--batch-size'?"),
+        ("scale mnist-lstm once more", "unrecognized options: once, more"),
+        ("scale mnist-lstm -b many", "-b/--batch-size: 'many' is no whole number"),
+        ("watch . --every often", "--every: 'often' is no number"),
+        ("scale mnist-lstm -b", "missing value for argument '-b/--batch-size'"),
+        ("train mnist-lstm --precision fp8",
+         "invalid choice 'fp8' for argument '--precision': must be one of ('fp32', 'bf16')"),
+        ("scale", "missing from legw scale: NAME|FILE"),
+        ("study", "missing from legw study: APP, --batch-sizes N,N,..."),
+        ("probe", "expected one of {curvature, noise}"),
+        ("probe heat mnist-lstm",
+         "unrecognized options: heat, mnist-lstm; available subcommands: curvature, noise"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_one_line(legw: Legw, words: str, said: str) -> None:
+    help_of = f"legw {words.split(maxsplit=1)[0]} --help"
+    assert legw(words) == (2, "", f"legw: {said} ({help_of} lists all)\n")
 
 
-def test_a_wrong_value_of_an_option(legw: Legw) -> None:
-    answer = legw("scale mnist-lstm -b many")
-    assert (answer.code, answer.out) == (2, "")
-    assert "Error parsing -b/--batch-size" in answer.err
-    assert "'many'" in answer.err
-
-
-def test_a_missing_argument(legw: Legw) -> None:
-    answer = legw("scale")
-    assert (answer.code, answer.out) == (2, "")
-    assert "NAME|FILE" in answer.err
+def test_a_box_that_is_laid_out_in_another_way_is_shown_as_it_is() -> None:
+    assert one_line("legw: no such option\n", "legw scale") == "legw: no such option"
 
 
 @pytest.mark.parametrize(

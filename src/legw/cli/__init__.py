@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from legw.cli.wrong import one_line
 from legw.errors import DivergedError, LegwError, LegwWarning, unknown_name
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -100,16 +102,20 @@ def _run(name: str, words: list[str]) -> int:
 
     command: Any = importlib.import_module(COMMANDS[name][0])
     plain = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    said = io.StringIO()
     try:
-        options = tyro.cli(
-            command.Options,
-            args=words,
-            prog=f"legw {name}",
-            config=plain,
-            console_outputs=_first(),
-        )
+        with contextlib.redirect_stderr(said):
+            options = tyro.cli(
+                command.Options,
+                args=words,
+                prog=f"legw {name}",
+                config=plain,
+                console_outputs=_first(),
+            )
     except SystemExit as done:  # after --help, and after tyro has said what is wrong
-        return done.code if isinstance(done.code, int) else 2
+        if not done.code:
+            return 0
+        return _complain(f"legw: {one_line(said.getvalue(), f'legw {name}')}", 2, not _first())
     return int(command.run(options))
 
 

@@ -1,0 +1,86 @@
+"""What is wrong with a command's words, in one line.
+
+tyro says it in a box of several paragraphs, and hands it over in no other form that it
+promises to keep. What is not laid out as here is passed on as it came.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from itertools import groupby
+
+FRAMES = ("│ ", "  ")
+"""What a row begins with, on a terminal with Unicode and on another."""
+RULES = "─- "
+HELP_INDENT = 8
+"""From this column on stands an option's help, which `--help` tells, too."""
+CLEARER = (
+    (r"Error parsing (\S+): (?:no type matching INT could be instantiated from \[(.*)\]"
+     r"|invalid literal for int\(\) with base 10: (.*))\.?", r"\1: \2\3 is no whole number"),
+    (r"Error parsing (\S+): (?:no type matching FLOAT could be instantiated from \[(.*)\]"
+     r"|could not convert string to float: (.*))\.?", r"\1: \2\3 is no number"),
+    (r"Error parsing (\S+): (.*)", r"\1: \2"),
+    (r"(Missing value for argument '.*')\. Expected 1 values\.", r"\1"),
+    (r"(Invalid choice .*)\. Expected (one of .*)", r"\1: must be \2"),
+)  # fmt: skip
+"""What tyro says, and how it is easier to read."""
+
+
+def one_line(box: str, command: str) -> str:
+    """Return what the box says first, the nearest option that it names, and where to find more.
+
+    Args:
+        box: what tyro wrote.
+        command: as `legw scale`.
+
+    >>> print(one_line('''
+    ... ╭─ Unrecognized options ──────────────────╮
+    ... │ Unrecognized options: --batch, 64       │
+    ... │ ─────────────────────────────────────── │
+    ... │ Perhaps you meant:                      │
+    ... │     --micro-batch-size N|auto           │
+    ... │         Examples per pass.              │
+    ... │     -b, --batch-size N                  │
+    ... │         Examples per update.            │
+    ... ╰─────────────────────────────────────────╯
+    ... ''', "legw train"))
+    unrecognized options: --batch, 64; did you mean '--batch-size'? (legw train --help lists all)
+    """
+    rows = [row[2:].rstrip("│ ") for row in box.splitlines() if row.startswith(FRAMES)]
+    paragraphs = [
+        list(group) for filled, group in groupby(rows, lambda row: bool(row.strip(RULES)))
+        if filled
+    ]  # fmt: skip
+    if not paragraphs:
+        return box.strip()
+    said = [_sentence(paragraphs[0])]
+    for paragraph in paragraphs[1:]:
+        if paragraph[0].startswith("Perhaps you meant"):
+            said += _nearest(said[0], paragraph)
+        if paragraph[0].startswith("Available subcommands"):
+            said.append(_sentence(paragraph))
+    return f"{'; '.join(said)} ({command} --help lists all)"
+
+
+def _sentence(paragraph: list[str]) -> str:
+    """Return the paragraph without the options' help: its own words, then what it lists."""
+    head = " ".join(row for row in paragraph if not row.startswith(" "))
+    items = [row.strip() for row in paragraph if 0 < _indent(row) < HELP_INDENT]
+    text = f"{head} {', '.join(items)}".strip()
+    for theirs, ours in CLEARER:
+        text = re.sub(f"^{theirs}$", ours, text, flags=re.IGNORECASE)
+    return re.sub(r"(?<!\.)\.$", "", text[0].lower() + text[1:])
+
+
+def _nearest(said: str, paragraph: list[str]) -> list[str]:
+    """Return a guess at what was meant by the first unknown option, if there is one."""
+    unknown = next((word for word in re.findall(r"-[\w-]+", said)), "")
+    options = [word for row in paragraph if _indent(row) < HELP_INDENT
+               for word in re.findall(r"--[\w-]+", row)]  # fmt: skip
+    near = difflib.get_close_matches(unknown, options, n=1, cutoff=0.0)
+    return [f"did you mean '{option}'?" for option in near]
+
+
+def _indent(row: str) -> int:
+    return len(row) - len(row.lstrip())
