@@ -93,6 +93,19 @@ def test_a_slow_pass_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(estimate(Lines(), recipe(), device=CPU).rates) == [8]
 
 
+def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    found = estimate(Lines(), recipe(), device=CPU)
+    assert found.laned and all(way.startswith("2 x ") for way in found.laned)
+    assert not estimate(Lines(), recipe(), device=CPU, lanes=1).laned
+    assert not estimate(Lines(), recipe(), device=CPU, one_lane=True).laned
+    assert not estimate(Lines(), recipe(), device=CPU, processes=2).laned
+    line = error_line(estimate, Normalised(), recipe(), device=CPU, lanes=2, kind=RunError)
+    assert line.endswith("lanes=2: needs a task that is concurrent (no dropout, no batch-norm), "
+                         "one process on a CPU, a model that is not compiled, and another rule "
+                         "than adascale; leave --lanes out")  # fmt: skip
+
+
 def test_what_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_memory", lambda device: 0.0)
     found = estimate(Lines(), recipe(), device=CPU)
@@ -104,7 +117,7 @@ def test_what_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> Non
 def example(**changes: Any) -> Estimate:
     values: dict[str, Any] = {
         "device": "cpu", "processes": 2, "share": 100, "group": 10, "micro_batch_size": 30,
-        "rates": {8: 20.0, 16: 50.0}, "data_rate": 25.0, "data_ahead": False,
+        "rates": {8: 20.0, 16: 50.0}, "laned": {}, "data_rate": 25.0, "data_ahead": False,
         "step_seconds": 0.5, "parameters": 7, "fixed_bytes": 2**30, "pass_bytes": 2**29,
         "available_bytes": 2**31, "num_examples": 1000, "updates": 40, "warmup_updates": 3,
     }  # fmt: skip
@@ -116,6 +129,7 @@ def test_the_time_of_an_update() -> None:
     assert example().update_seconds == 2 + 4 + 0.5
     assert example(data_ahead=True).update_seconds == 4 + 0.5
     assert example(data_ahead=True, data_rate=1e9).run_seconds == 40 * 2.5
+    assert example(laned={"2 x 8": 100.0}).update_seconds == 1 + 4 + 0.5
 
 
 def test_the_lines() -> None:

@@ -41,7 +41,8 @@ def lines(found: Estimate) -> list[str]:
     groups = f", batch-norm in groups of {found.group}" if found.group > 1 else ""
     whole = found.fixed_bytes + found.pass_bytes
     ahead = "while others train" if found.data_ahead else "between passes"
-    rates = ", ".join(f"{size}: {_rate(rate)}" for size, rate in found.rates.items())
+    measured = {str(size): rate for size, rate in found.rates.items()} | found.laned
+    rates = ", ".join(f"{way}: {_rate(rate)}" for way, rate in measured.items())
     return [
         f"updates: {found.updates}, of which {found.warmup_updates} warm up "
         f"({found.num_examples} examples an epoch)",

@@ -165,6 +165,8 @@ def _show_plan(
         processes=options.processes or world.size,
         micro_batch_size=None if size == "auto" else size,
         precision=settings.precision,
+        lanes=settings.lanes,
+        one_lane=settings.compile or rules.find(options.rule).steers,
     )
     if world.first:
         notes = [*outcome.warnings, *training.too_few(task, recipe)]

@@ -1,24 +1,28 @@
 """What a run would cost, from a short measurement: time and memory of one device.
 
 A few passes of small micro-batches, growing until one takes long, is a whole share, or
-would not fit. Nothing is trained and nothing is written. Beyond what was measured,
-memory grows in proportion to the examples of a micro-batch, and time with the examples.
+would not fit; then several at once, where training may take lanes. Nothing is trained and
+nothing is written. Beyond what was measured, memory grows in proportion to the examples
+of a micro-batch, and time with the examples.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from legw import schedule
 from legw.recipe import Recipe
-from legw.train import norm, optim
+from legw.train import micro, norm, optim
 from legw.train.batches import split
+from legw.train.dist import World
+from legw.train.lanes import tried
 from legw.train.machine import (
     available_memory,
     describe_device,
@@ -28,6 +32,7 @@ from legw.train.machine import (
 )
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
+from legw.train.ways import Way, in_lanes
 
 FIRST = 8
 """Examples of the first micro-batch that is timed."""
@@ -58,6 +63,8 @@ class Estimate:
     """Examples per pass that the memory is counted for."""
     rates: dict[int, float]
     """Examples per second, forward and backward, for each size measured."""
+    laned: dict[str, float]
+    """The same for several micro-batches at once, as 2 x 64; empty where there are no lanes."""
     data_rate: float
     """Examples per second that can be loaded, and altered at random."""
     data_ahead: bool
@@ -87,7 +94,7 @@ class Estimate:
     @property
     def rate(self) -> float:
         """Examples per second of compute."""
-        return max(self.rates.values())
+        return max(*self.rates.values(), *self.laned.values())
 
     @property
     def update_seconds(self) -> float:
@@ -109,6 +116,8 @@ def estimate(
     processes: int = 1,
     micro_batch_size: int | None = None,
     precision: Precision = "fp32",
+    lanes: int | Literal["auto"] = "auto",
+    one_lane: bool = False,
 ) -> Estimate:
     """Measure a few passes, and return what a run would cost.
 
@@ -119,10 +128,12 @@ def estimate(
         processes: how many share the batch, each with a device like this one.
         micro_batch_size: examples per pass; None is the largest measured, in whole groups.
         precision: fp32, or bf16 (autocast).
+        lanes: how many micro-batches may be worked on at once; auto also tries one a thread.
+        one_lane: whether something beside the task allows one only.
 
     Raises:
-        RunError: there are more processes than examples in a batch, or the micro-batch is
-            smaller than a batch-norm group.
+        RunError: there are more processes than examples in a batch, the micro-batch is
+            smaller than a batch-norm group, or lanes are asked for where there can be none.
     """
     num_examples = task.num_examples(recipe.batch_size)
     model = task.model().to(device)
@@ -131,6 +142,7 @@ def estimate(
     split(recipe.batch_size, recipe.batch_size, world_size=processes, group=group)  # can it be?
     groups = -(-recipe.batch_size // group)
     share = min(-(-groups // processes) * group, recipe.batch_size)
+    counts = tried(lanes, task, World(device), group, barred=one_lane or processes > 1)
     passes = _Passes(task, model, recipe, device, precision)
     rates, largest = _climb(passes, share)
     data_rate = _data_rate(passes, min(share, DATA_EXAMPLES))
@@ -146,6 +158,7 @@ def estimate(
         group=group,
         micro_batch_size=suits,
         rates=rates,
+        laned=_in_lanes(passes, rates, max(counts), share),
         data_rate=data_rate,
         data_ahead=hasattr(task, "prefetch"),
         step_seconds=step_seconds,
@@ -195,6 +208,17 @@ class _Passes:
         self.bytes_per_example = max(peak_memory(self.device) - before, 1.0) / size
         return min(_timed(lambda: self.one(batch), self.device) for _ in range(REPEATS))
 
+    def laned_seconds(self, way: Way) -> float:
+        """Return the time of a pass in each lane at once."""
+        ids = self.task.order(0, 0, self.recipe.batch_size)
+        world, precision = World(self.device), self.precision
+        with contextlib.ExitStack() as held:
+            several = micro.passing(
+                self.task, self.model, ids, way, world=world, precision=precision, held=held
+            )
+            several()  # the first one makes the threads
+            return min(_timed(several, self.device) for _ in range(REPEATS))
+
 
 def _climb(passes: _Passes, share: int) -> tuple[dict[int, float], int]:
     """Return examples per second for growing sizes, and the largest size that was timed."""
@@ -208,6 +232,13 @@ def _climb(passes: _Passes, share: int) -> tuple[dict[int, float], int]:
         if size == share or spent > LONG_SECONDS or not fits:
             return rates, size
         size = larger
+
+
+def _in_lanes(passes: _Passes, rates: dict[int, float], lanes: int, share: int) -> dict[str, float]:
+    """Return examples per second of the sizes near the best, so many at once."""
+    alone = {Way(size): rate for size, rate in rates.items()}
+    ways = in_lanes(alone, lanes, share) if lanes > 1 else []
+    return {str(way): way.examples / passes.laned_seconds(way) for way in ways}
 
 
 def _data_rate(passes: _Passes, size: int) -> float:
