@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from legw import recipe, verdict
+from legw import clipping, recipe, verdict
 from legw.contest import best_trials, costs
 from legw.evidence import Evidence
 from legw.figures import UNITS, color_of
@@ -311,7 +311,10 @@ def _notes(evidence: Evidence) -> Html:
 
 
 def note_lines(evidence: Evidence) -> list[str]:
-    """Return warnings, what diverged, how steered runs ended, and what could not be read."""
+    """Return warnings, what diverged, how steered runs ended, and what could not be read.
+
+    Also where clipping acts on the base and not on a larger batch.
+    """
     where: dict[tuple[int, str], dict[str, None]] = {}
     for row, run in evidence.runs:
         for note in run.manifest.notes:
@@ -328,7 +331,7 @@ def note_lines(evidence: Evidence) -> list[str]:
         for row, run in evidence.runs
         if row.status == "finished" and row.reason
     ]
-    return [*lines, *evidence.problems]
+    return [*lines, *clipping.notes(evidence.runs), *evidence.problems]
 
 
 def _again(evidence: Evidence) -> Html:
