@@ -1,12 +1,13 @@
 """Whether LEGW's assumptions hold for a task: measurements in, verdicts by stated thresholds out.
 
-Three assumptions, each with a verdict of its own:
+Four assumptions, each with a verdict of its own:
 
 - **rates**: at the rate that the rule gives, the loss falls at every batch size, and goes on
   falling at HEADROOM times that rate.
 - **curvature**: the curvature along the gradient peaks at the same update for every batch, so
   that the peak's epoch grows as batch**1.
 - **noise**: the largest batch is at most FAR times the gradient's noise scale.
+- **clipping**: it does not make the base's steps and leave those of a larger batch alone.
 
 The whole verdict is "does not hold" if one of them is, "holds" if all are, and else
 "cannot tell". No torch here.
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from legw.clipping import MOSTLY, SELDOM, on_base_alone
 from legw.rules import FAR
 from legw.theory import NoiseScale, Power
 
@@ -45,7 +47,7 @@ class Verdict:
     """What is to be thought of one assumption."""
 
     assumption: str
-    """rates, curvature or noise."""
+    """rates, curvature, noise or clipping."""
     answer: Answer
     """Whether it holds."""
     why: str
@@ -146,6 +148,29 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
                        f"the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
     return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR:g} times the noise "
                    f"scale, {scale}")  # fmt: skip
+
+
+def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
+    """Judge the clipping.
+
+    Args:
+        shares: of the updates that were clipped, for each batch size; None where steps do not
+            depend on it.
+
+    >>> of_clipping({20: 0.98, 640: 0.12}).answer, of_clipping({20: 0.4, 640: 0.0}).answer
+    ('does not hold', 'holds')
+    """
+    known = {size: share for size, share in shares.items() if share is not None}
+    if len(known) < 2:
+        return Verdict("clipping", "holds", "no step depends on it")
+    listed = ", ".join(f"{share:.0%} at {size}" for size, share in sorted(known.items()))
+    clipped = f"updates that are clipped: {listed}"
+    base = known[min(known)]
+    if any(on_base_alone(base, share) for share in known.values()):
+        return Verdict("clipping", "does not hold", f"{clipped}; steps grow by less than the rate, "
+                       "so tune a base with another clip_norm")  # fmt: skip
+    return Verdict("clipping", "holds", f"{clipped}; below {MOSTLY:.0%} at the smallest, or at "
+                   f"none below {SELDOM:g} times that")  # fmt: skip
 
 
 def together(verdicts: Sequence[Verdict]) -> Answer:

@@ -8,17 +8,15 @@ steps that grow by less than the rate. Arithmetic on records; no torch here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from statistics import fmean
+from collections.abc import Sequence
 
 from legw.recipe import Recipe
-from legw.records import Run, Update
-from legw.study import Row
+from legw.records import Update
 
 MOSTLY = 0.5
 """Share of clipped updates from which on clipping says how long a base's steps are."""
 
-LESS = 0.5
+SELDOM = 0.5
 """Times the base's share below which a larger batch is clipped seldom."""
 
 
@@ -38,18 +36,14 @@ def clipped_share(recipe: Recipe, updates: Sequence[Update]) -> float | None:
     return sum(norm > recipe.clip_norm for norm in norms) / len(norms)
 
 
-def notes(runs: Iterable[tuple[Row, Run]]) -> list[str]:
-    """Return a line for each batch size that is clipped far more seldom than its base."""
-    shares: dict[tuple[str, int, str], list[float]] = {}
-    for row, run in runs:
-        share = clipped_share(run.manifest.recipe, run.updates)
-        if share is not None:
-            shares.setdefault((row.variant, row.batch_size, row.rule), []).append(share)
-    means = {key: fmean(found) for key, found in shares.items()}
-    bases = {variant: share for (variant, _, rule), share in means.items() if rule == "base"}
-    return [
-        f"Batch {size}, {' '.join(filter(None, (rule, variant)))}: {share:.0%} of the updates "
-        f"are clipped, of the base's {bases[variant]:.0%}: steps grow by less than the rate"
-        for (variant, size, rule), share in means.items()
-        if variant in bases and bases[variant] >= MOSTLY and share < LESS * bases[variant]
-    ]
+def on_base_alone(base: float, share: float) -> bool:
+    """Say whether clipping makes the base's steps, and seldom those of another batch.
+
+    Args:
+        base: share of clipped updates at the base's batch.
+        share: at the other batch.
+
+    >>> on_base_alone(0.98, 0.12), on_base_alone(0.98, 0.6), on_base_alone(0.3, 0.0)
+    (True, False, False)
+    """
+    return base >= MOSTLY and share < SELDOM * base

@@ -18,7 +18,9 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_ladder_with_its_evidence(legw: Callable) -> None:
     words = f"check digits-lstm --batch-sizes 16,32 {QUICK} --json"
     found = legw(f"{words} --plot check.svg").json
-    assert [one["assumption"] for one in found["assumptions"]] == ["rates", "curvature", "noise"]
+    assert [one["assumption"] for one in found["assumptions"]] == [
+        "rates", "curvature", "noise", "clipping",
+    ]  # fmt: skip
     assert found["assumptions"][1]["answer"] == "cannot tell"  # two peaks alone
     assert found["verdict"] in ("cannot tell", "does not hold")
     assert {row["batch_size"] for row in found["rates"]} == {16, 32}

@@ -61,6 +61,19 @@ def test_noise() -> None:
         assert check.of_noise(16, unknown).answer == "cannot tell"
 
 
+def test_clipping() -> None:
+    assert check.of_clipping({16: 0.5, 64: 0.25}).answer == "holds"
+    assert check.of_clipping({16: 0.49, 64: 0.0}).answer == "holds"
+    verdict = check.of_clipping({16: 0.5, 64: 0.3, 256: 0.24})
+    assert verdict.answer == "does not hold"
+    assert verdict.why == (
+        "updates that are clipped: 50% at 16, 30% at 64, 24% at 256; steps grow by less than the "
+        "rate, so tune a base with another clip_norm"
+    )
+    for nothing in ({16: None, 64: None}, {16: 0.9}):
+        assert check.of_clipping(nothing).why == "no step depends on it"
+
+
 def test_loss_that_rises() -> None:
     assert not check.rises([2.0] * 10)
     assert not check.rises([2.0] * 8 + [2.19] * 2)

@@ -9,8 +9,9 @@ import pytest
 
 from folders import BASE
 from legw import LARS, Adam, Recipe
-from legw.clipping import clipped_share, notes
+from legw.clipping import clipped_share
 from legw.records import Manifest, Run, Update
+from legw.report.clipped import notes
 from legw.study import Row
 
 CLIPPED = replace(BASE, clip_norm=5.0)

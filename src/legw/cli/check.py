@@ -16,9 +16,10 @@ from legw.cli import probe
 class Options(probe.Runs):
     """Train a ladder of short runs, and say whether the rule's assumptions hold for a task.
 
-    They are three: the loss falls at the rule's rates, with room above; the curvature along
+    They are four: the loss falls at the rule's rates, with room above; the curvature along
     the gradient peaks at the same update for every batch; the largest batch is not far past
-    the gradient's noise scale. "cannot tell" is one of the verdicts.
+    the gradient's noise scale; clipping does not shorten the steps of the small batch alone.
+    "cannot tell" is one of the verdicts.
 
     Example: legw check my_module:task --recipe my_recipe.toml
     """

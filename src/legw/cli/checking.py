@@ -6,13 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from legw import charts, check, measurements, records, rules, schedule, theory
+from legw import charts, check, clipping, measurements, records, rules, schedule, theory
 from legw.cli import check as command
 from legw.cli import inputs, lists, outputs, probe, probed, probing, training
 from legw.cli.probed import Probed
@@ -132,11 +133,13 @@ def judged(
     noise = [row for run in short for row in measurements.read(run.folder, Noise)]
     scale = theory.noise_scale(noise) if noise else None
     whole = all(run.recipe.epochs >= base.epochs for run in short)
+    shares = _clipped_shares(runs)
     late = sorted({row["batch_size"] for row in curvature["runs"] if row["peak_is_last"]})
     verdicts = [
         check.of_rates(risen),
         check.of_curvature(None if power is None else theory.Power(**power), late),
         check.of_noise(max(run.recipe.batch_size for run in runs), scale, whole=whole),
+        check.of_clipping(shares),
     ]
     return {
         "verdict": check.together(verdicts),
@@ -146,15 +149,27 @@ def judged(
             for size, tried in risen.items()
             for times, rose in tried.items()
         ],
+        "clipped_shares": shares,
         "noise_scale": None if scale is None else asdict(scale),
         "thresholds": {
             "headroom": check.HEADROOM,
             "exponent_holds": check.SAME,
             "exponent_cannot_tell": check.OTHER,
             "batch_over_noise": rules.FAR,
+            "clipped_mostly": clipping.MOSTLY,
+            "clipped_seldom": clipping.SELDOM,
             "loss_rises_from": check.RISE,
         },
     } | curvature
+
+
+def _clipped_shares(runs: Sequence[Probed]) -> dict[int, float | None]:
+    """Return the mean share of clipped updates for each batch size."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        share = clipping.clipped_share(run.recipe, records.load(run.folder).updates)
+        found.setdefault(run.recipe.batch_size, []).extend([] if share is None else [share])
+    return {size: fmean(shares) if shares else None for size, shares in found.items()}
 
 
 def _show(found: dict[str, Any], options: command.Options, suffix: str) -> None:

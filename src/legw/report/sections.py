@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from legw import clipping, recipe, verdict
+from legw import recipe, verdict
 from legw.contest import best_trials, costs
 from legw.evidence import Evidence
 from legw.figures import UNITS, color_of
 from legw.records import Run
-from legw.report import plots
+from legw.report import clipped, plots
 from legw.report.html import Html, data, join, table, tag
 from legw.study import BASE, Row
 from legw.table import Cell, Table
@@ -331,7 +331,7 @@ def note_lines(evidence: Evidence) -> list[str]:
         for row, run in evidence.runs
         if row.status == "finished" and row.reason
     ]
-    return [*lines, *clipping.notes(evidence.runs), *evidence.problems]
+    return [*lines, *clipped.notes(evidence.runs), *evidence.problems]
 
 
 def _again(evidence: Evidence) -> Html:
