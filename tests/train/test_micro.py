@@ -140,10 +140,18 @@ def test_the_ladder_ends_where_it_no_longer_pays() -> None:
 
     def measure(size: int) -> float:
         asked.append(size)
-        return 100.0 / size
+        return 1e6 / size
 
     micro.climb([16, 32, 64, 128, 256], measure, {})
     assert asked == [16, 32, 64]
+
+
+def test_a_long_pass_that_does_not_pay_ends_the_ladder() -> None:
+    rates = {16: 20.0, 32: 30.0, 64: 31.0, 128: 30.0, 256: 40.0}
+    table = micro.climb([16, 32, 64, 128, 256], rates.__getitem__, {})
+    assert list(table) == [16, 32, 64, 128], "64 takes 2 s, and is the fastest so far"
+    quick = {size: 10 * rate for size, rate in rates.items()}
+    assert list(micro.climb([*quick], quick.__getitem__, {})) == [*quick]
 
 
 def test_what_was_measured_beyond_the_ladders_end_still_counts() -> None:
@@ -165,6 +173,46 @@ def test_only_the_best_few_are_timed_again() -> None:
     assert sorted(asked) == sorted(4 * [32, 64, 128, 256, 512, 1024])
     assert all(settled[size] == pytest.approx(100.0) for size in asked), "all alike"
     assert (settled[16], settled[2048]) == (95.0, 69.0), "as they were"
+
+
+def test_what_falls_behind_is_not_timed_to_the_end() -> None:
+    asked: list[int] = []
+
+    def measure(size: int) -> float:
+        asked.append(size)
+        return 79.0 if size == 16 else 100.0
+
+    settled = micro.settle({16: 100.0, 32: 100.0, 64: 100.0}, measure)
+    assert sorted(asked) == 2 * [16] + 4 * [32] + 4 * [64]
+    assert settled == pytest.approx({16: 79.0, 32: 100.0, 64: 100.0})
+
+
+class Clock:
+    """A clock that passes move on."""
+
+    def __init__(self, spans: list[float]) -> None:
+        self.now, self._spans = 0.0, iter(spans)
+
+    def one(self) -> None:
+        self.now += next(self._spans)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "rate"), [(1.01, 0.5, 16 / 1.01), (0.99, 0.5, 16 / 0.5)]
+)
+def test_a_long_first_pass_is_not_made_again(
+    monkeypatch: pytest.MonkeyPatch, first: float, later: float, rate: float
+) -> None:
+    clock = Clock([3.0, 1.5, first, later, later])
+    monkeypatch.setattr(micro, "passing", lambda *args, **options: clock.one)
+    monkeypatch.setattr(micro._Probe, "_now", lambda self: clock.now)
+    task = Lines()
+    probe = micro._Probe(
+        task, task.model(), recipe(batch_size=100), world=CPU, precision="fp32", limit=2**40
+    )
+    assert probe.throughput(micro.Way(8)) == pytest.approx(8 / 1.5), "the first pass of all"
+    assert probe.throughput(micro.Way(16)) == pytest.approx(rate)
+    assert probe.throughput(micro.Way(16)) == pytest.approx(16 / later), "seen before"
 
 
 def test_a_machine_that_slows_down_changes_no_order() -> None:

@@ -41,7 +41,7 @@ from legw.train.machine import (
 )
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
-from legw.train.ways import SMALLEST, Way, best, climb, in_lanes, ladder, settle
+from legw.train.ways import LONG_SECONDS, SMALLEST, Way, best, climb, in_lanes, ladder, settle
 
 __all__ = [
     "SMALLEST", "Choice", "Way", "best", "cache_folder", "choose", "climb", "ladder", "settle",
@@ -181,8 +181,13 @@ class _Probe:
                 precision=self._precision, held=held,
             )  # fmt: skip
             if way not in self._seen:
-                one()  # the first pass allocates, and chooses kernels
-            self._seen.add(way)
+                began = self._now()
+                one()  # it allocates, and chooses kernels
+                first = self._now() - began
+                counts = self._counts(first)
+                self._seen.add(way)
+                if counts:
+                    return way.examples / first
             marks = [self._now()]
             while len(marks) == 1 or (
                 marks[-1] - marks[0] < ENOUGH_SECONDS and len(marks) <= MOST_PASSES
@@ -190,6 +195,14 @@ class _Probe:
                 one()
                 marks.append(self._now())
         return way.examples / statistics.median(after - before for before, after in pairwise(marks))
+
+    def _counts(self, seconds: float) -> bool:
+        """Say whether a way's first pass may stand for the others.
+
+        On a CPU it may where it takes long, as what is done once is little of it; but not the
+        first pass of all, in which torch makes itself ready.
+        """
+        return seconds > LONG_SECONDS and bool(self._seen) and self._world.device.type == "cpu"
 
     def _now(self) -> float:
         if self._world.device.type == "cuda":

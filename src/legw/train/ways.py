@@ -14,11 +14,16 @@ SMALLEST = 16
 GIVE_UP = 0.6
 """The ladder ends after two sizes in a row below this share of the best throughput."""
 
-NEAR = 0.7
-"""Sizes above this share of the best are timed again, `ROUNDS` times in turn. One look may be
-off by as much on a machine that others share."""
+LONG_SECONDS = 1.0
+"""A pass that takes longer ends the ladder, if it is no faster than what came before it: the
+larger ones would take minutes to time."""
 
-ROUNDS = 4
+NEAR = 0.7
+"""Sizes above this share of the best are timed again. One look may be off by as much on a
+machine that others share."""
+
+NEARER = 0.8
+"""Of these, sizes above this share of the best are timed once more."""
 
 CANDIDATES = 6
 """Most of them that are timed again."""
@@ -26,8 +31,6 @@ CANDIDATES = 6
 CLOSE = 0.98
 """Of ways this close to the best the one with the fewest examples at once is taken: it needs
 less memory."""
-
-K = TypeVar("K")
 
 
 class Way(NamedTuple):
@@ -57,6 +60,9 @@ class Way(NamedTuple):
         return self.size * self.lanes
 
 
+K = TypeVar("K", bound="int | Way")
+
+
 def ladder(share: int, group: int = 1) -> list[int]:
     """Return the sizes to try for a process's share of the batch: whole groups, ascending.
 
@@ -74,15 +80,15 @@ def ladder(share: int, group: int = 1) -> list[int]:
 
 
 def climb(sizes: list[K], measure: Callable[[K], float], known: dict[K, float]) -> dict[K, float]:
-    """Measure sizes in ascending order until larger ones no longer fit or pay.
+    """Measure sizes in ascending order until larger ones no longer fit or pay, or take long.
 
     Args:
         sizes: what to try, ascending: numbers, or ways.
         measure: size -> examples per second, 0 where it does not fit.
         known: what was measured before.
 
-    >>> climb([16, 32, 64, 128], {16: 90.0, 32: 100.0, 64: 50.0, 128: 40.0}.__getitem__, {})
-    {16: 90.0, 32: 100.0, 64: 50.0, 128: 40.0}
+    >>> climb([16, 32, 64, 128], {16: 900.0, 32: 1000.0, 64: 500.0, 128: 400.0}.__getitem__, {})
+    {16: 900.0, 32: 1000.0, 64: 500.0, 128: 400.0}
     """
     table: dict[K, float] = {}
     slow = 0
@@ -90,9 +96,15 @@ def climb(sizes: list[K], measure: Callable[[K], float], known: dict[K, float]) 
         table[size] = known[size] if size in known else measure(size)
         slow = slow + 1 if table[size] < GIVE_UP * max(table.values()) else 0
         seen_further = any(larger in known for larger in sizes[place + 1 :])
-        if (table[size] == 0 or slow == 2) and not seen_further:
+        if (table[size] == 0 or slow == 2 or _long(size, table)) and not seen_further:
             break
     return table
+
+
+def _long(size: K, table: dict[K, float]) -> bool:
+    """Say whether the last size's pass takes long, and is no faster than one before."""
+    examples = size.examples if isinstance(size, Way) else size
+    return examples > LONG_SECONDS * table[size] and table[size] < max(table.values())
 
 
 def in_lanes(alone: dict[Way, float], count: int, share: int) -> list[Way]:
@@ -119,33 +131,45 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
 
     Other work on the machine slows whatever is timed at that moment, and one look at each
     size would take that for the size's own; what a round's sizes are to each other, it leaves
-    as it is. So they are compared by the median of their shares of a round, and the best of
-    them keeps the highest rate that was seen: it stays above all that were not timed again.
+    as it is. So they are compared by the median of their shares of a round: all that are near
+    the best in two rounds, then the nearer ones in two more. The best of them keeps the highest
+    rate that was seen: it stays above all that were not timed again.
 
     Args:
         table: examples per second of each size.
         measure: size -> examples per second, 0 where it does not fit.
 
-    >>> again = {32: 60.0, 64: 40.0}
+    >>> again = {32: 50.0, 64: 25.0}
     >>> settle({16: 50.0, 32: 80.0, 64: 90.0}, again.__getitem__)
-    {16: 50.0, 32: 90.0, 64: 60.0}
+    {16: 50.0, 32: 90.0, 64: 45.0}
     """
     top = max(table.values())
     near = [key for key, rate in table.items() if rate and rate >= NEAR * top]
     near = sorted(near, key=lambda key: -table[key])[:CANDIDATES]
     if len(near) < 2:
         return table
-    turns = [near, near[::-1]] * (ROUNDS // 2)  # to and fro, so that nobody is always the last
-    rounds = [{key: measure(key) for key in turn} for turn in turns]
-    shares = {key: median(_share(rates, key) for rates in rounds) for key in near}
-    most = max(shares.values()) or 1.0  # none fits any more: all have 0
-    return table | {key: top * share / most for key, share in shares.items()}
+    rounds = _to_and_fro(near, measure)
+    shares = _shares(rounds, near)
+    nearer = [key for key in near if shares[key] >= NEARER]
+    if len(nearer) > 1:
+        shares |= _shares([*rounds, *_to_and_fro(nearer, measure)], nearer)
+    return table | {key: top * share for key, share in shares.items()}
 
 
-def _share(rates: dict[K, float], key: K) -> float:
-    """Return how a rate compares with the mean of its round."""
-    mean = fmean(rates.values())
-    return rates[key] / mean if mean else 0.0
+def _to_and_fro(keys: list[K], measure: Callable[[K], float]) -> list[dict[K, float]]:
+    """Measure all, and again in the other order, so that none is always the last."""
+    return [{key: measure(key) for key in turn} for turn in (keys, keys[::-1])]
+
+
+def _shares(rounds: list[dict[K, float]], keys: list[K]) -> dict[K, float]:
+    """Return how the keys compare with each other: the best has 1, and 0 is what has no rate."""
+    means = [fmean(rates[key] for key in keys) or 1.0 for rates in rounds]
+    shares = {
+        key: median(rates[key] / mean for rates, mean in zip(rounds, means, strict=True))
+        for key in keys
+    }
+    most = max(shares.values()) or 1.0  # none fits any more
+    return {key: share / most for key, share in shares.items()}
 
 
 def best(table: dict[Way, float], share: int) -> Way:
