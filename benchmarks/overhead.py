@@ -17,4 +17,4 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
         task.model(), recipe, *task.train, batches, micro_batch_size=micro_batch_size
     )
     name = "mnist-lstm 128 / bare loop"
-    yield race(name, task, recipe, bare, rounds=60, block=10, lanes=1, floor=0.98)
+    yield race(name, task, recipe, bare, rounds=150, block=5, lanes=1, floor=0.98)
