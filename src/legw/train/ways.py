@@ -22,11 +22,11 @@ NEAR = 0.7
 """Sizes above this share of the best are timed again. One look may be off by as much on a
 machine that others share."""
 
-NEARER = 0.8
-"""Of these, sizes above this share of the best are timed once more."""
+NEARER = (0.8, 0.9)
+"""After each two rounds, what is above this share of the best goes on to two more."""
 
-CANDIDATES = 6
-"""Most of them that are timed again."""
+CANDIDATES = 12
+"""Most sizes that are timed again."""
 
 CLOSE = 0.98
 """Of ways this close to the best the one with the fewest examples at once is taken: it needs
@@ -132,8 +132,8 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
     Other work on the machine slows whatever is timed at that moment, and one look at each
     size would take that for the size's own; what a round's sizes are to each other, it leaves
     as it is. So they are compared by the median of their shares of a round: all that are near
-    the best in two rounds, then the nearer ones in two more. The best of them keeps the highest
-    rate that was seen: it stays above all that were not timed again.
+    the best in two rounds, and what is still nearer in two more, twice. The best of them keeps
+    the highest rate that was seen: it stays above all that were not timed again.
 
     Args:
         table: examples per second of each size.
@@ -150,9 +150,11 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
         return table
     rounds = _to_and_fro(near, measure)
     shares = _shares(rounds, near)
-    nearer = [key for key in near if shares[key] >= NEARER]
-    if len(nearer) > 1:
-        shares |= _shares([*rounds, *_to_and_fro(nearer, measure)], nearer)
+    for least in NEARER:
+        near = [key for key in near if shares[key] >= least]
+        if len(near) > 1:
+            rounds += _to_and_fro(near, measure)
+            shares |= _shares(rounds, near)
     return table | {key: top * share for key, share in shares.items()}
 
 
