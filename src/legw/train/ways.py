@@ -14,6 +14,10 @@ SMALLEST = 16
 GIVE_UP = 0.6
 """The ladder ends after two sizes in a row below this share of the best throughput."""
 
+WORTH = 1.05
+"""Times the best throughput alone that lanes must have. They wait for the slowest core at every
+update, and what is gained while all cores are free is soon lost on a machine that others share."""
+
 LONG_SECONDS = 1.0
 """A pass that takes longer ends the ladder, if it is no faster than what came before it: the
 larger ones would take minutes to time."""
@@ -176,7 +180,7 @@ def _shares(rounds: list[dict[K, float]], keys: list[K]) -> dict[K, float]:
 
 def best(table: dict[Way, float], share: int) -> Way:
     """Return the way whose throughput over a whole share is close to the best, with the least
-    memory.
+    memory; lanes where they are clearly faster (`WORTH`).
 
     A share that is no multiple of what is worked on at once ends with a short round, which is
     counted as if it took as long as a full one.
@@ -190,6 +194,8 @@ def best(table: dict[Way, float], share: int) -> Way:
     Way(size=20, lanes=1)
     >>> best({Way(32): 100.0, Way(16, lanes=2): 120.0}, share=32)
     Way(size=16, lanes=2)
+    >>> best({Way(32): 100.0, Way(16, lanes=2): 104.0}, share=32)
+    Way(size=32, lanes=1)
     """
     rates = {
         way: rate * share / (-(-share // way.examples) * way.examples)
@@ -201,5 +207,8 @@ def best(table: dict[Way, float], share: int) -> Way:
             f"micro_batch_size: not even {min(table).size} examples fit into the memory limit; "
             "raise --memory-limit or give --micro-batch-size"
         )
+    alone = max((rate for way, rate in rates.items() if way.lanes == 1), default=0.0)
+    if top < WORTH * alone:
+        rates, top = {way: rate for way, rate in rates.items() if way.lanes == 1}, alone
     near = [way for way, rate in rates.items() if rate >= CLOSE * top]
     return min(near, key=lambda way: (way.examples, way.lanes))
