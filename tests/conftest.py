@@ -1,8 +1,7 @@
 """Each of several test processes takes its share of the cores, before torch counts them.
 
 Small nets on more threads than cores wait for each other: some tests then take ten times as
-long as on one thread. There is one test process more than cores, since the longest tests
-mostly wait: for a host that is gone, for processes that start.
+long as on one thread.
 """
 
 from __future__ import annotations
@@ -12,8 +11,3 @@ import os
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """Return what `-n auto` means."""
-    return (os.cpu_count() or 1) + 1
