@@ -161,7 +161,7 @@ def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
     ('does not hold', 'holds')
     """
     known = {size: share for size, share in shares.items() if share is not None}
-    if len(known) < 2:
+    if not known:
         return Verdict("clipping", "holds", "no step depends on it")
     listed = ", ".join(f"{share:.0%} at {size}" for size, share in sorted(known.items()))
     clipped = f"updates that are clipped: {listed}"

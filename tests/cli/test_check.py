@@ -26,6 +26,7 @@ def test_a_ladder_with_its_evidence(legw: Callable) -> None:
     assert {row["batch_size"] for row in found["rates"]} == {16, 32}
     assert all(row["measurements"] >= 30 for row in found["runs"])
     assert found["noise_scale"]["n"] > 5
+    assert found["clipped_shares"] == {"16": 0.0, "32": 0.0}
     assert Path("check.svg").read_bytes().startswith(b"<svg")
     run = Path("runs/digits-lstm-check/legw-b32-s0")
     assert (run / "noise.jsonl").exists() and (run / "curvature.jsonl").exists()
@@ -35,6 +36,17 @@ def test_a_ladder_with_its_evidence(legw: Callable) -> None:
     assert (run / "metrics.jsonl").stat().st_mtime_ns == before
     assert answer.out.splitlines()[-1] == f"digits-lstm, legw: {found['verdict']}"
     assert "2 x rate" in answer.out
+
+
+def test_a_clip_norm_below_every_gradient(legw: Callable) -> None:
+    Path("clipped.toml").write_text(
+        'batch_size = 16\nlr = 0.1\nepochs = 1\nclip_norm = 1e-6\noptimizer = "sgd"\n',
+        encoding="utf-8",
+    )
+    words = f"check digits-lstm --recipe clipped.toml --batch-sizes 16,32 {QUICK} --json"
+    found = legw(words).json
+    assert found["clipped_shares"] == {"16": 1.0, "32": 1.0}
+    assert found["assumptions"][-1]["answer"] == "holds"
 
 
 def test_a_rate_that_is_far_too_high_does_not_hold(legw: Callable) -> None:

@@ -108,8 +108,10 @@ def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.Monkey
 
 def test_what_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_memory", lambda device: 0.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     found = estimate(Lines(), recipe(), device=CPU)
-    assert list(found.rates) == [8]
+    assert (list(found.rates), found.laned) == ([8], {})
+    assert found.rate == found.rates[8]
     (line,) = dryrun.cautions(found)
     assert line.startswith("a micro-batch of 8 would not fit: 0.0 MiB are free here; take")
 
@@ -173,6 +175,15 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["estimate"]["run_seconds"] == pytest.approx(
         85 * found["estimate"]["update_seconds"]
     )
+
+
+def test_lanes_as_the_run_would_have_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert re.search(r"measured: .*, 2 x 256: ", out(capsys, "digits-lstm -b 512"))
+    assert " 2 x " not in out(capsys, "digits-lstm -b 512 --lanes 1")
+    assert " 2 x " not in out(capsys, "digits-lstm -b 512 --rule adascale")
 
 
 def small(num_classes: int) -> nn.Module:

@@ -10,8 +10,10 @@ import pytest
 from folders import BASE
 from legw import LARS, Adam, Recipe
 from legw.clipping import clipped_share
+from legw.evidence import Evidence
 from legw.records import Manifest, Run, Update
 from legw.report.clipped import notes
+from legw.report.sections import note_lines
 from legw.study import Row
 
 CLIPPED = replace(BASE, clip_norm=5.0)
@@ -69,6 +71,11 @@ def test_a_larger_batch_that_is_seldom_clipped_is_noted() -> None:
         "Batch 512, legw: 25% of the updates are clipped, of the base's 88%: steps grow by less "
         "than the rate"
     ]
+
+
+def test_the_report_has_the_note() -> None:
+    runs = (run("base", 16, [9.0]), run("legw", 64, [1.0]))
+    assert note_lines(Evidence(title="mine", folder=Path(), runs=runs)) == notes(runs) != []
 
 
 def test_each_variant_has_its_own_base() -> None:

@@ -116,6 +116,7 @@ def _run(name: str, words: list[str]) -> int:
         if not done.code:
             return 0
         return _complain(f"legw: {one_line(said.getvalue(), f'legw {name}')}", 2, not _first())
+    sys.stderr.write(said.getvalue())  # it parsed, and yet had something to say
     return int(command.run(options))
 
 

@@ -75,7 +75,7 @@ def _sentence(paragraph: list[str]) -> str:
 
 def _nearest(said: str, paragraph: list[str]) -> list[str]:
     """Return a guess at what was meant by the first unknown option, if there is one."""
-    unknown = next((word for word in re.findall(r"-[\w-]+", said)), "")
+    unknown = next((word for word in re.findall(r"(?<![\w-])-[\w-]+", said)), "")
     options = [word for row in paragraph if _indent(row) < HELP_INDENT
                for word in re.findall(r"--[\w-]+", row)]  # fmt: skip
     near = difflib.get_close_matches(unknown, options, n=1, cutoff=0.0)

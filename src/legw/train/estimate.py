@@ -94,7 +94,7 @@ class Estimate:
     @property
     def rate(self) -> float:
         """Examples per second of compute."""
-        return max(*self.rates.values(), *self.laned.values())
+        return max([*self.rates.values(), *self.laned.values()])
 
     @property
     def update_seconds(self) -> float:
@@ -238,6 +238,8 @@ def _in_lanes(passes: _Passes, rates: dict[int, float], lanes: int, share: int) 
     """Return examples per second of the sizes near the best, so many at once."""
     alone = {Way(size): rate for size, rate in rates.items()}
     ways = in_lanes(alone, lanes, share) if lanes > 1 else []
+    room = 0.8 * available_memory(passes.device)
+    ways = [way for way in ways if passes.bytes_per_example * way.examples < room]
     return {str(way): way.examples / passes.laned_seconds(way) for way in ways}
 
 

@@ -170,7 +170,7 @@ class _Probe:
         return rate if self._last[1] <= self._limit else 0.0
 
     def _timed(self, way: Way) -> float:
-        """Return examples per second of the middle pass.
+        """Return examples per second of the middle pass; of the first, where it takes long.
 
         The fastest would favour what is short enough to slip between other work, which a
         long run cannot; the mean would be spoilt by one that waited.
