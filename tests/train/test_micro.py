@@ -171,9 +171,19 @@ def test_only_the_best_few_are_timed_again() -> None:
     table = {16 * 2**place: rate for place, rate in enumerate(rates)}
     first, *best, last = table
     settled = micro.settle(table, measure)
-    assert sorted(asked) == sorted(6 * best)
+    assert sorted(asked) == sorted(8 * best)
     assert all(settled[size] == pytest.approx(100.0) for size in best), "all alike"
     assert (settled[first], settled[last]) == (95.0, 69.0), "as they were"
+
+
+def test_a_share_is_cut_only_where_that_is_clearly_faster() -> None:
+    """By one rule for pieces and lanes: a small gain is soon lost again."""
+    whole = {micro.Way(128): 100.0}
+    assert micro.best(whole | {micro.Way(64): 104.0}, share=128) == micro.Way(128)
+    assert micro.best(whole | {micro.Way(64, 2): 104.0, micro.Way(64): 104.0}, share=128) == micro.Way(128)
+    assert micro.best(whole | {micro.Way(64): 106.0}, share=128) == micro.Way(64)
+    assert micro.best(whole | {micro.Way(64): 90.0, micro.Way(64, 2): 106.0}, share=128) == micro.Way(64, 2)
+    assert micro.best(whole | {micro.Way(64): 104.0}, share=256) == micro.Way(64), "cut in any case"
 
 
 def test_what_falls_behind_is_not_timed_to_the_end() -> None:
@@ -185,7 +195,7 @@ def test_what_falls_behind_is_not_timed_to_the_end() -> None:
         return own[size]
 
     settled = micro.settle(dict.fromkeys(own, 100.0), measure)
-    assert sorted(asked) == 2 * [16] + 4 * [32] + 6 * [64] + 6 * [128]
+    assert sorted(asked) == 2 * [16] + 4 * [32] + 8 * [64] + 8 * [128]
     assert settled == pytest.approx(own)
 
 

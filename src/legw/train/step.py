@@ -160,13 +160,20 @@ class GlobalBatch:
         for parameter in self._parameters:
             parameter.grad = None
         sums = self._accumulate(update)
+        totals = self._over_processes(sums, flags)
+        grad_norm = self._normalise(totals[1])
+        loss, own = totals[0] / totals[1], len(sums)
+        return Gradient(loss, grad_norm, flags=totals[own:], extra=self._extra(totals[:own]))
+
+    def _over_processes(self, sums: Tensor, flags: tuple[float, ...]) -> Tensor:
+        """Return the sums and the flags, summed over processes."""
+        if not flags and self.world.size == 1:
+            return sums
         totals = torch.cat([sums, _sent(torch.tensor(flags, dtype=sums.dtype), sums.device)])
         began = time.perf_counter()
         self.world.sum(totals)
         self.costs.communication += time.perf_counter() - began
-        grad_norm = self._normalise(totals[1])
-        loss, own = totals[0] / totals[1], len(sums)
-        return Gradient(loss, grad_norm, flags=totals[own:], extra=self._extra(totals[:own]))
+        return totals
 
     def _extra(self, totals: Tensor) -> Tensor:
         """Return what was measured beside loss and weight, from the sums over processes."""
@@ -176,6 +183,7 @@ class GlobalBatch:
         """Sum gradients over this process's micro-batches; return (loss, weight) sums."""
         ids_B = _pinned(self._begin(update), self.world.device)
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
+        loss_sum, weight_sum = sums.unbind()
         for index, slots in enumerate(self.parts):
             self._announce(update * len(self.parts) + index)
             batch = self._load(update, ids_B[slots], slots)
@@ -194,8 +202,8 @@ class GlobalBatch:
                 norm.forget(self.model)
             else:
                 self.carried[index] = state
-                sums[0] += loss
-                sums[1] += weight
+                loss_sum += loss
+                weight_sum += weight
                 self._after_part(index, weight)
             self.costs.compute += time.perf_counter() - began
         return sums
@@ -271,12 +279,16 @@ class GlobalBatch:
         grads = [p.grad for p in self._parameters if p.grad is not None]
         divisor = weight / self.world.size  # DistributedDataParallel leaves the mean of the sums
         total_norm = torch.nn.utils.get_total_norm(grads) / divisor
-        factor = 1.0 / divisor
-        if self.recipe.clip_norm is not None:
-            factor = factor * (self.recipe.clip_norm / (total_norm + 1e-6)).clamp(max=1.0)
+        factor = self._clipping(total_norm) / divisor
         on_cpu = self.world.device.type == "cpu"  # reading a number back makes a GPU wait
         torch._foreach_mul_(grads, factor.item() if on_cpu else factor)
         return total_norm
+
+    def _clipping(self, total_norm: Tensor) -> Tensor | float:
+        """Return what the clip norm leaves of a gradient of this norm, in (0, 1]."""
+        if self.recipe.clip_norm is None:
+            return 1.0
+        return (self.recipe.clip_norm / (total_norm + 1e-6)).clamp(max=1.0)
 
     # The carried state, one row a slot of the global batch -----------------------
 

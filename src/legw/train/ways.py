@@ -15,8 +15,10 @@ GIVE_UP = 0.6
 """The ladder ends after two sizes in a row below this share of the best throughput."""
 
 WORTH = 1.05
-"""Times the best throughput alone that lanes must have. They wait for the slowest core at every
-update, and what is gained while all cores are free is soon lost on a machine that others share."""
+"""Times the throughput of the simpler way that the other must have: a share in pieces against the
+whole, lanes against one micro-batch at a time. Each piece costs the loop something, and lanes wait
+for the slowest core at every update: a small gain on a free machine is soon lost on one that
+others share."""
 
 LONG_SECONDS = 1.0
 """A pass that takes longer ends the ladder, if it is no faster than what came before it: the
@@ -26,7 +28,7 @@ NEAR = 0.7
 """Sizes above this share of the best are timed again. One look may be off by as much on a
 machine that others share."""
 
-NEARER = (0.8, 0.9)
+NEARER = (0.8, 0.9, 0.9)
 """After each two rounds, what is above this share of the best goes on to two more."""
 
 CANDIDATES = 12
@@ -136,8 +138,8 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
     Other work on the machine slows whatever is timed at that moment, and one look at each
     size would take that for the size's own; what a round's sizes are to each other, it leaves
     as it is. So they are compared by the median of their shares of a round: all that are near
-    the best in two rounds, and what is still nearer in two more, twice. The best of them keeps
-    the highest rate that was seen: it stays above all that were not timed again.
+    the best in two rounds, and what is still nearer in two more, three times. The best of them
+    keeps the highest rate that was seen: it stays above all that were not timed again.
 
     Args:
         table: examples per second of each size.
@@ -180,7 +182,8 @@ def _shares(rounds: list[dict[K, float]], keys: list[K]) -> dict[K, float]:
 
 def best(table: dict[Way, float], share: int) -> Way:
     """Return the way whose throughput over a whole share is close to the best, with the least
-    memory; lanes where they are clearly faster (`WORTH`).
+    memory; pieces, and lanes, where they are clearly faster than the whole share, and one micro-batch
+    at a time (`WORTH`).
 
     A share that is no multiple of what is worked on at once ends with a short round, which is
     counted as if it took as long as a full one.
@@ -196,6 +199,8 @@ def best(table: dict[Way, float], share: int) -> Way:
     Way(size=16, lanes=2)
     >>> best({Way(32): 100.0, Way(16, lanes=2): 104.0}, share=32)
     Way(size=32, lanes=1)
+    >>> best({Way(16): 104.0, Way(32): 100.0}, share=32)
+    Way(size=32, lanes=1)
     """
     rates = {
         way: rate * share / (-(-share // way.examples) * way.examples)
@@ -210,5 +215,8 @@ def best(table: dict[Way, float], share: int) -> Way:
     alone = max((rate for way, rate in rates.items() if way.lanes == 1), default=0.0)
     if top < WORTH * alone:
         rates, top = {way: rate for way, rate in rates.items() if way.lanes == 1}, alone
+    whole = Way(share)
+    if top < WORTH * rates.get(whole, 0.0):
+        return whole
     near = [way for way, rate in rates.items() if rate >= CLOSE * top]
     return min(near, key=lambda way: (way.examples, way.lanes))
