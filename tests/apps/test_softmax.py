@@ -86,3 +86,15 @@ def test_without_gradients_none_is_made() -> None:
         loss = summed_loss(*inputs, targets_N)
     assert not loss.requires_grad
     assert_close(loss, plain(*inputs, targets_N).detach())
+
+
+def test_a_second_backward_pass_finds_the_slopes_as_they_were() -> None:
+    *inputs, targets_N = example()
+    loss = summed_loss(*inputs, targets_N)
+    loss.backward(retain_graph=True)
+    once = [each.grad.clone() for each in inputs]
+    for each in inputs:
+        each.grad.mul_(7.0)  # a clipping, say
+        each.grad = None
+    loss.backward()
+    assert_close([each.grad for each in inputs], once, rtol=0, atol=0)

@@ -176,14 +176,14 @@ def test_only_the_best_few_are_timed_again() -> None:
     assert (settled[first], settled[last]) == (95.0, 69.0), "as they were"
 
 
-def test_a_share_is_cut_only_where_that_is_clearly_faster() -> None:
-    """By one rule for pieces and lanes: a small gain is soon lost again."""
-    whole = {micro.Way(128): 100.0}
-    assert micro.best(whole | {micro.Way(64): 104.0}, share=128) == micro.Way(128)
-    assert micro.best(whole | {micro.Way(64, 2): 104.0, micro.Way(64): 104.0}, share=128) == micro.Way(128)
-    assert micro.best(whole | {micro.Way(64): 106.0}, share=128) == micro.Way(64)
-    assert micro.best(whole | {micro.Way(64): 90.0, micro.Way(64, 2): 106.0}, share=128) == micro.Way(64, 2)
-    assert micro.best(whole | {micro.Way(64): 104.0}, share=256) == micro.Way(64), "cut in any case"
+def test_halves_and_lanes_only_where_they_are_clearly_faster() -> None:
+    way, whole = micro.Way, {micro.Way(128): 100.0}
+    assert micro.best(whole | {way(64): 104.0}, share=128) == way(128)
+    assert micro.best(whole | {way(64, 2): 104.0, way(64): 104.0}, share=128) == way(128)
+    assert micro.best(whole | {way(64): 106.0}, share=128) == way(64)
+    assert micro.best(whole | {way(64): 90.0, way(64, 2): 106.0}, share=128) == way(64, 2)
+    assert micro.best(whole | {way(32): 100.0}, share=128) == way(32), "a quarter of the memory"
+    assert micro.best(whole | {way(64): 100.0}, share=256) == way(64), "cut in any case"
 
 
 def test_what_falls_behind_is_not_timed_to_the_end() -> None:

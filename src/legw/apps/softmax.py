@@ -89,16 +89,22 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(rows, weight, bias)
 
 
-def _log_probability(
-    logits_RV: Tensor, probs_RV: Tensor, classes_R1: Tensor, exact: torch.dtype
-) -> Tensor:
-    """Return each class's log-probability, from its distance to the likeliest one.
+def _probabilities(
+    logits_RV: Tensor, classes_R1: Tensor, exact: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Return all probabilities, and the log-probability of each row's class.
 
-    The likeliest class has a probability of at least 1 / V; so this is finite where the
-    probability itself is too small for its format, as in a run that diverges.
+    On a CPU the probabilities take the logits' memory, which is in its cache. The logarithm
+    comes from the distance to the likeliest class, which has a probability of at least 1 / V; so
+    it is finite where the probability itself is too small for its format, as in a run that
+    diverges.
     """
     distance_R = logits_RV.gather(1, classes_R1)[:, 0].to(exact) - logits_RV.amax(1)
-    return distance_R + probs_RV.amax(1).to(exact).log()
+    if logits_RV.device.type == "cpu":
+        probs_RV = torch.ops.aten._softmax.out(logits_RV, 1, False, out=logits_RV)
+    else:
+        probs_RV = torch.softmax(logits_RV, 1)
+    return probs_RV, distance_R + probs_RV.amax(1).to(exact).log()
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -133,12 +139,11 @@ class _SummedLoss(torch.autograd.Function):
             *(each.tensor_split(pieces) for each in rows), strict=True
         ):
             logits_RV = _linear(hidden_RH, weight, bias)
-            probs_RV = torch.softmax(logits_RV, 1)
-            own_R = _log_probability(logits_RV, probs_RV, classes_R1, exact)
-            loss -= own_R.masked_fill(~counted_R, 0).sum()
             if smoothing:  # with c the normaliser, own = logit - c: from the target's share to c
                 logit_R = logits_RV.gather(1, classes_R1)[:, 0].to(exact)
                 loss += smoothing * logit_R.masked_fill(~counted_R, 0).sum()
+            probs_RV, own_R = _probabilities(logits_RV, classes_R1, exact)
+            loss -= own_R.masked_fill(~counted_R, 0).sum()
             if not wanted:
                 continue
             # The logits' slope is the probability, less 1 at the target; rows that do not
@@ -174,4 +179,6 @@ class _SummedLoss(torch.autograd.Function):
             hidden, weight, bias = (each.to(inputs[1].dtype) for each in inputs)
             loss = _plain_loss(hidden, weight, bias, targets_N, ctx.smoothing)
             slopes = torch.autograd.grad(loss, inputs, create_graph=True)
+        if factor.device.type == "cpu" and factor.item() == 1.0:  # no copy of the weights' slope
+            return *slopes, None, None, None, None
         return *(slope * factor for slope in slopes), None, None, None, None

@@ -15,10 +15,10 @@ GIVE_UP = 0.6
 """The ladder ends after two sizes in a row below this share of the best throughput."""
 
 WORTH = 1.05
-"""Times the throughput of the simpler way that the other must have: a share in pieces against the
-whole, lanes against one micro-batch at a time. Each piece costs the loop something, and lanes wait
-for the slowest core at every update: a small gain on a free machine is soon lost on one that
-others share."""
+"""Times the throughput of the simpler way that the other must have: lanes against one micro-batch
+at a time, and halves against the whole share. Lanes wait for the slowest core at every update, and
+halves save little memory for what the second piece costs the loop: a small gain on a free machine
+is soon lost on one that others share."""
 
 LONG_SECONDS = 1.0
 """A pass that takes longer ends the ladder, if it is no faster than what came before it: the
@@ -182,8 +182,7 @@ def _shares(rounds: list[dict[K, float]], keys: list[K]) -> dict[K, float]:
 
 def best(table: dict[Way, float], share: int) -> Way:
     """Return the way whose throughput over a whole share is close to the best, with the least
-    memory; pieces, and lanes, where they are clearly faster than the whole share, and one micro-batch
-    at a time (`WORTH`).
+    memory; lanes, and halves, only where they are clearly faster (`WORTH`).
 
     A share that is no multiple of what is worked on at once ends with a short round, which is
     counted as if it took as long as a full one.
@@ -215,8 +214,7 @@ def best(table: dict[Way, float], share: int) -> Way:
     alone = max((rate for way, rate in rates.items() if way.lanes == 1), default=0.0)
     if top < WORTH * alone:
         rates, top = {way: rate for way, rate in rates.items() if way.lanes == 1}, alone
-    whole = Way(share)
-    if top < WORTH * rates.get(whole, 0.0):
-        return whole
     near = [way for way, rate in rates.items() if rate >= CLOSE * top]
-    return min(near, key=lambda way: (way.examples, way.lanes))
+    chosen, whole = min(near, key=lambda way: (way.examples, way.lanes)), Way(share)
+    halves = 2 * chosen.size >= share
+    return whole if halves and rates[chosen] < WORTH * rates.get(whole, 0.0) else chosen
