@@ -12,11 +12,13 @@ from legw.apps import softmax
 from legw.apps.softmax import IGNORED, summed_loss
 
 
-def example(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return 23 rows of 5 units, some of which do not count, and 11 classes."""
+def example(
+    dtype: torch.dtype = torch.float64, rows: int = 23
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return rows of 5 units, some of which do not count, and 11 classes."""
     torch.manual_seed(0)
-    floats = [torch.randn(shape, dtype=dtype) for shape in ((23, 5), (11, 5), (11,))]
-    targets_N = torch.randint(0, 11, (23,)).masked_fill(torch.rand(23) < 0.3, IGNORED)
+    floats = [torch.randn(shape, dtype=dtype) for shape in ((rows, 5), (11, 5), (11,))]
+    targets_N = torch.randint(0, 11, (rows,)).masked_fill(torch.rand(rows) < 0.3, IGNORED)
     hidden_NH, weight_VH, bias_V = (each.requires_grad_() for each in floats)
     return hidden_NH, weight_VH, bias_V, targets_N
 
@@ -34,7 +36,7 @@ def plain(
     )
 
 
-@pytest.fixture(params=[1, 7 * 11, 10**6])
+@pytest.fixture(params=[1, 8 * 7 * 11, 10**6])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the rows one by one, a few at once, or all at once."""
     monkeypatch.setattr(softmax, "CPU_PIECE", request.param)
@@ -53,7 +55,7 @@ def test_loss_and_gradient(smoothing: float) -> None:
 
 @pytest.mark.usefixtures("piece")
 def test_bf16_loses_no_more_than_torch_does() -> None:
-    *inputs, targets_N = example(torch.float32)
+    *inputs, targets_N = example(torch.float32, rows=1000)
     exact = plain(*inputs, targets_N)
     with torch.autocast("cpu", torch.bfloat16):
         found, theirs = summed_loss(*inputs, targets_N), plain(*inputs, targets_N)
@@ -63,7 +65,7 @@ def test_bf16_loses_no_more_than_torch_does() -> None:
         *(torch.autograd.grad(loss, inputs) for loss in (exact, found, theirs)), strict=True
     ):
         assert grad.dtype == torch.float32
-        assert (grad - exact_grad).norm() <= 1.2 * (their_grad - exact_grad).norm() + 1e-3
+        assert (grad - exact_grad).norm() <= 1.1 * (their_grad - exact_grad).norm() + 1e-3
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

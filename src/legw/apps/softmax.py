@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-CPU_PIECE = 2**22
-"""Most logits in a piece on a CPU: 16 MiB, so that they stay in its cache."""
+CPU_PIECE = 2**24
+"""Most bytes of logits in a piece on a CPU, 16 MiB, so that they stay in its cache."""
 
-THREAD_PIECE = 2**21
+THREAD_PIECE = 2**23
 """The same for each thread: where several work on pieces of their own, they share a cache."""
 
-GPU_PIECE = 2**27
+GPU_PIECE = 2**29
 """The same on another device, 512 MiB: there pieces save memory and no time, and what fits
 into one is left to torch."""
 
@@ -62,9 +62,9 @@ def summed_loss(
         smoothing: share of the probability that is spread evenly over all classes, in [0, 1].
     """
     kind = hidden_NH.device.type
-    if kind != "cpu" and len(targets_N) * len(weight_VH) <= GPU_PIECE:
-        return _plain_loss(hidden_NH, weight_VH, bias_V, targets_N, smoothing)
     low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    if kind != "cpu" and _pieces(len(targets_N), weight_VH, low or weight_VH.dtype) == 1:
+        return _plain_loss(hidden_NH, weight_VH, bias_V, targets_N, smoothing)
     with torch.autocast(kind, enabled=False):
         loss: Tensor = _SummedLoss.apply(
             hidden_NH, weight_VH, bias_V, targets_N, smoothing, low, torch.is_grad_enabled()
@@ -81,6 +81,14 @@ def _plain_loss(
     )
 
 
+def _pieces(num_rows: int, weight_VH: Tensor, dtype: torch.dtype) -> int:
+    """Return into how many pieces so many rows of logits are cut."""
+    limit = GPU_PIECE
+    if weight_VH.device.type == "cpu":
+        limit = min(CPU_PIECE, THREAD_PIECE * torch.get_num_threads())
+    return max(-(-num_rows * len(weight_VH) * dtype.itemsize // limit), 1)
+
+
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``rows @ weight.T + bias``, by the fastest product that is there."""
     if _FUSED is not None and rows.device.type == "cpu" and rows.dtype == torch.float32:
@@ -89,22 +97,30 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(rows, weight, bias)
 
 
-def _probabilities(
-    logits_RV: Tensor, classes_R1: Tensor, exact: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Return all probabilities, and the log-probability of each row's class.
+def _softmax_(logits_RV: Tensor) -> Tensor:
+    """Return the probabilities; on a CPU in the logits' memory, which is in its cache."""
+    if logits_RV.device.type != "cpu":
+        return torch.softmax(logits_RV, 1)
+    probs_RV: Tensor = torch.ops.aten._softmax.out(logits_RV, 1, False, out=logits_RV)
+    return probs_RV
 
-    On a CPU the probabilities take the logits' memory, which is in its cache. The logarithm
-    comes from the distance to the likeliest class, which has a probability of at least 1 / V; so
-    it is finite where the probability itself is too small for its format, as in a run that
-    diverges.
+
+def _log_probability(
+    probs_RV: Tensor, classes_R1: Tensor, hidden_RH: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Return the log-probability of each row's class, in single precision at the least.
+
+    Where the probability itself is too small for its format, as in a run that diverges, it
+    comes from the row's logits, which are made once more.
     """
-    distance_R = logits_RV.gather(1, classes_R1)[:, 0].to(exact) - logits_RV.amax(1)
-    if logits_RV.device.type == "cpu":
-        probs_RV = torch.ops.aten._softmax.out(logits_RV, 1, False, out=logits_RV)
-    else:
-        probs_RV = torch.softmax(logits_RV, 1)
-    return probs_RV, distance_R + probs_RV.amax(1).to(exact).log()
+    prob_R = probs_RV.gather(1, classes_R1)[:, 0]
+    exact = torch.promote_types(prob_R.dtype, torch.float32)
+    own_R = prob_R.to(exact).log()
+    small_R = prob_R < torch.finfo(prob_R.dtype).tiny
+    if small_R.any():
+        logs_SV = _linear(hidden_RH[small_R], weight, bias).to(exact).log_softmax(1)
+        own_R[small_R] = logs_SV.gather(1, classes_R1[small_R])[:, 0]
+    return own_R
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -130,10 +146,7 @@ class _SummedLoss(torch.autograd.Function):
         hidden_slope_NH = torch.empty_like(hidden_NH)
         weight_slope_VH, bias_slope_V = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
         loss = weight_VH.new_zeros(())
-        limit = GPU_PIECE
-        if weight.device.type == "cpu":
-            limit = min(CPU_PIECE, THREAD_PIECE * torch.get_num_threads())
-        pieces = max(-(-len(targets_N) * len(weight) // limit), 1)
+        pieces = _pieces(len(targets_N), weight_VH, product)
         rows = (hidden, classes_N1, counted_N, hidden_slope_NH)
         for hidden_RH, classes_R1, counted_R, hidden_slope_RH in zip(
             *(each.tensor_split(pieces) for each in rows), strict=True
@@ -142,14 +155,16 @@ class _SummedLoss(torch.autograd.Function):
             if smoothing:  # with c the normaliser, own = logit - c: from the target's share to c
                 logit_R = logits_RV.gather(1, classes_R1)[:, 0].to(exact)
                 loss += smoothing * logit_R.masked_fill(~counted_R, 0).sum()
-            probs_RV, own_R = _probabilities(logits_RV, classes_R1, exact)
+            probs_RV = _softmax_(logits_RV)
+            own_R = _log_probability(probs_RV, classes_R1, hidden_RH, weight, bias)
             loss -= own_R.masked_fill(~counted_R, 0).sum()
             if not wanted:
                 continue
             # The logits' slope is the probability, less 1 at the target; rows that do not
             # count are left out of the products, which is cheaper than to erase them.
-            own_slope_R1 = own_R.expm1().add_(smoothing).to(product)[:, None]
-            slope_RV = probs_RV.scatter_(1, classes_R1, own_slope_R1)
+            row_R = torch.arange(len(own_R), device=own_R.device)
+            slope_RV = probs_RV  # by index: to scatter in half precision takes copies of it all
+            slope_RV[row_R, classes_R1[:, 0]] = own_R.expm1().add_(smoothing).to(product)
             share_R = counted_R.to(product)
             hidden_slope_RH.copy_(_linear(slope_RV, weight.t())).mul_(share_R[:, None])
             if low is None:
