@@ -32,7 +32,7 @@ from legw.train.machine import (
 )
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
-from legw.train.ways import Way, in_lanes
+from legw.train.ways import Way, climb, in_lanes
 
 FIRST = 8
 """Examples of the first micro-batch that is timed."""
@@ -235,12 +235,15 @@ def _climb(passes: _Passes, share: int) -> tuple[dict[int, float], int]:
 
 
 def _in_lanes(passes: _Passes, rates: dict[int, float], lanes: int, share: int) -> dict[str, float]:
-    """Return examples per second of the sizes near the best, so many at once."""
-    alone = {Way(size): rate for size, rate in rates.items()}
-    ways = in_lanes(alone, lanes, share) if lanes > 1 else []
+    """Return examples per second of the sizes, so many at once, as far as that pays and fits."""
     room = 0.8 * available_memory(passes.device)
-    ways = [way for way in ways if passes.bytes_per_example * way.examples < room]
-    return {str(way): way.examples / passes.laned_seconds(way) for way in ways}
+
+    def rate(way: Way) -> float:
+        fits = passes.bytes_per_example * way.examples < room
+        return way.examples / passes.laned_seconds(way) if fits else 0.0
+
+    ways = in_lanes(rates, lanes, share) if lanes > 1 else []
+    return {str(way): each for way, each in climb(ways, rate, {}).items() if each}
 
 
 def _data_rate(passes: _Passes, size: int) -> float:

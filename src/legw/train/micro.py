@@ -110,7 +110,7 @@ def choose(
         table = dict(alone) if 1 in lanes else {}
         for count in lanes:
             if count > 1:
-                table |= climb(in_lanes(alone, count, share), measure, known)
+                table |= climb(in_lanes(sizes, count, share), measure, known)
         if not table:  # a batch too small for the lanes that are asked for
             table = climb([Way(sizes[0], lanes[0])], measure, known)
         if any(way not in known for way in table):

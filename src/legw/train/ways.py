@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import fmean, median
 from typing import NamedTuple, TypeVar
 
@@ -29,7 +29,8 @@ NEAR = 0.7
 machine that others share."""
 
 NEARER = (0.8, 0.9, 0.9)
-"""After each two rounds, what is above this share of the best goes on to two more."""
+"""After each two rounds, what is above this share of the best goes on to two more: the better half
+of them, and three at the least."""
 
 CANDIDATES = 12
 """Most sizes that are timed again."""
@@ -113,23 +114,18 @@ def _long(size: K, table: dict[K, float]) -> bool:
     return examples > LONG_SECONDS * table[size] and table[size] < max(table.values())
 
 
-def in_lanes(alone: dict[Way, float], count: int, share: int) -> list[Way]:
-    """Return what to try in lanes: the sizes that are near the best alone, and half of those.
+def in_lanes(sizes: Iterable[int], count: int, share: int) -> list[Way]:
+    """Return what to try in lanes: all sizes of which so many at once fit into a share.
 
-    Args:
-        alone: examples per second of each size with one lane.
-        count: lanes.
-        share: examples of the process; all lanes together have at most these.
+    Those that are slow alone, too: what one look at each size says of them is not enough to leave
+    the best in lanes out, and a ladder in lanes ends by itself.
 
-    >>> in_lanes({Way(16): 50.0, Way(32): 80.0, Way(64): 90.0, Way(128): 60.0}, 2, share=128)
-    [Way(size=16, lanes=2), Way(size=32, lanes=2), Way(size=64, lanes=2)]
-    >>> in_lanes({Way(16): 50.0, Way(20): 60.0}, 2, share=20)
+    >>> [str(way) for way in in_lanes([16, 32, 64, 128], 2, share=128)]
+    ['2 x 16', '2 x 32', '2 x 64']
+    >>> in_lanes([16, 20], 2, share=20)
     []
     """
-    near = {way.size for way, rate in alone.items() if rate >= NEAR * max(alone.values())}
-    fitting = [size for size in sorted(way.size for way in alone) if size * count <= share]
-    worth = [size for size in fitting if size in near or 2 * size in near]
-    return [Way(size, count) for size in worth or fitting[:1]]
+    return [Way(size, count) for size in sizes if size * count <= share]
 
 
 def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, float]:
@@ -138,8 +134,9 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
     Other work on the machine slows whatever is timed at that moment, and one look at each
     size would take that for the size's own; what a round's sizes are to each other, it leaves
     as it is. So they are compared by the median of their shares of a round: all that are near
-    the best in two rounds, and what is still nearer in two more, three times. The best of them
-    keeps the highest rate that was seen: it stays above all that were not timed again.
+    the best in two rounds, and the better half of what is still nearer in two more, three times.
+    The best of them keeps the highest rate that was seen: it stays above all that were not timed
+    again.
 
     Args:
         table: examples per second of each size.
@@ -157,7 +154,8 @@ def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, floa
     rounds = _to_and_fro(near, measure)
     shares = _shares(rounds, near)
     for least in NEARER:
-        near = [key for key in near if shares[key] >= least]
+        near.sort(key=lambda key: -shares[key])
+        near = [key for key in near[: max(len(near) // 2, 3)] if shares[key] >= least]
         if len(near) > 1:
             rounds += _to_and_fro(near, measure)
             shares |= _shares(rounds, near)
