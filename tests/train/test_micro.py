@@ -176,14 +176,25 @@ def test_only_the_best_few_are_timed_again() -> None:
     assert (settled[first], settled[last]) == (95.0, 69.0), "as they were"
 
 
-def test_halves_and_lanes_only_where_they_are_clearly_faster() -> None:
-    way, whole = micro.Way, {micro.Way(128): 100.0}
-    assert micro.best(whole | {way(64): 104.0}, share=128) == way(128)
-    assert micro.best(whole | {way(64, 2): 104.0, way(64): 104.0}, share=128) == way(128)
-    assert micro.best(whole | {way(64): 106.0}, share=128) == way(64)
-    assert micro.best(whole | {way(64): 90.0, way(64, 2): 106.0}, share=128) == way(64, 2)
-    assert micro.best(whole | {way(32): 100.0}, share=128) == way(32), "a quarter of the memory"
-    assert micro.best(whole | {way(64): 100.0}, share=256) == way(64), "cut in any case"
+@pytest.mark.parametrize(
+    ("table", "share", "expected"),
+    [
+        ({"128": 100.0, "64": 102.0}, 128, "128"),
+        ({"128": 100.0, "64": 106.0}, 128, "64"),
+        ({"128": 100.0, "32": 100.0}, 128, "32"),  # a quarter of the memory
+        ({"128": 100.0, "64": 100.0}, 256, "64"),  # 128 are halves
+        ({"128": 100.0, "2 x 64": 104.0}, 128, "128"),  # nothing to do apart
+        ({"128": 100.0, "2 x 64": 110.0}, 128, "2 x 64"),
+        ({"128": 104.0, "2 x 64": 100.0}, 640, "2 x 64"),
+        ({"128": 110.0, "2 x 64": 100.0}, 640, "128"),
+        ({"32": 102.0, "2 x 64": 100.0}, 640, "2 x 64"),
+    ],
+)
+def test_of_like_ways_the_favoured_one_is_taken(
+    table: dict[str, float], share: int, expected: str
+) -> None:
+    rates = {micro.Way.read(way): rate for way, rate in table.items()}
+    assert micro.best(rates, share) == micro.Way.read(expected)
 
 
 def test_what_falls_behind_is_not_timed_to_the_end() -> None:

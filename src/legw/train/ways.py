@@ -15,10 +15,11 @@ GIVE_UP = 0.6
 """The ladder ends after two sizes in a row below this share of the best throughput."""
 
 WORTH = 1.05
-"""Times the throughput of the simpler way that the other must have: lanes against one micro-batch
-at a time, and halves against the whole share. Lanes wait for the slowest core at every update, and
-halves save little memory for what the second piece costs the loop: a small gain on a free machine
-is soon lost on one that others share."""
+"""By how much two ways must differ for the one that has less to be said for it (`_favour`): a small
+gain while all cores are free is soon lost on a machine that others share."""
+
+APART = 4
+"""Micro-batches that a lane takes from one update to the next for lanes to be favoured."""
 
 LONG_SECONDS = 1.0
 """A pass that takes longer ends the ladder, if it is no faster than what came before it: the
@@ -180,7 +181,7 @@ def _shares(rounds: list[dict[K, float]], keys: list[K]) -> dict[K, float]:
 
 def best(table: dict[Way, float], share: int) -> Way:
     """Return the way whose throughput over a whole share is close to the best, with the least
-    memory; lanes, and halves, only where they are clearly faster (`WORTH`).
+    memory; where others are about as fast, a favoured one (`_favour`).
 
     A share that is no multiple of what is worked on at once ends with a short round, which is
     counted as if it took as long as a full one.
@@ -192,27 +193,37 @@ def best(table: dict[Way, float], share: int) -> Way:
     Way(size=32, lanes=1)
     >>> best({Way(16): 100.0, Way(20): 90.0}, share=20)
     Way(size=20, lanes=1)
-    >>> best({Way(32): 100.0, Way(16, lanes=2): 120.0}, share=32)
-    Way(size=16, lanes=2)
     >>> best({Way(32): 100.0, Way(16, lanes=2): 104.0}, share=32)
     Way(size=32, lanes=1)
-    >>> best({Way(16): 104.0, Way(32): 100.0}, share=32)
-    Way(size=32, lanes=1)
+    >>> best({Way(32): 104.0, Way(16, lanes=2): 100.0}, share=320)
+    Way(size=16, lanes=2)
     """
     rates = {
-        way: rate * share / (-(-share // way.examples) * way.examples)
-        for way, rate in table.items()
+        way: rate * share / (_rounds(way, share) * way.examples) for way, rate in table.items()
     }
-    top = max(rates.values())
-    if top == 0:
+    if max(rates.values()) == 0:
         raise RunError(
             f"micro_batch_size: not even {min(table).size} examples fit into the memory limit; "
             "raise --memory-limit or give --micro-batch-size"
         )
-    alone = max((rate for way, rate in rates.items() if way.lanes == 1), default=0.0)
-    if top < WORTH * alone:
-        rates, top = {way: rate for way, rate in rates.items() if way.lanes == 1}, alone
-    near = [way for way, rate in rates.items() if rate >= CLOSE * top]
-    chosen, whole = min(near, key=lambda way: (way.examples, way.lanes)), Way(share)
-    halves = 2 * chosen.size >= share
-    return whole if halves and rates[chosen] < WORTH * rates.get(whole, 0.0) else chosen
+    judged = {way: rate * _favour(way, share) for way, rate in rates.items()}
+    near = [way for way, rate in judged.items() if rate >= CLOSE * max(judged.values())]
+    return min(near, key=lambda way: (way.examples, -judged[way]))
+
+
+def _rounds(way: Way, share: int) -> int:
+    """Return how often a way's micro-batches are taken in one update."""
+    return -(-share // way.examples)
+
+
+def _favour(way: Way, share: int) -> float:
+    """Return by what a way's throughput is multiplied before it is compared.
+
+    Lanes meet once an update, and the threads of one micro-batch after every operation; so
+    lanes lose less to other work on the machine, unless they have hardly anything to do
+    apart. Halves save little memory for what the second piece costs the loop.
+    """
+    rounds = _rounds(way, share)
+    if way.lanes > 1:
+        return WORTH if rounds >= APART else 1 / WORTH
+    return 1 / WORTH if rounds == 2 else 1.0
