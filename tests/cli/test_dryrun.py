@@ -195,6 +195,7 @@ def test_imagenet_without_images(
 ) -> None:
     """The recipe at 32K is the published one; the net is small here, to be quick."""
     monkeypatch.setattr(imagenet, "resnet50", small)
+    monkeypatch.setattr(module, "LONG_SECONDS", 0.1)
     text = out(capsys, "resnet50-imagenet -b 32768 --processes 64")
     assert "lr 4 → 32, warmup 0.15625 → 10 epochs (391 updates)" in text
     assert "updates: 3519, of which 391 warm up (1281167 examples an epoch)\n" in text
@@ -211,6 +212,7 @@ def test_imagenet_with_images(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(imagenet, "resnet50", small)
+    monkeypatch.setattr(module, "LONG_SECONDS", 0.1)
     root = write_photographs(here / "data")
     text = out(capsys, f"resnet50-imagenet -b 1024 --data {root} --workers 0")
     assert "(12 examples an epoch)" in text

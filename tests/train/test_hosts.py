@@ -184,6 +184,7 @@ def test_the_surviving_host_finishes_alone(cluster: Cluster, whole: Path) -> Non
     assert_same_run(cluster.out, whole)
 
 
+@pytest.mark.slow  # it waits most of a minute for processes that start
 @pytest.mark.parametrize("cluster", [2], indirect=True)
 def test_the_host_that_died_comes_back(cluster: Cluster, whole: Path) -> None:
     """With the lower address it is the first process, both times."""
