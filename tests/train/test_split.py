@@ -54,6 +54,12 @@ def test_a_process_without_examples_takes_part(tmp_path: Path) -> None:
     assert_same_weights(tmp_path / "four", tmp_path / "one")
 
 
+def test_a_clip_norm_above_every_gradient_changes_nothing(tmp_path: Path) -> None:
+    for name, clip_norm in (("none", None), ("far", 1e6)):
+        train("lines", tmp_path / name, changes={"clip_norm": clip_norm})
+    assert_same_weights(tmp_path / "far", tmp_path / "none")
+
+
 def test_the_test_can_fail(whole: Path, tmp_path: Path) -> None:
     train("lines", tmp_path, changes={"clip_norm": 0.9})
     with pytest.raises(AssertionError):
