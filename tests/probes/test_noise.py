@@ -57,13 +57,19 @@ class Known:
 
 
 def sample(
-    task: Any, out: Path, *, every: int = 1, epochs: float = 1.0, **more: Any
+    task: Any,
+    out: Path,
+    *,
+    every: int = 1,
+    epochs: float = 1.0,
+    micro_batch_size: int = 64,
+    **more: Any,
 ) -> list[Noise]:
     probe = NoiseProbe(every=every)
     more = {"clip_norm": 0.01, "lr": 1e-6} | more
     fit(
         task, recipe(epochs=epochs, warmup_epochs=0, **more), out=out,
-        settings=Settings(micro_batch_size=64, device="cpu"), observers=[probe],
+        settings=Settings(micro_batch_size=micro_batch_size, device="cpu"), observers=[probe],
     )  # fmt: skip
     return probe.rows
 
@@ -90,10 +96,37 @@ def test_numerator_and_denominator_are_each_right(tmp_path: Path) -> None:
     assert squared == pytest.approx(5.0, rel=0.1)
 
 
-def test_any_batch_and_micro_batch_measures_the_same(tmp_path: Path) -> None:
+def test_any_batch_measures_the_same(tmp_path: Path) -> None:
     for batch_size in (16, 256):
         rows = sample(Known(1), tmp_path / str(batch_size), batch_size=batch_size)
         assert theory.noise_scale(rows).value == pytest.approx(16.0, rel=0.25)
+
+
+def test_any_micro_batch_measures_the_same(tmp_path: Path) -> None:
+    """Pieces of 32, in micro-batches of 5 and in one."""
+    parts, whole = (
+        sample(Known(1), tmp_path / str(size), batch_size=256, micro_batch_size=size)
+        for size in (5, 64)
+    )
+    for one, other in zip(parts, whole, strict=True):
+        assert (one.trace, one.squared_norm) == pytest.approx((other.trace, other.squared_norm))
+
+
+class Sorted(Known):
+    """Whose batches lie sorted, as those of translation do: neighbours are alike."""
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        batches = torch.arange(len(self.slopes)).split(batch_size)
+        return torch.cat([ids[self.slopes[ids, 0].argsort(descending=True)] for ids in batches])
+
+
+def test_a_batch_that_lies_sorted_is_as_noisy_as_any(tmp_path: Path) -> None:
+    task = Sorted(0, size=1)
+    rows = sample(task, tmp_path / "run")
+    trace = sum(row.trace or 0.0 for row in rows) / len(rows)
+    squared = sum(row.squared_norm or 0.0 for row in rows) / len(rows)
+    assert trace == pytest.approx(float(task.slopes.var()), rel=0.15)
+    assert squared == pytest.approx(float(task.slopes.mean() ** 2), rel=0.15)
 
 
 def test_a_sample_is_a_quarter_of_a_gradient_and_three_percent_of_a_run(tmp_path: Path) -> None:
@@ -128,7 +161,8 @@ def test_pieces_of_streams_begin_with_the_state_of_their_update(tmp_path: Path) 
             from legw.probes.noise import _gradient
 
             half = moment.recipe.batch_size // 2
-            parts = [_gradient(moment, slice(i * half, (i + 1) * half)) for i in (0, 1)]
+            turned = torch.arange(2 * half).flip(0)  # any order will do
+            parts = [_gradient(moment, slots) for slots in turned.split(half)]
             whole = [(a + b) / 2 for a, b in zip(*parts, strict=True)]
             seen.append((whole, [slope.clone() for slope in moment.slopes]))
 

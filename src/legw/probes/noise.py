@@ -10,8 +10,12 @@ of b examples each, give S by the distance of their gradients:
 
     S = b / 2 * |g_1 - g_2|**2        |G|**2 = |G_B|**2 - S / B
 
-Both are unbiased. The pieces are taken from the first process's share; nothing is
-communicated, so that any number of processes measures the same.
+Both are unbiased, for the pieces are drawn at random from the first process's share: in a
+batch that lies sorted, as one of sentences by length, neighbours are too much alike. Nothing
+is communicated, so that any number of processes measures the same.
+
+What varies between whole batches and not within them, as the length does where sentences of
+like length make up a batch, counts as signal.
 
 Reference: McCandlish et al. 2018, arXiv 1812.06162, section 2.2 and appendix A.1.
 """
@@ -29,6 +33,7 @@ from legw import measurements
 from legw.errors import RunError
 from legw.measurements import Noise
 from legw.records import Manifest, Summary
+from legw.train.batches import derive
 from legw.train.probe import Moment, Probe, seed_passes, slopes_of
 
 EVERY = 100
@@ -74,6 +79,7 @@ class NoiseProbe(Probe):
         if every < 1:
             raise RunError(f"noise: every={every}: must be at least 1")
         self.folder, self.every = folder, every
+        self.options = {"every": every}
         self.rows: list[Noise] = []
         self._unread: list[tuple[int, float, int, Tensor]] = []
 
@@ -86,11 +92,9 @@ class NoiseProbe(Probe):
         return update % self.every == 0
 
     def measure(self, moment: Moment) -> None:
-        first, share = moment.share.start, moment.share.stop - moment.share.start
-        size = piece_size(share, moment.group)
-        one, other = (
-            _gradient(moment, slice(first + i * size, first + (i + 1) * size)) for i in (0, 1)
-        )
+        pieces = _pieces(moment)
+        one, other = (_gradient(moment, slots) for slots in pieces)
+        size = len(pieces[0])
         distance = torch.nn.utils.get_total_norm(torch._foreach_sub(one, other)).double()
         trace = distance**2 * (size / 2)
         squared_norm = moment.gradient.norm.double() ** 2 - trace / moment.recipe.batch_size
@@ -124,15 +128,27 @@ class NoiseProbe(Probe):
             measurements.append(self.folder, rows)
 
 
-def _gradient(moment: Moment, slots: slice) -> list[Tensor]:
+def _pieces(moment: Moment) -> tuple[Tensor, Tensor]:
+    """Return the slots of two pieces of the share, drawn at random, in whole groups."""
+    group, share = moment.group, moment.share.stop - moment.share.start
+    count = piece_size(share, group) // group
+    generator = torch.Generator().manual_seed(derive(moment.seed, "pieces", moment.update))
+    drawn = torch.randperm(share // group, generator=generator)[: 2 * count]
+    one, other = (
+        moment.share.start + (part.sort().values[:, None] * group + torch.arange(group)).flatten()
+        for part in torch.split(drawn, count)
+    )
+    return one, other
+
+
+def _gradient(moment: Moment, slots: Tensor) -> list[Tensor]:
     """Return the gradient of the mean loss of some slots, in micro-batches as the run has."""
     size = max(moment.micro_batch_size // moment.group, 1) * moment.group
     total: list[Tensor] = []
     weights: Any = 0
-    for begin in range(slots.start, slots.stop, size):
-        part = slice(begin, min(begin + size, slots.stop))
+    for part in torch.split(slots, size):
         batch, state = moment.load(part)
-        seed_passes(moment, "noise", moment.update, begin)
+        seed_passes(moment, "noise", moment.update, int(part[0]))
         slopes, weight = slopes_of(moment.task, moment.model, batch, state, moment.parameters)
         total = [a + b for a, b in zip(total, slopes, strict=True)] if total else list(slopes)
         weights = weights + weight

@@ -52,8 +52,9 @@ class Moment:
     """Examples that must stay together (batch-norm groups), at least 1."""
     share: slice
     """Slots of the global batch that this process has; empty where it has none."""
-    load: Callable[[slice], tuple[Any, State]]
-    """Returns the data of some slots of the share, and the state they began with."""
+    load: Callable[[slice | Tensor], tuple[Any, State]]
+    """Returns the data of some slots of the share, and the state they began with; the slots
+    are a slice or a tensor of their numbers."""
 
     @property
     def device(self) -> torch.device:

@@ -225,7 +225,7 @@ class GlobalBatch:
         self.costs.data += time.perf_counter() - began
         return batch
 
-    def _read(self, update: int, ids: Tensor, slots: slice) -> Any:
+    def _read(self, update: int, ids: Tensor, slots: slice | Tensor) -> Any:
         batch = self.task.batch(ids, self.world.device)
         if self._augment is None:
             return batch
@@ -236,18 +236,18 @@ class GlobalBatch:
         """The slots of the global batch that this process has; empty where it has none."""
         return slice(0, 0) if self.idle else slice(self.parts[0].start, self.parts[-1].stop)
 
-    def again(self, update: int, slots: slice) -> tuple[Any, State]:
+    def again(self, update: int, slots: slice | Tensor) -> tuple[Any, State]:
         """Return the data of some slots of the last update, and the state they began with.
 
         Args:
             update: the one whose gradient was formed last.
-            slots: a part of `share`.
+            slots: a part of `share`, or the numbers of some of its slots.
         """
         batch = self._read(update, self.batches.ids(update)[slots], slots)
         if self._before[0] is None:
             return batch, None
         first = self.share.start
-        rows = slice(slots.start - first, slots.stop - first)
+        rows = _from(first, slots)
         return batch, tuple(tensor[rows] for tensor in _joined(self._before) or ())
 
     def _announce(self, number: int) -> None:
@@ -357,3 +357,10 @@ def summed_loss(
 
 def _joined(states: list[State]) -> State:
     return tuple(torch.cat(tensors) for tensors in zip(*(s or () for s in states), strict=True))
+
+
+def _from(first: int, slots: slice | Tensor) -> slice | Tensor:
+    """Return slots counted from the share's first."""
+    if isinstance(slots, Tensor):
+        return slots - first
+    return slice(slots.start - first, slots.stop - first)
