@@ -8,6 +8,9 @@ from typing import Any
 from legw.charts import COLORS, styled
 from legw.theory import NoiseScale, Peak
 
+REACH = 10.0
+"""An interval is drawn to so many times its value, and to as small a share of it."""
+
 CurvePoints = Sequence[tuple[float, float]]
 
 
@@ -71,8 +74,12 @@ def noise_by_epoch(
 ) -> Any:
     """Return the chart of noise scale against epochs, a line a run, bars for 95 % intervals.
 
+    The axis is logarithmic and an interval may begin at 0: a bar ends at a tenth of the value
+    and at ten times it, and where it is cut, or where there is no interval, the dot is hollow.
+    A triangle at the upper edge is a stretch that is lost in noise.
+
     Args:
-        scales: label and stretches of each run; stretches without a value are left out.
+        scales: label and stretches of each run.
         batch_size: of the runs; a dashed line.
         title, subtitle: above the chart.
 
@@ -85,31 +92,47 @@ def noise_by_epoch(
         {
             "run": name,
             "epoch": (one.from_epoch + one.to_epoch) / 2,
-            "noise": one.value,
-            "low": one.low if one.low else None,
-            "high": one.high if one.low else None,
+            "noise": one.value or None,  # which breaks the line
+            **_bar(one),
         }
         for name, found in scales.items()
         for one in found
-        if one.value
     ]
     across = alt.X("epoch:Q", title="epoch").scale(zero=True, nice=False)
     upward = alt.Y("noise:Q", title="noise scale, examples").scale(type="log").axis(format="~g")
     color = _by_batch(list(scales))
     base = alt.Chart(alt.Data(values=rows))
     layers = [
-        base.mark_line(strokeWidth=2, point=True).encode(
-            across, upward, color, order="epoch:Q", tooltip=["run:N", "epoch:Q", "noise:Q"]
-        ),
+        base.mark_line(strokeWidth=2).encode(across, upward, color, order="epoch:Q"),
         base.transform_filter("isValid(datum.low)")
         .mark_rule(strokeWidth=1.5, opacity=0.6)
         .encode(across, alt.Y("low:Q"), color, y2="high:Q"),
+        *(
+            base.transform_filter(f"isValid(datum.noise) && {which}")
+            .mark_point(size=50, opacity=1, **look)
+            .encode(across, upward, color, tooltip=["run:N", "epoch:Q", "noise:Q"])
+            for which, look in (
+                ("!datum.cut", {"filled": True}),
+                ("datum.cut", {"filled": False, "fill": "white"}),
+            )
+        ),
+        base.transform_filter("!isValid(datum.noise)")
+        .mark_point(size=60, shape="triangle-up")
+        .encode(across, color, y=alt.value(8), tooltip=["run:N", "epoch:Q"]),
         alt.Chart(alt.Data(values=[{"noise": batch_size}]))
         .mark_rule(strokeDash=[5, 4], color=COLORS[0])
         .encode(upward),
     ]
     chart = alt.layer(*layers).properties(width=620, height=300)
     return styled(chart.properties(title=alt.Title(title, subtitle=subtitle)))
+
+
+def _bar(one: NoiseScale) -> dict[str, Any]:
+    """Return the ends of an interval as they are drawn, and whether one was cut or is missing."""
+    if not one.value or one.low is None or one.high is None:
+        return {"low": None, "high": None, "cut": True}
+    low, high = max(one.low, one.value / REACH), min(one.high, one.value * REACH)
+    return {"low": low, "high": high, "cut": (low, high) != (one.low, one.high)}
 
 
 def _by_batch(names: Sequence[str]) -> Any:

@@ -21,6 +21,9 @@ SMOOTH = 5
 BLOCKS = 20
 """Most blocks of a jackknife: samples close in time are not independent, blocks nearly are."""
 
+STAYS = 1.5
+"""For good: until the run is so many times as old."""
+
 LEAST = 5
 """Fewest samples from which an interval is given."""
 
@@ -35,7 +38,7 @@ class Peak:
     update: int
     """Which update, from 0."""
     epoch: float
-    """Where that is, in epochs: ``update * batch_size / num_examples``."""
+    """Where that is, in epochs: ``(update + 1) * batch_size / num_examples``."""
     curvature: float
     """The smoothed curvature there."""
 
@@ -134,21 +137,24 @@ def suggested_warmup(rows: Sequence[Curvature], lr: float) -> int | None:
     """Return how many updates of warmup a run asks for.
 
     The warmup may end where the smoothed curvature has fallen below the rate's inverse for
-    good: after the last update with ``L > 1 / lr``.
+    good: after the last update with ``L > 1 / lr``, if it stays below for half as long again.
 
     Args:
         rows: of one run, in the order of updates.
         lr: the peak rate, above 0.
 
     Returns:
-        The number of updates; 0 where L never exceeds 1 / lr, None where it still does at
-        the end of what was measured.
+        The number of updates; 0 where L never exceeds 1 / lr, None where it still does in
+        the last third of what was measured.
     """
     curve = smoothed(rows)
     above = [i for i, (_, value) in enumerate(curve) if value > 1 / lr]
     if not above:
         return 0
-    return None if above[-1] == len(curve) - 1 else curve[above[-1] + 1][0]
+    if above[-1] == len(curve) - 1:
+        return None
+    update = curve[above[-1] + 1][0]
+    return update if STAYS * update <= curve[-1][0] else None
 
 
 # The noise scale ----------------------------------------------------------------------

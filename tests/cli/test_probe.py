@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from legw import measurements, records
+from legw import measurements, records, schedule
+from legw.cli import probing
 from legw.measurements import Curvature, Noise
 
 QUICK = "--micro-batch-size 64 --device cpu"
@@ -30,8 +31,45 @@ def test_curvature_shows_peaks_their_exponent_and_a_warmup(legw: Callable) -> No
     manifest = records.read_manifest(folder)
     assert (manifest.rule, manifest.recipe.batch_size, manifest.base.batch_size) == ("legw", 64, 16)
     before = (folder / "metrics.jsonl").stat().st_mtime_ns
-    assert legw(f"probe {words}").code == 0  # finished runs are kept
+    assert legw(f"probe {words}").code == 0  # runs that were made are kept
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_what_was_measured_otherwise_is_not_shown_as_asked_for(legw: Callable) -> None:
+    words = f"probe curvature digits-lstm --batch-sizes 16 --updates 3 {QUICK}"
+    assert legw(f"{words} --examples 9999 --json").json["probe_batch_size"] == 1438  # all there are
+    answer = legw(f"{words} --examples 32")
+    assert answer.code == 2
+    assert answer.err == (
+        "legw: runs/digits-lstm-curvature/legw-b16-s0: was measured with examples=1438, not 32; "
+        "choose another --out\n"
+    )
+    Path("runs/digits-lstm-curvature/legw-b16-s0/probes.json").write_text("{")
+    assert legw(f"{words} --examples 32").err == (
+        "legw: runs/digits-lstm-curvature/legw-b16-s0/probes.json: is damaged; "
+        "choose another --out\n"
+    )
+
+
+def test_a_short_run_has_the_rates_of_the_whole_one(legw: Callable) -> None:
+    """The decay begins where the whole recipe's does, and the run can be gone on with."""
+    Path("falling.toml").write_text(
+        "batch_size = 64\nlr = 0.1\nepochs = 2\nnum_examples = 1438\n"
+        "[decay]\nkind = 'polynomial'\npower = 1\n"
+    )
+    folder = Path("runs/digits-lstm-curvature/legw-b64-s0")
+    words = f"--recipe falling.toml --batch-sizes 64 --examples 16 {QUICK}"
+    for count in (5, 20):
+        legw(f"probe curvature digits-lstm {words} --updates {count}")
+        assert len(measurements.read(folder, Curvature)) == count
+        assert records.read_summary(folder).updates == count  # type: ignore[union-attr]
+    short = [row.lr for row in records.load(folder).updates]
+    recipe = records.read_manifest(folder).recipe
+    rate = schedule.in_steps(recipe, 1438)
+    assert recipe.epochs == 2 and short == pytest.approx([rate(i) for i in range(20)])
+    legw(f"probe noise digits-lstm --recipe falling.toml --epochs 1 {QUICK}")
+    noise = records.load("runs/digits-lstm-noise/legw-b64-s0")
+    assert [row.lr for row in noise.updates] == pytest.approx([rate(i) for i in range(23)])
 
 
 def test_curvature_as_json(legw: Callable) -> None:
@@ -48,14 +86,16 @@ def test_curvature_as_json(legw: Callable) -> None:
         top = row["peak"]
         assert row["measurements"] == 30 and len(row["curve"]) == 30
         assert top["epoch"] == pytest.approx((top["update"] + 1) * row["batch_size"] / 1438)
-        assert top["curvature"] == max(y for _, y in row["curve"]) or top["curvature"] > 0
+        highest = max(y for _, y in row["curve"])
+        assert top["curvature"] == pytest.approx(highest, rel=1e-4)  # a curve has 5 digits
 
 
 def test_a_warmup_longer_than_the_run_stays_whole(legw: Callable) -> None:
     """The schedule of the updates that are made is the recipe's own."""
     legw(f"probe curvature digits-lstm --batch-sizes 512 --updates 3 --examples 16 {QUICK}")
     manifest = records.read_manifest("runs/digits-lstm-curvature/legw-b512-s0")
-    assert manifest.recipe.warmup_epochs == pytest.approx(8.0) and manifest.updates == 24
+    rows = measurements.read("runs/digits-lstm-curvature/legw-b512-s0", Curvature)
+    assert manifest.recipe.warmup_epochs == pytest.approx(8.0) and len(rows) == 24
 
 
 def test_noise_shows_the_scale_over_the_run_and_what_it_predicts(legw: Callable) -> None:
@@ -75,6 +115,7 @@ def test_noise_shows_the_scale_over_the_run_and_what_it_predicts(legw: Callable)
 def test_about_two_thousand_samples_are_taken(legw: Callable) -> None:
     found = legw(f"probe noise digits-lstm --epochs 1 {QUICK} --json").json
     assert found["every"] == 1  # 90 updates
+    assert [probing.spacing(updates) for updates in (1999, 4000, 11719)] == [1, 2, 5]
 
 
 def test_adaptive_optimizers_get_no_warmup_from_it(legw: Callable) -> None:
@@ -98,6 +139,7 @@ def test_adaptive_optimizers_get_no_warmup_from_it(legw: Callable) -> None:
         ("curvature digits-lstm --batch-sizes 8,8",
          "--batch-sizes: 8 is given twice; leave one out"),
         ("curvature digits-lstm --examples 0", "curvature: examples=0: must be at least 1"),
+        ("noise digits-lstm --epochs 0", "--epochs=0: must be above 0"),
         ("noise digits-lstm --every 0", "noise: every=0: must be at least 1"),
         ("noise digits-lstm --stretches 0", "--stretches=0: must be at least 1"),
         ("noise digits-lstm --seeds 0", "--seeds=0: must be at least 1"),

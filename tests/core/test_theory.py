@@ -74,10 +74,17 @@ def test_one_batch_size_has_no_exponent_and_two_points_no_interval() -> None:
 
 
 def test_the_warmup_ends_where_the_curvature_stays_below_the_inverse_rate() -> None:
-    rows = curve(1, 1, 20, 20, 20, 20, 1, 1, 1, 20, 20, 20, 1, 1, 1, 1, every=2)
+    heights = (1, 1, 20, 20, 20, 20, 1, 1, 1, 20, 20, 20, *[1] * 7)
+    rows = curve(*heights, every=2)
     assert theory.suggested_warmup(rows, lr=0.1) == 24
     assert theory.suggested_warmup(rows, lr=0.01) == 0
     assert theory.suggested_warmup(rows, lr=2.0) is None
+
+
+def test_a_curvature_that_has_only_just_fallen_may_rise_again() -> None:
+    """The last update above is 22; below for good is from 24 on, until 36."""
+    heights = (1, 1, 20, 20, 20, 20, 1, 1, 1, 20, 20, 20)
+    assert theory.suggested_warmup(curve(*heights, *[1] * 6, every=2), lr=0.1) is None
 
 
 def test_the_interval_covers_the_true_ratio_as_often_as_it_says() -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from legw import LegwWarning, RunError, locks, records
+from legw.decays import Polynomial
 from legw.train import Settings, fit, state
 from train.launch import CONTEXT
 from train.runs import recipe, train, weights
@@ -104,6 +106,31 @@ def test_a_signal_ends_the_run_after_the_update(
     assert 0 < summary.updates < SLOWLY["updates"]
     finish(plan)
     assert_like_uninterrupted(tmp_path, whole)
+
+
+def test_a_run_that_is_to_stop_can_be_gone_on_with(tmp_path: Path) -> None:
+    """Its schedule is the whole run's; asked for the same again, it is not touched."""
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    settings = Settings(device="cpu", micro_batch_size=64, resume=True)
+    long = recipe(epochs=4.0, decay=Polynomial(power=1.0))
+    fit(Lines(), long, out=whole, settings=settings)
+    for count in (3, 3, 7):
+        summary = fit(Lines(), long, out=part, settings=replace(settings, stop_after=count))
+        assert (summary.status, summary.updates) == ("interrupted", count)
+        assert summary.reason == "it was to stop there" and summary.metric["value"] is None
+    again = fit(Lines(), long, out=part, settings=replace(settings, stop_after=5))
+    assert again.updates == 7  # nothing to do
+    assert fit(Lines(), long, out=part, settings=replace(settings, stop_after=99)) == (
+        records.read_summary(part)
+    )
+    found, expected = records.load(part), records.load(whole)
+    assert [row.loss for row in found.updates] == [row.loss for row in expected.updates]
+    assert [row.lr for row in found.updates] == [row.lr for row in expected.updates]
+    assert found.status == "finished"
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(part)[name], tensor), name
+    with pytest.raises(RunError, match="^stop_after=0: must be at least 1$"):
+        Settings(stop_after=0)
 
 
 # Checkpoints -------------------------------------------------------------------

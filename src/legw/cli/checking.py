@@ -10,19 +10,17 @@ from statistics import fmean
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from legw import charts, check, clipping, measurements, records, rules, schedule, theory
+from legw import charts, check, clipping, measurements, records, rules, theory
 from legw.cli import check as command
 from legw.cli import inputs, lists, outputs, probe, probed, probing, training
 from legw.cli.probed import Probed
-from legw.cli.progress import Display
 from legw.errors import LegwError, one_line
 from legw.measurements import Noise
 from legw.probes import CurvatureProbe, NoiseProbe
 from legw.recipe import Recipe
-from legw.train import Probe, Task, fit
+from legw.train import Task
 
 TIMES = (1.0, 2.0, 4.0, 8.0)
 """Multiples of the rule's rate that are tried, until the loss rises."""
@@ -61,16 +59,16 @@ class _Ladder:
         self.root = options.out or Path("runs") / f"{name}-check"
 
     def recipe(self, batch_size: int) -> Recipe:
-        recipe = rules.apply(self.base, batch_size, self.rule)
-        return probing.cut(recipe, self.task, self.options.updates)
+        return rules.apply(self.base, batch_size, self.rule)
 
     def probed(self, batch_size: int, seed: int) -> Probed:
         """Make a run at the rule's rate, with both probes."""
         recipe = self.recipe(batch_size)
         num_examples = self.task.num_examples(batch_size)
-        every = max(schedule.updates(recipe, num_examples) // SAMPLES, 1)
+        every = max(probing.updates_of(recipe, self.task, self.options.updates) // SAMPLES, 1)
         folder = self.root / f"{self.options.rule}-b{batch_size}-s{seed}"
-        curvature = CurvatureProbe(folder, examples=self.options.examples)
+        examples = probing.probe_examples(self.task, [batch_size], self.options.examples)
+        curvature = CurvatureProbe(folder, examples=examples)
         summary = self._fit(recipe, seed, folder, [curvature, NoiseProbe(folder, every=every)])
         return Probed(recipe, seed, num_examples, folder, summary)
 
@@ -97,23 +95,19 @@ class _Ladder:
         return lost or check.rises([row.loss for row in run.updates])
 
     def _fit(
-        self, recipe: Recipe, seed: int, folder: Path, probes: Sequence[Probe]
+        self, recipe: Recipe, seed: int, folder: Path, probes: Sequence[probing.Measuring]
     ) -> records.Summary:
-        console = Console(stderr=True, highlight=False)
-        summary = fit(
-            probing.Unjudged(self.task),
+        return probing.short_run(
+            self.task,
             recipe,
-            out=folder,
-            seed=seed,
+            folder,
             base=self.base,
             rule=self.options.rule,
-            settings=self.options.machine.settings(resume=True),
-            observers=[Display(console, folder.name), *probes],
+            seed=seed,
+            updates=probing.updates_of(recipe, self.task, self.options.updates),
+            machine=self.options.machine,
+            probes=probes,
         )
-        if summary.status == "interrupted":
-            raise KeyboardInterrupt(f"{folder}: stopped after update {summary.updates}; "
-                                    "the same command goes on")  # fmt: skip
-        return summary
 
 
 def judged(
@@ -132,7 +126,7 @@ def judged(
     short = [run for run in runs if run.recipe.batch_size == smallest]
     noise = [row for run in short for row in measurements.read(run.folder, Noise)]
     scale = theory.noise_scale(noise) if noise else None
-    whole = all(run.recipe.epochs >= base.epochs for run in short)
+    whole = all(run.summary.status == "finished" for run in short)
     shares = _clipped_shares(runs)
     late = sorted({row["batch_size"] for row in curvature["runs"] if row["peak_is_last"]})
     verdicts = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def read(text: str) -> NoiseScale:
     >>> read("250").value
     250.0
     """
+    if not text:
+        raise LegwError("--noise: is empty; give a number of examples, or a folder")
     try:
         value = float(text)
     except ValueError:
@@ -34,17 +37,32 @@ def read(text: str) -> NoiseScale:
 
 def _below(folder: Path) -> NoiseScale:
     here = f"--noise={one_line(str(folder))}"
-    rows = [
-        row
-        for each in records.find_runs(folder)
-        for row in theory.late(measurements.read(each, Noise))
-    ]
-    if not rows:
+    runs = {each: measurements.read(each, Noise) for each in records.find_runs(folder)}
+    measured = {each: theory.late(rows) for each, rows in runs.items() if rows}
+    if not measured:
         raise LegwError(f"{here}: no noise was measured below it; legw probe noise APP does")
-    found = theory.noise_scale(rows)
+    _check_alike(here, list(measured))
+    found = theory.noise_scale([row for rows in measured.values() for row in rows])
     if found.value is None:
-        raise LegwError(f"{here}: the gradient is lost in its noise; measure with more samples")
+        raise LegwError(
+            f"{here}: the gradient is lost in its noise in the last half of the run; measure at "
+            "a larger batch (legw probe noise -b N), or give a number"
+        )
     return found
+
+
+def _check_alike(here: str, runs: Sequence[Path]) -> None:
+    """Refuse to take the mean over runs of different things."""
+    kinds = {}
+    for each in runs:
+        manifest = records.read_manifest(each)
+        kinds[manifest.task, manifest.recipe.batch_size] = each
+    if len(kinds) > 1:
+        (one, b), (other, c), *_ = sorted(kinds)
+        raise LegwError(
+            f"{here}: holds noise of {one_line(one)} at batch {b} and of {one_line(other)} at "
+            f"batch {c}; name the folder of one"
+        )
 
 
 def of(base: Recipe) -> NoiseScale | None:

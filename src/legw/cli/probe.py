@@ -32,7 +32,7 @@ class Runs:
     warmup_epochs: inputs.Number = None
     """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
-    """Folder of the runs; runs/APP-PROBE if not given. Finished runs in it are kept."""
+    """Folder of the runs; runs/APP-PROBE if not given. What was made in it is kept."""
     plot: inputs.File = None
     """Write the chart to this file (.svg, .png, .html)."""
     data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
@@ -76,7 +76,7 @@ class Noise(Runs):
     batch_size: inputs.BatchSize = None
     """Batch size of the runs; the base recipe's own if not given."""
     epochs: inputs.Number = None
-    """Length of the runs in epochs; the recipe's own if not given."""
+    """Stop each run after so many epochs of the recipe; at its end, if not given."""
     every: inputs.Count = None
     """Updates between two samples; about 2000 samples are taken if not given."""
     stretches: Annotated[int, arg(metavar="N")] = 10

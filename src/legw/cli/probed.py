@@ -30,16 +30,13 @@ class Probed:
     summary: Summary
 
 
-ENDED = ("finished", "diverged")
+def read(folder: Path) -> list[Probed]:
+    """Return the runs at or below a folder, by batch size and seed.
 
-
-def read(folder: Path, statuses: Sequence[str] = ENDED) -> list[Probed]:
-    """Return the runs at or below a folder that have ended, by batch size and seed.
+    A probed run need not have come to its end: what was measured before is as good as any.
 
     Args:
         folder: with run folders.
-        statuses: how they may have ended; of one that was interrupted the measurements
-            before that are as good as any.
 
     Raises:
         RunError: a manifest or summary is damaged.
@@ -47,7 +44,7 @@ def read(folder: Path, statuses: Sequence[str] = ENDED) -> list[Probed]:
     found = []
     for each in records.find_runs(folder):
         manifest, summary = records.read_manifest(each), records.read_summary(each)
-        if summary is not None and summary.status in statuses:
+        if summary is not None:
             found.append(
                 Probed(manifest.recipe, manifest.seed, manifest.num_examples, each, summary)
             )
@@ -89,6 +86,7 @@ def _curvature_row(run: Probed) -> dict[str, Any]:
     top = theory.peak(rows, run.recipe.batch_size, run.num_examples)
     step = run.recipe.batch_size / run.num_examples
     line = [((update + 1) * step, value) for update, value in theory.smoothed(rows)]
+    asked = theory.suggested_warmup(rows, run.recipe.lr)
     return {
         "batch_size": run.recipe.batch_size,
         "seed": run.seed,
@@ -100,7 +98,8 @@ def _curvature_row(run: Probed) -> dict[str, Any]:
         "peak_is_last": bool(top and rows and top.update >= 0.9 * rows[-1].update),
         "suggested_warmup_updates": None
         if run.recipe.optimizer.adaptive  # its rate is no step along the gradient
-        else theory.suggested_warmup(rows, run.recipe.lr),
+        else asked,
+        "still_above": not run.recipe.optimizer.adaptive and asked is None,
         "last": line[-1][1] if line else None,
         "curve": [[float(f"{x:.5g}"), float(f"{y:.5g}")] for x, y in curves.thin(line, 200)],
     }
@@ -147,8 +146,11 @@ def curvature_lines(found: dict[str, Any]) -> list[str]:
     if late:
         lines.append(f"the peak lies at the end of what was measured for batch {', '.join(late)}; "
                      "give more --updates")  # fmt: skip
-    asked = found["suggested_warmup"]
-    if asked is not None and asked["updates"] == 0:
+    asked, base = found["suggested_warmup"], found["base"]["batch_size"]
+    if any(row["still_above"] for row in found["runs"] if row["batch_size"] == base):
+        lines.append("at the base batch L is still above 1/lr in the last third of what was "
+                     "measured: for the warmup that it asks for, give more --updates")  # fmt: skip
+    elif asked is not None and asked["updates"] == 0:
         lines.append("at the base batch L never exceeds 1/lr: it asks for no warmup")
     elif asked is not None:
         lines.append(
@@ -244,25 +246,36 @@ def noise_table(found: dict[str, Any]) -> Table:
 
 
 def prediction_table(found: dict[str, Any]) -> Table:
-    """Return how many more examples a batch needs than the base, as the noise scale says."""
-    table = _empty("batch", "k", "examples to the same loss,\nagainst the base batch")
+    """Return how many more examples a batch needs than the base, as the noise scale says.
+
+    The noise of the last half, which is the larger one, is what `--noise DIR` reads.
+    """
+    table = _empty("batch", "k", "examples to the same loss\n(noise of the whole run)",
+                   "(of its\nlast half)")  # fmt: skip
     base = found["base"]["batch_size"]
+    scales = [found[name]["value"] for name in ("noise_scale", "late_noise_scale")]
     for k in (1, 4, 16, 64):
-        factor = theory.examples_against(base * k, base, found["noise_scale"]["value"])
-        times = "-" if factor is None else f"{number(factor, 3)} times"
-        table.add_row(str(base * k), str(k), times)
+        factors = [theory.examples_against(base * k, base, scale) for scale in scales]
+        times = ["-" if each is None else f"{number(each, 3)} times" for each in factors]
+        table.add_row(str(base * k), str(k), *times)
     return table
 
 
 def noise_lines(found: dict[str, Any]) -> list[str]:
     """Return what the noise scale is and means, as lines."""
     whole, late = found["noise_scale"], found["late_noise_scale"]
+    lost = ("the gradient is lost in its noise: the noise scale is far above the batch size; "
+            "measure at a larger batch, or with more samples (a smaller --every)")  # fmt: skip
     if whole["value"] is None:
-        return ["the gradient is lost in its noise: the noise scale is far above the batch size; "
-                "measure at a larger batch, or with more samples (a smaller --every)"]  # fmt: skip
+        return [lost]
+    ending = (
+        "in its last half " + lost
+        if late["value"] is None
+        else f"{number(late['value'], 3)} ({_interval(late)}) in its last half"
+    )
     return [
         f"noise scale {number(whole['value'], 3)} examples ({_interval(whole)}) over the run, "
-        f"{number(late['value'], 3)} ({_interval(late)}) in its last half",
+        + ending,
         "a batch of that size needs twice the examples of a small one to the same loss, and "
         "twice the updates of a huge one; far beyond it, a larger batch hardly saves updates",
     ]

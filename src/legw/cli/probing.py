@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from legw import charts, rules, schedule
+from legw import charts, files, rules, schedule
 from legw.cli import inputs, lists, outputs, probe, probed, training
 from legw.cli.probed import Probed
 from legw.cli.progress import Display
 from legw.errors import LegwError, one_line
 from legw.probes import CurvatureProbe, NoiseProbe
 from legw.recipe import Recipe
-from legw.train import Probe, Task, fit
+from legw.records import Manifest, Summary
+from legw.train import Observer, Task, fit
 
 LADDER = (1, 4, 16)
 """Batch sizes of a curvature probe, in base batches, if not said otherwise."""
@@ -57,15 +61,17 @@ def curvature(options: probe.Curvature) -> int:
     recipes = [rules.apply(base, size, rules.find(options.rule)) for size in sizes]
     seeds = lists.seeds(options.seeds)
     task = training.task_of(options.app, options.data, "test")
+    examples = probe_examples(task, sizes, options.examples)
     runs = [
         _one(
             options,
             task,
-            cut(recipe, task, options.updates),
+            recipe,
             base=base,
             seed=seed,
+            updates=updates_of(recipe, task, options.updates),
             make=lambda folder: CurvatureProbe(
-                folder, examples=options.examples, dense=options.dense, method=options.method
+                folder, examples=examples, dense=options.dense, method=options.method
             ),
         )
         for recipe in recipes
@@ -75,7 +81,7 @@ def curvature(options: probe.Curvature) -> int:
         "probe": "curvature",
         "app": options.app,
         "rule": options.rule,
-        "probe_batch_size": options.examples,
+        "probe_batch_size": examples,
         "method": options.method,
     } | probed.curvature_result(base, runs)
     if options.plot is not None:
@@ -98,11 +104,16 @@ def ladder(text: str | None, base: Recipe) -> tuple[int, ...]:
     return lists.whole_numbers("--batch-sizes", text, least=1)
 
 
-def cut(recipe: Recipe, task: Task, updates: int) -> Recipe:
-    """Return the recipe with at most so many updates; a warmup that is longer stays whole."""
+def probe_examples(task: Task, sizes: Sequence[int], wanted: int) -> int:
+    """Return the examples of a probe batch: so many, or as many as an epoch has."""
+    return min(wanted, *(task.num_examples(size) for size in sizes))
+
+
+def updates_of(recipe: Recipe, task: Task, wanted: int) -> int:
+    """Return how many updates a short run makes: so many, but its whole warmup and one more."""
     num_examples = task.num_examples(recipe.batch_size)
-    updates = max(updates, schedule.warmup_updates(recipe, num_examples) + 1)
-    return replace(recipe, epochs=min(recipe.epochs, updates * recipe.batch_size / num_examples))
+    wanted = max(wanted, schedule.warmup_updates(recipe, num_examples) + 1)
+    return min(wanted, schedule.updates(recipe, num_examples))
 
 
 # Noise scale ----------------------------------------------------------------------
@@ -118,12 +129,14 @@ def noise(options: probe.Noise) -> int:
     if options.every is not None:
         NoiseProbe(every=options.every)  # says what cannot be
     recipe = rules.apply(base, batch_size, rules.find(options.rule))
-    if options.epochs is not None:
-        recipe = replace(recipe, epochs=options.epochs)
+    if options.epochs is not None and not options.epochs > 0:
+        raise LegwError(f"--epochs={options.epochs:g}: must be above 0")
     seeds = lists.seeds(options.seeds)
     task = training.task_of(options.app, options.data, "test")
     updates = schedule.updates(recipe, task.num_examples(recipe.batch_size))
-    every = max(updates // SAMPLES, 1) if options.every is None else options.every
+    if options.epochs is not None:
+        updates = math.ceil(updates * min(options.epochs / recipe.epochs, 1))
+    every = spacing(updates) if options.every is None else options.every
     runs = [
         _one(
             options,
@@ -131,6 +144,7 @@ def noise(options: probe.Noise) -> int:
             recipe,
             base=base,
             seed=seed,
+            updates=updates,
             make=lambda folder: NoiseProbe(folder, every=every),
         )
         for seed in seeds
@@ -154,11 +168,30 @@ def noise(options: probe.Noise) -> int:
     return 0
 
 
+def spacing(updates: int) -> int:
+    """Return how many updates lie between two samples of a run of so many.
+
+    >>> spacing(90), spacing(11719)
+    (1, 5)
+    """
+    return max(updates // SAMPLES, 1)
+
+
 # Both -----------------------------------------------------------------------------
 
 
+Measuring = CurvatureProbe | NoiseProbe
+
+
 def _one(
-    options: probe.Runs, task: Task, recipe: Recipe, *, base: Recipe, seed: int, make: Any
+    options: probe.Runs,
+    task: Task,
+    recipe: Recipe,
+    *,
+    base: Recipe,
+    seed: int,
+    updates: int,
+    make: Callable[[Path], Measuring],
 ) -> Probed:
     """Make one run with its probe, or find that it has been made."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
@@ -169,22 +202,96 @@ def _one(
     name = one_line(options.app, 60).replace(":", "-")
     root = options.out or Path("runs") / f"{name}-{kind}"
     folder = root / f"{options.rule}-b{recipe.batch_size}-s{seed}"
-    console = Console(stderr=True, highlight=False)
-    one: Probe = make(folder)
+    summary = short_run(
+        task,
+        recipe,
+        folder,
+        base=base,
+        rule=options.rule,
+        seed=seed,
+        updates=updates,
+        machine=options.machine,
+        probes=[make(folder)],
+    )
+    return Probed(recipe, seed, task.num_examples(recipe.batch_size), folder, summary)
+
+
+def short_run(
+    task: Task,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    base: Recipe,
+    rule: str,
+    seed: int,
+    updates: int,
+    machine: training.Machine,
+    probes: Sequence[Measuring],
+) -> Summary:
+    """Make the first updates of a run, or find that they have been made.
+
+    Their schedule is the whole run's: a decay begins where it would.
+
+    Raises:
+        LegwError: the folder holds measurements of another kind.
+        KeyboardInterrupt: the run was interrupted.
+    """
+    measured = {type(each).__name__: dict(each.options) for each in probes}
+    _check_measured(folder, measured)
     summary = fit(
         Unjudged(task),
         recipe,
         out=folder,
         seed=seed,
         base=base,
-        rule=options.rule,
-        settings=options.machine.settings(resume=True),
-        observers=[Display(console, folder.name), one],
+        rule=rule,
+        settings=replace(machine.settings(resume=True), stop_after=updates),
+        observers=[
+            Display(Console(stderr=True, highlight=False), folder.name, updates=updates),
+            _Noted(folder, measured),
+            *probes,
+        ],
     )
-    if summary.status == "interrupted":
+    if summary.status == "interrupted" and summary.updates < updates:
         raise KeyboardInterrupt(f"{folder}: stopped after update {summary.updates}; "
                                 "the same command goes on")  # fmt: skip
-    return Probed(recipe, seed, task.num_examples(recipe.batch_size), folder, summary)
+    return summary
+
+
+PROBES = "probes.json"
+"""File in a probed run's folder that says how it was measured."""
+
+
+class _Noted(Observer):
+    """Writes beside a run how it was measured."""
+
+    def __init__(self, folder: Path, measured: Mapping[str, Any]) -> None:
+        self._folder, self._measured = folder, measured
+
+    def on_start(self, manifest: Manifest, updates_done: int) -> None:
+        files.write_json(self._folder / PROBES, self._measured)
+
+
+def _check_measured(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a folder whose run was measured otherwise; of an older one nothing is known."""
+    path = folder / PROBES
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        differing = [
+            (name, found[probe][name], value)
+            for probe, options in wanted.items()
+            for name, value in options.items()
+            if found[probe][name] != value
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise LegwError(f"{path}: is damaged; choose another --out") from None
+    if differing:
+        name, theirs, ours = differing[0]
+        raise LegwError(
+            f"{folder}: was measured with {name}={theirs}, not {ours}; choose another --out"
+        )
 
 
 def _suffix(plot: str | None) -> str:

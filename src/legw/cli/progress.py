@@ -35,12 +35,19 @@ class Display(Observer):
         console: where to; a bar if it is a terminal, else a line every few seconds.
         title: what the run is called.
         clock: seconds, ascending; tests bring their own.
+        updates: the run's, where it is to stop before its end.
     """
 
     def __init__(
-        self, console: Console, title: str, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console,
+        title: str,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        updates: int | None = None,
     ) -> None:
         self._console, self._title, self._clock = console, title, clock
+        self._updates = updates
         self._metric: float | None = None
         self._shown_at = -LINE_SECONDS
         self._progress: Progress | None = None
@@ -61,7 +68,10 @@ class Display(Observer):
             auto_refresh=False,
         )
         self._bar = self._progress.add_task(
-            self._title, total=manifest.updates, completed=updates_done, figures=""
+            self._title,
+            total=self._updates or manifest.updates,
+            completed=updates_done,
+            figures="",
         )
         self._progress.start()
 

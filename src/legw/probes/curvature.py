@@ -171,6 +171,7 @@ class CurvatureProbe(Probe):
             if value < 1:
                 raise RunError(f"curvature: {name}={value}: must be at least 1")
         self.folder, self.examples, self.dense = folder, examples, dense
+        self.options = {"examples": examples, "dense": dense, "method": method}
         self.rows: list[Curvature] = []
         self._measure = METHODS[method]
         self._batch: Batch | None = None

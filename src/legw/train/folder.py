@@ -25,8 +25,12 @@ class Identity:
     """Fingerprint of the data; empty where the task has none."""
 
 
-def look(folder: Path, run: Identity, *, resume: bool) -> Summary | None:
+def look(
+    folder: Path, run: Identity, *, resume: bool, stop_after: int | None = None
+) -> Summary | None:
     """Make the folder, or see that it holds this very run; return its summary if it ended.
+
+    A run that is to stop after some updates has ended, too, where it has made them.
 
     Raises:
         RunError: it cannot be written, holds another run, or holds this one and
@@ -41,7 +45,9 @@ def look(folder: Path, run: Identity, *, resume: bool) -> Summary | None:
         )
     _check_same(folder, records.read_manifest(folder), run)
     summary = records.read_summary(folder)
-    return summary if summary and summary.status in ("finished", "diverged") else None
+    if summary is None or summary.status in ("finished", "diverged"):
+        return summary
+    return summary if stop_after is not None and summary.updates >= stop_after else None
 
 
 def _check_same(folder: Path, found: Manifest, run: Identity) -> None:

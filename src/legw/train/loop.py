@@ -62,7 +62,8 @@ def fit(
         observers: what looks on.
 
     Returns:
-        How the run ended: finished, diverged, or interrupted by SIGINT or SIGTERM.
+        How the run ended: finished, diverged, or interrupted by SIGINT, SIGTERM or
+            `Settings.stop_after`.
 
     Raises:
         RunError: the folder holds another run or cannot be written, the device is not
@@ -177,7 +178,9 @@ class _Run:
             base_name=self.base.name,
             data=self.data,
         )
-        return look(self.folder, run, resume=self.settings.resume)
+        return look(
+            self.folder, run, resume=self.settings.resume, stop_after=self.settings.stop_after
+        )
 
     def _build(self) -> None:
         """Make model, optimizer and the global batch; settle the micro-batch."""
@@ -236,7 +239,7 @@ class _Run:
         self.started = now - self.position.wall_seconds
         self.clock = now - self.position.seconds  # stands still during evaluations
         self.saved_at = now
-        while self.position.updates < self.course.updates and not self.stopped:
+        while self.position.updates < self._end_of_training() and not self.stopped:
             update = self.position.updates
             save_due = self._update(update)
             if self.course.ends_epoch(update):
@@ -251,6 +254,13 @@ class _Run:
         self._save()
         if self.position.updates == self.course.updates:
             self._evaluate_at_the_end()
+        elif not self.stopped:
+            self.stopped = "it was to stop there"
+
+    def _end_of_training(self) -> int:
+        """Return the number of updates to make: the whole run's, or as many as are wanted."""
+        wanted = self.settings.stop_after
+        return self.course.updates if wanted is None else min(wanted, self.course.updates)
 
     def _update(self, update: int) -> bool:
         """Make one optimizer step from the whole global batch; say whether to save now."""

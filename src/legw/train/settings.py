@@ -33,6 +33,9 @@ class Settings:
     """Compile the model with `torch.compile`: slow to start, faster on a GPU."""
     resume: bool = False
     """Go on from the folder's newest checkpoint; begin where there is none."""
+    stop_after: int | None = None
+    """Updates after which the run stops, at least 1, as if it had been asked to: its schedule
+    is the whole run's, and it can be gone on with; None trains to the end."""
     patience_seconds: float = PATIENCE_SECONDS
     """How long to wait for a word from another process before it is taken as lost; above 0,
     and longer than an evaluation takes, which the first process makes alone."""
@@ -45,6 +48,8 @@ class Settings:
                 raise RunError(f"{name}={value!r}: must be 'auto' or a number, at least 1")
         if self.precision not in ("fp32", "bf16"):
             raise RunError(f"precision={self.precision!r}: must be fp32 or bf16")
+        if self.stop_after is not None and self.stop_after < 1:
+            raise RunError(f"stop_after={self.stop_after}: must be at least 1")
         if not self.patience_seconds > 0:
             raise RunError(f"patience_seconds={self.patience_seconds}: must be above 0")
         if self.checkpoint_epochs is not None and not self.checkpoint_epochs > 0:
