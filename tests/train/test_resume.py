@@ -129,6 +129,20 @@ def test_a_run_that_is_to_stop_can_be_gone_on_with(tmp_path: Path) -> None:
     assert found.status == "finished"
     for name, tensor in weights(whole).items():
         assert torch.equal(weights(part)[name], tensor), name
+
+
+def test_what_a_run_costs_is_that_of_all_its_parts(tmp_path: Path) -> None:
+    settings = Settings(device="cpu", micro_batch_size=64, resume=True)
+    parts = [
+        fit(Lines(), recipe(epochs=4.0), out=tmp_path, settings=replace(settings, stop_after=count))
+        for count in (5, 10)
+    ]
+    first, both = (part.costs for part in parts)
+    assert both["compute"] > first["compute"] and both["evaluation"] > first["evaluation"]
+    assert sum(both[name] for name in ("data", "compute")) <= parts[1].seconds + 0.01
+
+
+def test_a_run_stops_after_an_update_at_least() -> None:
     with pytest.raises(RunError, match="^stop_after=0: must be at least 1$"):
         Settings(stop_after=0)
 

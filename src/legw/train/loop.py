@@ -383,6 +383,7 @@ class _Run:
                 "carried": carried,
                 "last_metric": self.last_metric,
                 "steering": self.course.to_dict(),
+                "costs": dict(vars(self.global_batch.costs)),
                 "metrics_bytes": self.recorder.sync(),
             }
             state.save(self.folder, self.position.updates, content)
@@ -401,6 +402,7 @@ class _Run:
         self.optimizer.load_state_dict(content["optimizer"])
         self.position = state.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
+        vars(self.global_batch.costs).update(content.get("costs", {}))
         self.last_metric = content["last_metric"]
         self.course.restore(content.get("steering"), self.position.updates)
         return content
