@@ -1,14 +1,19 @@
 """What a batch costs: the time model behind `legw plan`.
 
-With W devices, a batch of B examples, and micro-batches of m examples:
+With W devices, D of them on each node, a batch of B examples, and micro-batches of m:
 
     update = compute(ceil(B / W)) + step + exposed synchronisation
     compute(b) = floor(b / m) * pass(m) + pass(b mod m)            pass: measured here
     compute(b) = floor(b / (n*m)) * round(n, m) + the rest         in n lanes, one process
     ring = 2*(W - 1) * latency + 2*(W - 1)/W * bytes / bandwidth
-    tree = 2*ceil(log2(W)) * latency + 2 * bytes / bandwidth
+    tree = 2*ceil(log2(W)) * latency + 2*D * bytes / bandwidth
     exposed = max(0, min(ring, tree) - overlap * 2/3 * pass(last piece)) + numbers
     numbers = 2*ceil(log2(W)) * latency
+
+The bandwidth is that of a node's link. A ring goes node by node, so that at each step one
+message leaves a node and one comes in: it has the link's whole rate. In the tree, all D
+devices of a node may send at once, and share it; that is taken for every round. Within a
+node synchronisation is taken as free.
 
 The gradients' all-reduce runs while the last micro-batch goes backward, as far as `overlap`
 says; a backward pass takes two thirds of a whole one. A second one, of a few numbers, sums
@@ -35,6 +40,9 @@ BACKWARD = 2 / 3
 
 NUMBERS_BYTES = 32
 """What the second all-reduce of an update sums: loss, weight, and what processes ask for."""
+
+LEAST_NOISE = 1e-9
+"""A smaller noise scale, in examples, is as good as 0, which nothing can be divided by."""
 
 CLOSE = 1.1
 """Of batches whose time is this close to the least, the smallest is recommended."""
@@ -65,10 +73,12 @@ class Network:
 
     devices: int = 1
     """W, at least 1: each has its own part of the batch."""
+    devices_per_node: int = 1
+    """D, which divides W: so many share a node's link, and are joined by something faster."""
     bandwidth: float = math.inf
-    """Bytes per second and direction of a device's way to the others, above 0."""
+    """Bytes per second and direction of a node's link to the others, above 0."""
     latency_seconds: float = 0.0
-    """Time that one message takes, however small."""
+    """Time that one message between nodes takes, however small; finite, at least 0."""
     overlap: float = 0.0
     """Share of the last backward pass behind which synchronisation hides, in [0, 1]."""
     sync_seconds: float | None = None
@@ -77,11 +87,16 @@ class Network:
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise LegwError(f"network: devices={self.devices}: must be at least 1")
+        if self.devices_per_node < 1 or self.devices % self.devices_per_node:
+            raise LegwError(
+                f"network: devices_per_node={self.devices_per_node}: must divide "
+                f"devices={self.devices}"
+            )
         if not self.bandwidth > 0:
             raise LegwError(f"network: bandwidth={self.bandwidth:g}: must be above 0")
-        if self.latency_seconds < 0:
+        if not 0 <= self.latency_seconds < math.inf:
             raise LegwError(
-                f"network: latency_seconds={self.latency_seconds:g}: must be at least 0"
+                f"network: latency_seconds={self.latency_seconds:g}: must be finite and at least 0"
             )
         if not 0 <= self.overlap <= 1:
             raise LegwError(f"network: overlap={self.overlap:g}: must be in [0, 1]")
@@ -129,7 +144,7 @@ class Option:
     factor: float | None = None
     """Examples to the base's loss, over the base's own; None without a noise scale."""
     quality_seconds: float | None = None
-    """Time to the base's loss; None without a noise scale."""
+    """Time to the base's loss, from the base's epochs; None without a noise scale."""
     quality_range: tuple[float, float] | None = None
     """The same at the ends of the noise scale's interval and of the measurements' spread."""
     notes: tuple[str, ...] = field(default_factory=tuple)
@@ -139,9 +154,11 @@ class Option:
 def sync_seconds(gradient_bytes: float, network: Network) -> float:
     """Return the time of one all-reduce, by ring or by tree, whichever is shorter.
 
+    Within one node it is 0.
+
     Args:
         gradient_bytes: what each device has, at least 0.
-        network: devices, bandwidth and latency.
+        network: devices, how many share a node's link, bandwidth and latency.
 
     >>> gigabit = Network(devices=2, bandwidth=125e6, latency_seconds=1e-4)
     >>> round(sync_seconds(1.25e6, gigabit), 6)
@@ -150,11 +167,12 @@ def sync_seconds(gradient_bytes: float, network: Network) -> float:
     0.0
     """
     devices = network.devices
-    if devices == 1:
+    if devices == network.devices_per_node:
         return 0.0
     transfer = gradient_bytes / network.bandwidth
     ring = 2 * (devices - 1) * (network.latency_seconds + transfer / devices)
-    tree = 2 * math.ceil(math.log2(devices)) * network.latency_seconds + 2 * transfer
+    rounds = 2 * math.ceil(math.log2(devices))
+    tree = rounds * network.latency_seconds + 2 * network.devices_per_node * transfer
     return min(ring, tree)
 
 
@@ -294,21 +312,28 @@ def _option(
 
 
 def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -> Option:
-    """Add the time to the base's loss: its examples times the factor that noise asks for."""
+    """Add the time to the base's loss: its examples times the factor that noise asks for.
 
-    def seconds(scale: float) -> float:
-        against = theory.examples_against(option.batch_size, base.batch_size, scale)
-        return option.seconds * (against or 1.0)
-
-    assert noise.value is not None
-    ends = [noise.value if end is None else max(end, 1.0) for end in (noise.low, noise.high)]
-    times = sorted(map(seconds, ends))
+    They are those of the base's epochs, however long the rule makes the run.
+    """
+    assert noise.value is not None and option.recipe is not None
+    same_epochs = option.seconds * base.epochs / option.recipe.epochs
+    factor = _factor(option, base, noise.value)
+    ends = [noise.value if end is None else end for end in (noise.low, noise.high)]
+    times = sorted(same_epochs * _factor(option, base, end) for end in ends)
     return replace(
         option,
-        factor=theory.examples_against(option.batch_size, base.batch_size, noise.value),
-        quality_seconds=seconds(noise.value),
+        factor=factor,
+        quality_seconds=same_epochs * factor,
         quality_range=(times[0] / (1 + speed.spread), times[1] * (1 + speed.spread)),
     )
+
+
+def _factor(option: Option, base: Recipe, noise: float) -> float:
+    """Return the examples to the base's loss over the base's own, at a noise scale from 0 on."""
+    factor = theory.examples_against(option.batch_size, base.batch_size, max(noise, LEAST_NOISE))
+    assert factor is not None
+    return factor
 
 
 def recommend(found: Sequence[Option]) -> Option:

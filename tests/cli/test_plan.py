@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from legw import recipe, records
+from legw.cost import Speed
+from legw.theory import NoiseScale
 
 PLAN = "plan digits-lstm --device cpu --epochs 2 --batch-sizes 16,64"
 
@@ -15,6 +17,16 @@ PLAN = "plan digits-lstm --device cpu --epochs 2 --batch-sizes 16,64"
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every measurement come to the same: 400 MB of gradients."""
+    speed = Speed(
+        passes={16: 0.004, 64: 0.008}, step_seconds=0.001, gradient_bytes=400_000_000, spread=0.1,
+        device="cpu",
+    )  # fmt: skip
+    monkeypatch.setattr("legw.probes.speed.measure", lambda *args, **more: speed)
 
 
 def test_batches_side_by_side_with_a_recommendation(legw: Callable) -> None:
@@ -30,7 +42,8 @@ def test_batches_side_by_side_with_a_recommendation(legw: Callable) -> None:
 def test_json_has_the_measurement_and_the_model(legw: Callable) -> None:
     found = legw(f"{PLAN} --nodes 4 --devices 2 --link 100Gbit --latency 1e-5 --json").json
     assert found["network"]["devices"] == 8
-    assert found["network"]["bandwidth"] == 100e9 / 8 / 2
+    assert found["network"]["devices_per_node"] == 2
+    assert found["network"]["bandwidth"] == 100e9 / 8
     assert [one["batch_size"] for one in found["options"]] == [16, 64]
     for one in found["options"]:
         timing = one["timing"]
@@ -39,6 +52,53 @@ def test_json_has_the_measurement_and_the_model(legw: Callable) -> None:
         assert all(part > 0 for part in parts)
         assert one["seconds"] == pytest.approx(one["updates"] * timing["seconds"])
     assert found["recommended"] in (16, 64) and found["speed"]["gradient_bytes"] == 36264
+
+
+def test_devices_of_one_node_take_turns_on_its_link(legw: Callable, measured: None) -> None:
+    found = legw(f"{PLAN} --nodes 4 --devices 8 --link 100Gbit --json").json
+    ring, numbers = 2 * 31 * (5e-5 + 1e-3), 2 * 5 * 5e-5
+    assert found["options"][1]["timing"]["sync_seconds"] == pytest.approx(ring + numbers, rel=1e-3)
+
+
+def test_devices_of_one_machine_are_joined_for_free(legw: Callable, measured: None) -> None:
+    answer = legw(f"{PLAN} --devices 8")
+    assert "8 devices of one machine: their synchronisation is taken as free" in answer.out
+    assert "is a model" not in answer.out
+    network = legw(f"{PLAN} --devices 8 --json").json["network"]
+    assert (network["devices"], network["devices_per_node"]) == (8, 8)
+
+
+def test_what_the_range_of_times_comes_from(
+    legw: Callable, measured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = legw(f"{PLAN} --noise 100").out
+    assert "by the spread of the passes (±10%); the noise scale is taken as exact" in plain
+    assert "interval" not in plain
+    assert "the passes vary by ±10%; equal epochs are taken" in legw(PLAN).out
+    scale = NoiseScale(value=50.0, low=20.0, high=90.0, from_epoch=0.0, to_epoch=1.0, n=9)
+    monkeypatch.setattr("legw.cli.noises.read", lambda text: scale)
+    line = "by the noise scale's interval and the spread of the passes (±10%)"
+    assert line in legw(f"{PLAN} --noise probed").out
+
+
+def test_toml_on_stdout_is_all_there_is(legw: Callable, measured: None) -> None:
+    answer = legw(f"{PLAN},999999 --toml -")
+    assert answer.code == 0
+    Path("best.toml").write_text(answer.out)
+    assert recipe.read("best.toml").batch_size in (16, 64)
+    assert answer.err.startswith("note: digits-lstm: batch_size=999999")
+
+
+@pytest.mark.parametrize(("more", "where"), [("", "out"), (" --json", "err")])
+def test_a_row_of_dashes_has_its_reason(
+    legw: Callable, measured: None, more: str, where: str
+) -> None:
+    answer = legw(f"{PLAN},999999{more}")
+    line = "note: digits-lstm: batch_size=999999 (k=62499.9): legw would warm up for "
+    assert getattr(answer, where).count(line) == 1
+    few = legw(f"{PLAN} --devices 32{more}")
+    line = "note: batch_size=16: is smaller than the number of devices, 32; take fewer devices"
+    assert getattr(few, where).count(line) == 1
 
 
 def test_the_ladder_ends_where_the_rule_does(legw: Callable) -> None:
@@ -78,6 +138,24 @@ def test_train_notes_a_batch_far_past_the_noise_scale_and_keeps_the_value(legw: 
          "--link=fast: must be a rate above 0, for example 100Gbit"),
         ("plan digits-lstm --nodes 4 --link 0Gbit",
          "--link=0Gbit: must be a rate above 0, for example 100Gbit"),
+        (f"plan digits-lstm --nodes 4 --link {'9' * 305}Tbit",
+         f"--link={'9' * 197}...: must be a rate above 0, for example 100Gbit"),
+        ("plan digits-lstm --devices 8 --link 1Gbit",
+         "--link=1Gbit: one machine has no network to others; give --nodes, or leave --link out"),
+        ("plan digits-lstm --latency 1e-3",
+         "--latency=0.001: one machine has no network to others; give --nodes, or leave "
+         "--latency out"),
+        ("plan digits-lstm --overlap 0.5",
+         "--overlap=0.5: one machine has no network to others; give --nodes, or leave "
+         "--overlap out"),
+        ("plan digits-lstm --nodes 2 --link 1Gbit --latency nan",
+         "network: latency_seconds=nan: must be finite and at least 0"),
+        ("plan digits-lstm --nodes 2 --link 1Gbit --latency inf",
+         "network: latency_seconds=inf: must be finite and at least 0"),
+        ("plan digits-lstm --nodes 2 --link 1Gbit --overlap nan",
+         "network: overlap=nan: must be in [0, 1]"),
+        ("plan digits-lstm --json --toml -",
+         "--json and --toml - both want stdout; give the TOML a file name"),
         ("plan digits-lstm --noise -3",
          "--noise=-3: must be above 0, in examples, or a folder"),
         ("scale digits-lstm -b 32 --noise nowhere",

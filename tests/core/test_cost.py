@@ -29,9 +29,11 @@ def noise(value: float, low: float | None = None, high: float | None = None) -> 
     return NoiseScale(value=value, low=low, high=high, from_epoch=0.0, to_epoch=1.0, n=9)
 
 
-def options(*sizes: int, network: Network | None = None, **more: object) -> list[Option]:
+def options(
+    *sizes: int, network: Network | None = None, rule: rules.Rule = rules.LEGW, **more: object
+) -> list[Option]:
     return cost.options(
-        BASE, rules.LEGW, sizes, speed=SPEED, network=network or Network(),
+        BASE, rule, sizes, speed=SPEED, network=network or Network(),
         num_examples=dict.fromkeys(sizes, 60000), **more,  # type: ignore[arg-type]
     )  # fmt: skip
 
@@ -69,6 +71,20 @@ def test_larger_batches_never_cost_less(one: int, other: int) -> None:
 def test_the_largest_share_decides() -> None:
     found = cost.timing(SPEED, 129, GIGABIT)
     assert found.compute_seconds == cost.timing(SPEED, 65, Network()).compute_seconds
+
+
+def test_in_a_ring_one_device_of_each_node_has_the_link_and_in_a_tree_they_share_it() -> None:
+    four_nodes = Network(devices=32, devices_per_node=8, bandwidth=12.5e9, latency_seconds=5e-5)
+    ring = 2 * 31 * (5e-5 + 400e6 / 32 / 12.5e9)
+    assert cost.sync_seconds(400e6, four_nodes) == pytest.approx(ring)
+    thousand = Network(devices=1024, devices_per_node=8, bandwidth=1e9, latency_seconds=1e-4)
+    assert cost.sync_seconds(1e3, thousand) == pytest.approx(2 * 10 * 1e-4 + 8 * 2e-6)
+
+
+def test_within_one_node_synchronisation_is_free() -> None:
+    one_node = Network(devices=8, devices_per_node=8, bandwidth=125e6, latency_seconds=1e-4)
+    assert cost.sync_seconds(400e6, one_node) == 0.0
+    assert cost.timing(SPEED, 128, one_node).sync_seconds == 0.0
 
 
 def test_two_devices_exchange_all_bytes_once_each_way_and_then_some_numbers() -> None:
@@ -114,6 +130,32 @@ def test_the_noise_scale_multiplies_the_examples() -> None:
     low, high = large.quality_range
     assert low == pytest.approx(large.seconds / 1.1, rel=1e-4)
     assert high == pytest.approx(large.seconds * (1 + 8) / (1 + 1) * 1.1)
+
+
+def test_a_rule_that_stretches_the_epochs_still_starts_from_those_of_the_base() -> None:
+    """Hoffer's 200 epochs reach the base's loss where LEGW's 25, times the factor, do."""
+    (plain,) = options(1024, noise=noise(200.0))
+    (stretched,) = options(1024, rule=rules.HOFFER, noise=noise(200.0, low=100.0, high=300.0))
+    assert stretched.recipe is not None and stretched.recipe.epochs == 200.0
+    assert stretched.seconds == pytest.approx(8 * plain.seconds, rel=1e-3)
+    assert stretched.quality_seconds == pytest.approx(plain.quality_seconds, rel=1e-3)
+    assert stretched.quality_seconds is not None and stretched.quality_range is not None
+    low, high = stretched.quality_range
+    assert low < stretched.quality_seconds < high < stretched.seconds
+
+
+@pytest.mark.parametrize("ends", [(0.1, 0.9), (0.0, 0.9), (1e-310, 0.5)])
+@pytest.mark.parametrize("size", [16, 1024])
+def test_a_noise_scale_below_one_example_lies_in_its_own_range(
+    size: int, ends: tuple[float, float]
+) -> None:
+    (one,) = options(size, noise=noise(0.5, *ends))
+    assert one.quality_seconds is not None and one.quality_range is not None
+    inner = one.quality_range[0] * 1.1, one.quality_range[1] / 1.1  # without the passes' spread
+    assert inner[0] <= one.quality_seconds * (1 + 1e-9)
+    assert one.quality_seconds <= inner[1] * (1 + 1e-9)
+    at_ends = sorted(one.seconds * (end + size) / (end + 128) for end in ends)
+    assert inner == pytest.approx(at_ends)
 
 
 def test_what_the_rule_refuses_is_an_option_without_a_recipe() -> None:
@@ -169,11 +211,21 @@ def test_batches_far_past_the_noise_scale_are_noted() -> None:
     ("values", "line"),
     [
         ({"devices": 0}, "network: devices=0: must be at least 1"),
+        ({"devices_per_node": 0},
+         "network: devices_per_node=0: must divide devices=1"),
+        ({"devices": 8, "devices_per_node": 3},
+         "network: devices_per_node=3: must divide devices=8"),
         ({"bandwidth": 0.0}, "network: bandwidth=0: must be above 0"),
         ({"bandwidth": math.nan}, "network: bandwidth=nan: must be above 0"),
-        ({"latency_seconds": -1.0}, "network: latency_seconds=-1: must be at least 0"),
+        ({"latency_seconds": -1.0},
+         "network: latency_seconds=-1: must be finite and at least 0"),
+        ({"latency_seconds": math.nan},
+         "network: latency_seconds=nan: must be finite and at least 0"),
+        ({"latency_seconds": math.inf},
+         "network: latency_seconds=inf: must be finite and at least 0"),
         ({"overlap": 1.5}, "network: overlap=1.5: must be in [0, 1]"),
+        ({"overlap": math.nan}, "network: overlap=nan: must be in [0, 1]"),
     ],
-)
+)  # fmt: skip
 def test_a_network_that_cannot_be_is_said(values: dict[str, float], line: str) -> None:
     assert error_line(Network, kind=LegwError, **values) == line

@@ -28,13 +28,14 @@ CPU = World(torch.device("cpu"))
 class Slow(Lines):
     """A pass takes 2 ms, and 0.1 ms for each example; from some size on it does not fit."""
 
-    def __init__(self, most: int = 10**9) -> None:
+    def __init__(self, most: int = 10**9, error: Exception | None = None) -> None:
         super().__init__()
         self.most = most
+        self.error = error or MemoryError()
 
     def loss(self, model: nn.Module, batch: Any, state: Any) -> Any:
         if len(batch[0]) > self.most:
-            raise MemoryError
+            raise self.error
         time.sleep(0.002 + 0.0001 * len(batch[0]))
         return super().loss(model, batch, state)
 
@@ -56,13 +57,26 @@ def test_passes_take_what_they_take() -> None:
     assert found.device.startswith("cpu") and found.spread >= 0
 
 
-def test_sizes_that_do_not_fit_are_left_out() -> None:
-    found = speed.measure(Slow(most=40), recipe(), world=CPU, largest=128, seconds=0.01)
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_sizes_that_do_not_fit_are_left_out(error: Exception) -> None:
+    small: dict[str, Any] = {"world": CPU, "largest": 128, "seconds": 0.01}
+    found = speed.measure(Slow(most=40, error=error), recipe(), **small)
     assert sorted(found.passes) == [16, 32]
-    line = error_line(
-        speed.measure, Slow(most=3), recipe(), world=CPU, largest=64, seconds=0.01, kind=RunError
-    )
+    line = error_line(speed.measure, Slow(most=3, error=error), recipe(), **small, kind=RunError)
     assert line == "speed: not even 16 examples fit into memory; free some"
+
+
+def test_another_error_is_not_hidden() -> None:
+    task = Slow(most=40, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        speed.measure(task, recipe(), world=CPU, largest=128, seconds=0.01)
 
 
 def test_batch_norm_groups_stay_whole() -> None:

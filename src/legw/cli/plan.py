@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 MOST_RUNGS = 12
 """Most batch sizes of a ladder that nobody chose."""
+
+LATENCY_SECONDS = 5e-5
+"""What a message between two machines takes, where nobody says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +60,17 @@ class Options:
     nodes: Annotated[int, arg(metavar="N")] = 1
     """Machines."""
     devices: Annotated[int, arg(metavar="N")] = 1
-    """Devices (processes) of each machine, each as fast as the one measured."""
+    """Devices (processes) of each machine, each as fast as the one measured; what joins
+    those of one machine is taken as free."""
     link: Annotated[Optional[str], arg(metavar="RATE", help_behavior_hint="")] = None
-    """Rate of a machine's network, as in 100Gbit; its devices share it."""
-    latency: Annotated[float, arg(metavar="SECONDS")] = 5e-5
-    """Time that a message between two machines takes, however small."""
+    """Rate of a machine's network, as in 100Gbit; its devices share it. For --nodes."""
+    latency: Annotated[Optional[float], arg(metavar="SECONDS", help_behavior_hint="")] = None
+    """Time that a message between two machines takes, however small; 5e-5 if not given."""
     overlap: Annotated[float, arg(metavar="SHARE")] = 0.0
     """Share of the last backward pass behind which synchronisation hides, in [0, 1]."""
     toml: inputs.File = None
-    """Write the recommended recipe to this file as TOML; a lone - means stdout."""
+    """Write the recommended recipe to this file as TOML; a lone - means stdout, and nothing
+    else there."""
     data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the application's data."""
     device: str = "auto"
@@ -77,12 +83,13 @@ class Options:
 
 def run(options: Options) -> int:
     """Measure, predict, and show the batch sizes side by side."""
+    _check(options)
     network = _network(options)
     base = training.overridden(
         training.base_recipe(options.app, options.recipe), epochs=options.epochs
     )
     rule = rules.find(options.rule)
-    noise = noises.read(options.noise) if options.noise else noises.of(base)
+    noise = noises.of(base) if options.noise is None else noises.read(options.noise)
     base = noises.known(base, noise)
     task = training.task_of(options.app, options.data, "test")
     sizes = _sizes(options, base, task)
@@ -99,7 +106,9 @@ def run(options: Options) -> int:
         noise=noise,
     )
     best = cost.recommend(found)
-    if options.json:
+    if options.toml == "-":
+        print(_toml(best), end="")
+    elif options.json:
         outputs.print_json(
             _as_json(options, base, speed, network, noise=noise, found=found, best=best)
         )
@@ -108,8 +117,10 @@ def run(options: Options) -> int:
         outputs.say(headline(carry(base, best.batch_size, rule)))
         for line in reasons(found, best, speed, network, noise):
             outputs.say(line)
-    outputs.notes(dict.fromkeys(_notes(best)), to_stderr=options.json)
-    _write(options, best)
+    outputs.notes(_notes(found, best), to_stderr=options.json or options.toml == "-")
+    if options.toml not in (None, "-"):
+        outputs.write(str(options.toml), _toml(best))
+        outputs.wrote(str(options.toml), to_stderr=options.json)
     return 0
 
 
@@ -123,13 +134,17 @@ def read_rate(text: str) -> float:
     (12500000000.0, 12500000000.0)
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(bit|B)(?:/s|ps)?", text.strip())
-    if found is None or not float(found.group(1)) > 0:
+    rate = 0.0
+    if found is not None:
+        prefix = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found.group(2)]
+        rate = float(found.group(1)) * prefix / (8 if found.group(3) == "bit" else 1)
+    if not 0 < rate < float("inf"):
         raise LegwError(f"--link={one_line(text)}: must be a rate above 0, for example 100Gbit")
-    prefix = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found.group(2)]
-    return float(found.group(1)) * prefix / (8 if found.group(3) == "bit" else 1)
+    return rate
 
 
-def _network(options: Options) -> Network:
+def _check(options: Options) -> None:
+    """Refuse options that contradict each other, rather than ignore one of them."""
     for name in ("nodes", "devices"):
         if getattr(options, name) < 1:
             raise LegwError(f"--{name}={getattr(options, name)}: must be at least 1")
@@ -138,13 +153,25 @@ def _network(options: Options) -> Network:
             f"--nodes={options.nodes}: needs the rate of their network; give for example "
             "--link 100Gbit"
         )
-    rate = float("inf") if options.link is None else read_rate(options.link)
-    if options.nodes == 1:
-        rate = float("inf")  # devices of one machine: their link is far faster
+    for name in ("link", "latency", "overlap") if options.nodes == 1 else ():
+        value = getattr(options, name)
+        if value not in (None, 0.0):
+            raise LegwError(
+                f"--{name}={one_line(str(value))}: one machine has no network to others; "
+                f"give --nodes, or leave --{name} out"
+            )
+    if options.json and options.toml == "-":
+        raise LegwError("--json and --toml - both want stdout; give the TOML a file name")
+
+
+def _network(options: Options) -> Network:
+    if options.link is None:  # one machine
+        return Network(devices=options.devices, devices_per_node=options.devices)
     return Network(
         devices=options.nodes * options.devices,
-        bandwidth=rate / options.devices,
-        latency_seconds=options.latency if options.nodes > 1 else 0.0,
+        devices_per_node=options.devices,
+        bandwidth=read_rate(options.link),
+        latency_seconds=LATENCY_SECONDS if options.latency is None else options.latency,
         overlap=options.overlap,
     )
 
@@ -246,21 +273,9 @@ def reasons(
         f"* take batch {best.batch_size}: {duration(cost.time_of(best))} to {goal}{faster}; "
         f"of those within {cost.CLOSE - 1:.0%} of the least time it is the smallest"
     ]
-    if best.quality_range is not None:
-        low, high = best.quality_range
-        lines.append(f"between {duration(low)} and {duration(high)}, by the noise scale's interval "
-                     f"and the spread of the passes (±{speed.spread:.0%})")  # fmt: skip
-    else:
-        lines.append(
-            f"the passes vary by ±{speed.spread:.0%}; equal epochs are taken to give equal "
-            "quality: --noise X|DIR tells how far that goes"
-        )
+    lines.append(_sureness(best, speed, noise))
     if network.devices > 1:
-        how = "measured" if network.sync_seconds is not None else "a model"
-        lines.append(
-            f"{network.devices} devices: synchronisation of {speed.gradient_bytes / 1e6:.3g} MB "
-            f"an update is {how}"
-        )
+        lines.append(_joined(speed, network))
     if noise is not None and noise.value is not None:
         lines.append(f"noise scale {number(noise.value, 3)} examples, {speed.device}")
     else:
@@ -268,8 +283,41 @@ def reasons(
     return lines
 
 
-def _notes(best: Option) -> list[str]:
-    return list(best.notes)
+def _sureness(best: Option, speed: Speed, noise: NoiseScale | None) -> str:
+    """Say between what bounds the time is, and what sets them."""
+    spread = f"±{speed.spread:.0%}"
+    if best.quality_range is None or noise is None:
+        return (
+            f"the passes vary by {spread}; equal epochs are taken to give equal quality: "
+            "--noise X|DIR tells how far that goes"
+        )
+    low, high = map(duration, best.quality_range)
+    if noise.low is None:
+        return (
+            f"between {low} and {high}, by the spread of the passes ({spread}); the noise scale "
+            "is taken as exact"
+        )
+    return (
+        f"between {low} and {high}, by the noise scale's interval and the spread of the passes "
+        f"({spread})"
+    )
+
+
+def _joined(speed: Speed, network: Network) -> str:
+    """Say what the synchronisation of several devices is: measured, free, or a model."""
+    if network.sync_seconds is None and network.devices == network.devices_per_node:
+        return f"{network.devices} devices of one machine: their synchronisation is taken as free"
+    how = "a model" if network.sync_seconds is None else "measured"
+    return (
+        f"{network.devices} devices: synchronisation of {speed.gradient_bytes / 1e6:.3g} MB "
+        f"an update is {how}"
+    )
+
+
+def _notes(found: list[Option], best: Option) -> Iterable[str]:
+    """Return why rows are empty, and what deserves a second look in the recommended one."""
+    refused = [line for one in found if one.recipe is None for line in one.notes]
+    return dict.fromkeys([*refused, *best.notes])
 
 
 def _as_json(
@@ -308,12 +356,6 @@ def _option_json(one: Option) -> dict[str, Any]:
     return plain | {"lr": lr, "timing": timing, "notes": list(one.notes)}
 
 
-def _write(options: Options, best: Option) -> None:
-    if options.toml is None:
-        return
+def _toml(best: Option) -> str:
     assert best.recipe is not None
-    if options.toml == "-":
-        print(to_toml(best.recipe), end="")
-    else:
-        outputs.write(options.toml, to_toml(best.recipe))
-        outputs.wrote(options.toml, to_stderr=options.json)
+    return to_toml(best.recipe)
