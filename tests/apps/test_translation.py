@@ -5,6 +5,7 @@ Shapes: B sentence pairs, S source tokens, T target tokens, H units, V subwords.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -16,10 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
+from expect import error_line
 from legw.apps.translation import SIZES
 from legw.apps.translation.batches import Batch, Pairs, padded
 from legw.apps.translation.decoding import Search, translate
 from legw.apps.translation.model import BEGIN, END, GNMT, PAD, Memory
+from legw.apps.translation.perplexity import perplexity
+from legw.errors import RunError
 
 SOURCE = [[4, 5, 6], [7], [6, 6, 4, 5, 7, 8], [5, 9]]
 TARGET = [[9, 8, 8, 4, 5], [5, 4], [6], [7, 9, 4]]
@@ -196,14 +200,37 @@ def test_parameter_counts(name: str) -> None:
     assert count / 1e6 == pytest.approx({"gnmt": 160, "gnmt-small": 5.34}[name], rel=2e-3)
 
 
+def loss_and_gradient(model: GNMT, *, bf16: bool = False) -> tuple[Tensor, Tensor]:
+    """Return the loss, and its gradient as one vector."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = model(*batch())
+    slopes = torch.autograd.grad(loss, list(model.parameters()))
+    return loss.detach(), torch.cat([slope.flatten() for slope in slopes])
+
+
 def test_bf16_is_near() -> None:
-    model = GNMT(50, 64, num_layers=4)
-    expected = model(*batch())
-    with torch.autocast("cpu", torch.bfloat16):
-        found = model(*batch())
-    found.backward()
-    assert found.dtype == torch.float32
-    assert_close(found, expected, rtol=1e-2, atol=0)
+    """Nearer than a model of which a small part is wrong."""
+
+    def distances(other: GNMT, **how: bool) -> tuple[float, float]:
+        loss, slope = loss_and_gradient(small_model(init=1.5, table_init=1.5))
+        found, found_slope = loss_and_gradient(other, **how)
+        assert found.dtype == torch.float32
+        return abs(float(found / loss) - 1), float((found_slope - slope).norm() / slope.norm())
+
+    model = small_model(init=1.5, table_init=1.5)
+    in_loss, in_slope = distances(model, bf16=True)
+    assert in_loss < 2e-3
+    assert in_slope < 0.02
+    for spoil in (
+        lambda model: model.attention.direction.neg_(),
+        lambda model: model.first.bias_ih_l0[6:12].zero_(),  # its forget gates
+    ):
+        wrong = small_model(init=1.5, table_init=1.5)
+        with torch.no_grad():
+            spoil(wrong)
+        in_loss, in_slope = distances(wrong)
+        assert in_loss > 2e-3
+        assert in_slope > 0.05
 
 
 # Decoding -------------------------------------------------------------------------------
@@ -279,7 +306,48 @@ def test_what_never_ends_is_cut(search: Search | None) -> None:
     with torch.no_grad():
         model.classify.bias[END] = -1e3
     sources = [[4], [4, 5, 6, 7, 8, 9], []]
-    assert [len(text) for text in translate(model, sources, search)] == [13, 23, 11]
+    assert [len(text) for text in translate(model, sources, search)] == [13, 23, 0]
+
+
+@contextlib.contextmanager
+def shapes_of(module: torch.nn.Module) -> Iterator[list[tuple[int, ...]]]:
+    """Note the shapes of the weights of each call of an attention: (T, B, S)."""
+    shapes: list[tuple[int, ...]] = []
+
+    def note(_: Any, __: Any, output: tuple[Tensor, Tensor]) -> None:
+        shapes.append(tuple(output[1].shape))
+
+    handle = module.register_forward_hook(note)
+    yield shapes
+    handle.remove()
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("search", [None, Search(beam=4)])
+def test_a_long_sentence_is_translated_among_few(
+    search: Search | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that one long line does not take memory for all; short ones go on many at once."""
+    torch.manual_seed(3)
+    model = GNMT(10, 6, num_layers=2, init=2.0).eval()
+    sources = [*random_sources(30), [4] * 40, *random_sources(30)]
+    expected = translate(model, sources, search)
+    monkeypatch.setattr("legw.apps.translation.decoding.TOKENS", 100)
+    with shapes_of(model.attention) as shapes:
+        assert translate(model, sources, search) == expected
+    beam = search.beam if search else 1
+    assert all(rows * source <= 100 or rows == beam for _, rows, source in shapes)
+    assert max(rows for _, rows, _ in shapes) > 2 * beam
+
+
+def test_a_long_line_takes_no_more_than_many_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("legw.apps.translation.decoding.limit", lambda tokens: 1)
+    model = small_model(num_layers=2)
+    with shapes_of(model.attention) as shapes:
+        translate(model, [[4] * 1999, *[[5, 6]] * 3000])
+        translate(model, [[5] * 99] * 1300)
+    assert shapes[0][1:] == (64, 2000)
+    assert [rows for _, rows, _ in shapes] == [64, 1280, 1280, 377, 1280, 20]
 
 
 @pytest.mark.parametrize("search", [None, Search(beam=4)])
@@ -300,6 +368,53 @@ def test_a_longer_length_penalty_writes_longer_texts() -> None:
         for penalty in (0.0, 3.0)
     )
     assert short < long
+
+
+@pytest.mark.parametrize("name", ["length_penalty", "coverage_penalty"])
+def test_penalties_are_bounded(name: str) -> None:
+    """At the bound, scores still tell hypotheses from each other."""
+    torch.manual_seed(3)
+    model = GNMT(10, 6, num_layers=2, init=2.0).eval()
+    most: dict[str, Any] = {name: 10.0}
+    for text in translate(model, [[4] * 60, [5, 6]], Search(**most)):
+        assert all(number > END for number in text)
+    for value in (-0.1, 10.1, 1e300, math.inf, math.nan):
+        wrong: dict[str, Any] = {name: value}
+        line = error_line(Search, **wrong, kind=RunError)
+        assert line == f"{name}={value:g}: must be a number, 0 to 10"
+
+
+# Perplexity -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(("rows", "cells"), [(128, 320_000), (2, 320_000), (128, 20), (3, 1)])
+def test_perplexity_is_that_of_the_summed_loss(
+    rows: int, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few pairs, and of a pair however few target tokens, are read at once."""
+    monkeypatch.setattr("legw.apps.translation.perplexity.ROWS", rows)
+    monkeypatch.setattr("legw.apps.translation.perplexity.CELLS", cells)
+    model = small_model(smoothing=0.1)
+    mean = float(model(*batch()).detach()) / sum(len(ids) + 1 for ids in TARGET)
+    with shapes_of(model.attention) as shapes:
+        assert perplexity(model, SOURCE, TARGET) == pytest.approx(math.exp(mean), rel=1e-12)
+    assert all(math.prod(shape) <= max(cells, shape[2]) for shape in shapes)
+    assert {shape[1] <= rows for shape in shapes} == {True}
+
+
+def test_sentences_of_usual_lengths_are_read_many_at_once() -> None:
+    model = small_model(num_layers=2)
+    with shapes_of(model.attention) as shapes:
+        perplexity(model, [[4] * 49] * 300, [[5] * 49] * 300)
+    assert shapes == [(50, 128, 50), (50, 128, 50), (50, 44, 50)]
+
+
+def test_a_lost_model_has_infinite_perplexity() -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.classify.bias[5] = 1e4
+    assert perplexity(model, SOURCE, [[4]] * 4) == math.inf
 
 
 def test_padded_rows_keep_large_ids() -> None:

@@ -113,6 +113,12 @@ def spoiled(what: str, run: Path) -> Path:
         (run / "vocabulary.txt").write_bytes(b"\xff\n")
     elif what == "another vocabulary":
         (run / "vocabulary.txt").write_text("<eos>\n<unk>\n")
+    elif what == "lost":
+        summary = json.loads((run / "summary.json").read_text())
+        lost = {"status": "diverged", "updates": 12, "reason": "the loss is not finite"}
+        (run / "summary.json").write_text(json.dumps(summary | lost))
+    elif what == "another run's checkpoint":
+        save(run, 999, newest | {"model": {"weight": torch.ones(2, 2)}})
     else:
         newest["model"]["decode.bias"][0] = torch.nan
         save(run, 999, newest)
@@ -126,6 +132,8 @@ BAD_RUNS = {
     "no vocabulary": "/vocabulary.txt: is missing; a run of a language model writes it",
     "damaged vocabulary": "/vocabulary.txt: cannot be read: 'utf-8' codec can't decode ",
     "another vocabulary": "/vocabulary.txt: has 2 words, the checkpoint 16; they are not of one",
+    "another run's checkpoint": ": its checkpoint is not of ptb-small, which manifest.json names",
+    "lost": ": has diverged at update 12: the loss is not finite; give another run",
     "diverged": ": has diverged: its weights are no numbers; give another run",
 }
 

@@ -66,7 +66,7 @@ def test_a_line_for_each_line(
         assert answer.code == 0
         assert (
             answer.err
-            == "note: input: 1 subword is unknown: its characters are not in the training text\n"
+            == "note: input: 1 subword is unknown: its characters are not among the subwords\n"
         )
         outputs.append(answer.out.split("\n"))
     assert outputs[0] == outputs[1]
@@ -138,6 +138,17 @@ def spoiled(what: str, run: Path) -> Path:
         (run / "subwords.model").write_bytes(b"\xff\n")
     elif what == "other subwords":
         (run / "subwords.model").write_bytes(learn(["a dog runs", "ein Hund"], 18).content)
+    elif what == "another model":
+        manifest = json.loads((run / "manifest.json").read_text())
+        (run / "manifest.json").write_text(json.dumps(manifest | {"task": "gnmt"}))
+    elif what == "another run's checkpoint":
+        save(run, 999, newest | {"model": {"weight": torch.zeros(2)}})
+    elif what == "no weights":
+        save(run, 999, newest | {"model": None})
+    elif what == "lost":
+        summary = json.loads((run / "summary.json").read_text())
+        lost = {"status": "diverged", "reason": "the loss is not finite", "updates": 12}
+        (run / "summary.json").write_text(json.dumps(summary | lost))
     else:
         newest["model"]["classify.bias"][0] = torch.nan
         save(run, 999, newest)
@@ -151,6 +162,10 @@ BAD_RUNS = {
     "no subwords": "/subwords.model: is missing; a run of a translation model writes it",
     "damaged subwords": "/subwords.model: cannot be read: not a file of sentencepiece's",
     "other subwords": "/subwords.model: has 18 subwords, the checkpoint 60; they are not of one",
+    "another model": ": its checkpoint is not of gnmt, which manifest.json names: these do not",
+    "another run's checkpoint": ": its checkpoint is not of gnmt-small, which manifest.json names",
+    "no weights": ": its checkpoint is not of gnmt-small, which manifest.json names: these do not",
+    "lost": ": has diverged at update 12: the loss is not finite; give another run",
     "diverged": ": has diverged: its weights are no numbers; give another run",
 }
 
@@ -168,8 +183,10 @@ def test_bad_runs_are_one_line(legw: Legw, run: Path, what: str) -> None:
     ("words", "line"),
     [
         ("--beam 0", "beam=0: must be a whole number, 1 to 1000"),
-        ("--length-penalty -1", "length_penalty=-1: must be a number, at least 0"),
-        ("--coverage-penalty nan", "coverage_penalty=nan: must be a number, at least 0"),
+        ("--length-penalty -1", "length_penalty=-1: must be a number, 0 to 10"),
+        ("--length-penalty 1000", "length_penalty=1000: must be a number, 0 to 10"),
+        ("--coverage-penalty nan", "coverage_penalty=nan: must be a number, 0 to 10"),
+        ("--coverage-penalty 1e300", "coverage_penalty=1e+300: must be a number, 0 to 10"),
         ("--device tpu9", "device='tpu9': is not available here; try cpu"),
         ("--reference nowhere.de", "nowhere.de: cannot be read: No such file or directory; give"),
     ],

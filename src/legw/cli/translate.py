@@ -32,9 +32,9 @@ class Options:
     beam: Annotated[int, arg(metavar="N")] = 5
     """Hypotheses that are followed, 1 to 1000; 1 takes the likeliest subword each time."""
     length_penalty: Annotated[float, arg(metavar="X")] = 0.6
-    """Exponent of the length that a score is divided by, at least 0; 0 prefers short ones."""
+    """Exponent of the length that a score is divided by, 0 to 10; 0 prefers short ones."""
     coverage_penalty: Annotated[float, arg(metavar="X")] = 0.1
-    """Weight of source tokens that got too little attention, at least 0."""
+    """Weight of source tokens that got too little attention, 0 to 10."""
     reference: Annotated[Optional[Path], arg(metavar="FILE", help_behavior_hint="")] = None
     """Text to compare with, a line for each; BLEU and chrF are then told on stderr."""
     device: str = "auto"

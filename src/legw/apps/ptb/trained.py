@@ -5,7 +5,6 @@ Shapes: B streams (one here), T tokens, V words.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from legw import records
 from legw.apps.ptb.model import WordLSTM, perplexity
 from legw.apps.ptb.task import SIZES, VOCABULARY
 from legw.apps.ptb.text import END, UNKNOWN, Vocabulary, read_lines
-from legw.errors import LegwWarning, RunError, one_line
-from legw.train.state import load_newest
+from legw.apps.weights import TABLE, newest, restored
+from legw.errors import RunError, one_line
 from legw.train.task import State
 
 
@@ -46,7 +45,7 @@ def load(folder: Path) -> Trained:
 
     Raises:
         RunError: it is no run folder, not of a language model, has no checkpoint or no
-            vocabulary, or these do not belong together.
+            vocabulary, has diverged, or these do not belong together.
     """
     manifest = records.read_manifest(folder)
     if manifest.task not in SIZES:
@@ -54,21 +53,15 @@ def load(folder: Path) -> Trained:
             f"{folder}: holds a run of {one_line(manifest.task, 60)!r}, which is no language "
             f"model; give a run of {', '.join(SIZES)}"
         )
-    content = load_newest(folder, lambda line: warnings.warn(line, LegwWarning, 2))
-    if content is None:
-        raise RunError(f"{folder}: has no checkpoint; train it first, or wait for the first one")
+    weights = newest(folder)
     vocabulary = _vocabulary(folder / VOCABULARY)
-    model = SIZES[manifest.task].model(len(vocabulary.words))
-    weights = content["model"]
-    words = len(weights["embed.weight"])
+    model = restored(folder, manifest.task, SIZES[manifest.task].model, weights)
+    words = len(weights[TABLE])
     if words != len(vocabulary.words):
         raise RunError(
             f"{folder / VOCABULARY}: has {len(vocabulary.words)} words, the checkpoint {words}; "
             "they are not of one run"
         )
-    if not all(weight.isfinite().all() for weight in weights.values()):
-        raise RunError(f"{folder}: has diverged: its weights are no numbers; give another run")
-    model.load_state_dict(weights)
     return Trained(model.eval(), vocabulary)
 
 

@@ -16,10 +16,11 @@ from legw.apps.translation.model import BEGIN, END, PAD
 from legw.train.batches import derive, shuffled
 
 POOL_BATCHES = 8
-"""Least batches in a pool: each batch takes one in eight lengths, or more finely so."""
+"""Least batches in a pool but the last: each batch takes one in eight lengths, or more
+finely so. The last pool has the batches that are left, and may have a single one."""
 
 POOL_PAIRS = 8192
-"""Least pairs in a pool."""
+"""Least pairs in a pool but the last."""
 
 
 class Batch(NamedTuple):
@@ -45,7 +46,6 @@ class Pairs:
         self.source_lengths_M = (self.source_MS != PAD).sum(1)
         self.target_lengths_M = (self.target_MT != PAD).sum(1)
         self._resident: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._real = self._computed = 0
 
     def __len__(self) -> int:
         return len(self.source_MS)
@@ -58,12 +58,9 @@ class Pairs:
             device: where the batch is wanted.
         """
         source_MS, target_MT = self._on(device)
-        source_lengths_B = self.source_lengths_M[ids_B]
         lengths_B = self.target_lengths_M[ids_B] - 1  # what is predicted: all but BEGIN
-        longest = int(source_lengths_B.max())
+        longest = int(self.source_lengths_M[ids_B].max())
         at_T = torch.arange(int(lengths_B.max()))
-        self._real += int(source_lengths_B.sum() + lengths_B.sum())
-        self._computed += len(ids_B) * (longest + len(at_T))
         counted_N = (at_T[:, None] < lengths_B).flatten().nonzero()[:, 0]
         ids_B = ids_B.to(device, non_blocking=True)
         return Batch(
@@ -71,11 +68,6 @@ class Pairs:
             target_MT.index_select(0, ids_B)[:, : len(at_T) + 1].long(),
             counted_N.to(device, non_blocking=True),
         )
-
-    @property
-    def padding_share(self) -> float:
-        """Share of padding in the tokens of all batches so far, in [0, 1); 0 of none."""
-        return 1 - self._real / self._computed if self._computed else 0.0
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         if device not in self._resident:
@@ -108,10 +100,11 @@ def order(
     """Return the pairs of one epoch in an order whose batches hold pairs of like lengths.
 
     The pairs are shuffled and cut into pools of at least `POOL_BATCHES` batches and
-    `POOL_PAIRS` pairs; each pool is sorted by length and cut into batches, which are
-    shuffled. Every batch is whole: one that straddles two epochs takes whatever pairs
-    from both. In a batch the longest pair comes first, and the longest batch of all is
-    the first of the first epoch, so that what does not fit into memory fails at once.
+    `POOL_PAIRS` pairs, the last pool smaller where fewer are left; each pool is sorted by
+    length and cut into batches, which are shuffled. Every batch is whole: one that straddles
+    two epochs takes whatever pairs from both. In a batch the longest pair comes first, and
+    the longest batch of all is the first of the first epoch, so that what does not fit into
+    memory fails at once.
 
     Args:
         source_lengths_M, target_lengths_M: tokens of each pair, int64 of shape (M,).
@@ -149,7 +142,12 @@ def order(
 
 
 def padding_share(
-    source_lengths_M: Tensor, target_lengths_M: Tensor, ids_M: Tensor, *, micro_batch_size: int
+    source_lengths_M: Tensor,
+    target_lengths_M: Tensor,
+    ids_M: Tensor,
+    *,
+    micro_batch_size: int,
+    batch_size: int | None = None,
 ) -> float:
     """Return the share of padding in all tokens that are computed, in [0, 1).
 
@@ -157,10 +155,13 @@ def padding_share(
         source_lengths_M, target_lengths_M: tokens of each pair, int64 of shape (M,).
         ids_M: the pairs in the order in which they are read.
         micro_batch_size: pairs that are padded to the longest of them, at least 1.
+        batch_size: pairs that are cut into micro-batches anew each time, at least 1; None
+            is all of them.
     """
     real = computed = 0
     for lengths_M in (source_lengths_M, target_lengths_M):
         real += int(lengths_M[ids_M].sum())
-        pieces = torch.split(lengths_M[ids_M], micro_batch_size)
-        computed += sum(len(piece) * int(piece.max()) for piece in pieces)
+        for lengths_B in torch.split(lengths_M[ids_M], batch_size or len(ids_M)):
+            pieces = torch.split(lengths_B, micro_batch_size)
+            computed += sum(len(piece) * int(piece.max()) for piece in pieces)
     return 1 - real / computed

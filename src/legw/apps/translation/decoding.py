@@ -9,7 +9,7 @@ Shapes: B sentences, K hypotheses of each, S source tokens, T tokens written, V 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +22,19 @@ from legw.errors import RunError
 ROWS = 1280
 """Most hypotheses that are searched at once."""
 
+TOKENS = ROWS * 100
+"""Most source tokens of them all, padding included: memory grows with these. A sentence is
+never cut, so that one alone may have more."""
+
 CHECK = 8
 """Steps between two looks whether all sentences have ended."""
 
 NEVER = END
 """Subwords below this id are in no translation: padding, unknown, begin."""
+
+MOST_PENALTY = 10
+"""The largest penalty: far above any of use, and in single precision the scores of lines of
+up to 40,000 tokens still differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +54,24 @@ class Search:
     beam: int = 5
     """Hypotheses that are followed, 1 to 1000; 1 takes the likeliest subword each time."""
     length_penalty: float = 0.6
-    """Exponent of the length that a score is divided by, at least 0; 0 prefers short ones."""
+    """Exponent of the length that a score is divided by, 0 to 10; 0 prefers short ones."""
     coverage_penalty: float = 0.1
-    """Weight of the source tokens that got too little attention, at least 0."""
+    """Weight of the source tokens that got too little attention, 0 to 10."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.beam <= 1000:
             raise RunError(f"beam={self.beam}: must be a whole number, 1 to 1000")
         for name in ("length_penalty", "coverage_penalty"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise RunError(f"{name}={value:g}: must be a number, at least 0")
+            if not 0 <= value <= MOST_PENALTY:
+                raise RunError(f"{name}={value:g}: must be a number, 0 to {MOST_PENALTY}")
 
 
 @torch.no_grad()
 def translate(
     model: GNMT, sentences: Sequence[Sequence[int]], search: Search | None = None
 ) -> list[list[int]]:
-    """Return the translation of each sentence, without `END`.
+    """Return the translation of each sentence, without `END`; that of an empty one is empty.
 
     Args:
         model: in evaluation mode.
@@ -71,12 +79,8 @@ def translate(
         search: how; None takes the likeliest subword each time.
     """
     device = model.embed.weight.device
-    beam = search.beam if search else 1
-    longest_first = sorted(range(len(sentences)), key=lambda at: -len(sentences[at]))
     found: dict[int, list[int]] = {}
-    at_once = max(ROWS // beam, 1)
-    for begin in range(0, len(sentences), at_once):
-        places = longest_first[begin : begin + at_once]
+    for places in _chunks([len(ids) for ids in sentences], search.beam if search else 1):
         rows = [[*sentences[at], END] for at in places]
         source_BS = padded(rows).int().to(device)
         limits_B = torch.tensor([limit(len(row)) for row in rows], device=device)
@@ -87,7 +91,21 @@ def translate(
             written_BT = beam_search(model, source_BS, limits_B, longest, search)
         for at, written in zip(places, written_BT.tolist(), strict=True):
             found[at] = written[: written.index(END)] if END in written else written
-    return [found[at] for at in range(len(sentences))]
+    return [found.get(at, []) for at in range(len(sentences))]
+
+
+def _chunks(lengths: Sequence[int], beam: int) -> Iterator[list[int]]:
+    """Yield the places of the sentences that are not empty, the longest first, as many at once
+    as `ROWS` and `TOKENS` allow, and one at the least.
+    """
+    full = [at for at, length in enumerate(lengths) if length]
+    longest_first = sorted(full, key=lambda at: -lengths[at])
+    begin = 0
+    while begin < len(full):
+        rows = min(ROWS, TOKENS // (lengths[longest_first[begin]] + 1))  # with END
+        end = begin + max(rows // beam, 1)
+        yield longest_first[begin:end]
+        begin = end
 
 
 def limit(num_tokens: int) -> int:

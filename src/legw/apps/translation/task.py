@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from legw.apps import Options
-from legw.apps.translation.batches import Batch, Pairs, order
+from legw.apps.translation.batches import Batch, order, padding_share
 from legw.apps.translation.decoding import Search, translate
 from legw.apps.translation.model import GNMT
+from legw.apps.translation.perplexity import perplexity
 from legw.apps.translation.scoring import Scorer
 from legw.apps.translation.text import Corpus, read_corpus
 from legw.errors import DataError
@@ -130,8 +130,9 @@ class TranslationTask:
         self.name, self.size, self.corpus = name, size, corpus
         self._held_out = corpus.held_out[holdout]
         self._source = corpus.subwords.encode(self._held_out.source)
-        self._pairs = Pairs(self._source, corpus.subwords.encode(self._held_out.target))
+        self._target = corpus.subwords.encode(self._held_out.target)
         self._scorer = Scorer(self._held_out.target)
+        self._seed = self._batch_size = self._micro_batch_size = 0
 
     def num_examples(self, batch_size: int) -> int:
         return len(self.corpus.train)
@@ -140,16 +141,12 @@ class TranslationTask:
         return self.size.model(len(self.corpus.subwords))
 
     def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
-        pairs = self.corpus.train
-        return order(
-            pairs.source_lengths_M,
-            pairs.target_lengths_M,
-            seed=seed,
-            epoch=epoch,
-            batch_size=batch_size,
-        )
+        self._seed, self._batch_size, self._micro_batch_size = seed, batch_size, 0
+        return self._order(seed, epoch, batch_size)
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
+        # What an epoch begins with is a whole micro-batch: what was timed before it does not count.
+        self._micro_batch_size = self._micro_batch_size or len(ids)
         return self.corpus.train.batch(ids, device)
 
     def loss(self, model: nn.Module, batch: Batch, state: State) -> tuple[Tensor, int, State]:
@@ -162,15 +159,16 @@ class TranslationTask:
 
     def final_metrics(self, model: nn.Module) -> dict[str, float]:
         """Return BLEU and chrF by beam search, the unsmoothed perplexity of a subword, and
-        the share of padding in what this process has computed on the way.
+        the share of padding in the first epoch, cut into the micro-batches of training: left
+        out where this process had no update to make, and so does not know them.
         """
         score = self._scorer.score(self._translations(model, Search()))
-        return {
+        found = {
             "beam_bleu": score.bleu,
             "beam_chrf": score.chrf,
-            "subword_perplexity": self._perplexity(model),
-            "padding_share": self.corpus.train.padding_share,
+            "subword_perplexity": perplexity(cast(GNMT, model), self._source, self._target),
         }
+        return found | ({"padding_share": self._padding()} if self._micro_batch_size else {})
 
     def artifacts(self) -> dict[str, bytes]:
         """Return what a run folder needs so that its model can be used."""
@@ -195,14 +193,22 @@ class TranslationTask:
         found = translate(cast(GNMT, model), self._source, search)
         return self.corpus.subwords.decode(found)
 
-    def _perplexity(self, model: nn.Module) -> float:
-        device = next(model.parameters()).device
-        total = torch.zeros((), dtype=torch.float64, device=device)
-        tokens = 0
-        longest_first = self._pairs.target_lengths_M.argsort(descending=True, stable=True)
-        for ids in torch.split(longest_first, 128):
-            batch = self._pairs.batch(ids, device)
-            total += model(*batch)
-            tokens += len(batch.counted_N)
-        mean = float(total) / tokens
-        return math.exp(mean) if mean < 700 else math.inf
+    def _order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        pairs = self.corpus.train
+        return order(
+            pairs.source_lengths_M,
+            pairs.target_lengths_M,
+            seed=seed,
+            epoch=epoch,
+            batch_size=batch_size,
+        )
+
+    def _padding(self) -> float:
+        pairs = self.corpus.train
+        return padding_share(
+            pairs.source_lengths_M,
+            pairs.target_lengths_M - 1,  # what is predicted: all but BEGIN
+            self._order(self._seed, 0, self._batch_size),
+            batch_size=self._batch_size,
+            micro_batch_size=self._micro_batch_size,
+        )

@@ -2,7 +2,8 @@
 
 Lines stay raw: the subwords (byte-pair encoding, Sennrich et al. 2015, arXiv 1508.07909,
 by sentencepiece, Kudo and Richardson 2018, arXiv 1808.06226) are learned on the training
-lines of both languages, one table for both, and put sentences together again as they were.
+lines of both languages, one table for both. They put a sentence together again as
+sentencepiece has normalised it: in Unicode's form NFKC, with one space between words.
 """
 
 from __future__ import annotations
@@ -23,14 +24,16 @@ from legw.apps.translation.model import BEGIN, END, PAD, UNKNOWN
 from legw.errors import DataError, LegwWarning, one_line
 
 MOST_LINES = 2_000_000
-"""Most lines that subwords are learned from: of more, every second, third, ... is taken."""
+"""Most lines, of both languages together, that subwords are learned from: of more, every
+second, third, ... is taken. Of these sentencepiece leaves out those above 4192 bytes."""
 
 NAMES = {
     "train": ("train",),
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "test_2016_flickr"),
 }
-"""What the files of each part are called, before the language; the first that is there counts."""
+"""What the files of each part are called, before the language; the first that is there in
+both languages counts."""
 
 
 class Subwords:
@@ -131,7 +134,7 @@ def read_corpus(
     """Read the three parts, learn the subwords, and encode the training pairs.
 
     Args:
-        folder: with the files that `find` finds.
+        folder: with the files that `find_pair` finds.
         source, target: the files' endings.
         num_subwords: of both languages together.
         most_tokens: pairs with more subwords on one side are left out of training.
@@ -147,13 +150,16 @@ def read_corpus(
     lines = [*train.source, *train.target]
     subwords = learn(lines[:: -(-len(lines) // MOST_LINES)], num_subwords)
     pairs = _encoded(subwords, train, folder / f"train.{source}", most_tokens)
+    for language, rows in ((source, pairs.source_MS), (target, pairs.target_MT)):
+        _note_unknown(int((rows == UNKNOWN).sum()), f"train {language}")
     for part in ("validation", "test"):
-        _note_unknown(subwords, parts[part].source, f"{part} {source}")
+        _note_unknown(count_unknown(subwords, parts[part].source), f"{part} {source}")
+        _note_empty(parts[part], part, "they stay in; the translation of an empty line is empty")
     return Corpus(subwords, pairs, parts["validation"], parts["test"], (source, target))
 
 
 def _read_part(folder: Path, part: str, source: str, target: str) -> Part:
-    paths = find(folder, part, source), find(folder, part, target)
+    paths = find_pair(folder, part, source, target)
     ours, theirs = (list(read_lines(path)) for path in paths)
     if len(ours) != len(theirs):
         raise DataError(
@@ -163,23 +169,31 @@ def _read_part(folder: Path, part: str, source: str, target: str) -> Part:
     return Part(ours, theirs)
 
 
-def find(folder: Path, part: str, language: str) -> Path:
-    """Return the file of a part in a language, plain or gzipped.
+def find_pair(folder: Path, part: str, source: str, target: str) -> tuple[Path, Path]:
+    """Return the two files of a part, which have the same name, each plain or gzipped.
 
     Raises:
-        DataError: there is none.
+        DataError: no name is there in both languages.
     """
+    halves = []  # what would make a pair of a file that is there alone
     for name in NAMES[part]:
-        for ending in ("", ".gz"):
-            path = folder / f"{name}.{language}{ending}"
-            if path.is_file():
-                return path
+        ours, theirs = (_find(folder / f"{name}.{language}") for language in (source, target))
+        if ours and theirs:
+            return ours, theirs
+        if ours or theirs:
+            halves.append(f"{name}.{target if ours else source}")
+    missing = halves[0] if halves else f"{NAMES[part][0]}.{source}"
     raise DataError(
-        f"{folder / NAMES[part][0]}.{language}[.gz]: is missing; put train, val and test there, "
-        f"each as NAME.{language} and in the other language (plain or .gz, a sentence a line), "
-        f"set LEGW_DATA to the folder above {folder.name}/, "
+        f"{folder / missing}[.gz]: is missing; put train, val and test there, each as "
+        f"NAME.{source} and NAME.{target} (plain or .gz, a sentence a line; looked for: "
+        f"{', '.join(NAMES[part])}), set LEGW_DATA to the folder above {folder.name}/, "
         "or give --data DIR --source L --target L"
     )
+
+
+def _find(path: Path) -> Path | None:
+    both = path, path.with_name(f"{path.name}.gz")
+    return next((each for each in both if each.is_file()), None)
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -209,17 +223,21 @@ def read_lines(path: Path) -> Iterator[str]:
 
 def _without_empty(part: Part, path: Path) -> Part:
     """Leave out pairs of which one side is empty, and say so."""
-    lines = list(zip(part.source, part.target, strict=True))
-    empty = [number for number, pair in enumerate(lines, 1) if not all(pair)]
-    if len(empty) == len(lines):
+    kept = [pair for pair in zip(part.source, part.target, strict=True) if all(pair)]
+    if not kept:
         raise DataError(f"{path}: every pair has an empty side; give sentences")
+    _note_empty(part, f"{path}", "they are left out")
+    return Part([ours for ours, _ in kept], [theirs for _, theirs in kept])
+
+
+def _note_empty(part: Part, what: str, so: str) -> None:
+    pairs = zip(part.source, part.target, strict=True)
+    empty = [number for number, pair in enumerate(pairs, 1) if not all(pair)]
     if empty:
         _note(
-            f"{path}: {len(empty)} of {len(lines)} pairs have an empty side, the first in line "
-            f"{empty[0]}; they are left out"
+            f"{what}: {len(empty)} of {len(part.source)} pairs have an empty side, the first in "
+            f"line {empty[0]}; {so}"
         )
-    kept = [pair for pair in lines if all(pair)]
-    return Part([ours for ours, _ in kept], [theirs for _, theirs in kept])
 
 
 def _encoded(subwords: Subwords, train: Part, path: Path, most_tokens: int) -> Pairs:
@@ -237,14 +255,13 @@ def _encoded(subwords: Subwords, train: Part, path: Path, most_tokens: int) -> P
     return Pairs([ours for ours, _ in kept], [theirs for _, theirs in kept])
 
 
-def _note_unknown(subwords: Subwords, lines: Sequence[str], what: str) -> None:
-    unknown = count_unknown(subwords, lines)
-    if unknown:
-        _note(f"{what}: {unknown_line(unknown)}")
+def _note_unknown(count: int, what: str) -> None:
+    if count:
+        _note(f"{what}: {unknown_line(count)}")
 
 
 def count_unknown(subwords: Subwords, lines: Sequence[str]) -> int:
-    """Return how many subwords of the lines stand for characters that training never saw.
+    """Return how many subwords of the lines stand for characters that are not in the table.
 
     Several of them in a row are one subword.
     """
@@ -255,11 +272,11 @@ def unknown_line(count: int) -> str:
     """Return what is said of so many subwords that are unknown.
 
     >>> unknown_line(2)
-    '2 subwords are unknown: their characters are not in the training text'
+    '2 subwords are unknown: their characters are not among the subwords'
     """
     if count == 1:
-        return "1 subword is unknown: its characters are not in the training text"
-    return f"{count} subwords are unknown: their characters are not in the training text"
+        return "1 subword is unknown: its characters are not among the subwords"
+    return f"{count} subwords are unknown: their characters are not among the subwords"
 
 
 def _note(line: str) -> None:
