@@ -25,12 +25,17 @@ PICTURES = ("digits-lstm", "mnist-lstm")
 PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
 PUBLISHED = {
     "mnist-lstm": None,
-    "ptb-small": ("115.91 perplexity, test", 115.91),
-    "ptb-large": ("78.29 perplexity, test", 78.29),
+    "ptb-small": "115.91 perplexity, test",
+    "ptb-large": "78.29 perplexity, test",
     "gnmt": None,
+    "gnmt-small": "another model, on Multi30k",
 }
 """What is published for the four applications of arXiv 1901.08256 at their base batch, where
-we have read it: TensorFlow's PTB tutorial. None is a value that we have from memory only."""
+we have read it: TensorFlow's PTB tutorial. None is a value that we have from memory only. The
+small translation model stands in for the full one, which takes more than is at hand."""
+
+STUDIES = {"gnmt-small": "translation"}
+"""Folders of studies that are not called like their application."""
 
 IMAGENET = {
     512: "77.02 %, top-1",
@@ -89,8 +94,8 @@ def paper() -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, known in PUBLISHED.items():
-        said = known[0] if known else "not verified"
-        folder = HERE / name
+        said = known or "not verified"
+        folder = HERE / STUDIES.get(name, name)
         if not (folder / "table.json").exists():
             lines.append(f"| {name} | {said} | - | - | not run yet | 0 | - | - | - |")
             continue

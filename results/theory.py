@@ -144,8 +144,12 @@ def examples(_: str | None) -> str:
 
 
 def _scales(name: str) -> tuple[float | str, float | str]:
-    """Return the noise scale of the whole run, and of its last half; in words where it has none."""
-    runs = probed.read(FOLDER / "noise" / name)
+    """Return the noise scale of the whole run, and of its last half; in words where it has none.
+
+    Of runs at several batches the largest counts: it is the one that can tell.
+    """
+    folders = {batch: folder for folder, batch in _measured_at(name)}
+    runs = probed.read(folders[max(folders)]) if folders else []
     if not runs:
         return "not measured", "not measured"
     found = probed.noise_result(records.read_manifest(runs[0].folder).base, runs, 1)
@@ -176,6 +180,15 @@ def _is_legw(manifest: records.Manifest) -> bool:
 
 def _is_base(run: records.Run) -> bool:
     return run.manifest.recipe.batch_size == run.manifest.base.batch_size
+
+
+def _measured_at(name: str) -> list[tuple[Path, int]]:
+    """Return the folders of an application's probed runs, NAME and NAME-BATCH, and their batch."""
+    found = []
+    for folder in (FOLDER / "noise").glob(f"{name}*"):
+        if re.fullmatch(rf"{name}(-\d+)?", folder.name) and (runs := probed.read(folder)):
+            found.append((folder, runs[0].recipe.batch_size))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -369,6 +382,8 @@ def draw() -> None:
     ):  # fmt: skip
         for folder in sorted((FOLDER / kind).glob("*")):
             runs = probed.read(folder)
+            if not runs:
+                continue
             manifest = records.read_manifest(runs[0].folder)
             found = {"app": manifest.task, "rule": manifest.rule} | result(manifest.base, runs)
             picture = PAGE.with_name(f"{kind}-{folder.name}.svg")

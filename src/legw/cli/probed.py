@@ -238,7 +238,7 @@ def noise_table(found: dict[str, Any]) -> Table:
     for part in [*found["stretches"], found["late_noise_scale"], found["noise_scale"]]:
         table.add_row(
             f"{part['from_epoch']:.3g} to {part['to_epoch']:.3g}",
-            number(part["value"], 3),
+            "lost in noise" if part["value"] is None else number(part["value"], 3),
             _interval(part),
             str(part["n"]),
         )
