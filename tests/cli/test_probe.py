@@ -44,6 +44,10 @@ def test_what_was_measured_otherwise_is_not_shown_as_asked_for(legw: Callable) -
         "legw: runs/digits-lstm-curvature/legw-b16-s0: was measured with examples=1438, not 32; "
         "choose another --out\n"
     )
+    assert legw(f"probe noise digits-lstm {QUICK} --out runs/digits-lstm-curvature").err == (
+        "legw: runs/digits-lstm-curvature/legw-b16-s0: holds a run with CurvatureProbe, not "
+        "NoiseProbe; choose another --out\n"
+    )
     Path("runs/digits-lstm-curvature/legw-b16-s0/probes.json").write_text("{")
     assert legw(f"{words} --examples 32").err == (
         "legw: runs/digits-lstm-curvature/legw-b16-s0/probes.json: is damaged; "
@@ -130,6 +134,14 @@ def test_adaptive_optimizers_get_no_warmup_from_it(legw: Callable) -> None:
     assert found["peak_epoch_against_batch_size"] is None
 
 
+def test_a_steered_run_is_probed_to_its_own_end(legw: Callable) -> None:
+    Path("short.toml").write_text("batch_size = 64\nlr = 0.1\nepochs = 1\nnum_examples = 1438\n")
+    words = f"--recipe short.toml --rule adascale -b 256 --every 10 {QUICK}"
+    assert legw(f"probe noise digits-lstm {words}").code == 0
+    summary = records.read_summary("runs/digits-lstm-noise/adascale-b256-s0")
+    assert summary is not None and summary.status == "finished" and summary.updates > 6
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -139,7 +151,10 @@ def test_adaptive_optimizers_get_no_warmup_from_it(legw: Callable) -> None:
         ("curvature digits-lstm --batch-sizes 8,8",
          "--batch-sizes: 8 is given twice; leave one out"),
         ("curvature digits-lstm --examples 0", "curvature: examples=0: must be at least 1"),
-        ("noise digits-lstm --epochs 0", "--epochs=0: must be above 0"),
+        ("noise digits-lstm --epochs 0",
+         "--epochs=0: must be above 0, and at most the recipe's own 30"),
+        ("noise digits-lstm --epochs 31",
+         "--epochs=31: must be above 0, and at most the recipe's own 30"),
         ("noise digits-lstm --every 0", "noise: every=0: must be at least 1"),
         ("noise digits-lstm --stretches 0", "--stretches=0: must be at least 1"),
         ("noise digits-lstm --seeds 0", "--seeds=0: must be at least 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from legw import measurements, theory
 from legw.errors import RunError
 from legw.measurements import Noise
 from legw.probes import NoiseProbe
-from legw.probes.noise import piece_size
+from legw.probes.noise import _pieces, piece_size
 from legw.train import Metric, Settings, fit
 from train.runs import recipe
 from train.tasks import TASKS, Lines
@@ -127,6 +128,23 @@ def test_a_batch_that_lies_sorted_is_as_noisy_as_any(tmp_path: Path) -> None:
     squared = sum(row.squared_norm or 0.0 for row in rows) / len(rows)
     assert trace == pytest.approx(float(task.slopes.var()), rel=0.15)
     assert squared == pytest.approx(float(task.slopes.mean() ** 2), rel=0.15)
+
+
+def test_of_several_processes_one_draws_from_the_whole_batch() -> None:
+    """As many as an eighth of its share has, in whole groups; of streams from its share alone."""
+    share, whole = slice(0, 64), slice(0, 256)
+    for readable, group in ((whole, 1), (whole, 4), (share, 1)):
+        moments = [
+            SimpleNamespace(seed=0, update=i, group=group, share=share, readable=readable)
+            for i in range(50)
+        ]
+        drawn = [_pieces(moment) for moment in moments]  # type: ignore[arg-type]
+        for one, other in drawn:
+            both = torch.cat([one, other]).tolist()
+            assert len(one) == len(other) == 8 and len(set(both)) == 16
+            assert all(slot // group * group in both for slot in both)
+        seen = {int(slot) for pair in drawn for piece in pair for slot in piece}
+        assert max(seen) < readable.stop and len(seen) > 0.8 * readable.stop
 
 
 def test_a_sample_is_a_quarter_of_a_gradient_and_three_percent_of_a_run(tmp_path: Path) -> None:

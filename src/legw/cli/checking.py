@@ -12,7 +12,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from legw import charts, check, clipping, measurements, records, rules, theory
+from legw import charts, check, clipping, measurements, records, rules, schedule, theory
 from legw.cli import check as command
 from legw.cli import inputs, lists, outputs, probe, probed, probing, training
 from legw.cli.probed import Probed
@@ -65,7 +65,8 @@ class _Ladder:
         """Make a run at the rule's rate, with both probes."""
         recipe = self.recipe(batch_size)
         num_examples = self.task.num_examples(batch_size)
-        every = max(probing.updates_of(recipe, self.task, self.options.updates) // SAMPLES, 1)
+        updates = probing.updates_of(recipe, self.task, self.options.updates)
+        every = max(min(updates, schedule.updates(recipe, num_examples)) // SAMPLES, 1)
         folder = self.root / f"{self.options.rule}-b{batch_size}-s{seed}"
         examples = probing.probe_examples(self.task, [batch_size], self.options.examples)
         curvature = CurvatureProbe(folder, examples=examples)

@@ -293,9 +293,10 @@ def _sureness(best: Option, speed: Speed, noise: NoiseScale | None) -> str:
         )
     low, high = map(duration, best.quality_range)
     if noise.low is None:
+        noted = "has no interval, which is left out" if noise.n else "is taken as exact"
         return (
             f"between {low} and {high}, by the spread of the passes ({spread}); the noise scale "
-            "is taken as exact"
+            f"{noted}"
         )
     return (
         f"between {low} and {high}, by the noise scale's interval and the spread of the passes "

@@ -112,8 +112,7 @@ def probe_examples(task: Task, sizes: Sequence[int], wanted: int) -> int:
 def updates_of(recipe: Recipe, task: Task, wanted: int) -> int:
     """Return how many updates a short run makes: so many, but its whole warmup and one more."""
     num_examples = task.num_examples(recipe.batch_size)
-    wanted = max(wanted, schedule.warmup_updates(recipe, num_examples) + 1)
-    return min(wanted, schedule.updates(recipe, num_examples))
+    return max(wanted, schedule.warmup_updates(recipe, num_examples) + 1)
 
 
 # Noise scale ----------------------------------------------------------------------
@@ -129,13 +128,15 @@ def noise(options: probe.Noise) -> int:
     if options.every is not None:
         NoiseProbe(every=options.every)  # says what cannot be
     recipe = rules.apply(base, batch_size, rules.find(options.rule))
-    if options.epochs is not None and not options.epochs > 0:
-        raise LegwError(f"--epochs={options.epochs:g}: must be above 0")
+    share = 1.0 if options.epochs is None else options.epochs / recipe.epochs
+    if not 0 < share <= 1:
+        raise LegwError(
+            f"--epochs={options.epochs:g}: must be above 0, and at most the recipe's own "
+            f"{recipe.epochs:g}"
+        )
     seeds = lists.seeds(options.seeds)
     task = training.task_of(options.app, options.data, "test")
-    updates = schedule.updates(recipe, task.num_examples(recipe.batch_size))
-    if options.epochs is not None:
-        updates = math.ceil(updates * min(options.epochs / recipe.epochs, 1))
+    updates = math.ceil(share * schedule.updates(recipe, task.num_examples(recipe.batch_size)))
     every = spacing(updates) if options.every is None else options.every
     runs = [
         _one(
@@ -144,7 +145,7 @@ def noise(options: probe.Noise) -> int:
             recipe,
             base=base,
             seed=seed,
-            updates=updates,
+            updates=None if options.epochs is None else updates,
             make=lambda folder: NoiseProbe(folder, every=every),
         )
         for seed in seeds
@@ -190,7 +191,7 @@ def _one(
     *,
     base: Recipe,
     seed: int,
-    updates: int,
+    updates: int | None,
     make: Callable[[Path], Measuring],
 ) -> Probed:
     """Make one run with its probe, or find that it has been made."""
@@ -224,11 +225,11 @@ def short_run(
     base: Recipe,
     rule: str,
     seed: int,
-    updates: int,
+    updates: int | None,
     machine: training.Machine,
     probes: Sequence[Measuring],
 ) -> Summary:
-    """Make the first updates of a run, or find that they have been made.
+    """Make the first updates of a run (None is all), or find that they have been made.
 
     Their schedule is the whole run's: a decay begins where it would.
 
@@ -252,7 +253,7 @@ def short_run(
             *probes,
         ],
     )
-    if summary.status == "interrupted" and summary.updates < updates:
+    if summary.status == "interrupted" and (updates is None or summary.updates < updates):
         raise KeyboardInterrupt(f"{folder}: stopped after update {summary.updates}; "
                                 "the same command goes on")  # fmt: skip
     return summary
@@ -279,19 +280,20 @@ def _check_measured(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> No
         return
     try:
         found = json.loads(path.read_text("utf-8"))
-        differing = [
-            (name, found[probe][name], value)
-            for probe, options in wanted.items()
-            for name, value in options.items()
-            if found[probe][name] != value
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
+        theirs = {each: dict(options) for each, options in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
         raise LegwError(f"{path}: is damaged; choose another --out") from None
-    if differing:
-        name, theirs, ours = differing[0]
-        raise LegwError(
-            f"{folder}: was measured with {name}={theirs}, not {ours}; choose another --out"
-        )
+    for kind, options in wanted.items():
+        if kind not in theirs:
+            measured = " and ".join(theirs) or "nothing"
+            raise LegwError(f"{folder}: holds a run with {measured}, not {kind}; "
+                            "choose another --out")  # fmt: skip
+        for name, value in options.items():
+            if theirs[kind].get(name) != value:
+                raise LegwError(
+                    f"{folder}: was measured with {name}={theirs[kind].get(name)}, not {value}; "
+                    "choose another --out"
+                )
 
 
 def _suffix(plot: str | None) -> str:

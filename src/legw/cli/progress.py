@@ -69,7 +69,7 @@ class Display(Observer):
         )
         self._bar = self._progress.add_task(
             self._title,
-            total=self._updates or manifest.updates,
+            total=min(self._updates or manifest.updates, manifest.updates),
             completed=updates_done,
             figures="",
         )

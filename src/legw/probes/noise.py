@@ -10,9 +10,10 @@ of b examples each, give S by the distance of their gradients:
 
     S = b / 2 * |g_1 - g_2|**2        |G|**2 = |G_B|**2 - S / B
 
-Both are unbiased, for the pieces are drawn at random from the first process's share: in a
-batch that lies sorted, as one of sentences by length, neighbours are too much alike. Nothing
-is communicated, so that any number of processes measures the same.
+Both are unbiased, for the pieces are drawn at random from the whole batch: where it lies
+sorted, as sentences by their length, neighbours are too much alike. The first process measures
+alone, and as much as an eighth of its own share is. Of streams, whose states each process has
+for itself, its pieces are of its own.
 
 What varies between whole batches and not within them, as the length does where sentences of
 like length make up a batch, counts as signal.
@@ -129,13 +130,14 @@ class NoiseProbe(Probe):
 
 
 def _pieces(moment: Moment) -> tuple[Tensor, Tensor]:
-    """Return the slots of two pieces of the share, drawn at random, in whole groups."""
-    group, share = moment.group, moment.share.stop - moment.share.start
-    count = piece_size(share, group) // group
+    """Return the slots of two pieces of the batch, drawn at random, in whole groups."""
+    group, start = moment.group, moment.readable.start
+    count = piece_size(moment.share.stop - moment.share.start, group) // group
     generator = torch.Generator().manual_seed(derive(moment.seed, "pieces", moment.update))
-    drawn = torch.randperm(share // group, generator=generator)[: 2 * count]
+    whole = (moment.readable.stop - start) // group
+    drawn = torch.randperm(whole, generator=generator)[: 2 * count]
     one, other = (
-        moment.share.start + (part.sort().values[:, None] * group + torch.arange(group)).flatten()
+        start + (part.sort().values[:, None] * group + torch.arange(group)).flatten()
         for part in torch.split(drawn, count)
     )
     return one, other

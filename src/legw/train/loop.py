@@ -192,6 +192,8 @@ class _Run:
         if self.settings.compile:
             self.model.compile()
         self.choice = self._micro_batch(most=self.course.prepare(self.group))
+        if begin := getattr(self.task, "begin", None):
+            begin(self.seed, batch_size, self.choice.micro_batch_size)
         self.optimizer = optim.build(self.recipe.optimizer, self.model, self.recipe.lr)
         self.global_batch = self.course.global_batch(
             self.task,

@@ -52,9 +52,12 @@ class Moment:
     """Examples that must stay together (batch-norm groups), at least 1."""
     share: slice
     """Slots of the global batch that this process has; empty where it has none."""
+    readable: slice
+    """Slots whose data can be read again: all of the batch, but where a state is carried only
+    the share, whose states this process has."""
     load: Callable[[slice | Tensor], tuple[Any, State]]
-    """Returns the data of some slots of the share, and the state they began with; the slots
-    are a slice or a tensor of their numbers."""
+    """Returns the data of some readable slots, and the state they began with; the slots are a
+    slice or a tensor of their numbers."""
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +103,7 @@ def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: 
         micro_batch_size=batch.micro_batch_size,
         group=batch.group,
         share=batch.share,
+        readable=batch.readable,
         load=lambda slots: batch.again(update, slots),
     )
     with undisturbed(batch.model, moment.device):

@@ -236,12 +236,18 @@ class GlobalBatch:
         """The slots of the global batch that this process has; empty where it has none."""
         return slice(0, 0) if self.idle else slice(self.parts[0].start, self.parts[-1].stop)
 
+    @property
+    def readable(self) -> slice:
+        """The slots whose data `again` can return: all, but of a carried state the share's."""
+        carries = self._before[0] is not None
+        return self.share if carries else slice(0, self.recipe.batch_size)
+
     def again(self, update: int, slots: slice | Tensor) -> tuple[Any, State]:
         """Return the data of some slots of the last update, and the state they began with.
 
         Args:
             update: the one whose gradient was formed last.
-            slots: a part of `share`, or the numbers of some of its slots.
+            slots: a part of `readable`, or the numbers of some of its slots.
         """
         batch = self._read(update, self.batches.ids(update)[slots], slots)
         if self._before[0] is None:

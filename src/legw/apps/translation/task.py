@@ -132,7 +132,7 @@ class TranslationTask:
         self._source = corpus.subwords.encode(self._held_out.source)
         self._target = corpus.subwords.encode(self._held_out.target)
         self._scorer = Scorer(self._held_out.target)
-        self._seed = self._batch_size = self._micro_batch_size = 0
+        self._cut: tuple[int, int, int] | None = None
 
     def num_examples(self, batch_size: int) -> int:
         return len(self.corpus.train)
@@ -140,13 +140,21 @@ class TranslationTask:
     def model(self) -> nn.Module:
         return self.size.model(len(self.corpus.subwords))
 
+    def begin(self, seed: int, batch_size: int, micro_batch_size: int) -> None:
+        """Note what the padding of a run depends on."""
+        self._cut = seed, batch_size, micro_batch_size
+
     def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
-        self._seed, self._batch_size, self._micro_batch_size = seed, batch_size, 0
-        return self._order(seed, epoch, batch_size)
+        pairs = self.corpus.train
+        return order(
+            pairs.source_lengths_M,
+            pairs.target_lengths_M,
+            seed=seed,
+            epoch=epoch,
+            batch_size=batch_size,
+        )
 
     def batch(self, ids: Tensor, device: torch.device) -> Batch:
-        # What an epoch begins with is a whole micro-batch: what was timed before it does not count.
-        self._micro_batch_size = self._micro_batch_size or len(ids)
         return self.corpus.train.batch(ids, device)
 
     def loss(self, model: nn.Module, batch: Batch, state: State) -> tuple[Tensor, int, State]:
@@ -159,8 +167,7 @@ class TranslationTask:
 
     def final_metrics(self, model: nn.Module) -> dict[str, float]:
         """Return BLEU and chrF by beam search, the unsmoothed perplexity of a subword, and
-        the share of padding in the first epoch, cut into the micro-batches of training: left
-        out where this process had no update to make, and so does not know them.
+        the share of padding in the first epoch, cut into the micro-batches of training.
         """
         score = self._scorer.score(self._translations(model, Search()))
         found = {
@@ -168,7 +175,7 @@ class TranslationTask:
             "beam_chrf": score.chrf,
             "subword_perplexity": perplexity(cast(GNMT, model), self._source, self._target),
         }
-        return found | ({"padding_share": self._padding()} if self._micro_batch_size else {})
+        return found | ({"padding_share": self._padding(*self._cut)} if self._cut else {})
 
     def artifacts(self) -> dict[str, bytes]:
         """Return what a run folder needs so that its model can be used."""
@@ -193,22 +200,12 @@ class TranslationTask:
         found = translate(cast(GNMT, model), self._source, search)
         return self.corpus.subwords.decode(found)
 
-    def _order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
-        pairs = self.corpus.train
-        return order(
-            pairs.source_lengths_M,
-            pairs.target_lengths_M,
-            seed=seed,
-            epoch=epoch,
-            batch_size=batch_size,
-        )
-
-    def _padding(self) -> float:
+    def _padding(self, seed: int, batch_size: int, micro_batch_size: int) -> float:
         pairs = self.corpus.train
         return padding_share(
             pairs.source_lengths_M,
             pairs.target_lengths_M - 1,  # what is predicted: all but BEGIN
-            self._order(self._seed, 0, self._batch_size),
-            batch_size=self._batch_size,
-            micro_batch_size=self._micro_batch_size,
+            self.order(seed, 0, batch_size),
+            batch_size=batch_size,
+            micro_batch_size=micro_batch_size,
         )
