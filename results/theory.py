@@ -22,7 +22,8 @@ from typing import Any
 
 from legw import charts, measurements, records, theory
 from legw.cli import probed, probing
-from legw.measurements import Curvature
+from legw.measurements import Curvature, Noise
+from legw.probes.noise import EVERY
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "theory"
@@ -111,10 +112,19 @@ def noise(name: str) -> str:
     between = "" if late["low"] is None else f" ({late['low']:.3g} to {late['high']:.3g})"
     text = (
         f"Batch {found['batch_size']}, n = {len(runs)}; the last line is the whole run. In its "
-        f"last half, which is what `--noise DIR` reads: {_scale(late['value'])}{between}."
+        f"last half, which is what `--noise DIR` reads: {_scale(late['value'])}{between}. "
+        f"{_sampling(runs)}"
     )
     picture = f"![Noise scale against epochs, {name}](noise-{name}.svg)"
     return "\n".join([*lines, "", text, "", picture]) + "\n"
+
+
+def _sampling(runs: Sequence[probed.Probed]) -> str:
+    """Return the share of the time that sampling takes at the usual rate."""
+    seconds = sum(run.summary.costs["probes"] for run in runs)
+    each = seconds / sum(len(measurements.read(run.folder, Noise)) for run in runs)
+    update = sum(r.summary.seconds for r in runs) / sum(r.summary.updates for r in runs)
+    return f"One sample in {EVERY} updates takes {each / update / EVERY:.1%} of the time."
 
 
 def _scale(value: float | None) -> str:
@@ -128,19 +138,27 @@ def examples(_: str | None) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name in LSTMS:
-        scales = _scales(name)
-        for row in _to_target(name):
-            told = [
-                scale if isinstance(scale, str)
-                else f"{theory.examples_against(row.size, _base_batch(name), scale):.3g}x"
-                for scale in scales
-            ]  # fmt: skip
-            measured = f"{'≥ ' * row.at_least}{row.factor:.3g}x"
+        rows = _to_target(name)
+        for row in rows:
             lines.append(
-                f"| {name} | {row.size} | {row.target:.4g} | {' | '.join(told)} "
-                f"| {measured} | {row.count} |"
+                f"| {name} | {row.size} | {row.target:.4g} | {_predicted(name, row.size)} "
+                f"| {'≥ ' * row.at_least}{row.factor:.3g}x | {row.count} |"
+            )
+        if not rows and _runs(name):
+            largest = LSTMS[name][1]
+            lines.append(
+                f"| {name} | {largest} | - | {_predicted(name, largest)} | not run yet | 0 |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _predicted(name: str, size: int) -> str:
+    """Return the examples over the base's, as the scales of `_scales` predict them."""
+    return " | ".join(
+        scale if isinstance(scale, str)
+        else f"{theory.examples_against(size, _base_batch(name), scale):.3g}x"
+        for scale in _scales(name)
+    )  # fmt: skip
 
 
 def _scales(name: str) -> tuple[float | str, float | str]:

@@ -53,10 +53,8 @@ def _below(folder: Path) -> NoiseScale:
 
 def _check_alike(here: str, runs: Sequence[Path]) -> None:
     """Refuse to take the mean over runs of different things."""
-    kinds = {}
-    for each in runs:
-        manifest = records.read_manifest(each)
-        kinds[manifest.task, manifest.recipe.batch_size] = each
+    manifests = map(records.read_manifest, runs)
+    kinds = {(each.task, each.recipe.batch_size) for each in manifests}
     if len(kinds) > 1:
         (one, b), (other, c), *_ = sorted(kinds)
         raise LegwError(

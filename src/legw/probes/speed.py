@@ -15,7 +15,7 @@ from legw.recipe import Recipe
 from legw.train import micro, norm, optim
 from legw.train.dist import World
 from legw.train.lanes import tried
-from legw.train.machine import describe_device
+from legw.train.machine import describe_device, out_of_memory
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
 from legw.train.ways import SMALLEST, Way, climb, ladder
@@ -65,10 +65,8 @@ def measure(
             one = micro.passing(task, model, ids, way, world=world, precision=precision, held=held)
             try:
                 mean, spread = timed(one, world.device, seconds)
-            except (torch.OutOfMemoryError, MemoryError):
-                return 0.0
-            except RuntimeError as error:  # the CPU's allocator has no class of its own
-                if "memory" not in str(error):
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
                     raise
                 return 0.0
             finally:

@@ -44,6 +44,10 @@ class Course:
         """Return the passes over the data that so many updates make."""
         return updates * self.recipe.batch_size / self.num_examples
 
+    def until(self, wanted: int | None) -> int:
+        """Return how many updates to make: as many as are wanted, None all; at most all."""
+        return self.updates if wanted is None else min(wanted, self.updates)
+
     def passes(self, span_epochs: float, update: int) -> bool:
         """Say whether a multiple of so many epochs, above 0, ends within an update."""
         span, batch_size = span_epochs * self.num_examples, self.recipe.batch_size

@@ -10,6 +10,7 @@ from legw import files, records
 from legw.errors import RunError
 from legw.recipe import Recipe, to_dict
 from legw.records import Manifest, Summary
+from legw.train.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,21 +26,19 @@ class Identity:
     """Fingerprint of the data; empty where the task has none."""
 
 
-def look(
-    folder: Path, run: Identity, *, resume: bool, stop_after: int | None = None
-) -> Summary | None:
+def look(folder: Path, run: Identity, settings: Settings) -> Summary | None:
     """Make the folder, or see that it holds this very run; return its summary if it ended.
 
     A run that is to stop after some updates has ended, too, where it has made them.
 
     Raises:
         RunError: it cannot be written, holds another run, or holds this one and
-            `resume` was not asked for.
+            `settings.resume` is not set.
     """
     records.create(folder)
     if not (folder / "manifest.json").exists():
         return None
-    if not resume:
+    if not settings.resume:
         raise RunError(
             f"{folder}: holds a run already; --resume goes on with it, or choose another --out"
         )
@@ -47,7 +46,8 @@ def look(
     summary = records.read_summary(folder)
     if summary is None or summary.status in ("finished", "diverged"):
         return summary
-    return summary if stop_after is not None and summary.updates >= stop_after else None
+    wanted = settings.stop_after
+    return summary if wanted is not None and summary.updates >= wanted else None
 
 
 def _check_same(folder: Path, found: Manifest, run: Identity) -> None:

@@ -27,8 +27,8 @@ from legw.train import micro, norm, optim, state
 from legw.train.batches import Batches, derive, split
 from legw.train.course import Course
 from legw.train.dist import World, joined
-from legw.train.folder import Identity, claim, earlier_way, look
-from legw.train.machine import describe_device, peak_memory
+from legw.train.folder import Identity, claim, look
+from legw.train.machine import peak_memory
 from legw.train.manifest import describe
 from legw.train.probe import Probe, measure
 from legw.train.recorder import Recorder
@@ -178,9 +178,7 @@ class _Run:
             base_name=self.base.name,
             data=self.data,
         )
-        return look(
-            self.folder, run, resume=self.settings.resume, stop_after=self.settings.stop_after
-        )
+        return look(self.folder, run, self.settings)
 
     def _build(self) -> None:
         """Make model, optimizer and the global batch; settle the micro-batch."""
@@ -191,7 +189,19 @@ class _Run:
         self.model.train()
         if self.settings.compile:
             self.model.compile()
-        self.choice = self._micro_batch(most=self.course.prepare(self.group))
+        most, settings = self.course.prepare(self.group), self.settings
+        self.choice = micro.for_run(
+            self.task,
+            self.model,
+            replace(self.recipe, batch_size=most),
+            settings,
+            self.folder,
+            world=self.world,
+            group=self.group,
+            lanes=self.course.lanes(
+                settings.lanes, self.world, self.group, compiled=settings.compile
+            ),
+        )
         if begin := getattr(self.task, "begin", None):
             begin(self.seed, batch_size, self.choice.micro_batch_size)
         self.optimizer = optim.build(self.recipe.optimizer, self.model, self.recipe.lr)
@@ -213,27 +223,6 @@ class _Run:
             precision=self.settings.precision,
         )
 
-    def _micro_batch(self, most: int) -> micro.Choice:
-        """Return the size that is given, or that a resumed run has, or the fastest up to `most`."""
-        size, compiled = self.settings.micro_batch_size, self.settings.compile
-        lanes = self.course.lanes(self.settings.lanes, self.world, self.group, compiled=compiled)
-        if size != "auto":
-            return micro.Choice(min(size, most), {}, measured=False, lanes=lanes[0])
-        device = describe_device(self.world.device)
-        before = self.world.agree(lambda: earlier_way(self.folder, self.world.size, device))
-        if before and before[1] in lanes:
-            return micro.Choice(before[0], {}, measured=False, lanes=before[1])
-        return micro.choose(
-            self.task,
-            self.model,
-            replace(self.recipe, batch_size=most),
-            world=self.world,
-            group=self.group,
-            precision=self.settings.precision,
-            memory_limit=self.settings.memory_limit,
-            lanes=lanes,
-        )
-
     # The updates --------------------------------------------------------------------
 
     def _train(self) -> None:
@@ -241,7 +230,8 @@ class _Run:
         self.started = now - self.position.wall_seconds
         self.clock = now - self.position.seconds  # stands still during evaluations
         self.saved_at = now
-        while self.position.updates < self._end_of_training() and not self.stopped:
+        wanted = self.settings.stop_after
+        while self.position.updates < self.course.until(wanted) and not self.stopped:
             update = self.position.updates
             save_due = self._update(update)
             if self.course.ends_epoch(update):
@@ -258,11 +248,6 @@ class _Run:
             self._evaluate_at_the_end()
         elif not self.stopped:
             self.stopped = "it was to stop there"
-
-    def _end_of_training(self) -> int:
-        """Return the number of updates to make: the whole run's, or as many as are wanted."""
-        wanted = self.settings.stop_after
-        return self.course.updates if wanted is None else min(wanted, self.course.updates)
 
     def _update(self, update: int) -> bool:
         """Make one optimizer step from the whole global batch; say whether to save now."""

@@ -65,6 +65,14 @@ def reset_peak_memory(device: torch.device) -> None:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out.
+
+    The CPU's allocator raises a plain RuntimeError, and names it in words.
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error)
+
+
 def memory_in_use(device: torch.device) -> float:
     """Return the memory used now, in bytes: of the GPU, or of this process."""
     if device.type == "cuda":

@@ -31,14 +31,17 @@ from legw.files import write_json
 from legw.recipe import Recipe
 from legw.train import norm
 from legw.train.dist import World
+from legw.train.folder import earlier_way
 from legw.train.lanes import Lanes, Sums, add_gradient
 from legw.train.machine import (
     available_memory,
     describe_device,
     memory_in_use,
+    out_of_memory,
     peak_memory,
     reset_peak_memory,
 )
+from legw.train.settings import Settings
 from legw.train.step import Precision, forward_and_backward
 from legw.train.task import Task
 from legw.train.ways import LONG_SECONDS, SMALLEST, Way, best, climb, in_lanes, ladder, settle
@@ -64,6 +67,44 @@ class Choice:
     """False where the table came from the cache, or there was nothing to choose."""
     lanes: int = 1
     """Micro-batches at once."""
+
+
+def for_run(
+    task: Task,
+    model: nn.Module,
+    recipe: Recipe,
+    settings: Settings,
+    folder: Path,
+    *,
+    world: World,
+    group: int,
+    lanes: tuple[int, ...],
+) -> Choice:
+    """Return the size that is given, or that a resumed run has, or the fastest.
+
+    Args:
+        task, model, world, group, lanes: as for `choose`.
+        recipe: its batch size is the most examples of a micro-batch.
+        settings: how the run is made.
+        folder: the run's.
+    """
+    size = settings.micro_batch_size
+    if size != "auto":
+        return Choice(min(size, recipe.batch_size), {}, measured=False, lanes=lanes[0])
+    device = describe_device(world.device)
+    before = world.agree(lambda: earlier_way(folder, world.size, device))
+    if before and before[1] in lanes:
+        return Choice(before[0], {}, measured=False, lanes=before[1])
+    return choose(
+        task,
+        model,
+        recipe,
+        world=world,
+        group=group,
+        precision=settings.precision,
+        memory_limit=settings.memory_limit,
+        lanes=lanes,
+    )
 
 
 def choose(
@@ -155,10 +196,8 @@ class _Probe:
         reset_peak_memory(device)
         try:
             rate = self._timed(way)
-        except (torch.OutOfMemoryError, MemoryError):
-            return 0.0
-        except RuntimeError as error:  # the CPU's allocator has no class of its own
-            if "memory" not in str(error):
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
                 raise
             return 0.0
         finally:
