@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from legw.apps.softmax import summed_loss
+from legw.apps.translation.scores import additive_scores
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 """The ids of the subwords that are no text."""
@@ -57,9 +58,8 @@ class Attention(nn.Module):
     def forward(self, hidden_TBH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Return the contexts, shape (T, B, H), and the weights, shape (T, B, S)."""
         query_TBH = self.query(hidden_TBH)
-        mixed = torch.tanh_(query_TBH[:, :, None] + memory.keys_BSH)  # (T, B, S, H)
         direction_H = self.scale * self.direction / self.direction.norm()
-        scores_TBS = torch.matmul(mixed, direction_H.to(mixed.dtype))
+        scores_TBS = additive_scores(query_TBH, memory.keys_BSH, direction_H)
         scores_TBS = scores_TBS.masked_fill(memory.padding_BS, float("-inf"))
         weights_TBS = scores_TBS.softmax(-1)
         context_BTH = torch.bmm(
