@@ -54,6 +54,22 @@ def test_json_has_the_measurement_and_the_model(legw: Callable) -> None:
     assert found["recommended"] in (16, 64) and found["speed"]["gradient_bytes"] == 36264
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("--nodes", "--nodes 3 --link 1Gbit"), ("--devices", "--devices 3")]
+)
+def test_processes_that_are_there_are_not_modelled(
+    legw: Callable, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    answer = legw(f"{PLAN} {words}")
+    assert (answer.code, answer.err) == (
+        2,
+        f"legw: {name}=3: the 2 processes of torchrun are measured as they are; leave {name} "
+        "out, or start one process\n",
+    )
+
+
 def test_devices_of_one_node_take_turns_on_its_link(legw: Callable, measured: None) -> None:
     found = legw(f"{PLAN} --nodes 4 --devices 8 --link 100Gbit --json").json
     ring, numbers = 2 * 31 * (5e-5 + 1e-3), 2 * 5 * 5e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -145,9 +146,16 @@ def read_rate(text: str) -> float:
 
 def _check(options: Options) -> None:
     """Refuse options that contradict each other, rather than ignore one of them."""
+    several = os.environ.get("WORLD_SIZE", "1")
     for name in ("nodes", "devices"):
-        if getattr(options, name) < 1:
-            raise LegwError(f"--{name}={getattr(options, name)}: must be at least 1")
+        value = getattr(options, name)
+        if value < 1:
+            raise LegwError(f"--{name}={value}: must be at least 1")
+        if value > 1 and several != "1":
+            raise LegwError(
+                f"--{name}={value}: the {several} processes of torchrun are measured as they "
+                f"are; leave --{name} out, or start one process"
+            )
     if options.nodes > 1 and options.link is None:
         raise LegwError(
             f"--nodes={options.nodes}: needs the rate of their network; give for example "
