@@ -58,6 +58,17 @@ def test_the_gradient_can_be_differentiated() -> None:
     assert torch.autograd.gradgradcheck(additive_scores, inputs())
 
 
+def test_compiled_they_are_the_same() -> None:
+    torch.compiler.reset()
+    ours, its = inputs(), inputs()
+    found = torch.compile(additive_scores, backend="eager", fullgraph=True)(*ours)
+    torch.testing.assert_close(found, additive_scores(*its))
+    found.sum().backward()
+    additive_scores(*its).sum().backward()
+    for one, other in zip(ours, its, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_they_are_in_single_precision_at_least(dtype: torch.dtype) -> None:
     """Half precision is what goes in, and the gradient that comes back; nothing between."""

@@ -33,7 +33,7 @@ def additive_scores(query_TBH: Tensor, keys_BSH: Tensor, direction_H: Tensor) ->
     Reference: Bahdanau, Cho, Bengio 2014, arXiv 1409.0473, appendix A.1.2.
     """
     kind = query_TBH.device.type
-    if kind != "cpu":
+    if kind != "cpu" or torch.compiler.is_compiling():  # the compiler makes pieces of its own
         return _plain_scores(query_TBH, keys_BSH, direction_H)
     with torch.autocast(kind, enabled=False):
         scores: Tensor = _Scores.apply(query_TBH, keys_BSH, direction_H)
