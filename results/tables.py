@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+from names import STUDIES, UNTIMED
+
 from legw import evidence, figures, stats, verdict
 from legw.contest import best_trials
 from legw.records import Manifest
@@ -33,9 +35,6 @@ PUBLISHED = {
 """What is published for the four applications of arXiv 1901.08256 at their base batch, where
 we have read it: TensorFlow's PTB tutorial. None is a value that we have from memory only. The
 small translation model stands in for the full one, which takes more than is at hand."""
-
-STUDIES = {"gnmt-small": "translation"}
-"""Folders of studies that are not called like their application."""
 
 IMAGENET = {
     512: "77.02 %, top-1",
@@ -108,7 +107,8 @@ def paper() -> str:
         "",
         "Ours: mean over seeds of the metric after the last epoch, ± half the 95 % interval. "
         "Seconds: training without evaluations, of the runs that were made on one device and in "
-        "one precision at both batches; speedup: their ratio. Equal epochs at both batch sizes.",
+        "one precision at both batches (none where the code became faster between the runs); "
+        "speedup: their ratio. Equal epochs at both batch sizes.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -133,13 +133,15 @@ def _application(name: str, published: str, found: evidence.Evidence) -> list[st
         timed = [row.seconds or 0.0 for row, each in own if not alike or _place(each) in alike]
         seconds[first.rule] = fmean(timed)
         spread = "" if metric.half_width is None else f" ± {metric.half_width:.4g}"
-        share = "-"
-        if first.rule == "legw" and alike:
+        took, share = f"{seconds[first.rule]:.3g}", "-"
+        if name in UNTIMED:
+            took = "-"
+        elif first.rule == "legw" and alike:
             share = f"{seconds['base'] / seconds['legw']:.2g}"
         lines.append(
             f"| {name} | {published if first.rule == 'base' else '-'} | {first.batch_size} "
             f"| {first.rule} | {metric.mean:.4g}{spread} | {metric.n} | {first.updates} "
-            f"| {seconds[first.rule]:.3g} | {share} |"
+            f"| {took} | {share} |"
         )
     return lines
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from names import STUDIES, UNTIMED
+
 from legw import charts, measurements, records, theory
 from legw.cli import probed, probing
 from legw.measurements import Curvature, Noise
@@ -30,14 +32,9 @@ FOLDER = HERE / "theory"
 PAGE = HERE.parent / "docs" / "theory.md"
 BLOCK = re.compile(r"(<!-- (curvature|noise|examples|seconds|epochs|speedup)(?: (\S+))? -->\n)"
                    r".*?(<!-- end -->)", re.DOTALL)  # fmt: skip
-LSTMS = {
-    "mnist-lstm": ("mnist-lstm", 8192),
-    "ptb-small": ("ptb-small", 640),
-    "ptb-large": ("ptb-large", 640),
-    "gnmt-small": ("translation", 1024),
-}
-"""The applications whose mean speedup is compared with the published one: each one's study,
-and the largest batch that counts."""
+LSTMS = {"mnist-lstm": 8192, "ptb-small": 640, "ptb-large": 640, "gnmt-small": 1024}
+"""The applications whose mean speedup is compared with the published one, and the largest batch
+of each that counts."""
 ENOUGH_UPDATES = 50
 """Fewest updates, over all rounds, whose seconds per update count."""
 PUBLISHED = 5.3
@@ -137,7 +134,7 @@ def examples(_: str | None) -> str:
         "| application | batch | target | predicted, whole run | last half | measured | n |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in LSTMS:
+    for name, largest in LSTMS.items():
         rows = _to_target(name)
         for row in rows:
             lines.append(
@@ -145,7 +142,6 @@ def examples(_: str | None) -> str:
                 f"| {'≥ ' * row.at_least}{row.factor:.3g}x | {row.count} |"
             )
         if not rows and _runs(name):
-            largest = LSTMS[name][1]
             lines.append(
                 f"| {name} | {largest} | - | {_predicted(name, largest)} | not run yet | 0 |"
             )
@@ -181,14 +177,17 @@ def _base_batch(name: str) -> int:
 
 def _runs(name: str) -> list[records.Run]:
     """Return the finished runs under LEGW (and the base's) of an application's study."""
-    place = HERE / LSTMS[name][0] / "runs"
     return [
         run
-        for run in map(records.load, records.find_runs(place))
+        for run in map(records.load, records.find_runs(_place(name)))
         if run.status == "finished"
         and _is_legw(run.manifest)
         and any(row.metric is not None for row in run.evaluations)
     ]
+
+
+def _place(name: str) -> Path:
+    return HERE / STUDIES.get(name, name) / "runs"
 
 
 def _is_legw(manifest: records.Manifest) -> bool:
@@ -333,8 +332,8 @@ def speedup(_: str | None) -> str:
              "|---|---|---|" + "---|" * len(columns) + "---|"]  # fmt: skip
     ratios: dict[str, list[float]] = {column: [] for column in columns}
     timed = _timed()
-    for name in LSTMS:
-        found = [row for row in _to_target(name) if row.size == LSTMS[name][1]]
+    for name, largest in LSTMS.items():
+        found = [row for row in _to_target(name) if row.size == largest]
         if not found:
             lines.append(f"| {name} | - | - |" + " - |" * len(columns) + " - |")
             continue
@@ -368,8 +367,8 @@ def _timed() -> dict[tuple[str, str, int], float]:
     They are those of the studies' own runs, median over seeds, unless measured apart.
     """
     times: dict[tuple[str, str, int], list[float]] = {}
-    for name, (study, _) in LSTMS.items():
-        for folder in records.find_runs(HERE / study / "runs"):
+    for name in sorted(LSTMS.keys() - UNTIMED):
+        for folder in records.find_runs(_place(name)):
             manifest, summary = records.read_manifest(folder), records.read_summary(folder)
             if summary is None or manifest.world_size > 1 or not _is_legw(manifest):
                 continue
