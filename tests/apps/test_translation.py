@@ -20,7 +20,7 @@ from torch.testing import assert_close
 from expect import error_line
 from legw.apps.translation import SIZES
 from legw.apps.translation.batches import Batch, Pairs, padded
-from legw.apps.translation.decoding import Search, translate
+from legw.apps.translation.decoding import Search, _narrowed, translate
 from legw.apps.translation.model import BEGIN, END, GNMT, PAD, Memory
 from legw.apps.translation.perplexity import perplexity
 from legw.errors import RunError
@@ -320,6 +320,43 @@ def shapes_of(module: torch.nn.Module) -> Iterator[list[tuple[int, ...]]]:
     handle = module.register_forward_hook(note)
     yield shapes
     handle.remove()
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("search", [None, Search(beam=3, coverage_penalty=1.0)])
+def test_what_has_ended_is_left_behind(
+    search: Search | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with it the padding that it needed; what comes out is the same."""
+    torch.manual_seed(3)
+    model = GNMT(10, 6, num_layers=2, init=2.0).eval()
+    sources = random_sources()
+    monkeypatch.setattr("legw.apps.translation.decoding.CHECK", 1000)
+    expected = translate(model, sources, search)
+    monkeypatch.setattr("legw.apps.translation.decoding.CHECK", 2)
+    with shapes_of(model.attention) as shapes:
+        assert translate(model, sources, search) == expected
+    beam = search.beam if search else 1
+    rows, widths = ([shape[axis] for shape in shapes] for axis in (1, 2))
+    assert rows == sorted(rows, reverse=True) and widths == sorted(widths, reverse=True)
+    assert rows[0] == beam * sum(map(bool, sources)) and rows[-1] < rows[0] / 2
+    if search is None:  # a beam goes on until its last hypothesis has ended
+        looks = [step - step % 2 for step in range(2, len(rows))]
+        assert rows[2:] == [sum(len(ids) >= look for ids in expected) for look in looks]
+
+
+def test_padding_that_nobody_needs_any_more_is_cut_off() -> None:
+    model = small_model()
+    source_BS = torch.tensor([[4, 5, 6, 7, END], [4, 5, END, PAD, PAD], [4, END, PAD, PAD, PAD]])
+    memory = model.encode(source_BS)
+    _, _, states = model.decode(torch.tensor([[BEGIN]] * 3), memory)
+    left, rest = _narrowed(memory, states, torch.tensor([1, 2]))
+    assert left.padding_BS.tolist() == [[False, False, False], [False, False, True]]
+    next_B1 = torch.tensor([[7], [8]])
+    alone = model.decode(
+        next_B1, model.encode(source_BS[1:]), [(h[:, 1:], c[:, 1:]) for h, c in states]
+    )
+    torch.testing.assert_close(model.decode(next_B1, left, rest)[0], alone[0])
 
 
 @pytest.mark.usefixtures("double")

@@ -1,7 +1,7 @@
 """Translations out of a model: the likeliest next subword each time, or a beam of them.
 
 All sentences of a batch are searched at once, on the model's device, which is asked only
-now and then whether all have ended.
+now and then which have ended; those are left behind.
 
 Shapes: B sentences, K hypotheses of each, S source tokens, T tokens written, V subwords.
 """
@@ -27,7 +27,7 @@ TOKENS = ROWS * 100
 never cut, so that one alone may have more."""
 
 CHECK = 8
-"""Steps between two looks whether all sentences have ended."""
+"""Steps between two looks which sentences have ended."""
 
 NEVER = END
 """Subwords below this id are in no translation: padding, unknown, begin."""
@@ -122,21 +122,27 @@ def greedy(model: GNMT, source_BS: Tensor, limits_B: Tensor, longest: int) -> Te
         limits_B: most tokens of each translation; the last of them is `END`.
         longest: the largest of the limits.
     """
-    memory = model.encode(source_BS)
+    memory, states = model.encode(source_BS), None
+    written_BT = torch.full((len(source_BS), longest), PAD, device=source_BS.device)
     ids_B = torch.full_like(limits_B, BEGIN)
     done_B = torch.zeros_like(limits_B, dtype=torch.bool)
-    states: list[LayerState] | None = None
-    written = []
+    places_B = torch.arange(len(limits_B), device=limits_B.device)
     for step in range(1, longest + 1):
         hidden_TBH, _, states = model.decode(ids_B[:, None], memory, states)
         logits_BV = model.classify(hidden_TBH[0])
         logits_BV[:, :NEVER] = -math.inf
         ids_B = torch.where(limits_B == step, END, logits_BV.argmax(1)).masked_fill(done_B, PAD)
         done_B = done_B | (ids_B == END)
-        written.append(ids_B)
-        if step % CHECK == 0 and bool(done_B.all()):
-            break
-    return torch.stack(written, 1)
+        written_BT[places_B, step - 1] = ids_B
+        if step % CHECK == 0:
+            left_B = (~done_B).nonzero()[:, 0]
+            if not len(left_B):
+                break
+            memory, states = _narrowed(memory, states, left_B)
+            ids_B, done_B, limits_B, places_B = (
+                each[left_B] for each in (ids_B, done_B, limits_B, places_B)
+            )
+    return written_BT
 
 
 def beam_search(
@@ -151,12 +157,19 @@ def beam_search(
 
     Args and shape as for `greedy`; the rest of a row is `PAD`.
     """
+    best_BT = torch.full((len(source_BS), longest), PAD, device=source_BS.device)
+    places_B = torch.arange(len(source_BS), device=source_BS.device)
     beams = _Beams(model, source_BS, limits_B, longest, search)
     for step in range(1, longest + 1):
         beams.advance(step)
-        if step % CHECK == 0 and bool(beams.done_B.all()):
-            break
-    return beams.best_BT
+        if step % CHECK == 0 or step == longest:
+            best_BT[places_B] = beams.best_BT
+            left_B = (~beams.done_B).nonzero()[:, 0]
+            if not len(left_B):
+                break
+            beams.keep(left_B)
+            places_B = places_B[left_B]
+    return best_BT
 
 
 class _Beams:
@@ -180,6 +193,21 @@ class _Beams:
         self.best_B = torch.full((count,), -math.inf, device=device)
         self.best_BT = torch.full((count, longest), PAD, device=device)
         self.first_row_B1 = torch.arange(count, device=device)[:, None] * beam
+
+    def keep(self, left_B: Tensor) -> None:
+        """Go on with these sentences alone."""
+        assert self.states is not None
+        beam = self.search.beam
+        rows_R = (left_B[:, None] * beam + torch.arange(beam, device=left_B.device)).flatten()
+        self.memory, self.states = _narrowed(self.memory, self.states, rows_R)
+        width = self.memory.padding_BS.shape[1]
+        self.limits_B, self.logs_BK = self.limits_B[left_B], self.logs_BK[left_B]
+        self.written_BKT = self.written_BKT[left_B]
+        self.covered_BKS = self.covered_BKS[left_B, :, :width]
+        self.padding_B1S = self.padding_B1S[left_B, :, :width]
+        self.finished_B, self.done_B = self.finished_B[left_B], self.done_B[left_B]
+        self.best_B, self.best_BT = self.best_B[left_B], self.best_BT[left_B]
+        self.first_row_B1 = self.first_row_B1[: len(left_B)]
 
     def advance(self, step: int) -> None:
         """Make every hypothesis longer by one token; `step` is its length then."""
@@ -238,6 +266,18 @@ class _Beams:
         self.written_BKT = torch.cat(
             [_rows(self.written_BKT, rows_R), tokens_BK[:, :, None]], dim=2
         )
+
+
+def _narrowed(
+    memory: Memory, states: Sequence[LayerState], rows_R: Tensor
+) -> tuple[Memory, list[LayerState]]:
+    """Return what belongs to these rows, without the source's padding that all of them have."""
+    padding_RS = memory.padding_BS[rows_R]
+    width = int((~padding_RS).sum(1).max())
+    kept = Memory(
+        memory.outputs_BSH[rows_R, :width], memory.keys_BSH[rows_R, :width], padding_RS[:, :width]
+    )
+    return kept, [(h[:, rows_R], c[:, rows_R]) for h, c in states]
 
 
 def _rows(each_BKX: Tensor, rows_R: Tensor) -> Tensor:
