@@ -27,7 +27,8 @@ def inputs(dtype: torch.dtype = torch.float64, size: float = 1.0) -> list[Tensor
 @pytest.fixture(params=[1, 2, 5, 1000])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut into pieces of so many target tokens, by the size of 3 pairs of 4 tokens."""
-    monkeypatch.setattr(scores, "CPU_PIECE", request.param * 3 * 4 * 6 * 8)
+    monkeypatch.setattr(scores, "THREAD_PIECE", request.param * 3 * 4 * 6 * 8)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
 def by_hand(query_TBH: Tensor, keys_BSH: Tensor, direction_H: Tensor) -> Tensor:

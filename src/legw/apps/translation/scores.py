@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CPU_PIECE = 2**20
-"""Bytes of a piece, 1 MiB, so that it stays in a core's cache; one target token at the least."""
+THREAD_PIECE = 2**20
+"""Bytes of a piece for each thread, 1 MiB, so that they stay in a core's cache; one target token
+at the least."""
 
 
 def additive_scores(query_TBH: Tensor, keys_BSH: Tensor, direction_H: Tensor) -> Tensor:
@@ -96,8 +97,8 @@ def _sigmoids(query_TBH: Tensor, keys_BSH: Tensor) -> Iterator[tuple[slice, Tens
     """
     exact = _exact(query_TBH)
     query_TBH, keys_BSH = -2 * query_TBH.to(exact), keys_BSH.to(exact)
-    num_tokens = len(query_TBH)
-    rows = min(max(CPU_PIECE // max(keys_BSH.nbytes, 1), 1), num_tokens)
+    num_tokens, most = len(query_TBH), THREAD_PIECE * torch.get_num_threads()
+    rows = min(max(most // max(keys_BSH.nbytes, 1), 1), num_tokens)
     memory_RBSH = keys_BSH.new_empty(rows, *keys_BSH.shape)
     for begin in range(0, num_tokens, rows or 1):
         piece = slice(begin, min(begin + rows, num_tokens))
