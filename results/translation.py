@@ -1,65 +1,88 @@
-"""Print what docs/translation.md says beside its tables: beam search, and the base at one's loss.
+"""Print what docs/translation.md says beside its table: beam search, and the base at one's loss.
 
     python results/translation.py results/translation
 
 For each rule and batch, means over seeds after the last epoch: BLEU by the likeliest subword
 and by beam search, the perplexity of a held-out subword, and the training loss of that epoch.
-Then, for others than the base, how many epochs the base took to that training loss, and the
-BLEU it had there.
+Then, for others than the base, how many epochs the base of the same seed took to that training
+loss, and the BLEU it had there: the mean of that epoch, the one before and the one behind, for
+a single one moves by a point.
 """
 
 import argparse
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 from legw import records
-from legw.records import Evaluation, Run
+from legw.records import Run
+
+Runs = dict[int, Run]
+"""Runs by seed."""
 
 
-def ended(folder: Path) -> dict[tuple[str, int], list[Run]]:
-    """Return the finished runs of a study by rule and batch, the base's first."""
-    runs = defaultdict(list)
+def ended(folder: Path) -> dict[tuple[str, int], Runs]:
+    """Return the finished runs of a study by rule and batch, the smallest batch first."""
+    found: dict[tuple[str, int], Runs] = defaultdict(dict)
     for run in map(records.load, records.find_runs(folder / "runs")):
         if run.status == "finished":
             size, base = run.manifest.recipe.batch_size, run.manifest.base.batch_size
-            runs["base" if size == base else run.manifest.rule, size].append(run)
-    return dict(sorted(runs.items(), key=lambda each: each[0][1]))
+            rule = "base" if size == base else run.manifest.rule
+            found[rule, size][run.manifest.seed] = run
+    return dict(sorted(found.items(), key=lambda each: each[0][1]))
 
 
-def mean_of(runs: Sequence[Run], name: str) -> float:
-    """Return the mean of one of the numbers that a run's summary has at its end."""
-    return fmean(run.summary.metrics[name] for run in runs if run.summary is not None)
+def at_the_end(runs: Sequence[Run]) -> str:
+    """Return the means of what runs come to."""
+    last = [run.evaluations[-1] for run in runs]
+    names = ("beam_bleu", "subword_perplexity")
+    beam, perplexity = (
+        fmean(run.summary.metrics[name] for run in runs if run.summary) for name in names
+    )
+    return (
+        f"BLEU {fmean(row.metric or 0.0 for row in last):.1f}, by beam search {beam:.1f}; "
+        f"perplexity {perplexity:.2f}, training loss {fmean(row.loss or 0.0 for row in last):.2f}"
+    )
 
 
-def at_loss(run: Run, loss: float) -> Evaluation | None:
-    """Return the first evaluation of a run at which its training loss is as low."""
-    return next((row for row in run.evaluations if row.loss and row.loss <= loss), None)
+def at_loss(run: Run, loss: float) -> tuple[float, float] | None:
+    """Return the epoch at which a run's training loss was first as low, and the BLEU around it."""
+    rows = run.evaluations
+    at = next((at for at, row in enumerate(rows) if row.loss and row.loss <= loss), None)
+    if at is None:
+        return None
+    return rows[at].epoch, fmean(row.metric or 0.0 for row in rows[max(at - 1, 0) : at + 2])
 
 
-def main() -> None:
+def main() -> int:
     """Print a line for each rule and batch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path, help="folder with runs")
-    found = ended(parser.parse_args().study)
-    base = next(runs for (rule, _), runs in found.items() if rule == "base")
+    study = parser.parse_args().study
+    found = ended(study)
+    base = next((runs for (rule, _), runs in found.items() if rule == "base"), None)
+    if base is None:
+        print(f"{study}: no run of the base has finished", file=sys.stderr)
+        return 2
     for (rule, size), runs in found.items():
-        last = [run.evaluations[-1] for run in runs]
-        loss = fmean(row.loss or 0.0 for row in last)
-        bleu = fmean(row.metric or 0.0 for row in last)
-        print(
-            f"{rule} {size} (n = {len(runs)}): BLEU {bleu:.1f}, by beam search "
-            f"{mean_of(runs, 'beam_bleu'):.1f}; perplexity "
-            f"{mean_of(runs, 'subword_perplexity'):.2f}, training loss {loss:.2f}"
-        )
-        there = [row for run in base if (row := at_loss(run, loss))]
-        if rule != "base" and there:
+        print(f"{rule} {size} (n = {len(runs)}): {at_the_end(list(runs.values()))}")
+        if rule == "base":
+            continue
+        there = [
+            place
+            for seed, run in runs.items()
+            if seed in base and (place := at_loss(base[seed], run.evaluations[-1].loss or 0.0))
+        ]
+        if there:
+            epochs, bleu = (fmean(each) for each in zip(*there, strict=True))
             print(
-                f"  the base has that loss after {fmean(row.epoch for row in there):.1f} epochs, "
-                f"and there BLEU {fmean(row.metric or 0.0 for row in there):.1f}"
+                f"  the base has that loss after {epochs:.1f} epochs, and there BLEU {bleu:.1f} "
+                f"(n = {len(there)})"
             )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

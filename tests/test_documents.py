@@ -224,3 +224,22 @@ def test_tables_are_made_from_the_results(name: str) -> None:
         [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=100
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_translation_page_quotes_what_its_script_prints() -> None:
+    script, study = ROOT / "results" / "translation.py", ROOT / "results" / "translation"
+    done = subprocess.run(
+        [sys.executable, str(script), str(study)], capture_output=True, text=True, check=True,
+        timeout=100,
+    )  # fmt: skip
+    page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
+    assert done.stdout.startswith("base 64 (n = ") and f"\n{done.stdout}```\n" in page
+
+
+def test_the_translation_script_says_what_is_missing(tmp_path: Path) -> None:
+    script = ROOT / "results" / "translation.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"{tmp_path}: no run of the base has finished\n"

@@ -59,6 +59,32 @@ def test_the_gradient_can_be_differentiated() -> None:
     assert torch.autograd.gradgradcheck(additive_scores, inputs())
 
 
+@pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_so_can_that_of_some_inputs(wanted: tuple[int, ...]) -> None:
+    given = inputs()
+    for place, each in enumerate(given):
+        each.requires_grad_(place in wanted)
+    asked = [given[place] for place in wanted]
+    first = torch.autograd.grad(additive_scores(*given).exp().sum(), asked, create_graph=True)
+    plain = torch.autograd.grad(by_hand(*given).exp().sum(), asked, create_graph=True)
+    for one, other in zip(first, plain, strict=True):
+        torch.testing.assert_close(one, other)
+    second, expected = (
+        torch.autograd.grad(sum((each**2).sum() for each in both), asked)  # type: ignore
+        for both in (first, plain)
+    )
+    for one, other in zip(second, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+def test_each_thread_has_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "THREAD_PIECE", 3 * 4 * 6 * 8)
+    for threads, sizes in ((1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (64, [5])):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert [len(part) for _, part in scores._sigmoids(*inputs()[:2])] == sizes
+
+
 def test_compiled_they_are_the_same() -> None:
     torch.compiler.reset()
     ours, its = inputs(), inputs()
@@ -79,11 +105,13 @@ def test_they_are_in_single_precision_at_least(dtype: torch.dtype) -> None:
     assert found.dtype == torch.float32
     exact = [each.detach().double().requires_grad_() for each in given]
     torch.testing.assert_close(found.double(), by_hand(*exact), rtol=1e-5, atol=1e-5)
-    found.sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        found.sum().backward()
     by_hand(*exact).sum().backward()
     for one, other in zip(given, exact, strict=True):
         assert one.grad is not None and one.grad.dtype == dtype
-        torch.testing.assert_close(one.grad.double(), other.grad, rtol=8e-3, atol=1e-5)
+        rtol = 1e-5 if dtype == torch.float32 else 8e-3
+        torch.testing.assert_close(one.grad.double(), other.grad, rtol=rtol, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1e2, 1e4, 1e30])

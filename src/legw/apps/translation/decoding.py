@@ -138,10 +138,11 @@ def greedy(model: GNMT, source_BS: Tensor, limits_B: Tensor, longest: int) -> Te
             left_B = (~done_B).nonzero()[:, 0]
             if not len(left_B):
                 break
-            memory, states = _narrowed(memory, states, left_B)
-            ids_B, done_B, limits_B, places_B = (
-                each[left_B] for each in (ids_B, done_B, limits_B, places_B)
-            )
+            if len(left_B) < len(places_B):
+                memory, states = _narrowed(memory, states, left_B)
+                ids_B, done_B, limits_B, places_B = (
+                    each[left_B] for each in (ids_B, done_B, limits_B, places_B)
+                )
     return written_BT
 
 
@@ -167,8 +168,9 @@ def beam_search(
             left_B = (~beams.done_B).nonzero()[:, 0]
             if not len(left_B):
                 break
-            beams.keep(left_B)
-            places_B = places_B[left_B]
+            if len(left_B) < len(places_B):
+                beams.keep(left_B)
+                places_B = places_B[left_B]
     return best_BT
 
 

@@ -2,17 +2,17 @@
 
 A score needs a sum and a tanh for every unit of every pair of a source and a target token:
 the largest tensor of a translation model by far. On a CPU it is made in pieces that stay in
-cache, a few target tokens at a time, and made once more for the backward pass; so memory
-does not grow with the target's length, and nothing waits for memory. The tanh comes from
-the logistic function, ``tanh x = 1 - 2 sigmoid(-2x)``, which torch computes several times
-as fast, and is in single precision at the least, under autocast too.
+cache, a few target tokens at a time, and made once more for the backward pass; so it takes
+no memory that grows with the target's length, and nothing waits for memory. The tanh comes
+from the logistic function, ``tanh x = 1 - 2 sigmoid(-2x)``, which torch computes several
+times as fast, and is in single precision at the least, under autocast too.
 
 Shapes: B sentence pairs, S source tokens, T target tokens, H units, R target tokens of a piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -59,32 +59,44 @@ class _Scores(torch.autograd.Function):
         return shares_TBS.mul_(-2).add_(direction.sum())
 
     @staticmethod
-    def backward(ctx: Any, slope_TBS: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, slope_TBS: Tensor) -> tuple[Tensor | None, ...]:
         query_TBH, keys_BSH, direction_H = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is itself to be differentiated
-            inputs = [each.to(_exact(query_TBH)) for each in ctx.saved_tensors]
-            found = torch.autograd.grad(
-                _plain_scores(*inputs), ctx.saved_tensors, slope_TBS, create_graph=True
-            )
-            return tuple(found)
-        direction = direction_H.to(slope_TBS.dtype)
-        query_slope_TBH = slope_TBS.new_empty(query_TBH.shape)
-        keys_slope_BSH = slope_TBS.new_zeros(keys_BSH.shape)
-        share_H = torch.zeros_like(direction)
-        for piece, sigmoid_RBSH in _sigmoids(query_TBH, keys_BSH):
-            slope_RBS = slope_TBS[piece]
-            share_H.addmv_(sigmoid_RBSH.flatten(0, 2).t(), slope_RBS.flatten())
-            # The slope of 1 - 2 sigmoid(-2x) is 4 sigmoid (1 - sigmoid); the 4 comes last.
-            bend_RBSH = torch.addcmul(
-                sigmoid_RBSH, sigmoid_RBSH, sigmoid_RBSH, value=-1, out=sigmoid_RBSH
-            )
-            query_slope_TBH[piece] = torch.matmul(slope_RBS[:, :, None], bend_RBSH)[:, :, 0]
-            keys_slope_BSH += bend_RBSH.mul_(slope_RBS[..., None]).sum(0)
-        return (
-            query_slope_TBH.mul_(4 * direction).to(query_TBH.dtype),
-            keys_slope_BSH.mul_(4 * direction).to(keys_BSH.dtype),
-            (slope_TBS.sum() - 2 * share_H).to(direction_H.dtype),
+        if torch.is_grad_enabled():  # a second derivative is wanted: let autograd make it
+            return _differentiable((query_TBH, keys_BSH, direction_H), slope_TBS)
+        with torch.autocast("cpu", enabled=False):
+            return _slopes(query_TBH, keys_BSH, direction_H, slope_TBS)
+
+
+def _slopes(
+    query_TBH: Tensor, keys_BSH: Tensor, direction_H: Tensor, slope_TBS: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of query, keys and direction, from that of the scores."""
+    direction = direction_H.to(slope_TBS.dtype)
+    query_slope_TBH = slope_TBS.new_empty(query_TBH.shape)
+    keys_slope_BSH = slope_TBS.new_zeros(keys_BSH.shape)
+    share_H = torch.zeros_like(direction)
+    for piece, sigmoid_RBSH in _sigmoids(query_TBH, keys_BSH):
+        slope_RBS = slope_TBS[piece]
+        share_H.addmv_(sigmoid_RBSH.flatten(0, 2).t(), slope_RBS.flatten())
+        # The slope of 1 - 2 sigmoid(-2x) is 4 sigmoid (1 - sigmoid); the 4 comes last.
+        bend_RBSH = torch.addcmul(
+            sigmoid_RBSH, sigmoid_RBSH, sigmoid_RBSH, value=-1, out=sigmoid_RBSH
         )
+        query_slope_TBH[piece] = torch.matmul(slope_RBS[:, :, None], bend_RBSH)[:, :, 0]
+        keys_slope_BSH += bend_RBSH.mul_(slope_RBS[..., None]).sum(0)
+    return (
+        query_slope_TBH.mul_(4 * direction).to(query_TBH.dtype),
+        keys_slope_BSH.mul_(4 * direction).to(keys_BSH.dtype),
+        (slope_TBS.sum() - 2 * share_H).to(direction_H.dtype),
+    )
+
+
+def _differentiable(inputs: Sequence[Tensor], slope_TBS: Tensor) -> tuple[Tensor | None, ...]:
+    """Return what `_slopes` does, by torch's own functions, which have derivatives."""
+    scores_TBS = _plain_scores(*(each.to(_exact(each)) for each in inputs))
+    needed = [each for each in inputs if each.requires_grad]
+    found = iter(torch.autograd.grad(scores_TBS, needed, slope_TBS, create_graph=True))
+    return tuple(next(found) if each.requires_grad else None for each in inputs)
 
 
 def _exact(tensor: Tensor) -> torch.dtype:
