@@ -149,26 +149,36 @@ def examples(_: str | None) -> str:
 
 
 def _predicted(name: str, size: int) -> str:
-    """Return the examples over the base's, as the scales of `_scales` predict them."""
-    return " | ".join(
-        scale if isinstance(scale, str)
-        else f"{theory.examples_against(size, _base_batch(name), scale):.3g}x"
-        for scale in _scales(name)
-    )  # fmt: skip
+    """Return the examples over the base's, as the scales of `_scales` predict them, and in
+    brackets at the ends of their 95 % intervals.
+    """
+    return " | ".join(_factors(name, size, scale) for scale in _scales(name))
 
 
-def _scales(name: str) -> tuple[float | str, float | str]:
-    """Return the noise scale of the whole run, and of its last half; in words where it has none.
+def _factors(name: str, size: int, scale: dict[str, Any] | None) -> str:
+    if scale is None:
+        return "not measured"
+    if scale["value"] is None:
+        return "lost in noise"
+    base = _base_batch(name)
+    value, most, least = (
+        theory.examples_against(size, base, at) if at != 0 else size / base  # its limit
+        for at in (scale[each] for each in ("value", "low", "high"))
+    )
+    return f"{value:.3g}x" + ("" if least is None else f" ({least:.3g} to {most:.3g})")
+
+
+def _scales(name: str) -> Sequence[dict[str, Any] | None]:
+    """Return the noise scale of the whole run, and of its last half; None is not measured.
 
     Of runs at several batches the largest counts: it is the one that can tell.
     """
     folders = {batch: folder for folder, batch in _measured_at(name)}
     runs = probed.read(folders[max(folders)]) if folders else []
     if not runs:
-        return "not measured", "not measured"
+        return None, None
     found = probed.noise_result(records.read_manifest(runs[0].folder).base, runs, 1)
-    whole, late = (found[each]["value"] for each in ("noise_scale", "late_noise_scale"))
-    return whole or "lost in noise", late or "lost in noise"
+    return found["noise_scale"], found["late_noise_scale"]
 
 
 def _base_batch(name: str) -> int:

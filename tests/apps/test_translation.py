@@ -278,23 +278,40 @@ def random_sources(count: int = 40) -> list[list[int]]:
     return [torch.randint(4, 10, (n,), generator=generator).tolist() for n in lengths]
 
 
+def wordy_model() -> GNMT:
+    """Return a model whose translations have many lengths, whatever those of the sources."""
+    torch.manual_seed(11)
+    model = GNMT(10, 6, num_layers=2, init=2.0, table_init=4.0).eval()
+    with torch.no_grad():
+        model.classify.bias[END] += 1.0
+    return model
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("search", [None, Search(beam=3, coverage_penalty=1.0)])
+def test_a_wordy_model_is_one(search: Search | None) -> None:
+    """Or the tests that use it would see the longest sources end last, in order."""
+    sources = sorted(filter(None, random_sources()), key=len, reverse=True)
+    lengths = [len(text) for text in translate(wordy_model(), sources, search)]
+    assert len(set(lengths)) > 10
+    assert sum(one < other for one, other in itertools.pairwise(lengths)) > 10
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_beam_of_one_is_greedy(seed: int) -> None:
     torch.manual_seed(seed)
-    model = GNMT(10, 6, num_layers=2, init=2.0).eval()
-    sources = random_sources()
-    ours = translate(model, sources)
-    assert translate(model, sources, Search(beam=1)) == ours
-    assert len({len(text) for text in ours}) > 1, "of different lengths"
+    for model in (GNMT(10, 6, num_layers=2, init=2.0).eval(), wordy_model()):
+        sources = random_sources()
+        ours = translate(model, sources)
+        assert translate(model, sources, Search(beam=1)) == ours
+        assert len({len(text) for text in ours}) > 1, "of different lengths"
 
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("search", [None, Search(), Search(beam=3, coverage_penalty=1.0)])
 def test_a_sentence_is_translated_alike_alone_and_among_others(search: Search | None) -> None:
-    torch.manual_seed(3)
-    model = GNMT(10, 6, num_layers=2, init=2.0).eval()
-    sources = random_sources(12)
+    model, sources = wordy_model(), random_sources(12)
     together = translate(model, sources, search)
     assert together == [translate(model, [source], search)[0] for source in sources]
 
@@ -328,9 +345,7 @@ def test_what_has_ended_is_left_behind(
     search: Search | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And with it the padding that it needed; what comes out is the same."""
-    torch.manual_seed(3)
-    model = GNMT(10, 6, num_layers=2, init=2.0).eval()
-    sources = random_sources()
+    model, sources = wordy_model(), random_sources()
     monkeypatch.setattr("legw.apps.translation.decoding.CHECK", 1000)
     expected = translate(model, sources, search)
     monkeypatch.setattr("legw.apps.translation.decoding.CHECK", 2)
