@@ -35,6 +35,7 @@ from legw.apps.ptb.text import (
 )
 from legw.errors import DataError, LegwWarning, RunError
 from legw.train import Settings, State, fit
+from legw.train.precision import autocast
 from legw.train.state import load_newest
 
 
@@ -159,7 +160,7 @@ def test_bf16_keeps_state_and_loss_in_full_precision() -> None:
     model = WordLSTM(11, 6)
     ids_BT = torch.randint(0, 11, (4, 5))
     expected, _ = model(ids_BT, ids_BT, None)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu", "bf16"):
         loss, state = model(ids_BT, ids_BT, None)
         loss, state = model(ids_BT, ids_BT, state)
     assert loss.dtype == state[0].dtype == state[1].dtype == torch.float32

@@ -24,6 +24,7 @@ from legw.apps.translation.decoding import Search, _narrowed, translate
 from legw.apps.translation.model import BEGIN, END, GNMT, PAD, Memory
 from legw.apps.translation.perplexity import perplexity
 from legw.errors import RunError
+from legw.train.precision import autocast
 
 SOURCE = [[4, 5, 6], [7], [6, 6, 4, 5, 7, 8], [5, 9]]
 TARGET = [[9, 8, 8, 4, 5], [5, 4], [6], [7, 9, 4]]
@@ -202,7 +203,7 @@ def test_parameter_counts(name: str) -> None:
 
 def loss_and_gradient(model: GNMT, *, bf16: bool = False) -> tuple[Tensor, Tensor]:
     """Return the loss, and its gradient as one vector."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with autocast("cpu", "bf16" if bf16 else "fp32"):
         loss = model(*batch())
     slopes = torch.autograd.grad(loss, list(model.parameters()))
     return loss.detach(), torch.cat([slope.flatten() for slope in slopes])

@@ -16,7 +16,8 @@ from legw.train import micro, norm, optim
 from legw.train.dist import World
 from legw.train.lanes import tried
 from legw.train.machine import describe_device, out_of_memory
-from legw.train.step import Precision, forward_and_backward
+from legw.train.precision import Precision, warn_if_slow
+from legw.train.step import forward_and_backward
 from legw.train.task import Task
 from legw.train.ways import SMALLEST, Way, climb, ladder
 
@@ -54,6 +55,7 @@ def measure(
     Raises:
         RunError: not even the smallest size fits.
     """
+    warn_if_slow(world.device.type, precision)
     torch.manual_seed(0)
     model = task.model().to(world.device).train()
     group = norm.fix_groups(model, recipe.norm_batch_size)

@@ -30,7 +30,8 @@ from legw.train.machine import (
     peak_memory,
     reset_peak_memory,
 )
-from legw.train.step import Precision, forward_and_backward
+from legw.train.precision import Precision, warn_if_slow
+from legw.train.step import forward_and_backward
 from legw.train.task import Task
 from legw.train.ways import Way, climb, in_lanes
 
@@ -135,6 +136,7 @@ def estimate(
         RunError: there are more processes than examples in a batch, the micro-batch is
             smaller than a batch-norm group, or lanes are asked for where there can be none.
     """
+    warn_if_slow(device.type, precision)
     num_examples = task.num_examples(recipe.batch_size)
     model = task.model().to(device)
     group = min(norm.fix_groups(model, recipe.norm_batch_size), recipe.batch_size)

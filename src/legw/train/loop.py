@@ -23,7 +23,7 @@ from legw import locks, records
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.records import Status, Summary
-from legw.train import micro, norm, optim, state
+from legw.train import micro, norm, optim, precision, state
 from legw.train.batches import Batches, derive, split
 from legw.train.course import Course
 from legw.train.dist import World, joined
@@ -182,6 +182,7 @@ class _Run:
 
     def _build(self) -> None:
         """Make model, optimizer and the global batch; settle the micro-batch."""
+        precision.warn_if_slow(self.world.device.type, self.settings.precision)
         batch_size = self.recipe.batch_size
         torch.manual_seed(derive(self.seed, "model"))
         self.model = self.task.model().to(self.world.device)

@@ -8,7 +8,7 @@ from legw.train.course import Course
 from legw.train.dist import World
 from legw.train.machine import describe_device, environment
 from legw.train.micro import Choice
-from legw.train.step import Precision
+from legw.train.precision import Precision
 from legw.train.task import Task
 
 

@@ -41,8 +41,9 @@ from legw.train.machine import (
     peak_memory,
     reset_peak_memory,
 )
+from legw.train.precision import Precision
 from legw.train.settings import Settings
-from legw.train.step import Precision, forward_and_backward
+from legw.train.step import forward_and_backward
 from legw.train.task import Task
 from legw.train.ways import LONG_SECONDS, SMALLEST, Way, best, climb, in_lanes, ladder, settle
 

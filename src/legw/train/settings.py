@@ -7,7 +7,7 @@ from typing import Literal
 
 from legw.errors import RunError
 from legw.train.dist import PATIENCE_SECONDS
-from legw.train.step import Precision
+from legw.train.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

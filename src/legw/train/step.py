@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,8 @@ from legw.train import norm
 from legw.train.batches import Batches, derive, split
 from legw.train.dist import World
 from legw.train.machine import seed_draws
+from legw.train.precision import Precision, autocast
 from legw.train.task import State, Task
-
-Precision = Literal["fp32", "bf16"]
 
 AHEAD = 4
 """How many micro-batches ahead a task is told what it will be asked for."""
@@ -355,8 +354,7 @@ def summed_loss(
     cast for all threads, and with it a part of the graph.
     """
     kind = next(model.parameters()).device.type
-    low = precision == "bf16"
-    with torch.autocast(kind, torch.bfloat16, enabled=low, cache_enabled=low and alone):
+    with autocast(kind, precision, keep_casts=alone):
         loss, weight, after = task.loss(model, batch, state)
     return loss, weight, None if after is None else tuple(tensor.detach() for tensor in after)
 

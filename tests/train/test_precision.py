@@ -1,0 +1,110 @@
+"""bf16 on a CPU that has none: LSTMs in single precision, and a word about it."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from legw import cli
+from legw.errors import LegwWarning
+from legw.train import precision
+from legw.train.precision import autocast, has_bf16_lstm, warn_if_slow
+
+NOTE = (
+    "precision bf16: this CPU has no bf16 arithmetic; fp32 is several times as fast, "
+    "and LSTMs are computed in it"
+)
+
+
+@pytest.fixture
+def without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this CPU one without bf16, as far as training can see."""
+    monkeypatch.setattr(precision, "has_bf16_lstm", lambda: False)
+
+
+@pytest.fixture
+def with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bf16_lstm", lambda: True)
+
+
+@contextlib.contextmanager
+def no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_an_lstm_can_be_trained_in_bf16_on_this_cpu() -> None:
+    layer, linear = nn.LSTM(8, 8), nn.Linear(8, 3)
+    with autocast("cpu", "bf16"):
+        hidden, _ = layer(torch.randn(5, 2, 8))
+        out = linear(hidden)
+    out.float().sum().backward()
+    assert out.dtype == torch.bfloat16
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_without_bf16_an_lstm_is_computed_in_single_precision() -> None:
+    layer = nn.LSTM(8, 8)
+    inputs = torch.randn(5, 2, 8).bfloat16()
+    state = torch.randn(1, 2, 8).bfloat16(), torch.randn(1, 2, 8)
+    expected, after = layer(inputs.float(), (state[0].float(), state[1]))
+    with autocast("cpu", "bf16"):
+        hidden, found = layer(inputs, state)
+        product = hidden.flatten(1) @ hidden.flatten(1).T
+    assert hidden.dtype == found[0].dtype == found[1].dtype == torch.float32
+    assert_close(hidden, expected, rtol=0, atol=0)
+    assert_close(found, after, rtol=0, atol=0)
+    assert product.dtype == torch.bfloat16, "all else is in bf16"
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_without_bf16_packed_sentences_are_too() -> None:
+    layer = nn.LSTM(8, 8)
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(5, 2, 8), torch.tensor([5, 3]))
+    with autocast("cpu", "bf16"):
+        hidden, _ = layer(packed)
+    assert hidden.data.dtype == torch.float32
+    assert_close(hidden.data, layer(packed)[0].data, rtol=0, atol=0)
+
+
+def test_to_ask_the_cpu_moves_no_random_numbers() -> None:
+    """Else two machines would not draw the same weights."""
+    before = torch.get_rng_state()
+    has_bf16_lstm.cache_clear()
+    assert has_bf16_lstm() in (True, False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_a_warning_says_that_fp32_is_faster() -> None:
+    with pytest.warns(LegwWarning) as caught:
+        warn_if_slow("cpu", "bf16")
+    assert [str(each.message) for each in caught] == [NOTE]
+    with no_warnings():
+        warn_if_slow("cpu", "fp32")
+        warn_if_slow("cuda", "bf16")
+
+
+@pytest.mark.usefixtures("with_bf16")
+def test_no_warning_where_the_cpu_has_bf16() -> None:
+    with no_warnings():
+        warn_if_slow("cpu", "bf16")
+
+
+@pytest.mark.usefixtures("without_bf16")
+@pytest.mark.parametrize("more", ["", " --dry-run"])
+def test_training_says_it_once_and_goes_on(
+    more: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = f"train digits-lstm -b 32 --epochs 1 --precision bf16 --out {tmp_path / 'run'}{more}"
+    assert cli.main(asked.split()) == 0
+    assert capsys.readouterr().err.count(f"note: {NOTE}\n") == 1
