@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from torch import nn
 from torch.testing import assert_close
 
 from legw import cli
+from legw.apps import find
+from legw.apps.weights import newest
 from legw.errors import LegwWarning
-from legw.train import precision
+from legw.recipes import DIGITS_LSTM
+from legw.train import Settings, fit, precision
 from legw.train.precision import autocast, has_bf16_lstm, warn_if_slow
 
 NOTE = (
@@ -80,8 +84,18 @@ def test_to_ask_the_cpu_moves_no_random_numbers() -> None:
     """Else two machines would not draw the same weights."""
     before = torch.get_rng_state()
     has_bf16_lstm.cache_clear()
-    assert has_bf16_lstm() in (True, False)
+    has_bf16_lstm()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_default_type_does_not_matter_to_the_answer() -> None:
+    before = has_bf16_lstm()
+    has_bf16_lstm.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert has_bf16_lstm() == before
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.usefixtures("without_bf16")
@@ -98,6 +112,17 @@ def test_a_warning_says_that_fp32_is_faster() -> None:
 def test_no_warning_where_the_cpu_has_bf16() -> None:
     with no_warnings():
         warn_if_slow("cpu", "bf16")
+
+
+@pytest.mark.usefixtures("without_bf16")
+def test_without_bf16_every_lane_is_computed_so(tmp_path: Path) -> None:
+    task, recipe = find("digits-lstm"), replace(DIGITS_LSTM, epochs=1, batch_size=64)
+    for lanes in (1, 2):
+        settings = Settings(device="cpu", precision="bf16", micro_batch_size=16, lanes=lanes)
+        with pytest.warns(LegwWarning, match="precision bf16"):
+            fit(task, recipe, out=tmp_path / str(lanes), settings=settings)
+    for key, weight in newest(tmp_path / "1").items():
+        assert_close(newest(tmp_path / "2")[key], weight, rtol=0, atol=1e-5, msg=key)
 
 
 @pytest.mark.usefixtures("without_bf16")

@@ -23,7 +23,8 @@ def autocast(kind: str, precision: Precision, *, keep_casts: bool = True) -> Ite
     """Compute what is within in this precision.
 
     oneDNN has no LSTM in bf16 for a CPU without AVX-512 and raises an error; there it is
-    computed in single precision, which is faster than bf16 by emulation too.
+    computed in single precision, which is faster than bf16 by emulation too. (One that is
+    computed again in the backward pass, by `torch.utils.checkpoint`, is out of reach.)
 
     Args:
         kind: type of the device: cpu, cuda, ...
@@ -41,7 +42,7 @@ def autocast(kind: str, precision: Precision, *, keep_casts: bool = True) -> Ite
 
 
 def warn_if_slow(kind: str, precision: Precision) -> None:
-    """Warn of bf16 on a CPU that has none of its own.
+    """Warn of bf16 on a CPU that cannot run an LSTM in it, and computes all else slowly.
 
     Warns:
         LegwWarning: fp32 would be faster.
@@ -57,11 +58,12 @@ def warn_if_slow(kind: str, precision: Precision) -> None:
 @functools.cache
 def has_bf16_lstm() -> bool:
     """Say whether this CPU can run an LSTM in bf16."""
-    weights = [torch.zeros(4, 1), torch.zeros(4, 1), torch.zeros(4), torch.zeros(4)]
-    state = [torch.zeros(1, 1, 1), torch.zeros(1, 1, 1)]
+    zeros = functools.partial(torch.zeros, dtype=torch.float32, device="cpu")
+    weights = [zeros(4, 1), zeros(4, 1), zeros(4), zeros(4)]
+    state = [zeros(1, 1, 1), zeros(1, 1, 1)]
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         try:
-            torch.lstm(torch.zeros(1, 1, 1), state, weights, True, 1, 0.0, True, False, False)
+            torch.lstm(zeros(1, 1, 1), state, weights, True, 1, 0.0, True, False, False)
         except RuntimeError:
             return False
     return True
