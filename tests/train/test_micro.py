@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -280,3 +281,30 @@ def test_a_size_that_no_longer_fits_counts_as_none() -> None:
     again = {16: 50.0, 32: 0.0}
     assert micro.settle({16: 90.0, 32: 100.0}, again.__getitem__)[32] == 0
     assert micro.settle({16: 90.0, 32: 100.0}, lambda size: 0.0) == {16: 0.0, 32: 0.0}
+
+
+def test_each_pass_takes_the_examples_that_come_next() -> None:
+    """The first of a batch of sentences are its longest: they do not stand for the others."""
+
+    class Noted(Lines):
+        def batch(self, ids: Tensor, device: torch.device) -> Any:
+            taken.append(ids.tolist())
+            return super().batch(ids, device)
+
+    taken: list[list[int]] = []
+    task = Noted()
+    with contextlib.ExitStack() as held:
+        one = micro.passing(
+            task, task.model(), torch.arange(10), micro.Way(4),
+            world=CPU, precision="fp32", held=held,
+        )  # fmt: skip
+        for _ in range(3):
+            one()
+        assert taken == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
+        taken.clear()
+        several = micro.passing(
+            task, task.model(), torch.arange(10), micro.Way(4, 2),
+            world=CPU, precision="fp32", held=held,
+        )  # fmt: skip
+        several()
+        assert sorted(taken) == [[0, 1, 2, 3], [4, 5, 6, 7]]

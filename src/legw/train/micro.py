@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import statistics
 import time
@@ -170,7 +171,7 @@ def _least(world: World, probe: _Probe, way: Way) -> float:
 
 
 class _Probe:
-    """Times forward and backward passes over the first examples of an epoch."""
+    """Times forward and backward passes over an epoch's examples, from the first on."""
 
     def __init__(
         self,
@@ -264,17 +265,23 @@ def passing(
 
     Args:
         task, model: whose loss.
-        ids: examples, taken again from the first where they are too few.
+        ids: examples in the order of training. Each pass takes those that come next, for
+            some tasks' differ in size; after the last comes the first.
         way: how many examples, in how many lanes.
         world: its device.
         precision: fp32, or bf16 (autocast).
         held: keeps the lanes' threads until it is closed.
     """
-    own = ids[torch.arange(way.size) % len(ids)]
+    turns = itertools.count()
+
+    def next_batch() -> Any:
+        begin = next(turns) * way.size
+        return task.batch(ids[torch.arange(begin, begin + way.size) % len(ids)], world.device)
+
     if way.lanes == 1:
 
         def one() -> None:
-            batch = task.batch(own, world.device)
+            batch = next_batch()
             forward_and_backward(task, model, batch, None, precision=precision)
 
         return one
@@ -285,7 +292,7 @@ def passing(
     sums = [Sums(parameters) for _ in range(way.lanes)]  # kept: to add up costs time, too
 
     def lane(number: int) -> None:
-        batch = task.batch(own, world.device)
+        batch = next_batch()
         add_gradient(
             task, model, batch, None, precision=precision, parameters=parameters,
             sums=sums[number],
