@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib
 import json
 import math
@@ -288,6 +289,16 @@ def test_the_order_is_a_function_of_seed_epoch_and_batch_size() -> None:
 
     assert of(0, 0, 64) == of(0, 0, 64)
     assert len({tuple(of(*which)) for which in ((0, 0, 64), (1, 0, 64), (0, 1, 64))}) == 3
+
+
+@pytest.mark.parametrize(("batch_size", "digest"), [(64, "13c1d8db4166"), (1024, "a279815e1c48")])
+def test_the_order_is_the_one_in_which_published_runs_were_trained(
+    batch_size: int, digest: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    source, target = (torch.randint(2, 40, (29_000,), generator=generator) for _ in range(2))
+    ids = [order(source, target, seed=2, epoch=at, batch_size=batch_size) for at in (0, 1, 5)]
+    assert hashlib.sha256(torch.cat(ids).numpy().tobytes()).hexdigest()[:12] == digest
 
 
 @pytest.mark.parametrize("batch_size", [64, 1024])
