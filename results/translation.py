@@ -6,7 +6,11 @@ For each rule and batch, means over seeds after the last epoch: BLEU by the like
 and by beam search, the perplexity of a held-out subword, and the training loss of that epoch.
 Then, for others than the base, how many epochs the base of the same seed took to that training
 loss, and the BLEU it had there: the mean of that epoch, the one before and the one behind, for
-a single one moves by a point.
+a single one moves by a point. With
+
+    python results/translation.py results/translation --beside RUN
+
+another run, ended or not, is set beside those of its rule and batch, where it has come to.
 """
 
 import argparse
@@ -17,6 +21,7 @@ from pathlib import Path
 from statistics import fmean
 
 from legw import records
+from legw.errors import LegwError
 from legw.records import Run
 
 Runs = dict[int, Run]
@@ -56,12 +61,41 @@ def at_loss(run: Run, loss: float) -> tuple[float, float] | None:
     return rows[at].epoch, fmean(row.metric or 0.0 for row in rows[max(at - 1, 0) : at + 2])
 
 
+def compared(other: Run, runs: Runs) -> list[str]:
+    """Return where a run has come to, with BLEU as a mean of three epochs, beside other runs."""
+    count = len(other.evaluations)
+    lines = [f"after epoch {other.evaluations[-1].epoch:.0f}:"]
+    for name, run in [("this run", other), *((f"seed {at}", run) for at, run in runs.items())]:
+        rows = run.evaluations[:count]
+        bleu = fmean(row.metric or 0.0 for row in rows[-3:])
+        lines.append(f"  {name}: training loss {rows[-1].loss or 0.0:.2f}, BLEU {bleu:.1f}")
+    return lines
+
+
+def set_beside(folder: Path, found: dict[tuple[str, int], Runs]) -> int:
+    """Print a run beside those of its rule and batch."""
+    try:
+        other = records.load(folder)
+    except LegwError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not other.evaluations:
+        print(f"{folder}: nothing has been evaluated yet", file=sys.stderr)
+        return 2
+    like = other.manifest.rule, other.manifest.recipe.batch_size
+    print("\n".join(compared(other, dict(sorted(found.get(like, {}).items())))))
+    return 0
+
+
 def main() -> int:
-    """Print a line for each rule and batch."""
+    """Print a line for each rule and batch; or of one run and those like it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path, help="folder with runs")
-    study = parser.parse_args().study
-    found = ended(study)
+    parser.add_argument("--beside", type=Path, help="another run's folder")
+    options = parser.parse_args()
+    study, found = options.study, ended(options.study)
+    if options.beside:
+        return set_beside(options.beside, found)
     base = next((runs for (rule, _), runs in found.items() if rule == "base"), None)
     if base is None:
         print(f"{study}: no run of the base has finished", file=sys.stderr)

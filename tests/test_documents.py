@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -234,6 +235,34 @@ def test_the_translation_page_quotes_what_its_script_prints() -> None:
     )  # fmt: skip
     page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
     assert done.stdout.startswith("base 64 (n = ") and f"\n{done.stdout}```\n" in page
+
+
+def test_the_translation_page_quotes_the_run_beside_the_others() -> None:
+    results = ROOT / "results"
+    done = subprocess.run(
+        [sys.executable, str(results / "translation.py"), str(results / "translation"),
+         "--beside", str(results / "translation-mixed" / "legw-b1024-s0")],
+        capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
+    assert done.stdout.startswith("after epoch ") and f"\n{done.stdout}```\n" in page
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_run_to_set_beside_has_been_evaluated(begun: bool, tmp_path: Path) -> None:
+    results = ROOT / "results"
+    if begun:
+        source = results / "translation-mixed" / "legw-b1024-s0" / "manifest.json"
+        shutil.copyfile(source, tmp_path / "manifest.json")
+        (tmp_path / "metrics.jsonl").write_text("")
+    done = subprocess.run(
+        [sys.executable, str(results / "translation.py"), str(results / "translation"),
+         "--beside", str(tmp_path)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"{tmp_path}") and done.stderr.count("\n") == 1
+    assert begun == done.stderr.endswith(": nothing has been evaluated yet\n")
 
 
 def test_the_translation_script_says_what_is_missing(tmp_path: Path) -> None:
