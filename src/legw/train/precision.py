@@ -59,11 +59,11 @@ def warn_if_slow(kind: str, precision: Precision) -> None:
 def has_bf16_lstm() -> bool:
     """Say whether this CPU can run an LSTM in bf16."""
     zeros = functools.partial(torch.zeros, dtype=torch.float32, device="cpu")
-    weights = [zeros(4, 1), zeros(4, 1), zeros(4), zeros(4)]
-    state = [zeros(1, 1, 1), zeros(1, 1, 1)]
+    weights = [zeros(64, 16), zeros(64, 16), zeros(64), zeros(64)]
+    state = [zeros(1, 2, 16), zeros(1, 2, 16)]
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         try:
-            torch.lstm(zeros(1, 1, 1), state, weights, True, 1, 0.0, True, False, False)
+            torch.lstm(zeros(3, 2, 16), state, weights, True, 1, 0.0, True, False, False)
         except RuntimeError:
             return False
     return True
