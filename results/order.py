@@ -8,8 +8,8 @@ random batches is a pair's variance S whatever the size (but for the mean being 
 tokens), with its standard error; and how many random pairs would have as much noise as a batch.
 
 Three orders are compared: random batches; those of `legw train`, neighbours in a sorted pool
-and so of like lengths; and `mixed` ones, which need as little padding in micro-batches of
-64 and have as much of every length. These can be trained with:
+and so of like lengths; and `mixed` ones, which have as much of every length, in strips of 64 pairs
+of like lengths, so that micro-batches of 64 need little padding. These can be trained with:
 
     PYTHONPATH=results legw train order:mixed --recipe gnmt-small -b 1024 --micro-batch-size 64
 """

@@ -10,7 +10,8 @@ a single one moves by a point. With
 
     python results/translation.py results/translation --beside RUN
 
-another run, ended or not, is set beside those of its rule and batch, where it has come to.
+another run, ended or not, is set beside those of its rule and batch, halfway and where it has
+come to.
 """
 
 import argparse
@@ -61,10 +62,9 @@ def at_loss(run: Run, loss: float) -> tuple[float, float] | None:
     return rows[at].epoch, fmean(row.metric or 0.0 for row in rows[max(at - 1, 0) : at + 2])
 
 
-def compared(other: Run, runs: Runs) -> list[str]:
-    """Return where a run has come to, with BLEU as a mean of three epochs, beside other runs."""
-    count = len(other.evaluations)
-    lines = [f"after epoch {other.evaluations[-1].epoch:.0f}:"]
+def compared(other: Run, runs: Runs, count: int) -> list[str]:
+    """Return where a run was after `count` evaluations, beside others; BLEU of three epochs."""
+    lines = [f"after epoch {other.evaluations[count - 1].epoch:.0f}:"]
     for name, run in [("this run", other), *((f"seed {at}", run) for at, run in runs.items())]:
         rows = run.evaluations[:count]
         bleu = fmean(row.metric or 0.0 for row in rows[-3:])
@@ -83,7 +83,9 @@ def set_beside(folder: Path, found: dict[tuple[str, int], Runs]) -> int:
         print(f"{folder}: nothing has been evaluated yet", file=sys.stderr)
         return 2
     like = other.manifest.rule, other.manifest.recipe.batch_size
-    print("\n".join(compared(other, dict(sorted(found.get(like, {}).items())))))
+    runs, whole = dict(sorted(found.get(like, {}).items())), len(other.evaluations)
+    for count in sorted({max(whole // 2, 1), whole}):
+        print("\n".join(compared(other, runs, count)))
     return 0
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from benchmarks.pairs import synthetic
 from legw.apps.translation import SIZES, TranslationTask
+from legw.apps.translation.batches import padding_share
 from legw.recipes import GNMT_SMALL
 from legw.train import Settings, fit
 from legw.train.batches import Batches
@@ -65,6 +66,24 @@ def test_mixed_batches_have_as_much_of_every_length(
     assert spreads[1] < 0.3, "but for the strip of the very longest"
     strips = torch.stack(batches_of(script.Mixed("mixed", task.size, task.corpus), 256))
     assert lengths_M[strips.view(-1, 64)].std(1).mean() < 0.3 * lengths_M.std()
+
+
+def test_mixed_batches_are_padded_little_in_small_micro_batches_alone(
+    script: ModuleType, task: TranslationTask
+) -> None:
+    pairs, mixed = task.corpus.train, script.Mixed("mixed", task.size, task.corpus)
+    usual, ours = (
+        [
+            padding_share(
+                pairs.source_lengths_M, pairs.target_lengths_M - 1,
+                torch.cat(batches_of(each, 1024)), batch_size=1024, micro_batch_size=micro,
+            )
+            for micro in (64, 1024)
+        ]
+        for each in (task, mixed)
+    )  # fmt: skip
+    assert ours[0] < 0.15
+    assert ours[1] > usual[1]
 
 
 def test_the_spread_of_gradients_is_unbiased(script: ModuleType) -> None:
