@@ -126,10 +126,16 @@ def test_without_bf16_every_lane_is_computed_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_bf16")
-@pytest.mark.parametrize("more", ["", " --dry-run"])
-def test_training_says_it_once_and_goes_on(
-    more: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "asked",
+    ["train digits-lstm -b 32 --epochs 1", "train digits-lstm -b 32 --dry-run", "plan digits-lstm"],
+)
+def test_commands_say_it_once_and_go_on(
+    asked: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = f"train digits-lstm -b 32 --epochs 1 --precision bf16 --out {tmp_path / 'run'}{more}"
-    assert cli.main(asked.split()) == 0
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*asked.split(), "--precision", "bf16"]) == 0
     assert capsys.readouterr().err.count(f"note: {NOTE}\n") == 1
