@@ -14,17 +14,17 @@ from legw.recipe import Recipe
 from legw.study import Study
 from legw.train import Settings
 
-SMALL = Recipe(name="small", batch_size=16, lr=0.2, epochs=20, warmup_epochs=0.5, num_examples=128)
+SMALL = Recipe(name="small", batch_size=16, lr=0.2, epochs=10, warmup_epochs=0.5, num_examples=128)
 ASKED = Study(
     task="digits", base=SMALL, batch_sizes=(16, 32, 128), rules=("legw", "sqrt", "adascale"),
     seeds=(0,), tuned={"adam": {"lr": (0.01,)}},
 )  # fmt: skip
 
 
-def make(folder: Path, jobs: int = 1) -> runner.Outcome:
-    """Make the study, or go on with it, with a checkpoint after every few updates."""
+def make(folder: Path, jobs: int = 1, checkpoint_seconds: float = 0.01) -> runner.Outcome:
+    """Make the study, or go on with it; usually with a checkpoint after every few updates."""
     torch.set_num_threads(1)
-    settings = Settings(device="cpu", micro_batch_size=16, checkpoint_seconds=0.01)
+    settings = Settings(device="cpu", micro_batch_size=16, checkpoint_seconds=checkpoint_seconds)
     return runner.run_study(
         ASKED, functools.partial(faults.failing, ""), folder, settings=settings, jobs=jobs
     )

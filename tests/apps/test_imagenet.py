@@ -303,8 +303,8 @@ def test_workers_cannot_be_fewer_than_none(root: Path) -> None:
 def test_a_step_of_resnet50(root: Path, tmp_path: Path, optimizer: Any) -> None:
     """The real net at the real size; more of it is in the slow tests."""
     lr = 0.01 if optimizer.kind == "lamb" else 4.0
-    one = recipe(batch_size=4, epochs=2 / 3, warmup_epochs=0.0, lr=lr, optimizer=optimizer)
+    one = recipe(batch_size=4, epochs=1 / 3, warmup_epochs=0.0, lr=lr, optimizer=optimizer)
     summary = train_tiny(root, tmp_path, one, tiny=False)
     losses = [row.loss for row in records.load(tmp_path).updates]
     assert summary.status == "finished"
-    assert len(losses) == 2 and losses[0] == pytest.approx(numpy.log(3), abs=0.3)
+    assert len(losses) == 1 and losses[0] == pytest.approx(numpy.log(3), abs=0.3)

@@ -19,7 +19,7 @@ from train.launch import CONTEXT
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study that nothing happens to."""
     folder = tmp_path_factory.mktemp("whole")
-    running = CONTEXT.Process(target=studies.make, args=(folder,))
+    running = CONTEXT.Process(target=studies.make, args=(folder, 1, 600.0))
     running.start()
     running.join()
     assert running.exitcode == 0

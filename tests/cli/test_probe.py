@@ -20,14 +20,14 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_curvature_shows_peaks_their_exponent_and_a_warmup(legw: Callable) -> None:
-    words = f"curvature digits-lstm --batch-sizes 16,64 --updates 60 --examples 64 {QUICK}"
+    words = f"curvature digits-lstm --batch-sizes 16,64 --updates 30 --examples 32 {QUICK}"
     answer = legw(f"probe {words} --plot figure.svg")
     assert answer.code == 0
     assert "the peak's epoch grows as batch^" in answer.out
     assert Path("figure.svg").read_bytes().startswith(b"<svg")
     folder = Path("runs/digits-lstm-curvature/legw-b64-s0")
     rows = measurements.read(folder, Curvature)
-    assert [row.update for row in rows] == list(range(60))
+    assert [row.update for row in rows] == list(range(30))
     manifest = records.read_manifest(folder)
     assert (manifest.rule, manifest.recipe.batch_size, manifest.base.batch_size) == ("legw", 64, 16)
     before = (folder / "metrics.jsonl").stat().st_mtime_ns
@@ -36,7 +36,8 @@ def test_curvature_shows_peaks_their_exponent_and_a_warmup(legw: Callable) -> No
 
 
 def test_what_was_measured_otherwise_is_not_shown_as_asked_for(legw: Callable) -> None:
-    words = f"probe curvature digits-lstm --batch-sizes 16 --updates 3 {QUICK}"
+    Path("cold.toml").write_text("batch_size = 16\nlr = 0.1\nepochs = 2\n")  # one update will do
+    words = f"probe curvature digits-lstm --recipe cold.toml --batch-sizes 16 --updates 1 {QUICK}"
     assert legw(f"{words} --examples 9999 --json").json["probe_batch_size"] == 1438  # all there are
     answer = legw(f"{words} --examples 32")
     assert answer.code == 2

@@ -29,6 +29,7 @@ from legw.errors import DataError, RunError
 from legw.study import Planned, Study, plan
 from legw.train import Settings, Task
 from threads import threads
+from train.launch import CONTEXT
 
 Legw = Callable[[str], Any]
 
@@ -290,6 +291,12 @@ def test_several_at_a_time_stop_and_go_on_to_the_same_end(
     assert results() == results("whole")
 
 
+@pytest.fixture
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork workers from a server that has imported torch: what is tested begins after that."""
+    monkeypatch.setattr(pool, "METHOD", CONTEXT.get_start_method())
+
+
 def a_run() -> Planned:
     return plan(Study(task="mine", base=BASE, batch_sizes=(16,))).runs[0]
 
@@ -302,6 +309,7 @@ def at_a_time(make_task: Callable[[], Task], folder: Path) -> list[Any]:
     return list(ended)
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_process_that_is_lost_is_named(tmp_path: Path) -> None:
     assert error_line(at_a_time, faults.lost, tmp_path, kind=RunError) == (
         "base-b16-s0: its process was lost (exit code 7; -9 is out of memory); "
@@ -309,6 +317,7 @@ def test_a_process_that_is_lost_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_an_error_in_a_process_is_the_commands(tmp_path: Path) -> None:
     assert (
         error_line(at_a_time, faults.without_data, tmp_path, kind=DataError) == "digits: are gone"
@@ -337,6 +346,7 @@ def study_of_small_runs(
         ("killed", 2, "sqrt-b64-s0: its process was lost (exit code -9; -9 is out of memory)"),
     ],
 )
+@pytest.mark.usefixtures("quick_start")
 def test_a_run_that_fails_leaves_the_others_alone(
     tmp_path: Path, how: str, jobs: int, line: str
 ) -> None:
@@ -349,6 +359,7 @@ def test_a_run_that_fails_leaves_the_others_alone(
     assert study_of_small_runs("", tmp_path, jobs=1) == runner.Outcome()
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_run_without_memory_is_tried_again_with_fewer_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
