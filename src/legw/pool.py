@@ -42,7 +42,7 @@ TELL_SECONDS = 0.1
 SHARE = 0.8
 """Share of the free memory that the micro-batches of all workers may take together."""
 
-METHOD = "spawn"
+CONTEXT = multiprocessing.get_context("spawn")
 """How worker processes start: each afresh, for a GPU that is in use does not survive a fork."""
 
 LAST_SECONDS = 60.0
@@ -284,9 +284,8 @@ class _Pool:
             self._start(number)
 
     def _start(self, number: int) -> None:
-        context = multiprocessing.get_context(METHOD)
-        here, there = context.Pipe()
-        process = context.Process(target=_work, args=(there, number, *self.arguments))
+        here, there = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=_work, args=(there, number, *self.arguments))
         process.start()
         there.close()
         run = self.left.pop(0)

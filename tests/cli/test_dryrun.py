@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,40 @@ def test_more_processes_than_examples() -> None:
 def test_a_slow_pass_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONG_SECONDS", 0.0)
     assert list(estimate(Lines(), recipe(), device=CPU).rates) == [8]
+
+
+class LongFirst(Lines):
+    """Lines of which the first takes long, as the longest sentences do."""
+
+    def loss(self, model: nn.Module, batch: Any, state: Any) -> Any:
+        if torch.equal(batch[0][0], self.inputs[0]):
+            time.sleep(0.1)
+        return super().loss(model, batch, state)
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> torch.Tensor:
+        return torch.arange(len(self.inputs))
+
+
+def test_the_rate_is_that_of_the_whole_epoch() -> None:
+    """Passes of its first 8, 16, 32 and 64 examples take 0.1 s, and hardly any other does."""
+    found = estimate(LongFirst(4000), recipe(), device=CPU, lanes=1)
+    assert list(found.rates) == [8, 16, 32, 64]
+    assert found.rate > 3 * 64 / 0.1
+    assert found.rates[64] == pytest.approx(8 * found.rates[8], rel=0.2)
+
+
+def test_no_place_is_timed_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PLACES_SECONDS", 0.0)
+    begins: list[int] = []
+    real = module._Passes.load
+
+    def load(self: Any, size: int, begin: int = 0) -> Any:
+        begins.append(begin)
+        return real(self, size, begin)
+
+    monkeypatch.setattr(module._Passes, "load", load)
+    estimate(Lines(4000), recipe(), device=CPU, lanes=1)
+    assert len([begin for begin in begins if begin]) == 1
 
 
 def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,7 +294,7 @@ def test_several_at_a_time_stop_and_go_on_to_the_same_end(
 @pytest.fixture
 def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork workers from a server that has imported torch: what is tested begins after that."""
-    monkeypatch.setattr(pool, "METHOD", CONTEXT.get_start_method())
+    monkeypatch.setattr(pool, "CONTEXT", CONTEXT)
 
 
 def a_run() -> Planned:

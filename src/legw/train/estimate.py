@@ -1,17 +1,21 @@
 """What a run would cost, from a short measurement: time and memory of one device.
 
 A few passes of small micro-batches, growing until one takes long, is a whole share, or
-would not fit; then several at once, where training may take lanes. Nothing is trained and
-nothing is written. Beyond what was measured, memory grows in proportion to the examples
-of a micro-batch, and time with the examples.
+would not fit; then several at once, where training may take lanes. They take the first examples
+of an epoch, which are the longest of their batch where lengths differ: that is what memory
+has to hold. For the time some passes from all over the epoch are set against them. Nothing
+is trained and nothing is written. Beyond what was measured, memory grows in proportion to
+the examples of a micro-batch, and time with the examples.
 """
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -44,6 +48,12 @@ LONG_SECONDS = 1.5
 REPEATS = 3
 """How often a pass is timed; the fastest counts, as other work only slows one."""
 
+PLACES = 16
+"""Places of an epoch that are timed beside its beginning: examples may differ in length."""
+
+PLACES_SECONDS = 5.0
+"""No further place is timed after so long."""
+
 DATA_EXAMPLES = 64
 """Examples whose loading is timed, at most."""
 
@@ -63,7 +73,7 @@ class Estimate:
     micro_batch_size: int
     """Examples per pass that the memory is counted for."""
     rates: dict[int, float]
-    """Examples per second, forward and backward, for each size measured."""
+    """Examples per second, forward and backward, for each size measured: a mean of the epoch."""
     laned: dict[str, float]
     """The same for several micro-batches at once, as 2 x 64; empty where there are no lanes."""
     data_rate: float
@@ -147,6 +157,8 @@ def estimate(
     counts = tried(lanes, task, World(device), group, barred=one_lane or processes > 1)
     passes = _Passes(task, model, recipe, device, precision)
     rates, largest = _climb(passes, share)
+    laned = _in_lanes(passes, rates, max(counts), share)
+    longer = _first_to_mean(passes, rates)
     data_rate = _data_rate(passes, min(share, DATA_EXAMPLES))
     step_seconds, fixed = _step(model, recipe, device, passes)
     suits = max(group, largest // group * group) if share > largest else share
@@ -159,8 +171,8 @@ def estimate(
         share=share,
         group=group,
         micro_batch_size=suits,
-        rates=rates,
-        laned=_in_lanes(passes, rates, max(counts), share),
+        rates={size: rate * longer for size, rate in rates.items()},
+        laned={way: rate * longer for way, rate in laned.items()},
         data_rate=data_rate,
         data_ahead=hasattr(task, "prefetch"),
         step_seconds=step_seconds,
@@ -176,7 +188,7 @@ def estimate(
 
 @dataclass
 class _Passes:
-    """Passes over the first examples of an epoch."""
+    """Passes over the first examples of an epoch, or those from another place on."""
 
     task: Task
     model: nn.Module
@@ -186,10 +198,10 @@ class _Passes:
     bytes_per_example: float = 0.0
     """Memory that the last pass took beside weights and gradients; 0 before the first."""
 
-    def load(self, size: int) -> Any:
+    def load(self, size: int, begin: int = 0) -> Any:
         """Return examples as training sees them."""
         ids = self.task.order(0, 0, self.recipe.batch_size)
-        own = ids[torch.arange(size) % len(ids)]
+        own = ids[torch.arange(begin, begin + size) % len(ids)]
         batch = self.task.batch(own, self.device)
         augment = getattr(self.task, "augment", None)
         return batch if augment is None else augment(batch, torch.arange(size) * 2**40)
@@ -246,6 +258,22 @@ def _in_lanes(passes: _Passes, rates: dict[int, float], lanes: int, share: int) 
 
     ways = in_lanes(rates, lanes, share) if lanes > 1 else []
     return {str(way): each for way, each in climb(ways, rate, {}).items() if each}
+
+
+def _first_to_mean(passes: _Passes, rates: dict[int, float]) -> float:
+    """Return how many times as long as a usual pass the first one of an epoch takes."""
+    size = max(rates, key=lambda each: rates[each])
+    there = len(passes.task.order(0, 0, passes.recipe.batch_size)) // size
+    if there < 2:
+        return 1.0
+    places = torch.randint(there, (PLACES,), generator=torch.Generator().manual_seed(0)) * size
+    began, seconds = _now(passes.device), []
+    for begin in places.tolist():
+        one = partial(passes.one, passes.load(size, begin))
+        seconds.append(_timed(one, passes.device))
+        if _now(passes.device) - began > PLACES_SECONDS:
+            break
+    return size / rates[size] / statistics.fmean(seconds)
 
 
 def _data_rate(passes: _Passes, size: int) -> float:
