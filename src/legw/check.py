@@ -95,30 +95,57 @@ def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
                    "times it, for every batch")  # fmt: skip
 
 
-def of_curvature(power: Power | None, late: Sequence[int] = ()) -> Verdict:
+def of_curvature(
+    power: Power | None, late: Sequence[int] = (), early: Sequence[int] = ()
+) -> Verdict:
     """Judge where the curvature peaks.
 
     Args:
         power: how the peak's epoch grows with the batch; None for fewer than two sizes.
         late: batch sizes whose peak lies at the end of what was measured.
+        early: those whose peak lies at its beginning: curvature that only falls has its
+            highest value in the first update of every batch, whatever the rule.
 
     >>> of_curvature(Power(exponent=1.1, low=0.9, high=1.3, factor=1.0, n=3)).answer
     'holds'
+    >>> of_curvature(Power(exponent=1.0, low=-7.5, high=9.5, factor=1.0, n=3)).answer
+    'cannot tell'
     """
-    if power is None or power.n < 3:
-        return Verdict("curvature", "cannot tell", "fewer than three peaks; give more "
-                       "--batch-sizes or --seeds")  # fmt: skip
-    if late:
-        return Verdict("curvature", "cannot tell", f"the peak lies at the end of the run for "
-                       f"batch {_listed(late)}; give more --updates")  # fmt: skip
-    grows = f"the peak's epoch grows as batch^{power.exponent:.2f}"
+    lacking = _no_exponent(power, late, early)
+    if lacking:
+        return Verdict("curvature", "cannot tell", lacking)
+    assert power is not None and power.low is not None and power.high is not None, "three peaks"
+    grows = (
+        f"the peak's epoch grows as batch^{power.exponent:.2f} "
+        f"(95 % interval {power.low:.2f} to {power.high:.2f})"
+    )
     if SAME[0] <= power.exponent <= SAME[1]:
-        return Verdict("curvature", "holds", f"{grows}, within {SAME[0]:g} to {SAME[1]:g}")
-    if not OTHER[0] <= power.exponent <= OTHER[1]:
-        return Verdict("curvature", "does not hold", f"{grows}, out of {OTHER[0]:g} to "
-                       f"{OTHER[1]:g}")  # fmt: skip
-    return Verdict("curvature", "cannot tell", f"{grows}, between {OTHER[0]:g} to {OTHER[1]:g} "
-                   f"and {SAME[0]:g} to {SAME[1]:g}")  # fmt: skip
+        known = OTHER[0] <= power.low and power.high <= OTHER[1]
+        answer: Answer = "holds" if known else "cannot tell"
+        why = f"{grows}, within {SAME[0]:g} to {SAME[1]:g}"
+    elif OTHER[0] <= power.exponent <= OTHER[1]:
+        known, answer = True, "cannot tell"
+        why = f"{grows}, between {OTHER[0]:g} to {OTHER[1]:g} and {SAME[0]:g} to {SAME[1]:g}"
+    else:
+        known = not power.low <= 1 <= power.high
+        answer = "does not hold" if known else "cannot tell"
+        why = f"{grows}, out of {OTHER[0]:g} to {OTHER[1]:g}"
+    wide = "" if known else "; the interval is too wide to tell: give more --seeds"
+    return Verdict("curvature", answer, f"{why}{wide}")
+
+
+def _no_exponent(power: Power | None, late: Sequence[int], early: Sequence[int]) -> str:
+    """Return why the exponent says nothing; empty where it does."""
+    if power is None or power.n < 3:
+        return "fewer than three peaks; give more --batch-sizes or --seeds"
+    if late:
+        return f"the peak lies at the end of the run for batch {_listed(late)}; give more --updates"
+    if early:
+        return (
+            f"the curvature is highest in the first updates for batch {_listed(early)}: there is "
+            "no peak to follow"
+        )
+    return ""
 
 
 def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> Verdict:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from legw import records, study, table
-from legw.errors import LegwError, RunError
+from legw import records, rules, study, table
+from legw.errors import LegwError, RecipeError, RunError
 from legw.grid import differences, label
 from legw.recipe import Recipe
-from legw.records import Run
+from legw.records import Manifest, Run
 from legw.study import Row, Study, Undefined
 from legw.table import Table
 
@@ -112,14 +112,34 @@ def _alone(folder: Path, places: Sequence[Path]) -> list[Evidence]:
     found = []
     for task, members in groups.items():
         base = members[0].manifest.base
-        pairs = tuple((_row(run, _variant(base, run)), run) for run in members)
+        pairs, again = _once(base, members)
         rows = tuple(row for row, _ in pairs)
-        found.append(
-            Evidence(title=task, folder=folder, runs=pairs, rows=rows, problems=_problems(members))
-        )
+        lines = (*_problems(members), *again)
+        found.append(Evidence(title=task, folder=folder, runs=pairs, rows=rows, problems=lines))
     if problems:
         found.append(Evidence(title=folder.name, folder=folder, problems=tuple(problems)))
     return found
+
+
+def _once(
+    base: Recipe, members: Sequence[Run]
+) -> tuple[tuple[tuple[Row, Run], ...], tuple[str, ...]]:
+    """Return runs with their rows, and a line for each that is left out.
+
+    A run that was made twice, seed and all, counts once, the finished one if there is one:
+    its twin is no second sample.
+    """
+    kept: dict[tuple[str, str, int, int], tuple[Row, Run]] = {}
+    again = []
+    for run in sorted(members, key=lambda each: each.status != "finished"):
+        row = _row(run, _variant(base, run))
+        same = (row.variant, row.rule, row.batch_size, row.seed)
+        if same in kept:
+            first = kept[same][1].folder.name
+            again.append(f"{run.folder.name}: the same run as {first}, seed too; left out")
+        else:
+            kept[same] = (row, run)
+    return tuple(kept.values()), tuple(again)
 
 
 def _load(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -144,4 +164,18 @@ def _row(run: Run, variant: str) -> Row:
 
 
 def _variant(base: Recipe, run: Run) -> str:
-    return label(differences(base, run.manifest.base))
+    """Say how a run's base differs from the study's, and its recipe from what the rule says."""
+    of_base, given = label(differences(base, run.manifest.base)), _given(run.manifest)
+    return " ".join(part for part in (of_base, given and f"given {given}") if part)
+
+
+def _given(manifest: Manifest) -> str:
+    """Return what a run took in place of its rule's values, as a rate from the command line."""
+    rule = rules.RULES.get(manifest.rule)
+    if rule is None or manifest.recipe.batch_size == manifest.base.batch_size:
+        return "" if rule is None else label(differences(manifest.base, manifest.recipe))
+    try:
+        said = rules.apply(manifest.base, manifest.recipe.batch_size, rule)
+    except RecipeError:
+        return ""
+    return label(differences(said, manifest.recipe))

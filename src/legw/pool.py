@@ -60,7 +60,6 @@ class Failed:
 
 
 Ended = Iterator[tuple[Planned, Summary | Failed]]
-"""Runs as they end."""
 
 
 class Onlooker(Observer):
@@ -275,6 +274,8 @@ class _Pool:
     """Runs that are tried for the second time."""
     shared: bool = False
     """Whether runs had the machine together."""
+    begun: bool = False
+    """Whether any worker has made its task."""
     stopping: bool = False
 
     def start(self, count: int) -> None:
@@ -299,6 +300,8 @@ class _Pool:
             for worker in [w for w in self.workers if w.pipe in ready]:
                 end = self._hear(worker)
                 if end is None:
+                    if worker.lost:
+                        self.workers.remove(worker)
                     continue
                 crowded = isinstance(end, Failed) and end.crowded
                 again = crowded and self.shared and worker.run.name not in self.again
@@ -321,8 +324,8 @@ class _Pool:
         if isinstance(message, Summary | Failed):
             return message
         if isinstance(message, LegwError):
-            raise message
-        worker.ready = True
+            return self._without_task(worker, message)
+        worker.ready = self.begun = True
         if message == "ready":
             return None
         event, *values = message
@@ -330,16 +333,25 @@ class _Pool:
             getattr(observer, event)(*values)
         return None
 
-    def _lost(self, worker: _Worker) -> Failed:
-        """Say what became of a process that is gone."""
+    def _without_task(self, worker: _Worker, error: LegwError) -> Failed:
+        """Say that a worker has no task; where none has begun, that is the study's error."""
+        if not self.begun:
+            raise error
+        worker.lost = True
+        return Failed(str(error))
+
+    def _lost(self, worker: _Worker) -> Failed | None:
+        """Say what became of a process that is gone; nothing where it was asked to go."""
         worker.process.join()
         worker.lost = True
+        if self.stopping and not worker.ready:
+            return None
         code = worker.process.exitcode
         reason = (
             f"{worker.run.name}: its process was lost (exit code {code}; -9 is out of memory); "
             "the same command goes on, perhaps with fewer --jobs"
         )
-        if not worker.ready:
+        if not self.begun:
             raise RunError(reason)
         return Failed(reason, crowded=code == -signal.SIGKILL)
 

@@ -117,7 +117,7 @@ class Summary:
     status: Status
     """finished, diverged or interrupted."""
     final_loss: float | None
-    """Mean training loss of the last epoch; of the updates made, if it ended early."""
+    """Mean training loss of the last epoch; of the updates since, if it ended within one."""
     metric: dict[str, Any]
     """`name`, and `value` after the last update: null unless finished."""
     updates: int

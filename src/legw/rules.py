@@ -184,6 +184,16 @@ STEERING = {rule.name for rule in RULES.values() if rule.steers}
 """The rules that tell only at a run's end how long it was."""
 
 
+def steers(name: str, scaled: Recipe, base: Recipe) -> bool:
+    """Say whether a rule of this name sets the rates of a run while it goes on.
+
+    >>> base = Recipe(batch_size=16, lr=1, epochs=9)
+    >>> steers("adascale", apply(base, 32, ADASCALE), base), steers("legw", base, base)
+    (True, False)
+    """
+    return name in STEERING and scaled != base
+
+
 def find(name: str) -> Rule:
     """Return the rule of this name.
 
@@ -299,8 +309,8 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
     These are: no warmup to scale; a warmup past the first decay; linear scaling of an
     adaptive optimizer; a batch far past the measured noise scale, or larger than the data
-    set, or fewer than 5 updates an epoch (where the numbers are known). At ``k = 1``
-    there are none.
+    set, or fewer than 5 updates an epoch (where the numbers are known); a rule that
+    steers, whose rates and length these are not. At ``k = 1`` there are none.
 
     Args:
         base: the recipe that was scaled.
@@ -318,7 +328,8 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
         _past_the_decay(scaled),
         _adaptive_linear(base, rule),
         _past_the_noise(base, scaled),
-        *_few_updates(scaled),
+        _steered(rule),
+        _few_updates(scaled),
     ]
     return [f"{base.name}: {line}" for line in found if line]
 
@@ -332,12 +343,8 @@ def _no_warmup(base: Recipe, rule: Rule) -> str:
 
 
 def _only_lr(rule: Rule) -> bool:
-    return (
-        rule.warmup_power == 0
-        and rule.stretch_power == 0
-        and rule.warmup_epochs is None
-        and rule.optimizer is None
-    )
+    length = rule.warmup_power == rule.stretch_power == 0 and rule.warmup_epochs is None
+    return length and rule.optimizer is None
 
 
 def _past_the_decay(scaled: Recipe) -> str:
@@ -372,18 +379,22 @@ def _past_the_noise(base: Recipe, scaled: Recipe) -> str:
     )
 
 
-def _few_updates(scaled: Recipe) -> list[str]:
+def _steered(rule: Rule) -> str:
+    if not rule.steers:
+        return ""
+    return (
+        f"{rule.name} sets rate and length while the run goes on: up to k times this rate, and "
+        "from as few updates as these to 4 times as many"
+    )
+
+
+def _few_updates(scaled: Recipe) -> str:
     if scaled.epoch_examples is None:
-        return []
+        return ""
     size = epoch_size(scaled)
+    said = ""
     if scaled.batch_size > size:
-        return [
-            f"the batch ({scaled.batch_size}) is larger than the data set ({size}); "
-            "choose a smaller batch"
-        ]
-    if size / scaled.batch_size < 5:
-        return [
-            f"only {size / scaled.batch_size:.1f} updates per epoch, fewer than 5; "
-            "choose a smaller batch"
-        ]
-    return []
+        said = f"the batch ({scaled.batch_size}) is larger than the data set ({size})"
+    elif size / scaled.batch_size < 5:
+        said = f"only {size / scaled.batch_size:.1f} updates per epoch, fewer than 5"
+    return said and f"{said}; choose a smaller batch"

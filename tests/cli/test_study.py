@@ -310,6 +310,25 @@ def at_a_time(make_task: Callable[[], Task], folder: Path) -> list[Any]:
 
 
 @pytest.mark.usefixtures("quick_start")
+def test_ctrl_c_while_workers_start_is_a_stop(
+    legw: Legw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They have no handler yet, and end by the signal: no crash, and no want of memory."""
+    real = pool._Pool.start
+
+    def start(self: Any, count: int) -> None:
+        real(self, count)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(pool._Pool, "start", start)
+    answer = legw(f"{COMPARED} --jobs 2")
+    assert answer.code == 130, answer.err
+    line = answer.err.splitlines()[-1]
+    assert line.startswith("legw: out: stopped; the same command goes on: legw study digits-lstm ")
+    assert "process was lost" not in answer.out + answer.err
+
+
+@pytest.mark.usefixtures("quick_start")
 def test_a_process_that_is_lost_is_named(tmp_path: Path) -> None:
     assert error_line(at_a_time, faults.lost, tmp_path, kind=RunError) == (
         "base-b16-s0: its process was lost (exit code 7; -9 is out of memory); "

@@ -140,6 +140,33 @@ def test_mistakes_are_one_line(
     assert line in refused(capsys, "train", *words, "--out", "out")
 
 
+def test_a_rule_that_steers_takes_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("plain.toml").write_text("name = 'plain'\nbatch_size = 16\nlr = 0.1\nepochs = 2\n")
+    words = "train digits-lstm --recipe plain.toml -b 64 --rule adascale --lr 1"
+    assert refused(capsys, *words.split()) == (
+        "legw: plain: lr=1: adascale takes its rates from the base while the run goes on; give a "
+        "base with another lr (--recipe FILE)"
+    )
+
+
+def test_a_given_length_is_the_bases_and_the_rule_stretches_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Hoffer's trains k times as long: warmup and milestones are stretched with the run."""
+    words = "train digits-lstm -b 64 --rule hoffer --epochs 1 --warmup-epochs 0.2 --dry-run"
+    assert main([*words.split(), "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "updates: 90, of which 18 warm up" in out  # 4 epochs
+
+
+def test_resuming_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "note: out: holds no run to go on with; a new one begins"
+    assert train("-b", "64", *QUICK, "--out", "out", "--resume") == 0
+    assert line in capsys.readouterr().out
+    assert train("-b", "64", *QUICK, "--out", "out", "--resume") == 0
+    assert line not in capsys.readouterr().out
+
+
 def test_a_folder_that_cannot_be_written(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     line = refused(capsys, "train", "digits-lstm", "--out", "file/run")

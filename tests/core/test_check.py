@@ -9,8 +9,8 @@ from legw.check import Verdict
 from legw.theory import NoiseScale, Power
 
 
-def power(exponent: float, n: int = 3) -> Power:
-    return Power(exponent=exponent, low=None, high=None, factor=1.0, n=n)
+def power(exponent: float, n: int = 3, half: float = 0.1) -> Power:
+    return Power(exponent=exponent, low=exponent - half, high=exponent + half, factor=1.0, n=n)
 
 
 def noise(low: float | None, high: float | None, value: float | None = 100.0) -> NoiseScale:
@@ -29,6 +29,31 @@ def test_the_peaks_exponent(exponent: float, answer: str) -> None:
     verdict = check.of_curvature(power(exponent))
     assert verdict.answer == answer
     assert f"batch^{exponent:.2f}" in verdict.why
+
+
+@pytest.mark.parametrize(
+    ("exponent", "half", "answer"),
+    [
+        (1.0, 0.5, "holds"), (1.0, 0.51, "cannot tell"), (1.25, 0.26, "cannot tell"),
+        (0.4, 0.59, "does not hold"), (0.4, 0.6, "cannot tell"), (1.8, 0.8, "cannot tell"),
+    ],
+)  # fmt: skip
+def test_an_exponent_with_a_wide_interval_cannot_tell(
+    exponent: float, half: float, answer: str
+) -> None:
+    verdict = check.of_curvature(power(exponent, half=half))
+    assert verdict.answer == answer
+    assert f"(95 % interval {exponent - half:.2f} to {exponent + half:.2f})" in verdict.why
+    assert verdict.why.endswith("give more --seeds") == (answer == "cannot tell")
+
+
+def test_curvature_that_only_falls_has_no_peak() -> None:
+    """It is highest in the first update of every batch: an exponent of exactly 1."""
+    verdict = check.of_curvature(power(1.0, half=0.0), early=[16, 64])
+    assert verdict.answer == "cannot tell"
+    assert verdict.why == (
+        "the curvature is highest in the first updates for batch 16, 64: there is no peak to follow"
+    )
 
 
 def test_peaks_that_say_nothing() -> None:

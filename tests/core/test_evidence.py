@@ -8,7 +8,7 @@ from pathlib import Path
 
 from expect import error_line
 from folders import BASE, write_run, write_study
-from legw import evidence
+from legw import evidence, scale
 from legw.errors import RunError
 from legw.study import Study
 
@@ -101,3 +101,23 @@ def test_folders_without_runs(tmp_path: Path) -> None:
     assert line == f"{tmp_path}: holds no runs; legw train and legw study make them"
     line = error_line(evidence.read, tmp_path / "x", kind=RunError)
     assert line == f"{tmp_path / 'x'}: is not a folder; give the folder of a study or of runs"
+
+
+def test_a_rate_from_the_command_line_is_a_variant_of_its_own(tmp_path: Path) -> None:
+    """Runs at two rates are not two seeds of one cell."""
+    big = scale(BASE, batch_size=64)
+    write_run(tmp_path / "a", recipe=big)
+    write_run(tmp_path / "b", recipe=replace(big, lr=3.0))
+    (found,) = evidence.read(tmp_path)
+    assert [row.variant for row in found.rows] == ["", "given lr=3"]
+    assert [len(cell.metrics) for cell in found.table.cells] == [1, 1]
+
+
+def test_a_run_made_twice_counts_once(tmp_path: Path) -> None:
+    """The finished one, whichever came first; another seed is another run."""
+    write_run(tmp_path / "a", status=None)
+    write_run(tmp_path / "b")
+    write_run(tmp_path / "c", seed=1)
+    (found,) = evidence.read(tmp_path)
+    assert sorted((run.folder.name, row.seed) for row, run in found.runs) == [("b", 0), ("c", 1)]
+    assert found.problems == ("a: the same run as b, seed too; left out",)

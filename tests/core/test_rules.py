@@ -411,6 +411,14 @@ def test_no_warmup_to_scale(rule: Rule, twin: str) -> None:
     assert said(NO_WARMUP, 200, rule) == [expected]
 
 
+def test_a_rule_that_steers() -> None:
+    (line,) = said(QUIET, 200, RULES["adascale"])
+    assert line == (
+        "adascale sets rate and length while the run goes on: up to k times this rate, and from "
+        "as few updates as these to 4 times as many"
+    )
+
+
 @pytest.mark.parametrize("name", ["sqrt", "linear"])
 def test_without_warmup_the_twins_are_equal_indeed(name: str) -> None:
     rule = {"sqrt": LEGW, "linear": LINEAR_EPOCH}[name]

@@ -250,6 +250,37 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(weights(tmp_path / "parts")[name], tensor), name
 
 
+def as_fixed(out: Path, **settings: Any) -> records.Summary:
+    """Train what has the same recipe, and nothing that steers it."""
+    return fit(
+        Lines(), big(), out=out, base=BASE, rule="fixed",
+        settings=Settings(device="cpu", micro_batch_size=16, **settings),
+    )  # fmt: skip
+
+
+def test_a_steered_run_is_no_other_rules(tmp_path: Path) -> None:
+    """`fixed` has the same recipe: neither goes on with the other, ended or not."""
+    refused = r"holds a run of rule='{}', not '{}'; choose another --out"
+    train(tmp_path / "ended")
+    train(tmp_path / "stopped", observers=[Stopper(3)])
+    as_fixed(tmp_path / "fixed", stop_after=3)
+    for folder in ("ended", "stopped"):
+        with pytest.raises(RunError, match=refused.format("adascale", "fixed")):
+            as_fixed(tmp_path / folder, resume=True)
+    with pytest.raises(RunError, match=refused.format("fixed", "adascale")):
+        train(tmp_path / "fixed", resume=True)
+
+
+def test_a_steered_run_goes_on_from_its_own_base_alone(tmp_path: Path) -> None:
+    train(tmp_path, observers=[Stopper(3)])
+    other = replace(BASE, epochs=5.0)
+    with pytest.raises(RunError, match=r"holds a run of base epochs=4\.0, not 5\.0; choose"):
+        fit(
+            Lines(), big(), out=tmp_path, base=other, rule="adascale",
+            settings=Settings(device="cpu", micro_batch_size=16, resume=True),
+        )  # fmt: skip
+
+
 def test_a_run_that_was_killed_at_its_end_is_not_trained_further(tmp_path: Path) -> None:
     summary = train(tmp_path)
     (tmp_path / "summary.json").unlink()

@@ -119,6 +119,18 @@ def test_final_loss_is_the_mean_of_the_last_epoch(tmp_path: Path) -> None:
     assert summary.final_loss == pytest.approx(sum(last) / len(last), rel=1e-12)
 
 
+def test_a_run_that_ends_early_has_the_loss_of_what_it_made_since(tmp_path: Path) -> None:
+    """Stopped in the second epoch, and at its end: it is made of updates 4, 5 and 6."""
+    for stop, made in ((6, slice(4, 6)), (7, slice(4, 7))):
+        out = tmp_path / str(stop)
+        summary = train("lines", out, updates=12, stop_after=stop)
+        losses = [row.loss for row in records.load(out).updates]
+        assert summary.status == "interrupted" and len(losses) == stop
+        ends = [row.update for row in records.load(out).evaluations]
+        assert ends[0] == 4
+        assert summary.final_loss == pytest.approx(sum(losses[made]) / len(losses[made]))
+
+
 def test_the_summary_says_what_scripts_rely_on(tmp_path: Path) -> None:
     train("lines", tmp_path)
     summary = json.loads((tmp_path / "summary.json").read_text())

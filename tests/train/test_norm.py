@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
 from legw.errors import RunError
-from legw.train import norm
+from legw.train import Settings, fit, norm
 from legw.train.dist import World
+from train.runs import recipe, weights
+from train.tasks import Lines
 
 CPU = World(torch.device("cpu"))
 
@@ -142,6 +146,23 @@ def test_evaluation_uses_the_running_averages() -> None:
     plain, grouped = pair(4)
     images = torch.randn(6, 3, 6, 6, dtype=torch.float64)
     assert_close(grouped.eval()(images), plain.eval()(images))
+
+
+def test_groups_of_one_example_move_the_averages_too(tmp_path: Path) -> None:
+    """An image has many numbers a channel, and so a variance of its own."""
+
+    class Waves(Lines):
+        def model(self) -> nn.Module:
+            return nn.Sequential(
+                nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.BatchNorm1d(2), nn.Flatten(),
+                nn.Linear(8, 1),
+            ).double()  # fmt: skip
+
+    settings = Settings(device="cpu", micro_batch_size=64)
+    fit(Waves(), recipe(norm_batch_size=1), out=tmp_path, settings=settings)
+    found = weights(tmp_path)
+    assert int(found["2.num_batches_tracked"]) == 4
+    assert found["2.running_mean"].abs().max() > 0
 
 
 def test_parameters_stay_the_same_objects() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from expect import error_line
 from legw import LegwWarning, RunError, locks, records
 from legw.decays import Polynomial
 from legw.train import Settings, fit, state
@@ -183,6 +184,29 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert summary.status == "finished" and summary.updates == 20
     assert [row.update for row in records.load(tmp_path).updates] == list(range(20))
     assert older.name < newest.name
+
+
+def test_a_damaged_checkpoint_takes_no_place_of_a_good_one(tmp_path: Path) -> None:
+    """One that lies after what a run has come to could not be read when it went on."""
+    for updates in (10, 20):
+        state.save(tmp_path, updates, {"position": {}})
+    damage(state.paths(tmp_path)[-1])
+    state.save(tmp_path, 12, {"position": {}})
+    assert [int(path.stem[-9:]) for path in state.paths(tmp_path)] == [10, 12]
+
+
+def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
+    class Wider(Lines):
+        def model(self) -> torch.nn.Module:
+            return torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh()).double()
+
+    train("lines", tmp_path)
+    (tmp_path / "summary.json").unlink()
+    plan = records.read_manifest(tmp_path).recipe
+    settings = Settings(device="cpu", micro_batch_size=64, resume=True)
+    line = error_line(fit, Wider(), plan, out=tmp_path, settings=settings, kind=RunError)
+    assert line.startswith(f"{tmp_path}: its checkpoint is of another model (Error(s) in loading")
+    assert line.endswith("; go on with the model of its start, or choose another --out")
 
 
 def test_all_checkpoints_damaged_is_one_line(tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from legw.train.batches import Batches
+from legw.train.dist import World
+from legw.train.step import GlobalBatch
 from train.launch import complete
-from train.runs import train, weights
-from train.tasks import TASKS
+from train.runs import recipe, train, weights
+from train.tasks import TASKS, Streams
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,27 @@ def test_a_process_without_examples_takes_part(tmp_path: Path) -> None:
     plan = {"name": "normalised", "out": tmp_path / "four", "changes": changes}
     complete(4, train_all, [plan], logs=tmp_path)
     assert_same_weights(tmp_path / "four", tmp_path / "one")
+
+
+def test_the_carried_state_goes_through_the_cpu() -> None:
+    """Another process's GPU has a number that this host may not have."""
+    asked: list[tuple[object, ...]] = []
+
+    class Far(torch.Tensor):
+        def cpu(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+            asked.append((self.shape, *args))
+            return self.as_subclass(torch.Tensor)
+
+    task = Streams()
+    batch = GlobalBatch(
+        task, task.model(), recipe(), world=World(torch.device("cpu")), micro_batch_size=64,
+        group=1, batches=Batches(lambda epoch: task.order(0, epoch, 64), 704, 64),
+        num_examples=704, seed=0, precision="fp32",
+    )  # fmt: skip
+    batch.carried = [(torch.ones(2, 3).as_subclass(Far),), (torch.zeros(1, 3).as_subclass(Far),)]
+    (whole,) = batch.gather_carried() or ()
+    assert asked == [((3, 3),)]
+    assert type(whole) is torch.Tensor and whole.tolist() == [[1.0] * 3] * 2 + [[0.0] * 3]
 
 
 def test_a_clip_norm_above_every_gradient_changes_nothing(tmp_path: Path) -> None:

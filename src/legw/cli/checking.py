@@ -129,10 +129,13 @@ def judged(
     scale = theory.noise_scale(noise) if noise else None
     whole = all(run.summary.status == "finished" for run in short)
     shares = _clipped_shares(runs)
-    late = sorted({row["batch_size"] for row in curvature["runs"] if row["peak_is_last"]})
+    late, early = (
+        sorted({row["batch_size"] for row in curvature["runs"] if row[which]})
+        for which in ("peak_is_last", "peak_is_first")
+    )
     verdicts = [
         check.of_rates(risen),
-        check.of_curvature(None if power is None else theory.Power(**power), late),
+        check.of_curvature(None if power is None else theory.Power(**power), late, early),
         check.of_noise(max(run.recipe.batch_size for run in runs), scale, whole=whole),
         check.of_clipping(shares),
     ]

@@ -65,6 +65,11 @@ def carry(base: Recipe, batch_size: int, rule: Rule, *, lr: float | None = None)
     """
     scaled = rules.apply(base, batch_size, rule)
     lines = rules.cautions(base, scaled, rule)
+    if lr is not None and rules.steers(rule.name, scaled, base):
+        raise RecipeError(
+            f"{base.name}: lr={number(lr)}: {rule.name} takes its rates from the base while the "
+            "run goes on; give a base with another lr (--recipe FILE)"
+        )
     if lr is not None:
         lines = [f"{base.name}: lr={number(lr)} is given; {rule.name} says "
                  f"{number(scaled.lr)}", *lines]  # fmt: skip

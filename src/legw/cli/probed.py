@@ -86,6 +86,7 @@ def _curvature_row(run: Probed) -> dict[str, Any]:
     top = theory.peak(rows, run.recipe.batch_size, run.num_examples)
     step = run.recipe.batch_size / run.num_examples
     line = [((update + 1) * step, value) for update, value in theory.smoothed(rows)]
+    first = theory.smoothed(rows)[: theory.SMOOTH // 2 + 1]  # smoothing tells no peak there
     asked = theory.suggested_warmup(rows, run.recipe.lr)
     return {
         "batch_size": run.recipe.batch_size,
@@ -96,6 +97,7 @@ def _curvature_row(run: Probed) -> dict[str, Any]:
         "measurements": len(rows),
         "peak": None if top is None else asdict(top),
         "peak_is_last": bool(top and rows and top.update >= 0.9 * rows[-1].update),
+        "peak_is_first": bool(top and top.update in [update for update, _ in first]),
         "suggested_warmup_updates": None
         if run.recipe.optimizer.adaptive  # its rate is no step along the gradient
         else asked,
@@ -141,11 +143,12 @@ def peaks_table(found: dict[str, Any]) -> Table:
 def curvature_lines(found: dict[str, Any]) -> list[str]:
     """Return what the peaks come to, as lines."""
     lines = [exponent_line(found)]
-    late = [f"{row['batch_size']} (seed {row['seed']})" for row in found["runs"]
-            if row["peak_is_last"]]  # fmt: skip
-    if late:
-        lines.append(f"the peak lies at the end of what was measured for batch {', '.join(late)}; "
+    if late := _where(found, "peak_is_last"):
+        lines.append(f"the peak lies at the end of what was measured for batch {late}; "
                      "give more --updates")  # fmt: skip
+    if early := _where(found, "peak_is_first"):
+        lines.append(f"the curvature is highest in the first updates for batch {early}: where it "
+                     "only falls, the exponent is 1 whatever the rule")  # fmt: skip
     asked, base = found["suggested_warmup"], found["base"]["batch_size"]
     if any(row["still_above"] for row in found["runs"] if row["batch_size"] == base):
         lines.append("at the base batch L is still above 1/lr in the last third of what was "
@@ -159,6 +162,13 @@ def curvature_lines(found: dict[str, Any]) -> list[str]:
             f"(the base recipe has {number(asked['base_epochs'], 3)})"
         )
     return lines
+
+
+def _where(found: dict[str, Any], which: str) -> str:
+    """Return the batch sizes and seeds whose peak lies at an end, as text."""
+    return ", ".join(
+        f"{row['batch_size']} (seed {row['seed']})" for row in found["runs"] if row[which]
+    )
 
 
 def exponent_line(found: dict[str, Any]) -> str:

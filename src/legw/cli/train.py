@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
@@ -107,13 +107,13 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     outcome = carry(base, batch_size, rule, lr=options.lr)
     assert outcome.scaled is not None
     recipe = outcome.scaled
-    if options.epochs is not None:
-        recipe = replace(recipe, epochs=options.epochs)
     if options.dry_run:
         return _show_plan(options, outcome, recipe, settings, world)
     task = world.together(lambda: _task(options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(headline(outcome), markup=False, soft_wrap=True)
+    if options.resume and not (folder / "manifest.json").exists():
+        console.print(f"note: {folder}: holds no run to go on with; a new one begins", markup=False)
     for line in (*outcome.warnings, *training.too_few(task, recipe)):
         console.print(f"note: {line}", markup=False, soft_wrap=True)
     summary = fit(

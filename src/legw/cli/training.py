@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """How and on what to train; nothing here changes the result."""
+    """How and on what to train: batch, rates, data order stay; rounding and dropout may differ."""
 
     micro_batch_size: Annotated[str, arg(metavar="N|auto")] = "auto"
     """Examples per forward and backward pass; auto measures which is fastest here."""

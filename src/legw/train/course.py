@@ -25,9 +25,8 @@ class Course:
     """
 
     def __init__(self, task: Task, recipe: Recipe, base: Recipe, rule: str) -> None:
-        known = rules.RULES.get(rule)
         self.task, self.recipe, self.base = task, recipe, base
-        self.steered = known is not None and known.steers and recipe != base
+        self.steered = rules.steers(rule, recipe, base)
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         self.num_examples = task.num_examples(recipe.batch_size)
         longest = replace(recipe, epochs=MOST_LENGTH * recipe.epochs) if self.steered else recipe

@@ -10,18 +10,23 @@ from legw import files, records
 from legw.errors import RunError
 from legw.recipe import Recipe, to_dict
 from legw.records import Manifest, Summary
+from legw.rules import steers
 from legw.train.settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What makes a run this run: everything that its result depends on, and its base's name."""
+    """What makes a run this run: everything that its result depends on.
+
+    Base and rule are part of it where the rule steers: others have done their work before.
+    """
 
     task: str
     recipe: Recipe
     seed: int
     precision: str
-    base_name: str
+    base: Recipe
+    rule: str
     data: str = ""
     """Fingerprint of the data; empty where the task has none."""
 
@@ -55,13 +60,16 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
     if found.recipe.batch_size != run.recipe.batch_size:
         raise RunError(
             f"{here} batch_size={found.recipe.batch_size}, not {run.recipe.batch_size}; "
-            f"another global batch is another recipe: legw scale {run.base_name} "
+            f"another global batch is another recipe: legw scale {run.base.name} "
             f"-b {run.recipe.batch_size} shows it, a new --out trains it"
         )
     theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
     ours = {"task": run.task, "seed": run.seed, "precision": run.precision}
     theirs |= to_dict(replace(found.recipe, source="", noise_scale=None))
     ours |= to_dict(replace(run.recipe, source="", noise_scale=None))
+    if steers(found.rule, found.recipe, found.base) or steers(run.rule, run.recipe, run.base):
+        theirs |= _steering(found.rule, found.base)
+        ours |= _steering(run.rule, run.base)
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise RunError(
@@ -72,6 +80,11 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
             f"{here} other data ({found.data}, not {run.data}); "
             "give the --data of its start, or choose another --out"
         )
+
+
+def _steering(rule: str, base: Recipe) -> dict[str, object]:
+    values = to_dict(replace(base, source="", noise_scale=None))
+    return {"rule": rule, **{f"base {name}": value for name, value in values.items()}}
 
 
 def earlier_way(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:

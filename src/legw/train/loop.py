@@ -4,7 +4,7 @@
                       -> divided by the batch's weight -> clipped -> one step
 
 What is trained depends on (recipe, data, seed) alone. World size, micro-batch
-size and restarts change nothing but the speed.
+size and restarts change the speed, the rounding, and the draws of dropout.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ class _Run:
             recipe=self.recipe,
             seed=self.seed,
             precision=self.settings.precision,
-            base_name=self.base.name,
+            base=self.base,
+            rule=self.rule,
             data=self.data,
         )
         return look(self.folder, run, self.settings)
@@ -258,8 +259,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        if self.group > 1:
-            norm.fold(self.model, self.world)
+        norm.fold(self.model, self.world)
         self.recorder.add(update, gradient, rate)
         if self.world.size == 1:
             self.stopped = self.asked.name
@@ -325,11 +325,10 @@ class _Run:
         if not lost and self.position.updates == self.course.updates:
             status = "finished"
         finished = status == "finished"
-        loss = self.position.last_epoch if finished else self.position.since_evaluation
         costs = {name: round(value, 3) for name, value in vars(self.global_batch.costs).items()}
         return Summary(
             status=status,
-            final_loss=loss.value,
+            final_loss=self.recorder.final_loss(finished=finished),
             metric={"name": self.task.metric.name, "value": self.last_metric if finished else None},
             updates=self.position.updates,
             seconds=round(self.position.seconds, 3),
@@ -386,8 +385,7 @@ class _Run:
         content: dict[str, Any] | None = self.world.agree(self._newest_checkpoint)
         if content is None:
             return None
-        self.model.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        state.load_into(self.model, self.optimizer, content, self.folder)
         self.position = state.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
         vars(self.global_batch.costs).update(content.get("costs", {}))

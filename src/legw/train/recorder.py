@@ -59,6 +59,7 @@ class Recorder:
         self._observers = observers if folder else ()
         self._unread: list[_Unread] = []
         self._metrics = records.MetricsWriter(folder, keep_bytes) if folder else None
+        self._evaluated = Mean()
         self.lost = ""
         """Why the run has diverged; empty while it has not."""
 
@@ -132,12 +133,22 @@ class Recorder:
             loss=position.since_evaluation.value,
             seconds=round(position.seconds, 6),
         )
-        position.since_evaluation = Mean()
+        self._evaluated, position.since_evaluation = position.since_evaluation, Mean()
         if self._metrics:
             self._metrics.write([row])
             self._metrics.flush()
         for observer in self._observers:
             observer.on_evaluation(row)
+
+    def final_loss(self, *, finished: bool) -> float | None:
+        """Return the mean of the last epoch; of a run that ended early, of the last updates.
+
+        These are those since the last evaluation, or up to it if there are none.
+        """
+        if finished:
+            return self._position.last_epoch.value
+        since = self._position.since_evaluation
+        return since.value if since.count else self._evaluated.value
 
     def sync(self) -> int:
         """Bring every row to the disk; return the length of the file in bytes."""

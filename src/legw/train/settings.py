@@ -12,7 +12,11 @@ from legw.train.precision import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a run is made, as opposed to what is trained: nothing here changes the result."""
+    """How a run is made, as opposed to what is trained.
+
+    Batch, rates and the order of the examples do not depend on it; rounding, precision and
+    the draws of dropout do.
+    """
 
     micro_batch_size: int | Literal["auto"] = "auto"
     """Examples per forward and backward pass, at least 1; auto measures what is fastest."""

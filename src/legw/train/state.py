@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
-from legw.errors import RunError
+from legw.errors import RunError, one_line
 from legw.files import write_atomically
 
 KEPT = 2
@@ -137,7 +139,9 @@ class Position:
 
 
 def save(folder: Path, updates: int, content: dict[str, Any]) -> Path:
-    """Write a checkpoint, then drop all but the last two.
+    """Write a checkpoint, then drop all but the last two up to it.
+
+    Later ones are dropped too: a run that makes this one could not read them.
 
     Raises:
         RunError: the disk is full or the folder cannot be written; the checkpoints
@@ -147,7 +151,9 @@ def save(folder: Path, updates: int, content: dict[str, Any]) -> Path:
     torch.save(content, buffer)
     path = folder / f"checkpoint-{updates:09d}.pt"
     write_atomically(path, buffer.getvalue())
-    for old in paths(folder)[:-KEPT]:
+    found = paths(folder)
+    place = found.index(path) + 1
+    for old in found[: max(place - KEPT, 0)] + found[place:]:
         with contextlib.suppress(OSError):
             old.unlink()
     return path
@@ -181,6 +187,25 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
     if found:
         raise RunError(f"{folder}: no checkpoint can be read; start again with another --out")
     return None
+
+
+def load_into(
+    model: nn.Module, optimizer: Optimizer, content: dict[str, Any], folder: Path
+) -> None:
+    """Put a checkpoint's weights and optimizer state in place.
+
+    Raises:
+        RunError: they are those of another model.
+    """
+    try:
+        model.load_state_dict(content["model"])
+        optimizer.load_state_dict(content["optimizer"])
+    except (RuntimeError, ValueError, KeyError) as error:
+        said = one_line(" ".join(str(error).split()), limit=120)
+        raise RunError(
+            f"{folder}: its checkpoint is of another model ({said}); "
+            "go on with the model of its start, or choose another --out"
+        ) from None
 
 
 def _verify(path: Path) -> None:

@@ -298,8 +298,10 @@ class GlobalBatch:
     # The carried state, one row a slot of the global batch -----------------------
 
     def gather_carried(self) -> State:
-        """Return the whole batch's carried state, on every process."""
-        own = None if self.idle or self.carried[0] is None else _joined(self.carried)
+        """Return the whole batch's carried state, on the CPU of every process."""
+        there = not self.idle and self.carried[0] is not None
+        # Each GPU's would come back on a device of that number, which not every host has.
+        own = tuple(tensor.cpu() for tensor in _joined(self.carried) or ()) if there else None
         shares = [share for share in self.world.gather(own) if share is not None]
         return _joined(shares) if shares else None
 
