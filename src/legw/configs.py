@@ -63,8 +63,12 @@ class Config:
                 f"{self.form}: batch_size={batch_size}: is no whole number of examples on each "
                 f"of {count} processes; choose a multiple of {count}"
             )
-        values = forms.FORMS[self.form].write(self.values, self.recipe, big, count)
-        return replace(self, values=values, recipe=big, processes=count)
+        form = forms.FORMS[self.form]
+        values, lost = form.write(self.values, self.recipe, big, count)
+        _, left_out = form.read(values, self.recipe.num_examples, count)  # of the new values
+        return replace(
+            self, values=values, recipe=big, processes=count, left_out=(*left_out, *lost)
+        )
 
     def write(self, path: str | Path) -> None:
         """Write the values to a file: YAML if it ends in .yaml or .yml, else JSON.
@@ -148,21 +152,26 @@ def _values(source: Any) -> tuple[dict[str, Any], str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read: {error.strerror}; check the path") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: is not UTF-8 text; save it as such") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(
+            f"{one_line(str(path))}: cannot be read: {reason}; check the path"
+        ) from None
+    language, parse = "JSON", json.loads
+    faults: tuple[type[Exception], ...] = (ValueError,)
     if path.suffix in (".yaml", ".yml"):
         yaml = _yaml(path)
-        try:
-            found = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{path}: is not YAML: {one_line(str(error), 120)}") from None
-    else:
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise RecipeError(f"{path}: is not JSON: {one_line(str(error), 120)}") from None
+        language, parse, faults = "YAML", yaml.safe_load, (ValueError, yaml.YAMLError)
+    try:
+        found = parse(text)
+    except faults as error:
+        raise RecipeError(f"{path}: is not {language}: {one_line(str(error), 120)}") from None
+    except RecursionError:
+        raise RecipeError(
+            f"{path}: is nested too deeply; a configuration is values by name"
+        ) from None
     if not isinstance(found, dict):
         raise RecipeError(f"{path}: must hold values by name, at the top")
     return found

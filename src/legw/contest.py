@@ -6,6 +6,7 @@ from dataclasses import replace
 from statistics import fmean
 
 from legw.rivals import PREFIX, rival
+from legw.rules import LEGW
 from legw.table import Cell, Table
 
 
@@ -64,9 +65,7 @@ def costs(table: Table) -> list[str]:
     for (variant, name, size), members in trials_of(table).items():
         best = _best(table, members)
         epochs = sum(cell.epochs or 0 for cell in members)
-        untuned = [c for c in table.cells if c.variant == variant and not rival(c.rule)]
-        one = max((cell.epochs or 0 for cell in untuned), default=0)
-        one = one or fmean(cell.epochs or 0 for cell in members)
+        one = _untuned(table, variant, size) or fmean(cell.epochs or 0 for cell in members)
         under = f" under {variant}" if variant else ""
         chosen = best.rule.partition(" ")[2] if best.metrics else "none"
         lines.append(
@@ -74,6 +73,15 @@ def costs(table: Table) -> list[str]:
             f"metric shown; they cost {epochs:g} epochs a seed, against {one:g} of an untuned rule."
         )
     return lines
+
+
+def _untuned(table: Table, variant: str, batch_size: int) -> float | None:
+    """Return the epochs of a run that nothing is tuned for: legw's there, or else the base's.
+
+    Other rules tell nothing here: some train longer.
+    """
+    cells = (table.find(variant, LEGW.name, batch_size), table.base_of(variant))
+    return next((cell.epochs for cell in cells if cell and cell.epochs), None)
 
 
 def is_rival(rule: str) -> bool:

@@ -92,12 +92,18 @@ def cache_folder() -> Path:
 
 
 def in_words(seconds: float) -> str:
-    """Return a time as people say it.
+    """Return a time as people say it: in two figures, above 99 in whole units.
 
     >>> in_words(42), in_words(600), in_words(7200), in_words(300000)
     ('42 s', '10 min', '2 h', '3.5 d')
+    >>> in_words(6000), in_words(7140), in_words(100 * 86400)
+    ('100 min', '119 min', '100 d')
     """
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size or (unit == "min" and seconds >= 90):
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.2g} s"
+            return f"{_figures(seconds / size)} {unit}"
+    return f"{_figures(seconds)} s"
+
+
+def _figures(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

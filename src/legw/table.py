@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from legw.rules import STEERING
 from legw.stats import Difference, Estimate, estimate, welch
 from legw.study import BASE, Row, Undefined
 
@@ -243,6 +244,8 @@ class Table:
         'Equal epochs: every run makes 30 passes over the data, however few updates that is.'
         """
         if not self.epochs:
+            if any(cell.total for cell in self.cells):
+                return "How long the runs are is not known: none has finished."
             return "No run is planned."
         if len(self.epochs) == 1:
             return (
@@ -284,8 +287,14 @@ def of(
         cells=tuple(cells),
         metric=metric,
         higher_is_better=higher_is_better,
-        epochs=tuple(sorted({row.epochs for row in rows if row.epochs is not None})),
+        epochs=_lengths(rows),
     )
+
+
+def _lengths(rows: Sequence[Row]) -> tuple[float, ...]:
+    """Return how long the runs are, ascending; a steered one tells only when it has finished."""
+    known = [row for row in rows if row.status == "finished" or row.rule not in STEERING]
+    return tuple(sorted({row.epochs for row in known if row.epochs is not None}))
 
 
 def _cell(rows: Sequence[Row]) -> Cell:
@@ -303,7 +312,7 @@ def _cell(rows: Sequence[Row]) -> Cell:
         unfinished=unfinished,
         missing=len(rows) - len(metrics) - diverged - unfinished,
         lr=first.lr,
-        epochs=first.epochs,
+        epochs=next((row for row in rows if row.status == "finished"), first).epochs,
     )
 
 

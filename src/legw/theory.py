@@ -138,6 +138,7 @@ def suggested_warmup(rows: Sequence[Curvature], lr: float) -> int | None:
 
     The warmup may end where the smoothed curvature has fallen below the rate's inverse for
     good: after the last update with ``L > 1 / lr``, if it stays below for half as long again.
+    A lost measurement, whose L was not finite, counts as above.
 
     Args:
         rows: of one run, in the order of updates.
@@ -146,15 +147,21 @@ def suggested_warmup(rows: Sequence[Curvature], lr: float) -> int | None:
     Returns:
         The number of updates; 0 where L never exceeds 1 / lr, None where it still does in
         the last third of what was measured.
+
+    >>> rows = [Curvature(update=i, epoch=0.0, curvature=c, negative=False, lr=0.1)
+    ...         for i, c in enumerate([20.0] * 4 + [1.0] * 6)]
+    >>> suggested_warmup(rows, lr=0.1)
+    4
     """
-    curve = smoothed(rows)
-    above = [i for i, (_, value) in enumerate(curve) if value > 1 / lr]
-    if not above:
+    high = {update for update, value in smoothed(rows) if value > 1 / lr}
+    high |= {row.update for row in rows if row.curvature is None}
+    if not high:
         return 0
-    if above[-1] == len(curve) - 1:
+    last = max(high)
+    update = next((row.update for row in rows if row.update > last), None)
+    if update is None or STAYS * update > rows[-1].update:
         return None
-    update = curve[above[-1] + 1][0]
-    return update if STAYS * update <= curve[-1][0] else None
+    return update
 
 
 # The noise scale ----------------------------------------------------------------------

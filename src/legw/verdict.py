@@ -115,9 +115,9 @@ def _lost(cell: Cell) -> str:
 
 
 def _of_the_grid(table: Table, ended: Sequence[Cell]) -> str:
-    """Compare the best variant with the next, at the base batch if there is one."""
-    base = table.base_batch
-    batch_size = base if base else max(cell.batch_size for cell in ended)
+    """Compare the best variant with the next, at the base batch if one has ended there."""
+    sizes, base = {cell.batch_size for cell in ended}, table.base_batch
+    batch_size = base if base in sizes else max(sizes)
     there = [cell for cell in ended if cell.batch_size == batch_size]
     best = table.best(batch_size)
     if best is None:

@@ -57,6 +57,27 @@ def test_timms_own_scheduler_has_the_recipes_rates(more: dict[str, Any]) -> None
     assert [rates[update] for update in compared] == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.parametrize("on_updates", [False, True])
+def test_timms_milestones_come_as_early_as_it_is_said(on_updates: bool) -> None:
+    """An epoch early in timm's own default, where it steps once an epoch; else an update."""
+    need("timm")
+    from timm.scheduler import create_scheduler
+
+    values = TIMM | {"sched": "multistep", "decay_milestones": [5, 10], "epochs": 12,
+                     "warmup_epochs": 0, "sched_on_updates": on_updates}  # fmt: skip
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler, _ = create_scheduler(argparse.Namespace(**values), optimizer, updates_per_epoch=160)
+    one = 160 if on_updates else 1  # an epoch, in what timm counts
+    rates = []
+    for position in range(12 * one):
+        (scheduler.step_update if on_updates else scheduler.step)(position)
+        rates.append(optimizer.param_groups[0]["lr"])
+    drops = [at for at in range(1, len(rates)) if rates[at] < rates[at - 1]]
+    assert drops == [5 * one - 1, 10 * one - 1]
+    (said,) = [line for line in from_config(values).left_out if "milestones" in line]
+    assert ("one update early" if on_updates else "one epoch early") in said
+
+
 SCRIPT = """
 import json, tempfile, torch
 from transformers import TrainingArguments, get_scheduler

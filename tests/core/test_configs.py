@@ -97,6 +97,66 @@ def test_decays_of_transformers(kind: str, more: dict[str, float], decay: object
     assert vars(recipe.decay) == pytest.approx(vars(decay))
 
 
+def test_a_schedulers_values_are_read_as_yaml_and_command_lines_give_them(tmp_path: Path) -> None:
+    """PyYAML reads 1e-6 as text; Transformers' command line takes JSON text."""
+    pytest.importorskip("yaml", reason="PyYAML not installed")
+    path = tmp_path / "args.yaml"
+    path.write_text(
+        "learning_rate: 1e-4\nwarmup_ratio: 0.01\nper_device_train_batch_size: 8\n"
+        "lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 1e-6}\n",
+        encoding="utf-8",
+    )
+    assert from_config(path).recipe.decay == Cosine(end=1e-6 / 1e-4)
+    assert from_config(path).scaled(32).values["lr_scheduler_kwargs"] == {
+        "min_lr": pytest.approx(2e-6)
+    }
+    as_text = {"lr_scheduler_type": "polynomial", "learning_rate": 1e-3, "warmup_steps": 0.01,
+               "lr_scheduler_kwargs": '{"lr_end": "1e-5", "power": 2}'}  # fmt: skip
+    config = from_config(as_text)
+    assert config.recipe.decay == Polynomial(power=2, end=1e-5 / 1e-3)
+    assert json.loads(config.scaled(32).values["lr_scheduler_kwargs"]) == {
+        "lr_end": pytest.approx(2e-5), "power": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["out/kwargs.json", "[1]", "[" * 100_000, 3],
+                         ids=["file", "list", "deep", "number"])  # fmt: skip
+def test_a_schedulers_values_that_are_none(text: object) -> None:
+    line = error_line(from_config, HF | {"lr_scheduler_kwargs": text})
+    assert line.startswith("transformers: lr_scheduler_kwargs=")
+    assert line.endswith(": must be values by name, as a dict or as JSON text")
+    more = {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": "low"}}
+    assert error_line(from_config, HF | more) == (
+        "transformers: lr_scheduler_kwargs: lr_end='low': must be a number"
+    )
+
+
+def test_what_trainer_cannot_do_of_goyals_warmup_is_named() -> None:
+    config = from_config(HF | {"num_train_epochs": 10, "optim": "sgd"})
+    assert not any("warmup_from_lr" in line for line in config.scaled(128).left_out)
+    big = config.scaled(128, "goyal")
+    assert big.recipe.warmup_from_lr == pytest.approx(1e-4)
+    assert big.left_out == (
+        "warmup: Trainer's first update has rate 0 (ramp='start' in legw)",
+        "warmup_from_lr=0.0001: Trainer's warmup begins at rate 0",
+    )
+    again = [line for line in big.scaled(512, "sqrt").left_out if "warmup_from_lr" in line]
+    assert again == ["warmup_from_lr=0.0002: Trainer's warmup begins at rate 0"]
+
+
+@pytest.mark.parametrize("more", [{}, {"warmup_ratio": 0.02}, {"warmup_steps": 100}])
+def test_a_rule_that_warms_up_does_not_leave_the_constant_rate(more: dict[str, Any]) -> None:
+    """Transformers' `constant` ignores every warmup."""
+    values = {"learning_rate": 0.1, "num_train_epochs": 10, "optim": "sgd",
+              "lr_scheduler_type": "constant"}  # fmt: skip
+    config = from_config(values | more, num_examples=8000)
+    assert config.recipe.warmup_epochs == 0
+    assert config.scaled(128, "sqrt").values["lr_scheduler_type"] == "constant"
+    big = config.scaled(128, "goyal")
+    assert big.values["lr_scheduler_type"] == "constant_with_warmup"
+    assert from_config(big.values, num_examples=8000).recipe.warmup_epochs == pytest.approx(5, 0.01)
+
+
 def test_what_transformers_says_beyond_a_recipe_is_named() -> None:
     values = HF | {"lr_scheduler_type": "inverse_sqrt", "optim": "adafactor", "eval_steps": 500}
     config = from_config(values)
@@ -175,14 +235,82 @@ def test_what_timm_says_beyond_a_recipe_is_named() -> None:
 
 def test_hoffers_rule_stretches_the_milestones() -> None:
     values = TIMM | {"sched": "multistep", "decay_milestones": [30, 60]}
-    assert "decay_milestones: timm's come one update early" in from_config(values).left_out
-    big = from_config(values).scaled(256, "hoffer").values
-    assert (big["epochs"], big["decay_milestones"]) == (180, [60, 120])
+    assert (
+        "decay_milestones: sched_on_updates is off, so timm's come one epoch early; "
+        "in the scaled file, one update"
+    ) in from_config(values).left_out
+    big = from_config(values).scaled(256, "hoffer")
+    assert (big.values["epochs"], big.values["decay_milestones"]) == (180, [60, 120])
+    assert big.left_out == ("decay_milestones: timm's come one update early",)
+
+
+def test_one_milestone_is_a_list_of_one() -> None:
+    config = from_config(TIMM | {"sched": "multistep", "decay_milestones": 30})
+    assert config.recipe.decay == Step(milestones_epochs=(30,))
+    assert config.scaled(256).values["decay_milestones"] == [30]
+
+
+def test_timms_none_has_no_warmup_either() -> None:
+    config = from_config(TIMM | {"sched": "none"})
+    assert config.recipe.warmup_epochs == 0
+    assert config.left_out == ("sched='none': does not warm up; constant would",)
+    assert config.scaled(256, "sqrt").values["sched"] == "none"
+    big = config.scaled(256, "goyal").values
+    assert (big["sched"], big["warmup_epochs"]) == ("constant", 5)
 
 
 def test_lamb_of_timm() -> None:
     values = TIMM | {"opt": "lamb", "opt_eps": "1e-6", "opt_betas": [0.9, 0.98]}
     assert from_config(values).recipe.optimizer == LAMB(beta2=0.98, weight_decay=1e-4)
+
+
+@pytest.mark.parametrize("betas", [0.9, [0.9], [0.9, 0.99, 0.999], []])
+def test_two_betas_make_an_adam(betas: object) -> None:
+    assert error_line(from_config, TIMM | {"opt": "adamw", "opt_betas": betas}) == (
+        f"timm: opt_betas={betas}: must be two numbers, like [0.9, 0.999]"
+    )
+    assert from_config(TIMM | {"opt_betas": betas}).recipe.optimizer.kind == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        (TIMM | {"lr": 0}, "timm: lr=0: must be above 0"),
+        (TIMM | {"lr": None, "lr_base": 0}, "timm: lr_base=0: must be above 0"),
+        (TIMM | {"lr": None, "lr_base_size": 0}, "timm: lr_base_size=0: must be above 0"),
+        (TIMM | {"min_lr": "low"}, "timm: min_lr='low': must be a number"),
+        (TIMM | {"lr": float("nan")}, "timm: lr=nan: must be a finite number"),
+        (
+            TIMM | {"sched": "multistep", "decay_milestones": [30, None]},
+            "timm: decay_milestones=None: must be a number",
+        ),
+        (
+            HF | {"learning_rate": 0, "lr_scheduler_type": "polynomial"},
+            "transformers: learning_rate=0: must be above 0",
+        ),
+        (HF | {"max_steps": 1e999}, "transformers: max_steps=inf: must be a finite number"),
+        (HF | {"weight_decay": 10**400}, "transformers: weight_decay=1000"),
+    ],
+)
+def test_values_that_cannot_be(values: dict[str, Any], line: str) -> None:
+    assert error_line(from_config, values, num_examples=1000).startswith(line)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.json", "["), ("a.yaml", "[")])
+def test_a_file_nested_without_end(tmp_path: Path, name: str, text: str) -> None:
+    if name.endswith(".yaml"):
+        pytest.importorskip("yaml", reason="PyYAML not installed")
+    (tmp_path / name).write_text(text * 20_000, encoding="utf-8")
+    assert error_line(from_config, tmp_path / name).endswith(
+        f"{name}: is nested too deeply; a configuration is values by name"
+    )
+
+
+def test_a_date_that_is_none(tmp_path: Path) -> None:
+    """PyYAML lets the error of such a date through as it is."""
+    pytest.importorskip("yaml", reason="PyYAML not installed")
+    (tmp_path / "a.yaml").write_text("lr: 2024-13-45", encoding="utf-8")
+    assert "a.yaml: is not YAML: month must be" in error_line(from_config, tmp_path / "a.yaml")
 
 
 def test_files_and_objects(tmp_path: Path) -> None:

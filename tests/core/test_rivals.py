@@ -138,6 +138,15 @@ def test_the_whole_cost_is_told() -> None:
     assert sgd.startswith("tuned-sgd at batch 64: none is the best of 1 trials")
 
 
+@pytest.mark.parametrize("there", [{"base"}, {"legw"}, {"base", "legw"}, set()])
+def test_the_cost_is_against_a_run_of_the_bases_epochs(there: set[str]) -> None:
+    """Not against rules that train longer."""
+    cells = [c for c in CONTEST.cells if c.rule in there or c.rule.startswith("tuned-adam")]
+    cells += [replace(cell("hoffer", 0.9), epochs=16.0), replace(cell("adascale", 0.9), epochs=9.5)]
+    (adam,) = costs(replace(CONTEST, cells=tuple(cells)))
+    assert adam.endswith("they cost 12 epochs a seed, against 4 of an untuned rule.")
+
+
 def test_the_sentence_speaks_of_rivals_and_not_of_trials() -> None:
     said = verdict.sentence(CONTEST)
     assert "tuned-adam 0.8000" in said

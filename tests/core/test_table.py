@@ -173,6 +173,20 @@ def test_captions() -> None:
     assert Table(cells=()).length() == "No run is planned."
 
 
+def test_a_steered_run_tells_its_length_when_it_has_finished() -> None:
+    lost = rows("adascale", 64, None, status="diverged", epochs=0.3)
+    done = rows("adascale", 64, 0.9, epochs=9.5)
+    equal = "Equal epochs: every run makes 4 passes over the data, however few updates that is."
+    assert of(BASE, LEGW, lost).length() == equal
+    assert of(BASE, LEGW, LOST).length() == equal
+    mixed = of(BASE, lost, done)
+    assert mixed.length() == "Not at equal epochs: the runs make 4 to 9.5 passes over the data."
+    cell = mixed.find("", "adascale", 64)
+    assert cell is not None
+    assert cell.epochs == 9.5
+    assert of(lost).length() == "How long the runs are is not known: none has finished."
+
+
 # The sentence -----------------------------------------------------------------------
 
 COMPARED = (
@@ -260,6 +274,20 @@ def test_a_grids_sentence_where_all_is_lost_or_only_one_is_left() -> None:
     left = rows("base", 16, 0.9, variant="lr=3")
     assert verdict.sentence(of(gone, left)) == (
         "Best of 2 at batch 16: lr=3 reaches accuracy 0.9000 (n = 1: no claim)."
+    )
+
+
+def test_a_grid_whose_base_has_not_ended_speaks_of_what_has() -> None:
+    waiting = rows("base", 16, None, variant="lr=1", status="missing")
+    other = rows("base", 16, None, variant="lr=2", status="missing")
+    scaled = rows("legw", 64, 0.9, variant="lr=1")
+    assert verdict.sentence(of(waiting, other, scaled)) == (
+        "Best of 1 at batch 64: lr=1 reaches accuracy 0.9000 (n = 1: no claim); "
+        "2 runs not done yet."
+    )
+    lost = rows("legw", 64, None, variant="lr=1", status="diverged")
+    assert verdict.sentence(of(waiting, other, lost)) == (
+        "All runs that ended at batch 64 diverged; 2 runs not done yet."
     )
 
 

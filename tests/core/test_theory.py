@@ -87,6 +87,14 @@ def test_a_curvature_that_has_only_just_fallen_may_rise_again() -> None:
     assert theory.suggested_warmup(curve(*heights, *[1] * 6, every=2), lr=0.1) is None
 
 
+def test_a_lost_curvature_counts_as_above_the_inverse_rate() -> None:
+    """A run that blows up asks for a warmup, however low its curvature was before."""
+    assert theory.suggested_warmup(curve(*[None] * 50), lr=0.1) is None
+    assert theory.suggested_warmup(curve(*[1.0] * 30, *[None] * 20), lr=0.1) is None
+    assert theory.suggested_warmup(curve(*[1.0] * 30, None), lr=0.1) is None
+    assert theory.suggested_warmup(curve(1.0, None, None, *[1.0] * 30), lr=0.1) == 3
+
+
 def test_the_interval_covers_the_true_ratio_as_often_as_it_says() -> None:
     """With samples that are correlated over time, as those of consecutive updates are."""
     generator = random.Random(0)

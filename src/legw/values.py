@@ -1,0 +1,140 @@
+"""Single values of another library's configuration, as files and command lines give them.
+
+YAML reads ``1e-5`` as text, and a command line gives values by name as JSON text. Each function
+takes `form`, whose values they are, for the line of an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from legw.errors import RecipeError, shown
+
+Values = Mapping[str, Any]
+Fields = dict[str, Any]
+
+
+def number(form: str, values: Values, name: str, default: float) -> float:
+    """Return a value as a number; the default where it is missing or None.
+
+    Raises:
+        RecipeError: it is no finite number.
+
+    >>> number("timm", {"lr": "1e-5"}, "lr", 0.1), number("timm", {}, "lr", 0.1)
+    (1e-05, 0.1)
+    """
+    value = values.get(name)
+    return default if value is None else _float(form, name, value)
+
+
+def positive(form: str, values: Values, name: str, default: float) -> float:
+    """Return a value as a number above 0; the default where it is missing or None.
+
+    Raises:
+        RecipeError: it is no finite number above 0.
+
+    >>> positive("timm", {"lr": 2}, "lr", 0.1)
+    2.0
+    """
+    found = number(form, values, name, default)
+    if found <= 0:
+        raise RecipeError(f"{form}: {name}={shown(values[name])}: must be above 0")
+    return found
+
+
+def numbers(form: str, values: Values, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+    """Return a list as numbers; one number is a list of one.
+
+    Raises:
+        RecipeError: an entry is no finite number.
+
+    >>> numbers("timm", {"decay_milestones": 30}, "decay_milestones", ())
+    (30.0,)
+    """
+    value = values.get(name)
+    if value is None:
+        return default
+    entries = value if isinstance(value, list | tuple) else (value,)
+    return tuple(_float(form, name, entry) for entry in entries)
+
+
+def count(form: str, values: Values, name: str, default: int) -> int:
+    """Return a value as a whole number of at least 1; the default where it is missing or None.
+
+    Raises:
+        RecipeError: it is none.
+
+    >>> count("timm", {"batch_size": 8}, "batch_size", 128)
+    8
+    """
+    value = values.get(name)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RecipeError(f"{form}: {name}={shown(value)}: must be a whole number, at least 1")
+    return value
+
+
+def by_name(form: str, values: Values, name: str) -> dict[str, Any]:
+    """Return values by name, from a dict or from JSON text of one; none where it is missing.
+
+    Raises:
+        RecipeError: it is neither.
+
+    >>> by_name("transformers", {"lr_scheduler_kwargs": '{"power": 2}'}, "lr_scheduler_kwargs")
+    {'power': 2}
+    """
+    value = values.get(name)
+    try:
+        found = json.loads(value) if isinstance(value, str) and value else value or {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, Mapping):
+        raise RecipeError(
+            f"{form}: {name}={shown(value)}: must be values by name, as a dict or as JSON text"
+        )
+    return dict(found)
+
+
+def examples(form: str, name: str, value: Any, num_examples: int | None) -> int:
+    """Return the examples of an epoch, which the length of `name` in epochs hangs on.
+
+    Raises:
+        RecipeError: they are not known.
+
+    >>> examples("transformers", "max_steps", 100, num_examples=60000)
+    60000
+    """
+    if num_examples is None:
+        raise RecipeError(
+            f"{form}: {name}={shown(value)}: counts updates; give num_examples, to have epochs"
+        )
+    return num_examples
+
+
+def passes(batch_size: int, micro_batch_size: int, processes: int) -> tuple[int, int]:
+    """Return (examples per pass on one device, passes per update) that make a batch.
+
+    Args:
+        batch_size: examples per update, a multiple of `processes`.
+        micro_batch_size: most examples per pass, at least 1.
+        processes: at least 1.
+
+    >>> passes(2048, 16, 4), passes(96, 64, 1), passes(8, 16, 1)
+    ((16, 32), (48, 2), (8, 1))
+    """
+    share = batch_size // processes
+    size = next(n for n in range(min(micro_batch_size, share), 0, -1) if share % n == 0)
+    return size, share // size
+
+
+def _float(form: str, name: str, value: Any) -> float:
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RecipeError(f"{form}: {name}={shown(value)}: must be a number") from None
+    if not math.isfinite(found):
+        raise RecipeError(f"{form}: {name}={shown(value)}: must be a finite number")
+    return found
