@@ -29,7 +29,7 @@ from legw.records import Evaluation, Manifest, Summary, Update
 from legw.study import Planned
 from legw.train import Observer, Settings, Task, fit
 from legw.train.dist import choose_device
-from legw.train.machine import available_memory
+from legw.train.machine import available_memory, out_of_memory
 
 MakeTask = Callable[[], Task]
 """Returns what is trained."""
@@ -133,10 +133,8 @@ def _attempt(
         )
     except LegwError as error:
         return Failed(str(error))
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:  # the CPU's allocator has no class of its own
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

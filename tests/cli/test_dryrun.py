@@ -141,6 +141,20 @@ def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.Monkey
                          "than adascale; leave --lanes out")  # fmt: skip
 
 
+class Cropped(Lines):
+    """Its examples are of use only once `augment` has had them."""
+
+    def batch(self, ids: torch.Tensor, device: torch.device) -> Any:
+        return {"raw": super().batch(ids, device)}
+
+    def augment(self, batch: Any, draws_B: torch.Tensor) -> Any:
+        return batch["raw"]
+
+
+def test_lanes_are_timed_with_what_augment_makes() -> None:
+    assert estimate(Cropped(), recipe(), device=CPU, lanes=2).laned
+
+
 def test_what_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_memory", lambda device: 0.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

@@ -411,3 +411,19 @@ def write(folder: Path, text: str) -> Path:
     file = folder / "mine.toml"
     file.write_text(text, encoding="utf-8")
     return file
+
+
+def test_the_bases_length_and_warmup_may_be_given(legw: Legw) -> None:
+    """What its own note asks for: a base without warmup gets one, and the rule scales it."""
+    assert "the base recipe has no warmup" in legw("scale ptb-large -b 640").out
+    answer = legw("scale ptb-large -b 640 --warmup-epochs 0.1 --epochs 20")
+    assert "the base recipe has no warmup" not in answer.out
+    base, scaled = (legw("scale ptb-large -b 640 --warmup-epochs 0.1 --epochs 20 --json").json[each]
+                    for each in ("base", "scaled"))  # fmt: skip
+    assert (base["epochs"], base["warmup_epochs"]) == (20, 0.1)
+    assert scaled["warmup_epochs"] == pytest.approx(0.1 * 32)
+    drawn = legw("schedule ptb-large -b 640 --warmup-epochs 0.1 --epochs 20 --json").json
+    assert drawn["scaled"] == scaled
+    assert legw("scale ptb-large -b 640 --warmup-epochs -1").err == (
+        "legw: ptb-large: warmup_epochs=-1.0: must be at least 0\n"
+    )

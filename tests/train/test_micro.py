@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from legw import RunError, records
+from legw import RunError, durations, records
 from legw.train import State, micro
+from legw.train.batches import split
 from legw.train.dist import World
+from train.launch import complete
 from train.runs import recipe, train
 from train.tasks import Lines, Normalised
 
@@ -49,6 +55,9 @@ def choose(task: Lines, batch_size: int = 100, **options: Any) -> micro.Choice:
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("unable to mmap 9 bytes from file </torch_1_2>: Cannot allocate memory (12)"),
+        RuntimeError("CUDA error: out of memory"),
         MemoryError(),
     ],
 )
@@ -61,10 +70,21 @@ def test_running_out_of_memory_is_survived(error: Exception) -> None:
     assert micro.Way(100) not in choice.table
 
 
-def test_another_error_is_not_hidden() -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mat1 and mat2 shapes cannot be multiplied",
+        "more than one element of the written-to tensor refers to a single memory location",
+        "CUDA error: an illegal memory access was encountered",
+        "Caffe2 uses a lazy allocation, so you will need to call mutable_data() or "
+        "raw_mutable_data() to actually allocate memory.",
+        "required rank 4 tensor to use channels_last memory format",
+    ],
+)
+def test_another_error_is_not_hidden(line: str) -> None:
     task = Hungry()
-    task.error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    task.error = RuntimeError(line)
+    with pytest.raises(RuntimeError, match=re.escape(line)):
         choose(task)
 
 
@@ -76,22 +96,92 @@ def test_nothing_fits_is_one_line() -> None:
         choose(task)
 
 
-def test_what_exceeds_the_limit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that takes 1 MB an example, under a limit of 50 MB."""
-    used = {"bytes": 0.0}
+class Heavy(Lines):
+    """Takes 1 MB an example."""
 
-    class Counted(Lines):
-        def loss(self, model: nn.Module, batch: Any, state: State) -> tuple[Tensor, Any, State]:
-            used["bytes"] = max(used["bytes"], 1e6 * len(batch[0]))
-            return super().loss(model, batch, state)
+    name = "heavy"
+    used = 0.0
 
-    monkeypatch.setattr(micro, "peak_memory", lambda device: used["bytes"])
+    def loss(self, model: nn.Module, batch: Any, state: State) -> tuple[Tensor, Any, State]:
+        Heavy.used = max(Heavy.used, 1e6 * len(batch[0]))
+        return super().loss(model, batch, state)
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What `Heavy` takes is all that is counted, and so many bytes are free."""
+    free = {"bytes": 1e9}
+    monkeypatch.setattr(micro, "peak_memory", lambda device: Heavy.used)
     monkeypatch.setattr(micro, "memory_in_use", lambda device: 0.0)
-    monkeypatch.setattr(micro, "reset_peak_memory", lambda device: used.update(bytes=0.0))
-    table = choose(Counted(), memory_limit=50_000_000).table
-    assert table[micro.Way(32)] > 0
-    assert table[micro.Way(64)] == 0
-    assert used["bytes"] <= 50_000_000, "what would not fit was not even tried"
+    monkeypatch.setattr(micro, "reset_peak_memory", lambda device: setattr(Heavy, "used", 0.0))
+    monkeypatch.setattr(micro, "available_memory", lambda device: free["bytes"])
+    return free
+
+
+def fitting(choice: micro.Choice) -> list[int]:
+    """Return the sizes that fit, of those that were looked at."""
+    return sorted(way.size for way, rate in choice.table.items() if rate)
+
+
+@pytest.mark.usefixtures("free")
+def test_what_exceeds_the_limit_is_not_taken() -> None:
+    choice = choose(Heavy(), memory_limit=50_000_000)
+    assert fitting(choice) == [16, 32]
+    assert choice.table[micro.Way(64)] == 0
+    assert Heavy.used <= 50_000_000, "what would not fit was not even tried"
+
+
+def test_a_limit_counts_for_what_was_measured_before(free: dict[str, float]) -> None:
+    assert fitting(choose(Heavy())) == [16, 32, 64, 100]
+    limited = choose(Heavy(), memory_limit=50_000_000)
+    assert not limited.measured
+    assert fitting(limited) == [16, 32]
+    assert limited.micro_batch_size <= 32
+    free["bytes"] = 50e6
+    crowded = choose(Heavy())
+    assert not crowded.measured
+    assert fitting(crowded) == [16, 32], "80 % of what is free now"
+    assert fitting(choose(Heavy(), memory_limit=10**9)) == [16, 32], "more than is free"
+    free["bytes"] = 1e9
+    assert fitting(choose(Heavy())) == [16, 32, 64, 100]
+
+
+@pytest.mark.usefixtures("free")
+def test_a_limit_that_is_too_small_spoils_no_later_run(own_cache: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(RunError, match="not even 16 examples fit into the memory limit"):
+            choose(Heavy(), memory_limit=1000)
+    assert ": 0.0" not in (own_cache / "micro-batches.json").read_text(), "no fact"
+    assert fitting(choose(Heavy())) == [16, 32, 64, 100]
+
+
+def test_a_shortage_is_not_remembered() -> None:
+    task = Hungry()
+    assert fitting(choose(task)) == [16, 32]
+    again = choose(task)
+    assert fitting(again) == [16, 32]
+    assert not again.measured, "what is known is not timed again for a size that fails again"
+    task.most = 1000
+    later = choose(task)
+    assert later.measured
+    assert fitting(later) == [16, 32, 64, 100]
+
+
+def test_the_processes_agree(free: dict[str, float]) -> None:
+    """Another one takes 1 MB an example more, is half as fast, and has less memory free."""
+
+    class Both(World):
+        def gather(self, value: Any) -> list[Any]:
+            if isinstance(value, float):
+                return [value, value / 2]
+            gathered.append(value)
+            return [value, type(value)(value.rate / 2, 2 * value.bytes)]
+
+    gathered: list[Any] = []
+    free["bytes"] = 250e6
+    choice = choose(Heavy(), world=Both(torch.device("cpu")))
+    assert fitting(choice) == [16, 32], "half of 200 MB are free there, and 64 examples take 128"
+    assert choice.table[micro.Way(16)] <= max(look.rate for look in gathered) / 2
 
 
 def test_the_choice_is_remembered(own_cache: Path) -> None:
@@ -111,6 +201,31 @@ def test_a_damaged_cache_is_measured_again(own_cache: Path, content: str) -> Non
     assert choose(Lines()).measured
 
 
+@pytest.mark.parametrize("kept", [None, {}, {"memory": []}, {"memory": {"KEY": [16, 32]}}])
+def test_what_an_earlier_version_kept_is_measured_again(
+    own_cache: Path, kept: dict[str, Any] | None
+) -> None:
+    """It kept rates alone, and 0 for what had not fitted once."""
+    first = choose(Lines())
+    path = own_cache / "micro-batches.json"
+    (key,) = (name for name in json.loads(path.read_text()) if name.startswith("lines | "))
+    old = {key: {"16": 0.0, "32": 5.0}}
+    damage = json.loads(json.dumps(kept or {}).replace("KEY", key))
+    path.write_text(json.dumps(old | damage if kept is not None else {key: "nonsense"}))
+    again = choose(Lines())
+    assert again.measured
+    assert fitting(again) == fitting(first)
+    assert not choose(Lines()).measured
+
+
+def test_rates_are_where_others_look_for_them(own_cache: Path) -> None:
+    """Such as the study that says how long it will take (`legw.durations`)."""
+    choice = choose(Lines())
+    found = durations.measured("lines", [])
+    assert found is not None
+    assert found.of[0] == pytest.approx(max(choice.table.values()), rel=1e-4)
+
+
 def test_the_measurement_leaves_the_model_alone() -> None:
     task = Normalised()
     model = task.model()
@@ -128,6 +243,35 @@ def test_a_small_batch_needs_no_measurement() -> None:
 
 def test_whole_groups_only() -> None:
     assert micro.ladder(1000, group=96) == [96, 192, 384, 768, 1000]
+    assert micro.ladder(90, group=15) == [30, 60, 90], "16 would be a group and a rest of 1"
+
+
+@given(batch_size=st.integers(1, 300), processes=st.integers(1, 9), group=st.integers(1, 300))
+def test_the_largest_share_is_the_splits_in_whole_groups(
+    batch_size: int, processes: int, group: int
+) -> None:
+    assume(processes <= batch_size)
+    share = micro.largest_share(batch_size, processes, group)
+    plan: dict[str, int] = {"world_size": processes, "group": group}
+    parts = [split(batch_size, share, rank=rank, **plan) for rank in range(processes)]
+    assert share % group or all(len(own) <= 1 for own in parts), "in one piece"
+    most = max(part.stop - part.start for own in parts for part in own)
+    assert most <= share < most + group
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_share_smaller_than_a_group_is_a_group(processes: int) -> None:
+    world = World(torch.device("cpu"), size=processes)
+    choice = choose(Normalised(), batch_size=128, world=world, group=128)
+    assert choice.micro_batch_size == 128
+
+
+def test_auto_in_two_processes_and_one_group(tmp_path: Path) -> None:
+    complete(
+        2, train, "normalised", tmp_path / "run", updates=2, changes={"norm_batch_size": 64},
+        micro_batch_size="auto", logs=tmp_path / "logs",
+    )  # fmt: skip
+    assert records.read_manifest(tmp_path / "run").micro_batch_size == 64
 
 
 def test_auto_is_written_to_the_manifest(tmp_path: Path) -> None:
@@ -246,7 +390,13 @@ def test_a_long_first_pass_is_not_made_again(
     monkeypatch.setattr(micro._Probe, "_now", lambda self: clock.now)
     task = Lines()
     probe = micro._Probe(
-        task, task.model(), recipe(batch_size=100), world=CPU, precision="fp32", limit=2**40
+        task,
+        task.model(),
+        recipe(batch_size=100),
+        world=CPU,
+        precision="fp32",
+        limit=2**40,
+        looks={},
     )
     assert probe.throughput(micro.Way(8)) == pytest.approx(8 / 1.5), "the first pass of all"
     assert probe.throughput(micro.Way(16)) == pytest.approx(rate)
@@ -308,3 +458,55 @@ def test_each_pass_takes_the_examples_that_come_next() -> None:
         )  # fmt: skip
         several()
         assert sorted(taken) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+class Cropped(Lines):
+    """Its examples are of use only once `augment` has had them."""
+
+    name = "cropped"
+
+    def batch(self, ids: Tensor, device: torch.device) -> Any:
+        taken.append(ids.tolist())
+        return {"raw": super().batch(ids, device)}
+
+    def augment(self, batch: Any, draws_B: Tensor) -> Any:
+        inputs, targets, weights = batch["raw"]
+        assert draws_B.dtype == torch.int64 and draws_B.shape == (len(inputs),)
+        return inputs[:, :6], targets, weights
+
+
+class Ahead(Cropped):
+    """The same, made ready ahead."""
+
+    name = "ahead"
+
+    def prefetch(self, ids: Tensor, draws_B: Tensor) -> None:
+        """Nothing is as slow as that here."""
+
+
+taken: list[list[int]] = []
+"""The ids that were loaded, in order."""
+
+
+@pytest.mark.parametrize("task", [Cropped(), Ahead()])
+def test_examples_are_augmented_as_in_training(task: Lines) -> None:
+    found = choose(task, batch_size=64, lanes=(1, 2))
+    assert {way.lanes for way, rate in found.table.items() if rate} == {1, 2}
+
+
+def test_what_is_loaded_ahead_is_loaded_before_the_clock_starts() -> None:
+    task, ids = Ahead(), torch.arange(100)
+    options: dict[str, Any] = {"world": CPU, "precision": "fp32"}
+    with contextlib.ExitStack() as held:
+        for size, expected in [(40, [0]), (32, [0, 32]), (70, [0])]:
+            taken.clear()
+            one = micro.passing(task, task.model(), ids, micro.Way(size), held=held, **options)
+            assert [part[0] for part in taken] == expected
+            for _ in range(3):
+                one()
+            assert len(taken) == len(expected), "no pass loads"
+        taken.clear()
+        several = micro.passing(task, task.model(), ids, micro.Way(8, 2), held=held, **options)
+        assert not taken, "in lanes, data are loaded as they are in training: in the pass"
+        several()
+        assert sorted(part[0] for part in taken) == [0, 8]

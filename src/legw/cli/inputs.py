@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -54,6 +55,18 @@ def find_recipe(named: str, num_examples: int | None = None) -> Recipe:
     """
     found = recipes.RECIPES.get(named) or _from_file(named)
     return found if num_examples is None else found.with_num_examples(num_examples)
+
+
+def overridden(
+    base: Recipe, *, epochs: float | None = None, warmup_epochs: float | None = None
+) -> Recipe:
+    """Return the base recipe with the values given on the command line.
+
+    Raises:
+        RecipeError: a value cannot be.
+    """
+    given = {"epochs": epochs, "warmup_epochs": warmup_epochs}
+    return replace(base, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 def _from_file(named: str) -> Recipe:

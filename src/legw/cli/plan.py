@@ -86,7 +86,7 @@ def run(options: Options) -> int:
     """Measure, predict, and show the batch sizes side by side."""
     _check(options)
     network = _network(options)
-    base = training.overridden(
+    base = inputs.overridden(
         training.base_recipe(options.app, options.recipe), epochs=options.epochs
     )
     rule = rules.find(options.rule)

@@ -104,4 +104,4 @@ def run(options: Curvature | Noise) -> int:
 def base_of(options: Runs) -> Recipe:
     """Return the base recipe that is meant."""
     base = training.base_recipe(options.app, options.recipe)
-    return training.overridden(base, warmup_epochs=options.warmup_epochs)
+    return inputs.overridden(base, warmup_epochs=options.warmup_epochs)

@@ -34,6 +34,10 @@ class Options:
     noise: inputs.Noise = None
     """Noise scale in examples, or a folder with runs in which legw probe noise measured it:
     a batch far past it gets a note."""
+    epochs: inputs.Number = None
+    """The base's length in epochs, in place of the recipe's own."""
+    warmup_epochs: inputs.Number = None
+    """The base's warmup in epochs, in place of the recipe's own; the rule scales it."""
     lr: inputs.Number = None
     """Peak learning rate, in place of the rule's; above 0."""
     toml: inputs.File = None
@@ -46,7 +50,11 @@ def run(options: Options) -> int:
     """Print one scaled recipe, or one for each rule or rung."""
     _check(options)
     rule = rules.find(options.rule)
-    base = inputs.find_recipe(options.recipe, options.num_examples)
+    base = inputs.overridden(
+        inputs.find_recipe(options.recipe, options.num_examples),
+        epochs=options.epochs,
+        warmup_epochs=options.warmup_epochs,
+    )
     if options.noise is not None:
         from legw.cli import noises
 

@@ -31,6 +31,10 @@ class Options:
     """How to scale; `legw.rules.RULES` has the names."""
     num_examples: inputs.Count = None
     """Examples in one epoch, in place of the recipe's own; at least 1."""
+    epochs: inputs.Number = None
+    """The base's length in epochs, in place of the recipe's own."""
+    warmup_epochs: inputs.Number = None
+    """The base's warmup in epochs, in place of the recipe's own; the rule scales it."""
     lr: inputs.Number = None
     """Peak learning rate, in place of the rule's; above 0."""
     plot: inputs.File = None
@@ -45,7 +49,11 @@ def run(options: Options) -> int:
     """Draw one schedule, beside the base's where they differ."""
     rule = rules.find(options.rule)
     suffix = _suffix(options.plot)
-    base = inputs.find_recipe(options.recipe, options.num_examples)
+    base = inputs.overridden(
+        inputs.find_recipe(options.recipe, options.num_examples),
+        epochs=options.epochs,
+        warmup_epochs=options.warmup_epochs,
+    )
     batch_size = base.batch_size if options.batch_size is None else options.batch_size
     outcome = carry(base, batch_size, rule, lr=options.lr)
     assert outcome.scaled is not None

@@ -133,7 +133,7 @@ def read(options: Options) -> Study:
     base = training.base_recipe(options.app, options.recipe)
     return Study(
         task=options.app,
-        base=training.overridden(base, epochs=options.epochs),
+        base=inputs.overridden(base, epochs=options.epochs),
         batch_sizes=lists.whole_numbers("--batch-sizes", options.batch_sizes, least=1),
         rules=_rules(options.rules),
         seeds=lists.seeds(options.seeds),

@@ -97,7 +97,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     """Train on this and all other processes; the first alone shows anything."""
     console = Console(stderr=options.json, highlight=False, quiet=not world.first)
     rule = rules.find(options.rule)
-    base = training.overridden(
+    base = inputs.overridden(
         training.base_recipe(options.app, options.recipe),
         epochs=options.epochs,
         warmup_epochs=options.warmup_epochs,

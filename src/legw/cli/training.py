@@ -6,7 +6,7 @@ torch is imported by the functions that need it, so that a mistake is told at on
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
@@ -160,15 +160,3 @@ def too_few(task: Task, recipe: Recipe) -> list[str]:
         f"{task.name}: the batch ({recipe.batch_size}) is larger than the data given ({count}), "
         "so an update takes examples of several epochs; choose a smaller batch"
     ]
-
-
-def overridden(
-    base: Recipe, *, epochs: float | None = None, warmup_epochs: float | None = None
-) -> Recipe:
-    """Return the base recipe with the values given on the command line.
-
-    Raises:
-        RecipeError: a value cannot be.
-    """
-    given = {"epochs": epochs, "warmup_epochs": warmup_epochs}
-    return replace(base, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

@@ -64,8 +64,10 @@ def measure(
 
     def rate(way: Way) -> float:
         with contextlib.ExitStack() as held:
-            one = micro.passing(task, model, ids, way, world=world, precision=precision, held=held)
             try:
+                one = micro.passing(
+                    task, model, ids, way, world=world, precision=precision, held=held
+                )
                 mean, spread = timed(one, world.device, seconds)
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error):
@@ -86,9 +88,8 @@ def measure(
     passes = {way.size: time for way, time in times.items() if way.lanes == 1}
     if not passes:
         raise RunError(f"speed: not even {SMALLEST} examples fit into memory; free some")
-    forward_and_backward(
-        task, model, task.batch(ids[: min(passes)], world.device), None, precision=precision
-    )
+    batch = micro.load(task, ids[: min(passes)], world.device)
+    forward_and_backward(task, model, batch, None, precision=precision)
     norm.forget(model)
     return Speed(
         passes=passes,

@@ -37,7 +37,7 @@ from legw.train.machine import (
 from legw.train.precision import Precision, warn_if_slow
 from legw.train.step import forward_and_backward
 from legw.train.task import Task
-from legw.train.ways import Way, climb, in_lanes
+from legw.train.ways import Way, climb, in_lanes, largest_share
 
 FIRST = 8
 """Examples of the first micro-batch that is timed."""
@@ -152,8 +152,7 @@ def estimate(
     group = min(norm.fix_groups(model, recipe.norm_batch_size), recipe.batch_size)
     model.train()
     split(recipe.batch_size, recipe.batch_size, world_size=processes, group=group)  # can it be?
-    groups = -(-recipe.batch_size // group)
-    share = min(-(-groups // processes) * group, recipe.batch_size)
+    share = largest_share(recipe.batch_size, processes, group)
     counts = tried(lanes, task, World(device), group, barred=one_lane or processes > 1)
     passes = _Passes(task, model, recipe, device, precision)
     rates, largest = _climb(passes, share)
@@ -202,9 +201,7 @@ class _Passes:
         """Return examples as training sees them."""
         ids = self.task.order(0, 0, self.recipe.batch_size)
         own = ids[torch.arange(begin, begin + size) % len(ids)]
-        batch = self.task.batch(own, self.device)
-        augment = getattr(self.task, "augment", None)
-        return batch if augment is None else augment(batch, torch.arange(size) * 2**40)
+        return micro.load(self.task, own, self.device)
 
     def one(self, batch: Any) -> None:
         """Go forward and backward once."""

@@ -19,6 +19,15 @@ STEERING = ("NVIDIA_TF32_OVERRIDE",)
 """Environment variables that change how a library computes: 1 makes single-precision products
 on an NVIDIA GPU take TF32 operands, and 0 forbids it (torch's LSTM takes them unasked)."""
 
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",  # torch's allocator on a CPU, which has no error of its own
+    "not enough memory",  # the same on Windows
+    "cannot allocate memory",  # the system, as of a shared file
+    "could not allocate memory",
+)
+"""What errors say when memory has run out; others speak of memory, too."""
+
 
 def describe_device(device: torch.device) -> str:
     """Return the device's type, and its name where it has one.
@@ -68,9 +77,15 @@ def reset_peak_memory(device: torch.device) -> None:
 def out_of_memory(error: BaseException) -> bool:
     """Say whether an error means that memory ran out.
 
-    The CPU's allocator raises a plain RuntimeError, and names it in words.
+    >>> out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"))
+    True
+    >>> out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    False
     """
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in OUT_OF_MEMORY)
 
 
 def memory_in_use(device: torch.device) -> float:
@@ -81,9 +96,13 @@ def memory_in_use(device: torch.device) -> float:
 
 
 def available_memory(device: torch.device) -> float:
-    """Return the memory that is still free, in bytes; infinite where it cannot be told."""
+    """Return the memory that is still free, in bytes; infinite where it cannot be told.
+
+    What torch keeps of a GPU's, for tensors to come, is free for this process.
+    """
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

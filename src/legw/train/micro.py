@@ -3,17 +3,16 @@
 On a CPU the fastest micro-batch is far from the largest that fits: small pieces
 stay in the caches. On a GPU it is often the largest. So a ladder of sizes is
 timed, forward and backward, one at a time and, where they can be, in lanes
-(`legw.train.lanes`), and the highest throughput within the memory limit wins. The
-table is kept in ``~/.cache/legw`` per task, size of model, device, precision and
-number of threads, so that the seeds of a study share one measurement.
+(`legw.train.lanes`), and the highest throughput within the memory limit wins. What
+each way does and takes is kept in ``~/.cache/legw`` per task, size of model, device,
+precision and number of threads, so that the seeds of a study share one measurement;
+what fits is asked anew by every run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,10 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from legw import locks
-from legw.durations import MICRO_BATCHES, cache_folder
-from legw.errors import RunError
-from legw.files import write_json
+from legw.durations import cache_folder
 from legw.recipe import Recipe
 from legw.train import norm
 from legw.train.dist import World
@@ -42,11 +38,22 @@ from legw.train.machine import (
     peak_memory,
     reset_peak_memory,
 )
+from legw.train.measured import Look, Store
 from legw.train.precision import Precision
 from legw.train.settings import Settings
 from legw.train.step import forward_and_backward
 from legw.train.task import Task
-from legw.train.ways import LONG_SECONDS, SMALLEST, Way, best, climb, in_lanes, ladder, settle
+from legw.train.ways import (
+    LONG_SECONDS,
+    SMALLEST,
+    Way,
+    best,
+    climb,
+    in_lanes,
+    ladder,
+    largest_share,
+    settle,
+)
 
 __all__ = [
     "SMALLEST", "Choice", "Way", "best", "cache_folder", "choose", "climb", "ladder", "settle",
@@ -56,6 +63,10 @@ ENOUGH_SECONDS = 0.2
 """How long one size is timed, at least once and at most `MOST_PASSES` times."""
 
 MOST_PASSES = 20
+
+READY = 64
+"""Examples that are loaded before the clock starts, or one micro-batch where that is more, of a
+task that loads ahead."""
 
 
 @dataclass(frozen=True)
@@ -132,23 +143,26 @@ def choose(
         world: all its processes measure together, and agree.
         group: examples that must stay together (batch-norm groups), at least 1.
         precision: fp32, or bf16 (autocast).
-        memory_limit: bytes that a process may use; None is 80 % of what is free.
+        memory_limit: bytes that a process may use, of those that are free; None is 80 % of them.
         lanes: how many micro-batches may be worked on at once, each number to be tried.
         cache: folder of the tables; None is ``~/.cache/legw``.
 
     Raises:
         RunError: not even the smallest size fits.
     """
-    share = -(-recipe.batch_size // world.size)
+    share = largest_share(recipe.batch_size, world.size, group)
     sizes = ladder(share, group)
     if len(sizes) == 1:
         return Choice(sizes[0], {}, measured=False, lanes=lanes[0])
-    store = _Store(task, model, world, precision, cache)
-    limit = memory_limit if memory_limit is not None else int(0.8 * available_memory(world.device))
-    probe = _Probe(task, model, recipe, world=world, precision=precision, limit=limit)
+    store = Store(task, model, world, precision, cache)
     with store.alone() if world.first else contextlib.nullcontext():
-        known = world.share(store.read() if world.first else None)
-        measure = functools.partial(_least, world, probe)
+        before: dict[Way, Look] = world.share(store.read() if world.first else None)
+        limit = _limit(memory_limit, world)
+        probe = _Probe(
+            task, model, recipe, world=world, precision=precision, limit=limit, looks=before
+        )
+        known = {way: probe.within(look) for way, look in before.items()}
+        measure = probe.throughput
         alone = climb([Way(size) for size in sizes], measure, known)
         table = dict(alone) if 1 in lanes else {}
         for count in lanes:
@@ -156,18 +170,22 @@ def choose(
                 table |= climb(in_lanes(sizes, count, share), measure, known)
         if not table:  # a batch too small for the lanes that are asked for
             table = climb([Way(sizes[0], lanes[0])], measure, known)
-        if any(way not in known for way in table):
+        measured = any(rate and way not in known for way, rate in table.items())
+        if measured:
             table = settle(table, measure)
-        if world.first and alone | table != known:
-            store.write(known | alone | table)
+        rates = {way: rate for way, rate in (alone | table).items() if rate}
+        looks = probe.looks | {way: Look(rates[way], probe.looks[way].bytes) for way in rates}
+        if world.first and looks != before:
+            store.write(looks)
     chosen = best(table, share)
-    measured = any(way not in known for way in table)
     return Choice(chosen.size, table, measured=measured, lanes=chosen.lanes)
 
 
-def _least(world: World, probe: _Probe, way: Way) -> float:
-    """Return the lowest throughput of all processes: a way must suit every one."""
-    return min(float(each) for each in world.gather(probe.throughput(way)))
+def _limit(given: int | None, world: World) -> float:
+    """Return the bytes that each process may use, the same for all: they try the same ways."""
+    free = available_memory(world.device)
+    own = 0.8 * free if given is None else min(given, free)
+    return min(float(each) for each in world.gather(own))
 
 
 class _Probe:
@@ -181,19 +199,51 @@ class _Probe:
         *,
         world: World,
         precision: Precision,
-        limit: int,
+        limit: float,
+        looks: dict[Way, Look],
     ) -> None:
         self._task, self._model, self._world = task, model, world
         self._precision, self._limit = precision, limit
         self._ids = task.order(0, 0, recipe.batch_size)
-        self._last: tuple[int, float] | None = None
+        self.looks = dict(looks)
+        """What is known of each way, the same in all processes."""
         self._seen: set[Way] = set()
 
+    def within(self, look: Look) -> float:
+        """Return the examples per second of a way; 0 where it takes more than the limit."""
+        return look.rate if look.bytes <= self._limit else 0.0
+
     def throughput(self, way: Way) -> float:
-        """Return examples per second cut in this way; 0 where it would not fit."""
+        """Return examples per second cut in this way; 0 where it would not fit.
+
+        The lowest of all processes, with the most memory: a way must suit every one.
+        """
+        if self._foreseen(way) > self._limit:
+            return 0.0
+        found = self._world.gather(self._look(way))
+        if None in found:
+            return 0.0
+        earlier = [self.looks[way].bytes] if way in self.looks else []
+        most = max([*earlier, *(look.bytes for look in found)])
+        self.looks[way] = Look(min(look.rate for look in found), most)
+        return self.within(self.looks[way])
+
+    def _foreseen(self, way: Way) -> float:
+        """Return the bytes that a way takes: what the next smaller one took, in proportion.
+
+        It is 0 where nothing is known of a smaller one.
+        """
+        if way in self.looks:
+            return self.looks[way].bytes
+        smaller = [each for each in self.looks if each.examples <= way.examples]
+        if not smaller:
+            return 0.0
+        nearest = max(smaller, key=lambda each: each.examples)
+        return self.looks[nearest].bytes * way.examples / nearest.examples
+
+    def _look(self, way: Way) -> Look | None:
+        """Return what a way does in this process; None where memory runs out."""
         device = self._world.device
-        if self._last and self._last[1] * way.examples / self._last[0] > self._limit:
-            return 0.0  # what the last one took, grown in proportion, is too much
         before = memory_in_use(device)
         reset_peak_memory(device)
         try:
@@ -201,14 +251,13 @@ class _Probe:
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
-            return 0.0
+            return None
         finally:
             self._model.zero_grad(set_to_none=True)
             norm.forget(self._model)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
-        self._last = (way.examples, max(peak_memory(device) - before, 0.0))
-        return rate if self._last[1] <= self._limit else 0.0
+        return Look(rate, max(peak_memory(device) - before, 0.0))
 
     def _timed(self, way: Way) -> float:
         """Return examples per second of the middle pass; of the first, where it takes long.
@@ -251,6 +300,19 @@ class _Probe:
         return time.perf_counter()
 
 
+def load(task: Task, ids: Tensor, device: torch.device) -> Any:
+    """Return examples as training sees them, changed at random where the task does so.
+
+    Args:
+        task: whose data.
+        ids: int64 of shape (examples,), on the CPU.
+        device: where the data go.
+    """
+    batch = task.batch(ids, device)
+    augment = getattr(task, "augment", None)
+    return batch if augment is None else augment(batch, torch.arange(len(ids)) * 2**40)
+
+
 def passing(
     task: Task,
     model: nn.Module,
@@ -266,7 +328,9 @@ def passing(
     Args:
         task, model: whose loss.
         ids: examples in the order of training. Each pass takes those that come next, for
-            some tasks' differ in size; after the last comes the first.
+            some tasks' differ in size; after the last comes the first. A task that loads ahead
+            in training has some micro-batches loaded here, and each pass takes the next of
+            them. In lanes nothing is loaded ahead.
         way: how many examples, in how many lanes.
         world: its device.
         precision: fp32, or bf16 (autocast).
@@ -276,9 +340,12 @@ def passing(
 
     def next_batch() -> Any:
         begin = next(turns) * way.size
-        return task.batch(ids[torch.arange(begin, begin + way.size) % len(ids)], world.device)
+        return load(task, ids[torch.arange(begin, begin + way.size) % len(ids)], world.device)
 
     if way.lanes == 1:
+        if hasattr(task, "prefetch"):
+            ready = itertools.cycle([next_batch() for _ in range(max(READY // way.size, 1))])
+            next_batch = ready.__next__
 
         def one() -> None:
             batch = next_batch()
@@ -302,49 +369,3 @@ def passing(
         threads.run(lane)
 
     return several
-
-
-class _Store:
-    """The tables measured before, one file for all tasks."""
-
-    def __init__(
-        self,
-        task: Task,
-        model: nn.Module,
-        world: World,
-        precision: Precision,
-        folder: Path | None,
-    ) -> None:
-        self._path = (folder or cache_folder()) / MICRO_BATCHES
-        parts = (
-            task.name,
-            f"{sum(p.numel() for p in model.parameters())} parameters",
-            describe_device(world.device),
-            precision,
-            f"{world.size} processes",
-            f"torch {torch.__version__}",
-        )
-        self._key = " | ".join(parts)
-
-    def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Let the runs of a study measure one after the other: the second finds it done."""
-        return locks.in_turn(self._path.with_suffix(".lock"))
-
-    def read(self) -> dict[Way, float]:
-        """Return the table of this task and machine; empty where there is none."""
-        table: dict[str, float] = self._all().get(self._key, {})
-        return {Way.read(way): rate for way, rate in table.items()}
-
-    def write(self, table: dict[Way, float]) -> None:
-        """Keep a table; a cache that cannot be written is no reason to stop."""
-        with contextlib.suppress(OSError, RunError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            kept = {str(way): round(rate, 1) for way, rate in sorted(table.items())}
-            write_json(self._path, self._all() | {self._key: kept})
-
-    def _all(self) -> dict[str, Any]:
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}

@@ -71,6 +71,23 @@ class Way(NamedTuple):
 K = TypeVar("K", bound="int | Way")
 
 
+def largest_share(batch_size: int, processes: int, group: int = 1) -> int:
+    """Return the most examples of an update that a process has: whole groups, or the batch.
+
+    Args:
+        batch_size: examples per update, at least 1.
+        processes: how many share them, at least 1.
+        group: examples that must stay together (batch-norm groups), at least 1.
+
+    >>> largest_share(100, 3)
+    34
+    >>> largest_share(128, 2, group=128)
+    128
+    """
+    groups = -(-batch_size // group)
+    return min(-(-groups // processes) * group, batch_size)
+
+
 def ladder(share: int, group: int = 1) -> list[int]:
     """Return the sizes to try for a process's share of the batch: whole groups, ascending.
 
@@ -78,8 +95,10 @@ def ladder(share: int, group: int = 1) -> list[int]:
     [16, 32, 64, 100]
     >>> ladder(512, group=128)
     [128, 256, 512]
+    >>> ladder(90, group=15)
+    [30, 60, 90]
     """
-    size = max(SMALLEST, group)
+    size = -(-SMALLEST // group) * group
     sizes = []
     while size < share:
         sizes.append(size)
@@ -93,7 +112,7 @@ def climb(sizes: list[K], measure: Callable[[K], float], known: dict[K, float]) 
     Args:
         sizes: what to try, ascending: numbers, or ways.
         measure: size -> examples per second, 0 where it does not fit.
-        known: what was measured before.
+        known: what was measured before, 0 where it does not fit now.
 
     >>> climb([16, 32, 64, 128], {16: 900.0, 32: 1000.0, 64: 500.0, 128: 400.0}.__getitem__, {})
     {16: 900.0, 32: 1000.0, 64: 500.0, 128: 400.0}
