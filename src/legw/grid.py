@@ -87,7 +87,8 @@ def with_field(recipe: Recipe, name: str, value: Any) -> Recipe:
 def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
     """Return the fields in which a recipe differs from another, with its values.
 
-    Of an optimizer or decay of another kind these are the settings that are not usual.
+    Of an optimizer or decay of another kind these are the settings that are not usual. Where
+    it comes from and how noisy it was measured to be is no difference.
 
     >>> base = Recipe(batch_size=16, lr=0.1, epochs=10)
     >>> differences(base, with_field(base, "optimizer.momentum", 0.9))
@@ -101,7 +102,7 @@ def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
         old, new = ours.get(name), theirs.get(name)
         if isinstance(old, dict) and isinstance(new, dict):
             found |= _part_differences(name, old, new, type(getattr(other, name)))
-        elif old != new and name != "source":
+        elif old != new and name not in ("source", "noise_scale"):
             found[name] = new
     return found
 

@@ -310,7 +310,7 @@ def _row(run: Planned, place: Path) -> Row:
     if not (place / "manifest.json").exists():
         return missing_row(run)
     manifest = records.read_manifest(place)
-    if replace(manifest.recipe, source="") != replace(run.recipe, source=""):
+    if differences(manifest.recipe, run.recipe):
         raise RunError(
             f"{place}: holds a run of another recipe; choose another --out, or move it away"
         )

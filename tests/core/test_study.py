@@ -173,6 +173,15 @@ def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
     assert study.read(tmp_path / "elsewhere") is None
 
 
+def test_a_noise_scale_that_is_known_by_now_makes_no_other_study(tmp_path: Path) -> None:
+    write_study(tmp_path / "s", ASKED)
+    knowing = replace(ASKED, base=replace(BASE, noise_scale=40.0))
+    study.write(knowing, tmp_path)
+    rows = study.rows(study.plan(knowing).runs, tmp_path / "s")
+    assert {row.status for row in rows} == {"finished"}
+    assert len(study.other_rows(knowing, study.plan(knowing).runs, tmp_path / "s")) == 0
+
+
 def test_a_study_may_grow(tmp_path: Path) -> None:
     study.write(ASKED, tmp_path)
     study.write(replace(ASKED, rules=("sqrt",), seeds=(5,), batch_sizes=(16, 128)), tmp_path)
