@@ -24,6 +24,15 @@ def without_data() -> Task:
     raise DataError("digits: are gone")
 
 
+def without_data_once(mark: Path) -> Task:
+    """Find no data the first time, as where a disk comes late."""
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return failing("")
+    raise DataError("digits: are gone")
+
+
 class Fails(RowTask):
     """A digit reader whose run at batch 64 fails, in the way that a file says."""
 

@@ -8,7 +8,7 @@ A folder may hold several, at any depth:
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,9 @@ from legw.recipe import Recipe
 from legw.records import Manifest, Run
 from legw.study import Row, Study, Undefined
 from legw.table import Table
+
+FURTHEST = ("finished", "diverged", "interrupted", "running")
+"""How a run has ended, from what says most to what says least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +129,14 @@ def _once(
 ) -> tuple[tuple[tuple[Row, Run], ...], tuple[str, ...]]:
     """Return runs with their rows, and a line for each that is left out.
 
-    A run that was made twice, seed and all, counts once, the finished one if there is one:
-    its twin is no second sample.
+    A run that was made twice, seed and all, counts once, the one that got furthest: its twin
+    is no second sample.
     """
     kept: dict[tuple[str, str, int, int], tuple[Row, Run]] = {}
     again = []
-    for run in sorted(members, key=lambda each: each.status != "finished"):
-        row = _row(run, _variant(base, run))
+    for run in sorted(members, key=lambda each: FURTHEST.index(each.status)):
+        variant = " ".join(part for part in (_variant(base, run), _made(members[0], run)) if part)
+        row = _row(run, variant)
         same = (row.variant, row.rule, row.batch_size, row.seed)
         if same in kept:
             first = kept[same][1].folder.name
@@ -160,20 +164,28 @@ def _problems(runs: Iterable[Run]) -> tuple[str, ...]:
 
 
 def _row(run: Run, variant: str) -> Row:
-    return study.row_of(run.manifest, run.summary, variant)
+    """Return a run's row; one that took a value in place of its rule's is a rule of its own."""
+    row, given = study.row_of(run.manifest, run.summary, variant), _given(run.manifest)
+    return replace(row, rule=f"{row.rule} {given}") if given else row
 
 
 def _variant(base: Recipe, run: Run) -> str:
-    """Say how a run's base differs from the study's, and its recipe from what the rule says."""
-    of_base, given = label(differences(base, run.manifest.base)), _given(run.manifest)
-    return " ".join(part for part in (of_base, given and f"given {given}") if part)
+    return label(differences(base, run.manifest.base))
+
+
+def _made(first: Run, run: Run) -> str:
+    """Say in what a run differs from the first beside its recipe: its data, its precision."""
+    ours, theirs = first.manifest, run.manifest
+    precision = f"precision={theirs.precision}" if theirs.precision != ours.precision else ""
+    data = f"data={theirs.data}" if theirs.data != ours.data else ""
+    return " ".join(part for part in (precision, data) if part)
 
 
 def _given(manifest: Manifest) -> str:
     """Return what a run took in place of its rule's values, as a rate from the command line."""
     rule = rules.RULES.get(manifest.rule)
-    if rule is None or manifest.recipe.batch_size == manifest.base.batch_size:
-        return "" if rule is None else label(differences(manifest.base, manifest.recipe))
+    if rule is None:
+        return ""
     try:
         said = rules.apply(manifest.base, manifest.recipe.batch_size, rule)
     except RecipeError:

@@ -60,6 +60,7 @@ class Failed:
 
 
 Ended = Iterator[tuple[Planned, Summary | Failed]]
+"""Runs as they end."""
 
 
 class Onlooker(Observer):
@@ -103,8 +104,8 @@ def at_a_time(
     fewer.
 
     Raises:
-        RunError: a process was lost before it could begin.
-        LegwError: the task cannot be made.
+        RunError: all processes were lost before they could begin.
+        LegwError: none can make the task.
     """
     jobs = min(jobs, len(runs))
     pool = _Pool(list(runs), watch, (make_task, folder, settings, jobs))
@@ -258,6 +259,8 @@ class _Worker:
     """Whether it has made its task."""
     lost: bool = False
     """Whether its process has ended by itself."""
+    error: LegwError | None = None
+    """Why it could not begin."""
 
 
 @dataclass
@@ -272,8 +275,6 @@ class _Pool:
     """Runs that are tried for the second time."""
     shared: bool = False
     """Whether runs had the machine together."""
-    begun: bool = False
-    """Whether any worker has made its task."""
     stopping: bool = False
 
     def start(self, count: int) -> None:
@@ -299,7 +300,7 @@ class _Pool:
                 end = self._hear(worker)
                 if end is None:
                     if worker.lost:
-                        self.workers.remove(worker)
+                        self._go_on_without(worker)
                     continue
                 crowded = isinstance(end, Failed) and end.crowded
                 again = crowded and self.shared and worker.run.name not in self.again
@@ -322,8 +323,9 @@ class _Pool:
         if isinstance(message, Summary | Failed):
             return message
         if isinstance(message, LegwError):
-            return self._without_task(worker, message)
-        worker.ready = self.begun = True
+            worker.lost, worker.error = True, message
+            return None
+        worker.ready = True
         if message == "ready":
             return None
         event, *values = message
@@ -331,27 +333,26 @@ class _Pool:
             getattr(observer, event)(*values)
         return None
 
-    def _without_task(self, worker: _Worker, error: LegwError) -> Failed:
-        """Say that a worker has no task; where none has begun, that is the study's error."""
-        if not self.begun:
-            raise error
-        worker.lost = True
-        return Failed(str(error))
-
     def _lost(self, worker: _Worker) -> Failed | None:
-        """Say what became of a process that is gone; nothing where it was asked to go."""
+        """Say what became of a process that is gone; None where it had not begun."""
         worker.process.join()
         worker.lost = True
-        if self.stopping and not worker.ready:
-            return None
         code = worker.process.exitcode
         reason = (
             f"{worker.run.name}: its process was lost (exit code {code}; -9 is out of memory); "
             "the same command goes on, perhaps with fewer --jobs"
         )
-        if not self.begun:
-            raise RunError(reason)
+        if not worker.ready:
+            worker.error = RunError(reason)
+            return None
         return Failed(reason, crowded=code == -signal.SIGKILL)
+
+    def _go_on_without(self, worker: _Worker) -> None:
+        """Leave the run of a worker that could not begin to the others, if there are any."""
+        self.workers.remove(worker)
+        self.left.append(worker.run)
+        if worker.error and not self.workers and not self.stopping:
+            raise worker.error
 
     def _next(self, worker: _Worker, *, fewer: bool) -> None:
         """Give a worker its next run; one that is lost, or too many, ends."""

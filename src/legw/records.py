@@ -117,7 +117,8 @@ class Summary:
     status: Status
     """finished, diverged or interrupted."""
     final_loss: float | None
-    """Mean training loss of the last epoch; of the updates since, if it ended within one."""
+    """Mean training loss of the last epoch; if it ended early, since the last evaluation (up to
+    it, if it ended there)."""
     metric: dict[str, Any]
     """`name`, and `value` after the last update: null unless finished."""
     updates: int

@@ -29,6 +29,9 @@ FAR = 4.0
 """A batch this many times the noise scale is far past it: there, twice the batch saves less
 than a tenth of the updates to the same loss."""
 
+MOST_LENGTH = 4.0
+"""A steered run ends after this many times its base's epochs, whatever it has gained."""
+
 ROUNDING = 1e-12
 """Two numbers this close, relatively, count as equal where a rule meets its limit."""
 
@@ -328,7 +331,7 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
         _past_the_decay(scaled),
         _adaptive_linear(base, rule),
         _past_the_noise(base, scaled),
-        _steered(rule),
+        _steered(rule, scaled.batch_size / base.batch_size),
         _few_updates(scaled),
     ]
     return [f"{base.name}: {line}" for line in found if line]
@@ -379,13 +382,9 @@ def _past_the_noise(base: Recipe, scaled: Recipe) -> str:
     )
 
 
-def _steered(rule: Rule) -> str:
-    if not rule.steers:
-        return ""
-    return (
-        f"{rule.name} sets rate and length while the run goes on: up to k times this rate, and "
-        "from as few updates as these to 4 times as many"
-    )
+def _steered(rule: Rule, k: float) -> str:
+    said = f"{rule.name} sets rate and length while the run goes on: up to {k:g} times this rate, "
+    return f"{said}up to {min(k, MOST_LENGTH):g} times these updates" if rule.steers else ""
 
 
 def _few_updates(scaled: Recipe) -> str:

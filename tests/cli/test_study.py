@@ -379,6 +379,17 @@ def test_a_run_that_fails_leaves_the_others_alone(
 
 
 @pytest.mark.usefixtures("quick_start")
+def test_a_worker_that_cannot_begin_leaves_its_run_to_the_others(tmp_path: Path) -> None:
+    asked = Study(task="digits", base=SMALL, batch_sizes=(16, 64, 32), rules=("sqrt",))
+    make = functools.partial(faults.without_data_once, tmp_path / "mark")
+    outcome = runner.run_study(
+        asked, make, tmp_path / "out", settings=Settings(device="cpu", micro_batch_size=16), jobs=2
+    )
+    assert outcome == runner.Outcome()
+    assert {row["status"] for row in table(str(tmp_path / "out"))} == {"finished"}
+
+
+@pytest.mark.usefixtures("quick_start")
 def test_a_run_without_memory_is_tried_again_with_fewer_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from expect import error_line
 from folders import BASE, write_run, write_study
-from legw import evidence, scale
+from legw import evidence, scale, verdict
 from legw.errors import RunError
 from legw.study import Study
 
@@ -103,14 +103,32 @@ def test_folders_without_runs(tmp_path: Path) -> None:
     assert line == f"{tmp_path / 'x'}: is not a folder; give the folder of a study or of runs"
 
 
-def test_a_rate_from_the_command_line_is_a_variant_of_its_own(tmp_path: Path) -> None:
-    """Runs at two rates are not two seeds of one cell."""
+def test_a_rate_from_the_command_line_is_a_rule_of_its_own(tmp_path: Path) -> None:
+    """Runs at two rates are not two seeds of one cell; both are compared with the base."""
+    write_run(tmp_path / "base")
     big = scale(BASE, batch_size=64)
     write_run(tmp_path / "a", recipe=big)
     write_run(tmp_path / "b", recipe=replace(big, lr=3.0))
     (found,) = evidence.read(tmp_path)
-    assert [row.variant for row in found.rows] == ["", "given lr=3"]
-    assert [len(cell.metrics) for cell in found.table.cells] == [1, 1]
+    assert {row.rule for row in found.rows} == {"base", "legw", "legw lr=3"}
+    assert [len(cell.metrics) for cell in found.table.cells] == [1, 1, 1]
+    assert verdict.sentence(found.table).startswith("At batch 64 (4 times the base's 16), legw ")
+
+
+def test_runs_of_another_precision_or_other_data_are_variants(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", data="some")
+    write_run(tmp_path / "b", data="some", precision="bf16")
+    write_run(tmp_path / "c", data="others")
+    (found,) = evidence.read(tmp_path)
+    assert [row.variant for row in found.rows] == ["", "precision=bf16", "data=others"]
+    assert found.problems == ()
+
+
+def test_a_divergence_is_not_hidden_by_a_run_that_was_stopped(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", status="interrupted")
+    write_run(tmp_path / "b", status="diverged")
+    (found,) = evidence.read(tmp_path)
+    assert [row.status for row in found.rows] == ["diverged"]
 
 
 def test_a_run_made_twice_counts_once(tmp_path: Path) -> None:

@@ -412,11 +412,12 @@ def test_no_warmup_to_scale(rule: Rule, twin: str) -> None:
 
 
 def test_a_rule_that_steers() -> None:
-    (line,) = said(QUIET, 200, RULES["adascale"])
-    assert line == (
-        "adascale sets rate and length while the run goes on: up to k times this rate, and from "
-        "as few updates as these to 4 times as many"
-    )
+    for k, length in ((2, 2), (32, 4)):
+        (line,) = said(QUIET, k * QUIET.batch_size, RULES["adascale"])
+        assert line == (
+            f"adascale sets rate and length while the run goes on: up to {k} times this rate, "
+            f"up to {length} times these updates"
+        )
 
 
 @pytest.mark.parametrize("name", ["sqrt", "linear"])

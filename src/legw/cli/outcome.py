@@ -65,15 +65,16 @@ def carry(base: Recipe, batch_size: int, rule: Rule, *, lr: float | None = None)
     """
     scaled = rules.apply(base, batch_size, rule)
     lines = rules.cautions(base, scaled, rule)
-    if lr is not None and rules.steers(rule.name, scaled, base):
-        raise RecipeError(
-            f"{base.name}: lr={number(lr)}: {rule.name} takes its rates from the base while the "
-            "run goes on; give a base with another lr (--recipe FILE)"
-        )
     if lr is not None:
+        given = replace(scaled, lr=lr)
+        if rules.steers(rule.name, given, base):
+            raise RecipeError(
+                f"{base.name}: lr={number(lr)}: {rule.name} takes its rates from the base while "
+                "the run goes on; give a base with another lr (--recipe FILE)"
+            )
         lines = [f"{base.name}: lr={number(lr)} is given; {rule.name} says "
                  f"{number(scaled.lr)}", *lines]  # fmt: skip
-        scaled = replace(scaled, lr=lr)
+        scaled = given
     return Outcome(
         base=base, rule=rule, batch_size=batch_size, scaled=scaled, warnings=tuple(lines)
     )

@@ -41,7 +41,7 @@ class Options:
     recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
     """Base recipe, if not the application's own."""
     epochs: inputs.Number = None
-    """Length of the run in passes over the data, if not the base recipe's."""
+    """The base's length in epochs, if not the base recipe's; the rule may stretch it."""
     warmup_epochs: inputs.Number = None
     """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
     lr: inputs.Number = None
@@ -113,7 +113,8 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(headline(outcome), markup=False, soft_wrap=True)
     if options.resume and not (folder / "manifest.json").exists():
-        console.print(f"note: {folder}: holds no run to go on with; a new one begins", markup=False)
+        console.print(f"note: {folder}: holds no run to go on with; a new one begins",
+                      markup=False, soft_wrap=True)  # fmt: skip
     for line in (*outcome.warnings, *training.too_few(task, recipe)):
         console.print(f"note: {line}", markup=False, soft_wrap=True)
     summary = fit(

@@ -34,9 +34,6 @@ from legw.train.step import GlobalBatch, Gradient
 LEAST_VARIANCE = 1e-6
 """`sigma2` is taken as at least this, so that the gain stays defined."""
 
-MOST_LENGTH = 4.0
-"""The run ends after so many times the base's epochs, whatever has been gained by then."""
-
 
 def variances(
     mean_square: float, square: float, *, count: int, scale: float

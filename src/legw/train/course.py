@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from legw import rules, schedule
 from legw.recipe import Recipe
-from legw.train.adascale import MOST_LENGTH, AdaScale, MeasuredBatch, micro_gradient
+from legw.train.adascale import AdaScale, MeasuredBatch, micro_gradient
 from legw.train.dist import World
 from legw.train.lanes import LanedBatch, tried
 from legw.train.step import GlobalBatch, Gradient
@@ -29,7 +29,8 @@ class Course:
         self.steered = rules.steers(rule, recipe, base)
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         self.num_examples = task.num_examples(recipe.batch_size)
-        longest = replace(recipe, epochs=MOST_LENGTH * recipe.epochs) if self.steered else recipe
+        most = replace(recipe, epochs=rules.MOST_LENGTH * recipe.epochs)
+        longest = most if self.steered else recipe
         self.updates = schedule.updates(longest, self.num_examples)
         """Updates of the run; of a steered one at most, until it has ended."""
         if self.steered:

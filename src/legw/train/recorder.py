@@ -59,7 +59,6 @@ class Recorder:
         self._observers = observers if folder else ()
         self._unread: list[_Unread] = []
         self._metrics = records.MetricsWriter(folder, keep_bytes) if folder else None
-        self._evaluated = Mean()
         self.lost = ""
         """Why the run has diverged; empty while it has not."""
 
@@ -133,7 +132,7 @@ class Recorder:
             loss=position.since_evaluation.value,
             seconds=round(position.seconds, 6),
         )
-        self._evaluated, position.since_evaluation = position.since_evaluation, Mean()
+        position.evaluated, position.since_evaluation = position.since_evaluation, Mean()
         if self._metrics:
             self._metrics.write([row])
             self._metrics.flush()
@@ -148,7 +147,7 @@ class Recorder:
         if finished:
             return self._position.last_epoch.value
         since = self._position.since_evaluation
-        return since.value if since.count else self._evaluated.value
+        return since.value if since.count else self._position.evaluated.value
 
     def sync(self) -> int:
         """Bring every row to the disk; return the length of the file in bytes."""

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from legw.errors import RunError, one_line
 from legw.files import write_atomically
+from legw.train.machine import out_of_memory
 
 KEPT = 2
 """How many checkpoints stay in a run folder."""
@@ -111,6 +112,8 @@ class Position:
     seconds: float = 0.0
     wall_seconds: float = 0.0
     since_evaluation: Mean = field(default_factory=Mean)
+    evaluated: Mean = field(default_factory=Mean)
+    """Of the updates up to the last evaluation."""
     last_epoch: Mean = field(default_factory=Mean)
     divergence: Divergence = field(default_factory=Divergence)
 
@@ -121,6 +124,7 @@ class Position:
             "seconds": self.seconds,
             "wall_seconds": self.wall_seconds,
             "since_evaluation": vars(self.since_evaluation).copy(),
+            "evaluated": vars(self.evaluated).copy(),
             "last_epoch": vars(self.last_epoch).copy(),
             "divergence": self.divergence.to_dict(),
         }
@@ -133,6 +137,7 @@ class Position:
             seconds=data["seconds"],
             wall_seconds=data["wall_seconds"],
             since_evaluation=Mean(**data["since_evaluation"]),
+            evaluated=Mean(**data.get("evaluated", {})),
             last_epoch=Mean(**data["last_epoch"]),
             divergence=Divergence.from_dict(data["divergence"]),
         )
@@ -201,6 +206,8 @@ def load_into(
         model.load_state_dict(content["model"])
         optimizer.load_state_dict(content["optimizer"])
     except (RuntimeError, ValueError, KeyError) as error:
+        if out_of_memory(error):
+            raise
         said = one_line(" ".join(str(error).split()), limit=120)
         raise RunError(
             f"{folder}: its checkpoint is of another model ({said}); "
