@@ -11,7 +11,11 @@ a single one moves by a point. With
     python results/translation.py results/translation --beside RUN
 
 another run, ended or not, is set beside those of its rule and batch, halfway and where it has
-come to.
+come to. With
+
+    python results/translation.py results/translation --after 7,10,20,30
+
+the training losses of all seeds stand side by side after these epochs, except the base's.
 """
 
 import argparse
@@ -89,15 +93,38 @@ def set_beside(folder: Path, found: dict[tuple[str, int], Runs]) -> int:
     return 0
 
 
+def after(text: str, found: dict[tuple[str, int], Runs]) -> int:
+    """Print the training losses after some epochs, of each rule and batch but the base's."""
+    try:
+        epochs = [int(part) for part in text.split(",")]
+    except ValueError:
+        print(f"--after={text}: must be epochs, for example 7,10,20", file=sys.stderr)
+        return 2
+    for epoch in epochs:
+        print(f"after epoch {epoch}:")
+        for (rule, size), runs in found.items():
+            losses = [
+                next((row.loss for row in run.evaluations if int(row.epoch) == epoch), None)
+                for _, run in sorted(runs.items())
+            ]
+            if rule != "base":
+                said = ", ".join("-" if loss is None else f"{loss:.2f}" for loss in losses)
+                print(f"  {rule} {size}: training loss {said}")
+    return 0
+
+
 def main() -> int:
-    """Print a line for each rule and batch; or of one run and those like it."""
+    """Print a line for each rule and batch; or of one run and those like it; or losses."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", type=Path, help="folder with runs")
     parser.add_argument("--beside", type=Path, help="another run's folder")
+    parser.add_argument("--after", help="epochs, as 7,10,20: training losses there")
     options = parser.parse_args()
     study, found = options.study, ended(options.study)
     if options.beside:
         return set_beside(options.beside, found)
+    if options.after:
+        return after(options.after, found)
     base = next((runs for (rule, _), runs in found.items() if rule == "base"), None)
     if base is None:
         print(f"{study}: no run of the base has finished", file=sys.stderr)

@@ -237,11 +237,16 @@ def test_the_translation_page_quotes_what_its_script_prints() -> None:
     assert done.stdout.startswith("base 64 (n = ") and f"\n{done.stdout}```\n" in page
 
 
-def test_the_translation_page_quotes_the_run_beside_the_others() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [("--beside", str(ROOT / "results" / "translation-mixed" / "legw-b1024-s0")),
+     ("--after", "7,10,20,30")],
+    ids=["beside", "after"],
+)  # fmt: skip
+def test_the_translation_page_quotes_what_stands_side_by_side(words: tuple[str, ...]) -> None:
     results = ROOT / "results"
     done = subprocess.run(
-        [sys.executable, str(results / "translation.py"), str(results / "translation"),
-         "--beside", str(results / "translation-mixed" / "legw-b1024-s0")],
+        [sys.executable, str(results / "translation.py"), str(results / "translation"), *words],
         capture_output=True, text=True, check=True, timeout=100,
     )  # fmt: skip
     page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
@@ -272,3 +277,14 @@ def test_the_translation_script_says_what_is_missing(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == f"{tmp_path}: no run of the base has finished\n"
+
+
+def test_epochs_to_stand_side_by_side_are_whole_numbers() -> None:
+    results = ROOT / "results"
+    done = subprocess.run(
+        [sys.executable, str(results / "translation.py"), str(results / "translation"),
+         "--after", "7,soon"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "--after=7,soon: must be epochs, for example 7,10,20\n"

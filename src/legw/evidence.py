@@ -177,7 +177,8 @@ def _made(first: Run, run: Run) -> str:
     """Say in what a run differs from the first beside its recipe: its data, its precision."""
     ours, theirs = first.manifest, run.manifest
     precision = f"precision={theirs.precision}" if theirs.precision != ours.precision else ""
-    data = f"data={theirs.data}" if theirs.data != ours.data else ""
+    known = theirs.data and ours.data
+    data = f"data={theirs.data}" if known and theirs.data != ours.data else ""
     return " ".join(part for part in (precision, data) if part)
 
 

@@ -343,6 +343,17 @@ def test_an_error_in_a_process_is_the_commands(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("quick_start")
+def test_an_error_in_every_process_is_the_commands(tmp_path: Path) -> None:
+    asked = Study(task="digits", base=SMALL, batch_sizes=(16, 64, 32), rules=("sqrt",))
+    settings = Settings(device="cpu")
+    line = error_line(
+        runner.run_study, asked, faults.without_data, tmp_path, settings=settings, jobs=2,
+        kind=DataError,
+    )  # fmt: skip
+    assert line == "digits: are gone"
+
+
 SMALL = replace(BASE, num_examples=128, epochs=2)
 
 

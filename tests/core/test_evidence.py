@@ -119,8 +119,9 @@ def test_runs_of_another_precision_or_other_data_are_variants(tmp_path: Path) ->
     write_run(tmp_path / "a", data="some")
     write_run(tmp_path / "b", data="some", precision="bf16")
     write_run(tmp_path / "c", data="others")
+    write_run(tmp_path / "d", data="", seed=1)  # of a task without a fingerprint
     (found,) = evidence.read(tmp_path)
-    assert [row.variant for row in found.rows] == ["", "precision=bf16", "data=others"]
+    assert [row.variant for row in found.rows] == ["", "precision=bf16", "data=others", ""]
     assert found.problems == ()
 
 

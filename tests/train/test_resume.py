@@ -186,6 +186,17 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert older.name < newest.name
 
 
+def test_a_position_survives_a_checkpoint() -> None:
+    position = state.Position(updates=7, seconds=1.5, wall_seconds=2.0)
+    for mean, value in zip(
+        (position.since_evaluation, position.evaluated, position.last_epoch), (1.0, 2.0, 3.0),
+        strict=True,
+    ):  # fmt: skip
+        mean.add(value)
+    position.divergence.add(0.5)
+    assert state.Position.from_dict(position.to_dict()) == position
+
+
 def test_a_damaged_checkpoint_takes_no_place_of_a_good_one(tmp_path: Path) -> None:
     """One that lies after what a run has come to could not be read when it went on."""
     for updates in (10, 20):

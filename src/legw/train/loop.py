@@ -3,8 +3,8 @@
     for each update:  ids of the batch -> micro-batches -> summed gradients
                       -> divided by the batch's weight -> clipped -> one step
 
-What is trained depends on (recipe, data, seed) alone. World size, micro-batch
-size and restarts change the speed, the rounding, and the draws of dropout.
+Batch, rates and the order of the examples depend on (recipe, data, seed) alone. World
+size and micro-batch size change the speed, the rounding, and the draws of dropout.
 """
 
 from __future__ import annotations
