@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from folders import BASE, write_run
+from legw import measurements, records, scale
+from legw.cli import checking, probed
+from legw.cli.probed import Probed
+from legw.measurements import Curvature
+from legw.recipe import to_dict
+
 QUICK = "--updates 30 --examples 32 --micro-batch-size 64 --device cpu"
 
 
@@ -56,6 +63,39 @@ def test_a_rate_that_is_far_too_high_does_not_hold(legw: Callable) -> None:
     found = legw(f"check digits-lstm --recipe hot.toml --batch-sizes 16 {QUICK} --json").json
     assert found["verdict"] == "does not hold"
     assert found["rates"] == [{"batch_size": 16, "times": 1.0, "loss_rises": True}]
+
+
+def made_up(curve: Callable[[int], float]) -> list[Probed]:
+    """Return runs at three batch sizes whose curvature is a function of the update."""
+    runs = []
+    for size in (16, 32, 64):
+        recipe = scale(BASE, batch_size=size)
+        folder = write_run(Path(f"b{size}"), recipe=recipe)
+        measurements.append(folder, [
+            Curvature(update=i, epoch=i * size / 400, curvature=curve(i), negative=False, lr=0.1)
+            for i in range(20)
+        ])  # fmt: skip
+        summary = records.read_summary(folder)
+        assert summary is not None
+        runs.append(Probed(recipe, 0, 400, folder, summary))
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("curve", "answer"),
+    [(lambda i: 10.0 - (i - 9) ** 2 / 100, "holds"), (lambda i: 10.0 - i / 3, "cannot tell")],
+    ids=["peak", "falls"],
+)
+def test_curvature_that_only_falls_cannot_tell(curve: Callable[[int], float], answer: str) -> None:
+    """In both its highest value is at the same update for every batch."""
+    runs = made_up(curve)
+    risen = {run.recipe.batch_size: {1.0: False, 2.0: False} for run in runs}
+    found = checking.judged(BASE, runs, risen)
+    assert found["peak_epoch_against_batch_size"]["exponent"] == pytest.approx(1.0)
+    assert found["assumptions"][1]["answer"] == answer
+    lines = probed.curvature_lines({"base": to_dict(BASE)} | found)
+    early = "the curvature is highest in the first updates for batch 16 (seed 0), 32 (seed 0)"
+    assert any(line.startswith(early) for line in lines) == (answer == "cannot tell")
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,17 @@ def test_what_an_earlier_version_kept_is_measured_again(
     assert not choose(Lines()).measured
 
 
+def test_a_way_that_did_not_fit_once_is_tried_again(own_cache: Path) -> None:
+    """A rate of 0 is no rate, whatever else is known of it."""
+    choose(Lines())
+    path = own_cache / "micro-batches.json"
+    content = json.loads(path.read_text())
+    (key,) = (name for name in content if name.startswith("lines | "))
+    content[key]["16"] = 0.0
+    path.write_text(json.dumps(content))
+    assert 16 in fitting(choose(Lines()))
+
+
 def test_rates_are_where_others_look_for_them(own_cache: Path) -> None:
     """Such as the study that says how long it will take (`legw.durations`)."""
     choice = choose(Lines())
