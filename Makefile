@@ -9,6 +9,8 @@ BENCH_STAMP := .venv/.installed-bench
 demo: setup
 	$(BIN)/python -m legw demo
 
+# Bytecode is kept, for the suite starts a hundred Pythons that would each compile the package.
+test: export PYTHONDONTWRITEBYTECODE =
 test: setup
 	$(BIN)/python -m pytest --doctest-modules -n auto --dist worksteal -q -rs
 

@@ -54,7 +54,7 @@ OPTIMIZERS = [
 def test_the_traced_schedule_is_the_closed_form(
     decay: Decay, batch_size: int, num_examples: int
 ) -> None:
-    """Every update of the run, and some after its end, in one jitted call."""
+    """Over the run and some after its end in one jitted call: all updates, of many every 29th."""
     from legw.adapters.optax import recipe_schedule
 
     recipe = Recipe(
@@ -62,9 +62,10 @@ def test_the_traced_schedule_is_the_closed_form(
         decay=decay,
     )  # fmt: skip
     count = updates(recipe, num_examples) + 5
-    traced = jax.jit(recipe_schedule(recipe, num_examples))(jax.numpy.arange(count))
+    steps = jax.numpy.arange(0, count, 1 if count < 1000 else 29)
+    traced = jax.jit(recipe_schedule(recipe, num_examples))(steps)
     lr = in_steps(recipe, num_examples)
-    assert traced.tolist() == pytest.approx([lr(s) for s in range(count)], rel=1e-6, abs=1e-12)
+    assert traced.tolist() == pytest.approx([lr(s) for s in steps.tolist()], rel=1e-6, abs=1e-12)
 
 
 def test_an_optimizer_of_ones_own_is_refused() -> None:

@@ -104,22 +104,22 @@ def test_a_warmup_longer_than_the_run_stays_whole(legw: Callable) -> None:
 
 
 def test_noise_shows_the_scale_over_the_run_and_what_it_predicts(legw: Callable) -> None:
-    words = f"probe noise digits-lstm --epochs 2 --every 1 --stretches 3 {QUICK}"
+    words = f"probe noise digits-lstm --epochs 1 --every 1 --stretches 3 {QUICK}"
     answer = legw(f"{words} --plot noise.svg")
     assert answer.code == 0
     assert "95 % interval" in answer.out and "examples to the same loss" in answer.out
     assert Path("noise.svg").read_bytes().startswith(b"<svg")
     rows = measurements.read("runs/digits-lstm-noise/legw-b16-s0", Noise)
-    assert [row.update for row in rows] == list(range(180))
+    assert [row.update for row in rows] == list(range(90))
     found = legw(f"{words} --json").json
-    assert found["batch_size"] == 16 and found["noise_scale"]["n"] == 180
+    assert found["batch_size"] == 16 and found["noise_scale"]["n"] == 90
     assert len(found["stretches"]) == 3
     assert found["stretches"][0]["value"] > 0
 
 
 def test_about_two_thousand_samples_are_taken(legw: Callable) -> None:
-    found = legw(f"probe noise digits-lstm --epochs 1 {QUICK} --json").json
-    assert found["every"] == 1  # 90 updates
+    found = legw(f"probe noise digits-lstm --epochs 0.5 {QUICK} --json").json
+    assert found["every"] == 1  # 45 updates
     assert [probing.spacing(updates) for updates in (1999, 4000, 11719)] == [1, 2, 5]
 
 

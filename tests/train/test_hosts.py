@@ -173,6 +173,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow  # all of them wait most of a minute for processes that start
 @pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_the_surviving_host_finishes_alone(cluster: Cluster, whole: Path) -> None:
     cluster.start(cluster.survivor)
@@ -184,7 +185,7 @@ def test_the_surviving_host_finishes_alone(cluster: Cluster, whole: Path) -> Non
     assert_same_run(cluster.out, whole)
 
 
-@pytest.mark.slow  # it waits most of a minute for processes that start
+@pytest.mark.slow
 @pytest.mark.parametrize("cluster", [2], indirect=True)
 def test_the_host_that_died_comes_back(cluster: Cluster, whole: Path) -> None:
     """With the lower address it is the first process, both times."""
