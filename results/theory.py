@@ -17,6 +17,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,7 @@ def _base_batch(name: str) -> int:
     return next(run.manifest.base.batch_size for run in _runs(name))
 
 
+@cache
 def _runs(name: str) -> list[records.Run]:
     """Return the finished runs under LEGW (and the base's) of an application's study."""
     return [

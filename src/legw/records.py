@@ -317,7 +317,7 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line, parse_constant=_none)
+                row = _DECODER.decode(line.decode("utf-8"))
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
             except (ValueError, RecursionError):
@@ -328,7 +328,7 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_none)
+        data = _DECODER.decode(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"cannot be read: {error}") from None
     if not isinstance(data, dict):
@@ -338,6 +338,9 @@ def _object(path: Path) -> dict[str, Any]:
 
 def _none(constant: str) -> None:
     """Read NaN and infinities, which are no JSON, as null."""
+
+
+_DECODER = json.JSONDecoder(parse_constant=_none)  # one for all rows: json.loads makes one for each
 
 
 def _manifest(data: dict[str, Any]) -> Manifest:
