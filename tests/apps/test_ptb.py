@@ -384,6 +384,8 @@ def test_gzipped_and_plain_are_the_same(tmp_path: Path) -> None:
     tasks = [WordTask("tiny", TINY, corpus) for corpus in (plain, zipped)]
     assert tasks[0].fingerprint() == tasks[1].fingerprint()
     assert tasks[0].fingerprint() != WordTask("tiny", TINY, tiny_corpus()).fingerprint()
+    other = WordTask("tiny", TINY, plain, holdout="validation").fingerprint()
+    assert other == f"{tasks[0].fingerprint()}-validation"
 
 
 def test_artifacts_are_the_vocabulary() -> None:

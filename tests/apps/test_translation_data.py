@@ -463,7 +463,7 @@ def test_one_long_line_is_measured_too(folder: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_fingerprint_is_of_all_data(folder: Path, tmp_path: Path) -> None:
     first = tiny_task(folder).fingerprint()
-    assert tiny_task(folder, holdout="validation").fingerprint() == first
+    assert tiny_task(folder, holdout="validation").fingerprint() == f"{first}-validation"
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     lines = (other / "test.de").read_text(encoding="utf-8").splitlines()
     (other / "test.de").write_text("\n".join(["hier", *lines[1:]]) + "\n", encoding="utf-8")

@@ -64,6 +64,14 @@ ONLY = {
 """Options that not every application takes, and the modules of those that do."""
 
 
+def measured_on(holdout: str, fingerprint: str) -> str:
+    """Return the fingerprint of data whose metric is measured on that part of them.
+
+    Two parts give two metrics, which no table may mix.
+    """
+    return fingerprint if holdout == "test" else f"{fingerprint}-{holdout}"
+
+
 def find(name: str, options: Options | None = None) -> Task:
     """Return an application by its name, or a user's task by ``module:attribute``.
 

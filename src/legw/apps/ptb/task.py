@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from legw.apps import Options
+from legw.apps import Options, measured_on
 from legw.apps.ptb.model import WordLSTM, perplexity
 from legw.apps.ptb.text import Corpus, read_corpus
 from legw.errors import DataError
@@ -155,11 +155,11 @@ class WordTask:
         return {VOCABULARY: self.corpus.vocabulary.to_bytes()}
 
     def fingerprint(self) -> str:
-        """Return a hash of the three texts and the vocabulary."""
+        """Return a hash of the three texts and the vocabulary, and which text counts."""
         digest = hashlib.sha256(self.corpus.vocabulary.to_bytes())
         for text in self._texts.values():
             digest.update(text.numpy().astype("<i4").tobytes())
-        return f"sha256:{digest.hexdigest()[:16]}"
+        return measured_on(self._holdout, f"sha256:{digest.hexdigest()[:16]}")
 
     def _perplexity(self, model: nn.Module, part: str) -> float:
         device = next(model.parameters()).device

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from legw.apps import Options
+from legw.apps import Options, measured_on
 from legw.apps.translation.batches import Batch, order, padding_share
 from legw.apps.translation.decoding import Search, translate
 from legw.apps.translation.model import GNMT
@@ -128,7 +128,7 @@ class TranslationTask:
 
     def __init__(self, name: str, size: Size, corpus: Corpus, *, holdout: str = "test") -> None:
         self.name, self.size, self.corpus = name, size, corpus
-        self._held_out = corpus.held_out[holdout]
+        self._holdout, self._held_out = holdout, corpus.held_out[holdout]
         self._source = corpus.subwords.encode(self._held_out.source)
         self._target = corpus.subwords.encode(self._held_out.target)
         self._scorer = Scorer(self._held_out.target)
@@ -188,13 +188,13 @@ class TranslationTask:
         }
 
     def fingerprint(self) -> str:
-        """Return a hash of the training pairs, the held-out lines and the subwords."""
+        """Return a hash of pairs, held-out lines and subwords, and which lines count."""
         digest = hashlib.sha256(self.corpus.subwords.content)
         for rows in (self.corpus.train.source_MS, self.corpus.train.target_MT):
             digest.update(rows.numpy().astype("<i4").tobytes())
         for part in self.corpus.held_out.values():
             digest.update("\n".join([*part.source, *part.target]).encode())
-        return f"sha256:{digest.hexdigest()[:16]}"
+        return measured_on(self._holdout, f"sha256:{digest.hexdigest()[:16]}")
 
     def _translations(self, model: nn.Module, search: Search | None = None) -> list[str]:
         found = translate(cast(GNMT, model), self._source, search)
