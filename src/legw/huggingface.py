@@ -15,6 +15,9 @@ from legw.values import Fields, Values, by_name, count, examples, number, passes
 STEPS = ("eval_steps", "save_steps", "logging_steps", "torch_empty_cache_steps")
 """Settings that count updates, and have no say in what is trained."""
 
+WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedulers that pass over the warmup that they are given."""
+
 SCHEDULER_VALUES = "lr_scheduler_kwargs"
 """Where the values of a scheduler are: its lowest rate, its power."""
 
@@ -42,8 +45,8 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
     decay, reason = _decay(values, lr)
     if reason:
         left_out.append(reason)
-    if warmup and _scheduler(values) == "constant":
-        left_out.append("lr_scheduler_type='constant': does not warm up; "
+    if warmup and _scheduler(values) in WITHOUT_WARMUP:
+        left_out.append(f"lr_scheduler_type='{_scheduler(values)}': does not warm up; "
                         "constant_with_warmup would")  # fmt: skip
         warmup = 0.0
     optimizer, reason = _optimizer(values)
@@ -137,7 +140,10 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
     _write_adam(new, base, big, {"beta1": "adam_beta1", "beta2": "adam_beta2",
                                  "epsilon": "adam_epsilon"})  # fmt: skip
     lost = []
-    if big.warmup_epochs and big.warmup_from_lr:
+    if big.warmup_epochs and _scheduler(new) in WITHOUT_WARMUP:
+        lost.append(f"warmup_epochs={big.warmup_epochs:g}: Trainer's {_scheduler(new)} has none; "
+                    "legw.train.RecipeLR(after_warmup=...) would")  # fmt: skip
+    elif big.warmup_epochs and big.warmup_from_lr:
         lost.append(f"warmup_from_lr={big.warmup_from_lr:g}: Trainer's warmup begins at rate 0")
     return new, lost
 

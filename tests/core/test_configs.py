@@ -174,6 +174,23 @@ def test_what_transformers_says_beyond_a_recipe_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["reduce_lr_on_plateau", "greedy"])
+def test_what_steers_itself_in_trainer_has_no_warmup(kind: str) -> None:
+    """Trainer hands it none, whatever warmup_steps says."""
+    config = from_config(HF | {"lr_scheduler_type": kind, "num_train_epochs": 10.0, "optim": "sgd"})
+    assert config.recipe.warmup_epochs == 0
+    assert config.left_out == (
+        f"lr_scheduler_type='{kind}': legw has no such decay; it stays",
+        f"lr_scheduler_type='{kind}': does not warm up; constant_with_warmup would",
+    )
+    assert config.scaled(64, "sqrt").left_out == config.left_out
+    big = config.scaled(64, "goyal")
+    assert big.left_out[-1] == (
+        f"warmup_epochs={big.recipe.warmup_epochs:g}: Trainer's {kind} has none; "
+        "legw.train.RecipeLR(after_warmup=...) would"
+    )
+
+
 def test_timm_is_read_and_scaled() -> None:
     config = from_config(TIMM, processes=2)
     recipe = config.recipe
