@@ -154,7 +154,8 @@ class CurvatureProbe(Probe):
     Args:
         folder: the run folder, into which `curvature.jsonl` is written; None keeps the
             rows in memory alone.
-        examples: in the probe batch, at least 1; at most one epoch has.
+        examples: in the probe batch, at least 1; at most one epoch has. They are as the task's
+            `batch` gives them: `augment` would make another loss of each measurement.
         dense: as for `spaced`, at least 1.
         method: "difference", or "exact", which is slower and needs more memory.
     """

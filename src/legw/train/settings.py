@@ -24,7 +24,8 @@ class Settings:
     """Micro-batches at once on a CPU, each with its share of the threads; auto measures this
     along with the micro-batch, and is 1 where that is given."""
     memory_limit: int | None = None
-    """Bytes that a process may use for micro-batches; None is 80 % of what is free."""
+    """Bytes that a process may use for micro-batches where auto chooses their size, which it
+    bounds; None is 80 % of what is free."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     precision: Precision = "fp32"
