@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -279,12 +280,12 @@ def random_sources(count: int = 40) -> list[list[int]]:
     return [torch.randint(4, 10, (n,), generator=generator).tolist() for n in lengths]
 
 
-def wordy_model() -> GNMT:
+def wordy_model(*, seed: int = 11, end: float = 1.0) -> GNMT:
     """Return a model whose translations have many lengths, whatever those of the sources."""
-    torch.manual_seed(11)
+    torch.manual_seed(seed)
     model = GNMT(10, 6, num_layers=2, init=2.0, table_init=4.0).eval()
     with torch.no_grad():
-        model.classify.bias[END] += 1.0
+        model.classify.bias[END] += end
     return model
 
 
@@ -296,6 +297,71 @@ def test_a_wordy_model_is_one(search: Search | None) -> None:
     lengths = [len(text) for text in translate(wordy_model(), sources, search)]
     assert len(set(lengths)) > 10
     assert sum(one < other for one, other in itertools.pairwise(lengths)) > 10
+
+
+@torch.no_grad()
+def followed(model: GNMT, source: list[int], texts: list[list[int]]) -> list[list[float]]:
+    """Return the log-probability of every next token after each of the texts, all as long."""
+    memory = model.encode(torch.tensor([[*source, END]] * len(texts)))
+    hidden, _, _ = model.decode(torch.tensor([[BEGIN, *text] for text in texts]), memory)
+    return [row.tolist() for row in model.classify(hidden[-1]).log_softmax(-1)]
+
+
+def plain_beam_search(model: GNMT, source: list[int], search: Search) -> list[int]:
+    """Return the best translation of one sentence.
+
+    Each step ranks all live hypotheses with every next token by log-probability. Of the
+    first K those with `END` have finished; the first K without it live on. It is over when
+    K have finished, or at 2n + 10 tokens, where only `END` may follow.
+    """
+    most = 2 * (len(source) + 1) + 10
+    live: list[tuple[float, list[int]]] = [(0.0, [])]
+    finished: list[list[int]] = []
+    for length in range(1, most + 1):
+        allowed = [END] if length == most else range(END, len(model.embed.weight))
+        nexts = followed(model, source, [text for _, text in live])
+        ranked = sorted(
+            (
+                (log + logs[token], [*text, token])
+                for (log, text), logs in zip(live, nexts, strict=True)
+                for token in allowed
+            ),
+            reverse=True,
+        )
+        finished += [text[:-1] for _, text in ranked[: search.beam] if text[-1] == END]
+        if len(finished) >= search.beam or length == most:
+            break
+        live = [(log, text) for log, text in ranked if text[-1] != END][: search.beam]
+    return max(finished, key=lambda text: scored(model, source, text, search))
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("beam", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("length_penalty", "coverage_penalty"), [(0.0, 0.0), (0.6, 0.1), (1.0, 1.0)]
+)
+def test_a_narrow_beam_is_a_plain_beam_search(
+    beam: int, length_penalty: float, coverage_penalty: float
+) -> None:
+    """One that leaves hypotheses behind, as the wide one above never does.
+
+    The second model hardly ever ends, so that most of its translations are cut; in the third
+    several hypotheses end at once.
+    """
+    search = Search(beam=beam, length_penalty=length_penalty, coverage_penalty=coverage_penalty)
+    sources = [source for source in random_sources() if source]
+    assert len(sources) > 30
+    never = small_model(num_layers=2, init=1.5, table_init=4.0)
+    for model, varied in (
+        (wordy_model(), True),
+        (never, True),
+        (wordy_model(seed=1, end=3), False),
+    ):
+        found = translate(model, sources, search)
+        assert found == [plain_beam_search(model, source, search) for source in sources]
+        if varied:
+            assert len({len(text) for text in found}) > 1, "of different lengths"
+            assert found != translate(model, sources, replace(search, beam=60)), "none was left"
 
 
 @pytest.mark.usefixtures("double")

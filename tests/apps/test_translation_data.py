@@ -25,7 +25,7 @@ from legw.apps.translation import SIZES, Size, TranslationTask
 from legw.apps.translation import text as texts
 from legw.apps.translation.batches import POOL_BATCHES, Pairs, order, padding_share
 from legw.apps.translation.decoding import Search, translate
-from legw.apps.translation.model import END, UNKNOWN
+from legw.apps.translation.model import END, GNMT, UNKNOWN
 from legw.apps.translation.scoring import Scorer
 from legw.apps.translation.text import Subwords, learn, read_corpus, read_lines
 from legw.errors import DataError, LegwWarning, RunError
@@ -162,6 +162,35 @@ def test_long_lines_are_left_out_and_counted(folder: Path) -> None:
     assert len(found.test.source) == 40, "what is measured stays whole"
 
 
+def test_lines_that_no_subword_is_in_are_left_out(folder: Path) -> None:
+    lines = (folder / "train.en").read_text(encoding="utf-8").splitlines()
+    lines[3] = "\u200b"  # no white space to Python, nothing to sentencepiece
+    (folder / "train.en").write_text("\n".join([*lines, ""]), encoding="utf-8")
+    with pytest.warns(LegwWarning) as notes:
+        found = corpus(folder)
+    assert len(found.train) == 39
+    assert [str(note.message) for note in notes] == [
+        f"{folder}/train.en: 1 of 40 pairs have a side of invisible characters alone; "
+        "they are left out"
+    ]
+
+
+@pytest.mark.parametrize("line", ["a" * 4193, "\u200b"], ids=["long", "invisible"])
+def test_subwords_of_no_text_are_refused(line: str) -> None:
+    assert error_line(texts.learn, [line] * 9, 60, kind=DataError) == (
+        "subwords: vocabulary=60: cannot be learned from this text: no line of at most 4,192 "
+        "bytes has text in it; give another --vocabulary, or more text"
+    )
+
+
+@pytest.mark.parametrize("option", ["source", "target"])
+def test_an_empty_language_is_refused(option: str, folder: Path) -> None:
+    options = Options(data=folder, **{option: ""})
+    assert error_line(find, "gnmt-small", options, kind=DataError) == (
+        f"--{option}: is empty; give a language as the files' names end, as in en"
+    )
+
+
 def test_unknown_characters_are_counted(folder: Path) -> None:
     with (folder / "test.en").open("a", encoding="utf-8") as file:
         file.write("a \u6f22\u5b57 dog \u03b1\n")
@@ -205,6 +234,7 @@ def test_empty_held_out_lines_stay_and_are_counted(folder: Path) -> None:
     ]
     assert len(found.test.source) == 40
     task = TranslationTask("gnmt-small", TINY, found)
+    torch.manual_seed(0)  # other weights may have nothing to say to other lines, too
     written = task._translations(task.model().eval())
     assert [at for at, line in enumerate(written, 1) if not line] == [5, 8]
 
@@ -470,6 +500,18 @@ def test_the_fingerprint_is_of_all_data(folder: Path, tmp_path: Path) -> None:
     assert tiny_task(other).fingerprint() != first
 
 
+def test_the_fingerprint_is_of_pieces_not_of_their_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file has sentencepiece's own tables in it, which change with its version."""
+    task = tiny_task(folder)
+    first = task.fingerprint()
+    monkeypatch.setattr(task.corpus.subwords, "content", b"of another version")
+    assert task.fingerprint() == first
+    monkeypatch.setattr(Subwords, "pieces", ["other", "pieces"])
+    assert task.fingerprint() != first
+
+
 def test_sizes() -> None:
     assert (SIZES["gnmt"].hidden_size, SIZES["gnmt"].num_layers) == (1024, 4)
     assert (SIZES["gnmt"].num_subwords, SIZES["gnmt"].most_tokens) == (32_000, 50)
@@ -532,8 +574,10 @@ def test_multi30k_is_whole_and_little_of_it_is_padding() -> None:
     assert Scorer(reference).bleu(pieces) > 99, "nothing is lost on the way through subwords"
 
 
-def full_size_update(pairs: Pairs, hidden_size: int) -> tuple[float, float]:
-    """Make one update of `gnmt` on 64 pairs; return the loss without dropout, before and after."""
+def full_size_update(pairs: Pairs, hidden_size: int) -> tuple[GNMT, float, float]:
+    """Make one update of `gnmt` on 64 pairs; return it, and the loss without dropout before and
+    after.
+    """
     size = replace(SIZES["gnmt"], hidden_size=hidden_size)
     torch.manual_seed(0)
     model = size.model(size.num_subwords)
@@ -548,7 +592,7 @@ def full_size_update(pairs: Pairs, hidden_size: int) -> tuple[float, float]:
     before = measured()
     (model.train()(*batch) / count).backward()
     optimizer.step()
-    return before, measured()
+    return model, before, measured()
 
 
 def test_the_full_model_at_a_reduced_width(folder: Path) -> None:
@@ -558,12 +602,15 @@ def test_the_full_model_at_a_reduced_width(folder: Path) -> None:
         [row[: row.index(END)] for row in train.source_MS.tolist()] * 2,
         [row[1 : row.index(END)] for row in train.target_MT.tolist()] * 2,
     )
-    before, after = full_size_update(pairs, hidden_size=32)
+    model, before, after = full_size_update(pairs, hidden_size=32)
     assert after < before
     assert before == pytest.approx(math.log(32_000), rel=0.01)
-    model = replace(SIZES["gnmt"], hidden_size=32).model(32_000).eval()
-    for search in (None, Search(beam=3)):
-        assert len(translate(model, [[4, 5, 6], []], search)) == 2
+    model = model.double()  # after one update many logits are nearly alike
+    rows = [*(row[: row.index(END)] for row in train.source_MS[:4].tolist()), []]
+    likeliest = translate(model, rows, None)
+    assert any(likeliest) and likeliest[-1] == []
+    assert translate(model, rows, Search(beam=1)) == likeliest
+    assert len(translate(model, rows, Search(beam=3))) == 5
 
 
 @pytest.mark.slow
@@ -573,6 +620,7 @@ def test_the_full_model_updates_on_64_real_pairs_within_24_gib() -> None:
     assert isinstance(task, TranslationTask)
     cpu = torch.device("cpu")
     reset_peak_memory(cpu)
-    before, after = full_size_update(task.corpus.train, hidden_size=1024)
+    _, before, after = full_size_update(task.corpus.train, hidden_size=1024)
     assert after < before
+    print(f"{peak_memory(cpu) / 2**30:.1f} GiB")
     assert peak_memory(cpu) < 24 * 2**30

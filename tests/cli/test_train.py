@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -158,6 +159,50 @@ def test_a_given_length_is_the_bases_and_the_rule_stretches_it(
     assert main([*words.split(), "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "updates: 90, of which 18 warm up" in out  # 4 epochs
+
+
+def test_updates_are_counted_for_the_data_at_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe's 29,000 examples are those of another data set; the digits are 1,438.
+
+    ceil(0.4 * 1438 / 64) updates warm up, of ceil(1438 / 64).
+    """
+    Path("much.toml").write_text(
+        "name = 'much'\nbatch_size = 16\nlr = 0.1\nepochs = 1\nwarmup_epochs = 0.1\n"
+        "num_examples = 29000\n"
+    )
+    words = ("--recipe", "much.toml", "-b", "64", "--device", "cpu")
+    line = "much: batch 16 → 64 (k=4, legw): lr 0.1 → 0.2, warmup 0.1 → 0.4 epochs (9 updates)"
+    assert train(*words, "--micro-batch-size", "64", "--out", "out") == 0
+    assert capsys.readouterr().out.splitlines()[0] == line
+    assert records.read_manifest("out").recipe.num_examples == 29_000, "as it was given"
+
+    assert train(*words, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0] == line
+    assert re.search(r"^ *warmup_updates +9 +9 *$", out, re.M)
+    assert re.search(r"^ *updates +90 +23 ", out, re.M)
+    assert "updates: 23, of which 9 warm up (1438 examples an epoch)" in out
+
+    assert train(*words, "--dry-run", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    counts = (found["num_examples"], found["updates"], found["warmup_updates"])
+    assert counts == (1438, 23, 9)
+
+
+def test_updates_are_counted_where_the_text_is_too_short_for_the_base(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Twenty streams of the base would leave no window each: its counts alone are not known."""
+    Path("text").mkdir()
+    for part in ("train", "valid", "test"):
+        (Path("text") / f"{part}.txt").write_text("a small bank\n" * 30)  # 120 tokens
+    words = "train ptb-small -b 2 --data text --dry-run --device cpu --json"
+    assert main(words.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["num_examples"] == 4  # (120 // 2 - 1) // 20 windows of each of 2 streams
+    assert found["updates"] == found["estimate"]["updates"]
+    assert found["warmup_updates"] == found["estimate"]["warmup_updates"]
+    assert found["base"].get("num_examples") is None
 
 
 def test_resuming_nothing_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -179,6 +181,22 @@ def test_bad_runs_are_one_line(legw: Legw, run: Path, what: str) -> None:
     assert answer.err.count("\n") == 1
 
 
+def test_damaged_checkpoints_are_told_one_by_one(legw: Legw, run: Path) -> None:
+    """That there is one before is said only where there is."""
+    newest = load_newest(run, warn=print)
+    assert newest is not None
+    for path in [save(run, updates, newest) for updates in (998, 999)]:  # all that are kept
+        path.write_bytes(b"spoiled")
+    answer = legw(f"translate {run} --device cpu")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.splitlines() == [
+        "note: checkpoint-000000999.pt: is damaged (BadZipFile); taking the one before",
+        "note: checkpoint-000000998.pt: is damaged (BadZipFile)",
+        f"legw: {run}: no checkpoint can be read; train it again with another --out, "
+        "or give another run",
+    ]
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
@@ -216,6 +234,49 @@ def test_bad_input_is_one_line(
     assert answer.err == (
         f"legw: {texts}/test.de: has 40 lines, the input 1: from line 2 on there is no pair\n"
     )
+
+
+def test_a_reference_of_another_length_is_told_before_any_work(
+    legw: Legw,
+    trained: Path,
+    given: Callable[[bytes], None],
+    texts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("legw.cli.translate.AT_ONCE", 2)
+    for lines in (39, 41):
+        given(b"a dog\n" * lines)
+        answer = legw(f"translate {trained} --device cpu --reference {texts}/test.de")
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == (
+            f"legw: {texts}/test.de: has 40 lines, the input {lines}: from line "
+            f"{min(lines, 40) + 1} on there is no pair\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("redirected", "line"),
+    [
+        ("<&-", "input: cannot be read: it is closed; give it with < FILE"),
+        ("0>{file}", "input: cannot be read: [Errno 9] Bad file descriptor; give it with < FILE"),
+        (">&- < {text}", "output: cannot be written: it is closed; give it with > FILE"),
+        (
+            ">/dev/full < {text}",
+            "output: cannot be written: No space left on device; write to another place",
+        ),
+    ],
+)
+def test_streams_that_cannot_be_used_are_one_line(
+    trained: Path, texts: Path, tmp_path: Path, redirected: str, line: str
+) -> None:
+    """In a process of its own: at its end Python writes what is left in a stream once more."""
+    where = redirected.format(file=tmp_path / "file", text=texts / "test.en")
+    command = f"{sys.executable} -m legw translate {trained} --device cpu {where}"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"legw: {line}\n")
 
 
 def test_bad_texts_are_one_line(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from expect import error_line, golden, number
 from legw import Halving, Polynomial, Recipe, lr_at, recipe, recipes, updates, warmup_updates
-from legw.optimizers import LAMB, LARS, SGD, Adam
+from legw.optimizers import LAMB, LARS, SGD, Adam, Optimizer
 from legw.recipes import RECIPES, find
 from legw.rules import LEGW, apply
 
@@ -91,6 +92,40 @@ def test_gnmts_settings() -> None:
     assert (base.optimizer, base.clip_norm) == (Adam(beta1=0.9, beta2=0.999), 5)
     assert base.decay == Halving(begin=2 / 3, times=4, rate=0.5)
     assert (base.num_examples, base.epochs, base.batch_size) == (3_534_981, 8, 2048)
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "decay"),
+    [
+        ("gnmt-small", Adam(), Halving(begin=2 / 3, times=4)),
+        ("gnmt-small-sgd", SGD(momentum=0, nesterov=False), Halving(begin=0.55, times=9)),
+    ],
+)
+def test_small_gnmts_settings(name: str, optimizer: Optimizer, decay: Halving) -> None:
+    """Multi30k's 29,000 pairs at batch 64, and 200 warmup updates there as anywhere."""
+    base = find(name)
+    big = apply(base, 1024, LEGW)
+    assert base.optimizer == big.optimizer == optimizer
+    assert base.decay == big.decay == decay
+    assert (base.batch_size, base.num_examples, base.epochs) == (64, 29_000, 30)
+    assert base.clip_norm == big.clip_norm == 5
+    assert warmup_updates(base) == warmup_updates(big) == 200
+    assert close(big.lr, 4 * base.lr)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"), [("gnmt-small", "tuning"), ("gnmt-small-sgd", "tuning-sgd")]
+)
+def test_small_gnmts_rates_are_the_best_that_were_tried(name: str, folder: str) -> None:
+    """By BLEU, the mean over seeds; a rate with a run that came to nothing is none."""
+    place = Path(__file__).parents[2] / "results" / "translation" / folder / "table.json"
+    tried: dict[float, list[float]] = {}
+    for row in json.loads(place.read_text(encoding="utf-8")):
+        assert (row["recipe"], row["batch_size"]) == (name, find(name).batch_size)
+        bleu = row["metric"] if row["status"] == "finished" else -math.inf
+        tried.setdefault(float(row["variant"].removeprefix("lr=")), []).append(bleu)
+    assert len(tried) >= 3
+    assert find(name).lr == max(tried, key=lambda lr: sum(tried[lr]) / len(tried[lr]))
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,10 @@ def test_all_checkpoints_damaged_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "summary.json").unlink()
     with (
         pytest.warns(LegwWarning, match="is damaged"),
-        pytest.raises(RunError, match="no checkpoint can be read; start again with another --out"),
+        pytest.raises(
+            RunError,
+            match="no checkpoint can be read; train it again with another --out, or give another",
+        ),
     ):
         train("lines", tmp_path, resume=True)
 

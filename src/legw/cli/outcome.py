@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from legw import rules, schedule
 from legw.cli.outputs import number
-from legw.errors import RecipeError
+from legw.errors import DataError, RecipeError
 from legw.recipe import Recipe, to_dict
 from legw.rules import Rule
 
@@ -86,6 +87,31 @@ def attempt(base: Recipe, batch_size: int, rule: Rule) -> Outcome:
         return carry(base, batch_size, rule)
     except RecipeError as error:
         return Outcome(base=base, rule=rule, batch_size=batch_size, error=str(error))
+
+
+def counted(outcome: Outcome, num_examples: Callable[[int], int]) -> Outcome:
+    """Return the outcome with its updates counted for the data at hand, not the recipe's.
+
+    Args:
+        outcome: one that came to something.
+        num_examples: batch size -> examples in one epoch; a DataError at the base's, for
+            which a text may be too short, leaves the base's counts unknown.
+
+    Raises:
+        DataError: the data do not fill one batch of the target's size.
+    """
+    base, scaled = outcome.base, outcome.scaled
+    assert scaled is not None, "only what came to something has updates"
+    scaled = _with_examples(scaled, num_examples(scaled.batch_size))
+    try:
+        base = _with_examples(base, num_examples(base.batch_size))
+    except DataError:
+        base = replace(base, num_examples=None, num_tokens=None, window_tokens=None)
+    return replace(outcome, base=base, scaled=scaled)
+
+
+def _with_examples(recipe: Recipe, count: int) -> Recipe:
+    return recipe if count == recipe.epoch_examples else recipe.with_num_examples(count)
 
 
 def updates(recipe: Recipe) -> int | None:

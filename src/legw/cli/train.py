@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from legw import rules
 from legw.cli import inputs, noises, outputs, training
-from legw.cli.outcome import Outcome, carry, headline
+from legw.cli.outcome import Outcome, carry, counted, headline
 from legw.cli.progress import Display, figure
 from legw.errors import DataError, DivergedError
 from legw.probes import NoiseProbe
@@ -111,7 +111,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
         return _show_plan(options, outcome, recipe, settings, world)
     task = world.together(lambda: _task(options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
-    console.print(headline(outcome), markup=False, soft_wrap=True)
+    console.print(headline(counted(outcome, task.num_examples)), markup=False, soft_wrap=True)
     if options.resume and not (folder / "manifest.json").exists():
         console.print(f"note: {folder}: holds no run to go on with; a new one begins",
                       markup=False, soft_wrap=True)  # fmt: skip
@@ -172,6 +172,7 @@ def _show_plan(
     if world.first:
         notes = [*outcome.warnings, *training.too_few(task, recipe)]
         notes += dryrun.cautions(found, made_up=missing)
+        outcome = counted(outcome, task.num_examples)
         if options.json:
             outputs.print_json(dryrun.as_json(outcome, found, notes))
         else:

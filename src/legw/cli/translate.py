@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Optional
 from tyro.conf import Positional, arg
 
 from legw.cli import outputs
-from legw.errors import DataError
+from legw.errors import DataError, RunError
 
 # ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
 
@@ -53,31 +54,75 @@ def run(options: Options) -> int:
     )
     references = None if options.reference is None else list(text.read_lines(options.reference))
     found = trained.load(options.run, choose_device(options.device))
-    lines, unknown, written = _lines(), 0, []
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8")
+    _check_output()
+    lines = _lines()
+    if references is not None:
+        lines = iter(_paired(list(lines), len(references), options.reference))
+    unknown, compared = 0, list[str]()
     while piece := list(islice(lines, AT_ONCE)):
         unknown += text.count_unknown(found.subwords, piece)
         translations = found.translate(piece, search)
-        sys.stdout.writelines(f"{line}\n" for line in translations)
-        written += translations
+        _write(translations)
+        if references is not None:
+            compared += translations
     if unknown:
         outputs.notes([f"input: {text.unknown_line(unknown)}"], to_stderr=True)
-    if references is None:
-        return 0
-    if len(references) != len(written):
-        raise DataError(
-            f"{options.reference}: has {len(references)} lines, the input {len(written)}: from "
-            f"line {min(len(references), len(written)) + 1} on there is no pair"
-        )
-    for line in scoring.Scorer(references).score(written).lines():
-        print(line, file=sys.stderr)
+    if references is not None:
+        for line in scoring.Scorer(references).score(compared).lines():
+            print(line, file=sys.stderr)
     return 0
 
 
+def _paired(lines: list[str], count: int, reference: Path | None) -> list[str]:
+    """Return the lines; before any is translated, refuse them where not each has its reference."""
+    if count != len(lines):
+        raise DataError(
+            f"{reference}: has {count} lines, the input {len(lines)}: from "
+            f"line {min(count, len(lines)) + 1} on there is no pair"
+        )
+    return lines
+
+
+def _check_output() -> None:
+    """Have the standard output in UTF-8; refuse one that is closed before all work."""
+    if sys.stdout is None:  # Python's own word for a closed stream
+        raise RunError("output: cannot be written: it is closed; give it with > FILE")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
+def _write(lines: Iterable[str]) -> None:
+    """Write the lines to the standard output, all the way.
+
+    Raises:
+        RunError: its disk is full.
+        BrokenPipeError: its reader has gone, which `main` takes for no mistake.
+    """
+    try:
+        sys.stdout.writelines(f"{line}\n" for line in lines)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_what_is_left()
+        raise RunError(
+            f"output: cannot be written: {error.strerror}; write to another place"
+        ) from None
+
+
+def _drop_what_is_left() -> None:
+    """Let the interpreter's own flush at its end succeed, for it would tell of this again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+
+
 def _lines() -> Iterator[str]:
-    """Yield the lines of the standard input, without white space around them."""
-    for number, line in enumerate(sys.stdin.buffer, 1):
+    """Yield the lines of the standard input, without white space around them.
+
+    Raises:
+        DataError: it is closed, cannot be read, or is not UTF-8.
+    """
+    for number, line in enumerate(_read(), 1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError:
@@ -85,3 +130,13 @@ def _lines() -> Iterator[str]:
                 f"input: line {number}: is not UTF-8 text; "
                 "convert it, for example with iconv -f latin1 -t utf-8"
             ) from None
+
+
+def _read() -> Iterator[bytes]:
+    """Yield the lines of the standard input as they are."""
+    if sys.stdin is None:  # Python's own word for a closed stream
+        raise DataError("input: cannot be read: it is closed; give it with < FILE")
+    try:
+        yield from sys.stdin.buffer
+    except OSError as error:
+        raise DataError(f"input: cannot be read: {error}; give it with < FILE") from None

@@ -180,7 +180,7 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
         RunError: there are checkpoints, and all of them are damaged.
     """
     found = paths(folder)
-    for path in reversed(found):
+    for before, path in reversed(list(enumerate(found))):
         try:
             _verify(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -188,9 +188,13 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
                 raise ValueError("not a checkpoint of legw")
             return content
         except Exception as error:  # a damaged file fails in many ways
-            warn(f"{path.name}: is damaged ({type(error).__name__}); taking the one before")
+            instead = "; taking the one before" if before else ""
+            warn(f"{path.name}: is damaged ({type(error).__name__}){instead}")
     if found:
-        raise RunError(f"{folder}: no checkpoint can be read; start again with another --out")
+        raise RunError(
+            f"{folder}: no checkpoint can be read; train it again with another --out, "
+            "or give another run"
+        )
     return None
 
 

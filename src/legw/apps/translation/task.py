@@ -99,12 +99,18 @@ def task(name: str, options: Options) -> TranslationTask:
         )
     corpus = read_corpus(
         options.data or _usual_folder(name),
-        options.source or "en",
-        options.target or "de",
+        _language("source", options.source, "en"),
+        _language("target", options.target, "de"),
         num_subwords=options.vocabulary or size.num_subwords,
         most_tokens=size.most_tokens,
     )
     return TranslationTask(name, size, corpus, holdout=options.holdout)
+
+
+def _language(option: str, given: str | None, usual: str) -> str:
+    if given == "":
+        raise DataError(f"--{option}: is empty; give a language as the files' names end, as in en")
+    return usual if given is None else given
 
 
 def _usual_folder(name: str) -> Path:
@@ -188,8 +194,11 @@ class TranslationTask:
         }
 
     def fingerprint(self) -> str:
-        """Return a hash of pairs, held-out lines and subwords, and which lines count."""
-        digest = hashlib.sha256(self.corpus.subwords.content)
+        """Return a hash of pairs, held-out lines and subwords, and which lines count.
+
+        Not of the subwords' file: the same pieces fill another one with each sentencepiece.
+        """
+        digest = hashlib.sha256("\n".join(self.corpus.subwords.pieces).encode())
         for rows in (self.corpus.train.source_MS, self.corpus.train.target_MT):
             digest.update(rows.numpy().astype("<i4").tobytes())
         for part in self.corpus.held_out.values():

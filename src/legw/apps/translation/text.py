@@ -25,7 +25,10 @@ from legw.errors import DataError, LegwWarning, one_line
 
 MOST_LINES = 2_000_000
 """Most lines, of both languages together, that subwords are learned from: of more, every
-second, third, ... is taken. Of these sentencepiece leaves out those above 4192 bytes."""
+second, third, ... is taken."""
+
+LONGEST_LINE = 4192
+"""Bytes of the longest line that subwords are learned from, as sentencepiece has it."""
 
 NAMES = {
     "train": ("train",),
@@ -60,6 +63,11 @@ class Subwords:
     def __len__(self) -> int:
         return int(self._processor.get_piece_size())
 
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each subword, in the order of their ids."""
+        return [str(self._processor.id_to_piece(each)) for each in range(len(self))]
+
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the ids of each line; characters that are in no subword are `UNKNOWN`."""
         return [list(ids) for ids in self._processor.encode(list(lines))]
@@ -91,11 +99,13 @@ def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
             unk_id=UNKNOWN,
             bos_id=BEGIN,
             eos_id=END,
+            max_sentence_length=LONGEST_LINE,
             num_threads=1,
             minloglevel=2,
         )
     except RuntimeError as error:
         reason = str(error).rpartition("] ")[2].partition(". Increase")[0].strip(". ")
+        reason = reason or f"no line of at most {LONGEST_LINE:,} bytes has text in it"
         raise DataError(
             f"subwords: vocabulary={num_subwords}: cannot be learned from this text: "
             f"{one_line(reason, 100)}; give another --vocabulary, or more text"
@@ -243,8 +253,15 @@ def _note_empty(part: Part, what: str, so: str) -> None:
 def _encoded(subwords: Subwords, train: Part, path: Path, most_tokens: int) -> Pairs:
     """Encode the pairs; leave out those that are too long, and say so."""
     ids = zip(subwords.encode(train.source), subwords.encode(train.target), strict=True)
-    kept = [pair for pair in ids if max(map(len, pair)) <= most_tokens]
-    lost = len(train.source) - len(kept)
+    written = [pair for pair in ids if all(pair)]  # spaces that no `strip` knows have no subword
+    blank = len(train.source) - len(written)
+    if blank:
+        _note(
+            f"{path}: {blank} of {len(train.source)} pairs have a side of invisible characters "
+            "alone; they are left out"
+        )
+    kept = [pair for pair in written if max(map(len, pair)) <= most_tokens]
+    lost = len(written) - len(kept)
     if not kept:
         raise DataError(f"{path}: every pair is longer than {most_tokens} subwords; give sentences")
     if lost:
