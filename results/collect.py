@@ -3,7 +3,8 @@
     python results/collect.py runs/mnist-lstm-study results/mnist-lstm
 
 takes study.json and table.json, and of each run the manifest, the summary, all
-evaluations and up to 200 of the updates, evenly spaced; no checkpoints. What comes
+evaluations and up to 200 of the updates, evenly spaced, and translation.json (how
+BLEU was measured) where it is there; no checkpoints. What comes
 out is a study's folder itself: `legw report results/mnist-lstm` draws it.
 """
 
@@ -32,6 +33,8 @@ def collect(study: Path, place: Path) -> None:
         into.mkdir(parents=True, exist_ok=True)
         for name in ("manifest.json", "summary.json"):
             shutil.copyfile(run / name, into / name)
+        if (run / "translation.json").exists():
+            shutil.copyfile(run / "translation.json", into / "translation.json")
         (into / "metrics.jsonl").write_text(thinned((run / "metrics.jsonl").read_text()))
 
 

@@ -99,6 +99,19 @@ def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
     assert list(read_lines(path)) == ["one\x0b\u2028two", "", "three"]
 
 
+def test_texts_with_the_line_ends_of_windows_read_as_others(folder: Path) -> None:
+    expected = corpus(folder)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    found = corpus(folder)
+    assert found.subwords.content == expected.subwords.content
+    assert found.train.source_MS.equal(expected.train.source_MS)
+    assert found.train.target_MT.equal(expected.train.target_MT)
+    for part, lines in expected.held_out.items():
+        both = found.held_out[part].source, found.held_out[part].target
+        assert both == (lines.source, lines.target)
+
+
 def test_subwords_put_text_together_again() -> None:
     lines = [
         "A man, two dogs: \u201cwalk\u201d!",
@@ -175,12 +188,68 @@ def test_lines_that_no_subword_is_in_are_left_out(folder: Path) -> None:
     ]
 
 
+def test_pairs_of_which_each_has_an_invisible_side(folder: Path) -> None:
+    """There is text to learn subwords from, and still nothing to train on."""
+    (folder / "train.en").write_text("a dog\n\u200b\n" * 20, encoding="utf-8")
+    (folder / "train.de").write_text("\u200b\nein Hund\n" * 20, encoding="utf-8")
+    assert error_line(corpus, folder, num_subwords=15, kind=DataError) == (
+        f"{folder}/train.en: every pair has a side of no visible text; give sentences"
+    )
+
+
+def test_invisible_held_out_lines_are_empty_ones(folder: Path) -> None:
+    for name, number in (("val.de", 3), ("test.en", 5)):
+        lines = (folder / name).read_text(encoding="utf-8").splitlines()
+        lines[number - 1] = "\u200b"
+        (folder / name).write_text("\n".join([*lines, ""]), encoding="utf-8")
+    with pytest.warns(LegwWarning) as notes:
+        found = corpus(folder)
+    rest = "; they stay in; the translation of an empty line is empty"
+    assert [str(note.message) for note in notes] == [
+        f"validation: 1 of 40 pairs have an empty side, the first in line 3{rest}",
+        f"test: 1 of 40 pairs have an empty side, the first in line 5{rest}",
+    ]
+    assert len(found.test.source) == 40
+
+
+def test_notes_name_the_file_that_is_there(folder: Path) -> None:
+    lines = (folder / "train.en").read_text(encoding="utf-8").splitlines()
+    lines[2], lines[5], lines[8] = "", "\u200b", "a big red dog and a man sees here"
+    with gzip.open(folder / "train.en.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join([*lines, ""]))
+    (folder / "train.en").unlink()
+    with pytest.warns(LegwWarning) as notes:
+        corpus(folder, most_tokens=6)
+    said = [str(note.message) for note in notes]
+    assert [line.partition(".gz: ")[0] for line in said] == [f"{folder}/train.en"] * 3
+    assert ["empty" in said[0], "invisible" in said[1], "longer" in said[2]] == [True] * 3
+    with gzip.open(folder / "train.en.gz", "wt", encoding="utf-8") as file:
+        file.write("\n" * 40)
+    assert error_line(corpus, folder, kind=DataError).startswith(f"{folder}/train.en.gz: every ")
+
+
 @pytest.mark.parametrize("line", ["a" * 4193, "\u200b"], ids=["long", "invisible"])
 def test_subwords_of_no_text_are_refused(line: str) -> None:
     assert error_line(texts.learn, [line] * 9, 60, kind=DataError) == (
         "subwords: vocabulary=60: cannot be learned from this text: no line of at most 4,192 "
         "bytes has text in it; give another --vocabulary, or more text"
     )
+
+
+def test_the_full_model_reads_texts_of_ones_own(folder: Path) -> None:
+    task = find("gnmt", Options(data=folder, vocabulary=60))
+    assert isinstance(task, TranslationTask)
+    assert (task.name, task.size) == ("gnmt", SIZES["gnmt"])
+    assert (len(task.corpus.subwords), task.num_examples(64)) == (60, 40)
+
+
+@pytest.mark.parametrize(("name", "place"), [("gnmt", "wmt16"), ("gnmt-small", "multi30k")])
+def test_the_usual_folder(
+    name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEGW_DATA", str(tmp_path))
+    line = error_line(find, name, kind=DataError)
+    assert line.startswith(f"{tmp_path}/{place}/train.en[.gz]: is missing; put ")
 
 
 @pytest.mark.parametrize("option", ["source", "target"])
@@ -352,7 +421,7 @@ def test_batches_hold_pairs_of_like_lengths_in_every_epoch(batch_size: int) -> N
 
 
 def test_the_longest_pair_comes_first_of_all() -> None:
-    """What does not fit into memory fails in the first update, not after hours."""
+    """Most of what does not fit into memory fails in the first update, not after hours."""
     source, target = lengths()
     ids = order(source, target, seed=3, epoch=0, batch_size=64)
     assert target[ids[0]] == target.max()
@@ -542,6 +611,26 @@ def test_padding_is_that_of_the_micro_batches_of_training(folder: Path) -> None:
     computed = sum(len(piece) * int(piece.max()) for piece in pieces)
     real = sum(int(piece.sum()) for piece in pieces)
     assert task.final_metrics(model)["padding_share"] == pytest.approx(1 - real / computed)
+
+
+def test_how_bleu_was_measured_is_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "results"))
+    study = tmp_path / "study"
+    for run in ("translation", "other"):
+        (study / "runs" / run).mkdir(parents=True)
+        for name in ("manifest.json", "summary.json"):
+            (study / "runs" / run / name).write_text("{}")
+        (study / "runs" / run / "metrics.jsonl").write_text("")
+    (study / "runs" / "translation" / "translation.json").write_text('{"bleu": "how"}')
+    (study / "table.json").write_text("[]")
+    (study / "study.json").write_text('{"command": "legw study --out here"}')
+    importlib.import_module("collect").collect(study, tmp_path / "place")
+    found = (tmp_path / "place").glob("runs/*/translation.json")
+    assert [(path.parent.name, path.read_text()) for path in found] == [
+        ("translation", '{"bleu": "how"}')
+    ]
 
 
 # The full size --------------------------------------------------------------------------

@@ -103,8 +103,9 @@ def order(
     `POOL_PAIRS` pairs, the last pool smaller where fewer are left; each pool is sorted by
     length and cut into batches, which are shuffled. Every batch is whole: one that straddles
     two epochs takes whatever pairs from both. In a batch the longest pair comes first, and
-    the longest batch of all is the first of the first epoch, so that what does not fit into
-    memory fails at once.
+    the first of the first epoch is the batch with the longest pair of all: so most of what does
+    not fit into memory fails at once. Length is the target's, and the source's only among
+    equal targets: a later batch with a longer source may take more.
 
     Args:
         source_lengths_M, target_lengths_M: tokens of each pair, int64 of shape (M,).

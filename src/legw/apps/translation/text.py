@@ -12,7 +12,7 @@ import gzip
 import io
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -117,6 +117,8 @@ def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
 class Part:
     """The lines of one part, as many of each language."""
 
+    path: Path
+    """The source's file, plain or gzipped."""
     source: list[str]
     target: list[str]
 
@@ -156,15 +158,16 @@ def read_corpus(
     if source == target:
         raise DataError(f"--source={source}: is the target too; give two languages")
     parts = {part: _read_part(folder, part, source, target) for part in NAMES}
-    train = _without_empty(parts["train"], folder / f"train.{source}")
+    train = _without_empty(parts["train"])
     lines = [*train.source, *train.target]
     subwords = learn(lines[:: -(-len(lines) // MOST_LINES)], num_subwords)
-    pairs = _encoded(subwords, train, folder / f"train.{source}", most_tokens)
+    pairs = _encoded(subwords, train, most_tokens)
     for language, rows in ((source, pairs.source_MS), (target, pairs.target_MT)):
         _note_unknown(int((rows == UNKNOWN).sum()), f"train {language}")
     for part in ("validation", "test"):
         _note_unknown(count_unknown(subwords, parts[part].source), f"{part} {source}")
-        _note_empty(parts[part], part, "they stay in; the translation of an empty line is empty")
+        so = "they stay in; the translation of an empty line is empty"
+        _note_empty(_ids(subwords, parts[part]), part, so)
     return Corpus(subwords, pairs, parts["validation"], parts["test"], (source, target))
 
 
@@ -176,7 +179,7 @@ def _read_part(folder: Path, part: str, source: str, target: str) -> Part:
             f"{paths[0]}: has {len(ours)} lines and {paths[1].name} {len(theirs)}: from line "
             f"{min(len(ours), len(theirs)) + 1} on there is no pair; mend the shorter one"
         )
-    return Part(ours, theirs)
+    return Part(paths[0], ours, theirs)
 
 
 def find_pair(folder: Path, part: str, source: str, target: str) -> tuple[Path, Path]:
@@ -231,30 +234,39 @@ def read_lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: is empty; give a text of at least one line")
 
 
-def _without_empty(part: Part, path: Path) -> Part:
+def _without_empty(part: Part) -> Part:
     """Leave out pairs of which one side is empty, and say so."""
-    kept = [pair for pair in zip(part.source, part.target, strict=True) if all(pair)]
+    pairs = list(zip(part.source, part.target, strict=True))
+    kept = [pair for pair in pairs if all(pair)]
     if not kept:
-        raise DataError(f"{path}: every pair has an empty side; give sentences")
-    _note_empty(part, f"{path}", "they are left out")
-    return Part([ours for ours, _ in kept], [theirs for _, theirs in kept])
+        raise DataError(f"{part.path}: every pair has an empty side; give sentences")
+    _note_empty(pairs, f"{part.path}", "they are left out")
+    return Part(part.path, [ours for ours, _ in kept], [theirs for _, theirs in kept])
 
 
-def _note_empty(part: Part, what: str, so: str) -> None:
-    pairs = zip(part.source, part.target, strict=True)
-    empty = [number for number, pair in enumerate(pairs, 1) if not all(pair)]
+def _note_empty(pairs: Sequence[tuple[Sized, Sized]], what: str, so: str) -> None:
+    """Say how many pairs, of text or of ids, have an empty side."""
+    empty = [number for number, pair in enumerate(pairs, 1) if not all(map(len, pair))]
     if empty:
         _note(
-            f"{what}: {len(empty)} of {len(part.source)} pairs have an empty side, the first in "
+            f"{what}: {len(empty)} of {len(pairs)} pairs have an empty side, the first in "
             f"line {empty[0]}; {so}"
         )
 
 
-def _encoded(subwords: Subwords, train: Part, path: Path, most_tokens: int) -> Pairs:
+def _ids(subwords: Subwords, part: Part) -> list[tuple[list[int], list[int]]]:
+    """Return the pairs as ids; a line of invisible characters alone has none."""
+    ours, theirs = subwords.encode(part.source), subwords.encode(part.target)
+    return list(zip(ours, theirs, strict=True))
+
+
+def _encoded(subwords: Subwords, train: Part, most_tokens: int) -> Pairs:
     """Encode the pairs; leave out those that are too long, and say so."""
-    ids = zip(subwords.encode(train.source), subwords.encode(train.target), strict=True)
-    written = [pair for pair in ids if all(pair)]  # spaces that no `strip` knows have no subword
+    path = train.path
+    written = [pair for pair in _ids(subwords, train) if all(pair)]
     blank = len(train.source) - len(written)
+    if not written:
+        raise DataError(f"{path}: every pair has a side of no visible text; give sentences")
     if blank:
         _note(
             f"{path}: {blank} of {len(train.source)} pairs have a side of invisible characters "
