@@ -317,7 +317,7 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = _DECODER.decode(line.decode("utf-8"))
+                row = _DECODER.decode(line.decode("utf-8-sig"))
                 if not isinstance(row, dict):
                     raise ValueError("not an object")
             except (ValueError, RecursionError):

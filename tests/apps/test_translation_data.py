@@ -197,21 +197,6 @@ def test_pairs_of_which_each_has_an_invisible_side(folder: Path) -> None:
     )
 
 
-def test_invisible_held_out_lines_are_empty_ones(folder: Path) -> None:
-    for name, number in (("val.de", 3), ("test.en", 5)):
-        lines = (folder / name).read_text(encoding="utf-8").splitlines()
-        lines[number - 1] = "\u200b"
-        (folder / name).write_text("\n".join([*lines, ""]), encoding="utf-8")
-    with pytest.warns(LegwWarning) as notes:
-        found = corpus(folder)
-    rest = "; they stay in; the translation of an empty line is empty"
-    assert [str(note.message) for note in notes] == [
-        f"validation: 1 of 40 pairs have an empty side, the first in line 3{rest}",
-        f"test: 1 of 40 pairs have an empty side, the first in line 5{rest}",
-    ]
-    assert len(found.test.source) == 40
-
-
 def test_notes_name_the_file_that_is_there(folder: Path) -> None:
     lines = (folder / "train.en").read_text(encoding="utf-8").splitlines()
     lines[2], lines[5], lines[8] = "", "\u200b", "a big red dog and a man sees here"
@@ -289,10 +274,11 @@ def test_unknown_characters_of_training_are_counted(
     ]
 
 
-def test_empty_held_out_lines_stay_and_are_counted(folder: Path) -> None:
+@pytest.mark.parametrize("empty", ["", "\u200b"], ids=["empty", "invisible"])
+def test_empty_held_out_lines_stay_and_are_counted(folder: Path, empty: str) -> None:
     for name, number in (("val.de", 3), ("test.en", 5), ("test.en", 8)):
         lines = (folder / name).read_text(encoding="utf-8").splitlines()
-        lines[number - 1] = ""
+        lines[number - 1] = empty
         (folder / name).write_text("\n".join([*lines, ""]), encoding="utf-8")
     with pytest.warns(LegwWarning) as notes:
         found = corpus(folder)

@@ -269,12 +269,15 @@ def test_a_reference_of_another_length_is_told_before_any_work(
 def test_streams_that_cannot_be_used_are_one_line(
     trained: Path, texts: Path, tmp_path: Path, redirected: str, line: str
 ) -> None:
-    """In a process of its own: at its end Python writes what is left in a stream once more."""
+    """In a process of its own: at its end Python writes what is left in a stream once more.
+
+    With buffers, as a user's is, whatever the environment of the tests says.
+    """
     where = redirected.format(file=tmp_path / "file", text=texts / "test.en")
     command = f"{sys.executable} -m legw translate {trained} --device cpu {where}"
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""},
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"legw: {line}\n")
 

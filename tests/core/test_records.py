@@ -48,6 +48,13 @@ def test_numbers_that_json_does_not_have_are_read_as_null(tmp_path: Path) -> Non
     assert run.summary.metric["value"] is None
 
 
+def test_the_mark_that_an_editor_put_first_is_no_problem(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    before, path = records.load(folder), folder / "metrics.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert records.load(folder) == before and not before.problems
+
+
 @pytest.mark.parametrize(
     ("line", "problem"),
     [

@@ -117,8 +117,6 @@ def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
 class Part:
     """The lines of one part, as many of each language."""
 
-    path: Path
-    """The source's file, plain or gzipped."""
     source: list[str]
     target: list[str]
 
@@ -158,16 +156,18 @@ def read_corpus(
     if source == target:
         raise DataError(f"--source={source}: is the target too; give two languages")
     parts = {part: _read_part(folder, part, source, target) for part in NAMES}
-    train = _without_empty(parts["train"])
+    path, _ = find_pair(folder, "train", source, target)
+    train = _without_empty(parts["train"], path)
     lines = [*train.source, *train.target]
     subwords = learn(lines[:: -(-len(lines) // MOST_LINES)], num_subwords)
-    pairs = _encoded(subwords, train, most_tokens)
+    pairs = _encoded(subwords, train, path, most_tokens)
     for language, rows in ((source, pairs.source_MS), (target, pairs.target_MT)):
         _note_unknown(int((rows == UNKNOWN).sum()), f"train {language}")
     for part in ("validation", "test"):
-        _note_unknown(count_unknown(subwords, parts[part].source), f"{part} {source}")
+        pairs_of_ids = _ids(subwords, parts[part])
+        _note_unknown(sum(ours.count(UNKNOWN) for ours, _ in pairs_of_ids), f"{part} {source}")
         so = "they stay in; the translation of an empty line is empty"
-        _note_empty(_ids(subwords, parts[part]), part, so)
+        _note_empty(pairs_of_ids, part, so)
     return Corpus(subwords, pairs, parts["validation"], parts["test"], (source, target))
 
 
@@ -179,7 +179,7 @@ def _read_part(folder: Path, part: str, source: str, target: str) -> Part:
             f"{paths[0]}: has {len(ours)} lines and {paths[1].name} {len(theirs)}: from line "
             f"{min(len(ours), len(theirs)) + 1} on there is no pair; mend the shorter one"
         )
-    return Part(paths[0], ours, theirs)
+    return Part(ours, theirs)
 
 
 def find_pair(folder: Path, part: str, source: str, target: str) -> tuple[Path, Path]:
@@ -234,14 +234,14 @@ def read_lines(path: Path) -> Iterator[str]:
         raise DataError(f"{path}: is empty; give a text of at least one line")
 
 
-def _without_empty(part: Part) -> Part:
+def _without_empty(part: Part, path: Path) -> Part:
     """Leave out pairs of which one side is empty, and say so."""
     pairs = list(zip(part.source, part.target, strict=True))
     kept = [pair for pair in pairs if all(pair)]
     if not kept:
-        raise DataError(f"{part.path}: every pair has an empty side; give sentences")
-    _note_empty(pairs, f"{part.path}", "they are left out")
-    return Part(part.path, [ours for ours, _ in kept], [theirs for _, theirs in kept])
+        raise DataError(f"{path}: every pair has an empty side; give sentences")
+    _note_empty(pairs, f"{path}", "they are left out")
+    return Part([ours for ours, _ in kept], [theirs for _, theirs in kept])
 
 
 def _note_empty(pairs: Sequence[tuple[Sized, Sized]], what: str, so: str) -> None:
@@ -260,9 +260,8 @@ def _ids(subwords: Subwords, part: Part) -> list[tuple[list[int], list[int]]]:
     return list(zip(ours, theirs, strict=True))
 
 
-def _encoded(subwords: Subwords, train: Part, most_tokens: int) -> Pairs:
+def _encoded(subwords: Subwords, train: Part, path: Path, most_tokens: int) -> Pairs:
     """Encode the pairs; leave out those that are too long, and say so."""
-    path = train.path
     written = [pair for pair in _ids(subwords, train) if all(pair)]
     blank = len(train.source) - len(written)
     if not written:
