@@ -95,6 +95,7 @@ def test_every_update_has_the_recipes_rate(name: str) -> None:
     check_accuracy(out)
 
 
+@pytest.mark.slow
 def test_two_processes_step_once_an_update() -> None:
     """Accelerate's own prepared scheduler would be at the end of the run halfway through."""
     need("accelerate")

@@ -249,6 +249,7 @@ def test_it_learns(whole: Path) -> None:
     assert sum(losses[-2:]) < 0.9 * sum(losses[:2])
 
 
+@pytest.mark.slow
 def test_two_processes_with_workers_train_the_same(root: Path, whole: Path, tmp_path: Path) -> None:
     complete(2, train_tiny, root, tmp_path / "run", recipe(), workers=1, logs=tmp_path / "logs")
     assert records.read_manifest(tmp_path / "run").world_size == 2
