@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -244,6 +245,18 @@ def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+def shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        f"'{sys.executable}' -m legw {words}",
+        shell=True,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "code"), [(["--version"], 0), (["scale", "none", "-b", "8"], 2), (["nothing"], 2)]
 )
@@ -259,6 +272,33 @@ def test_a_reader_who_leaves_is_no_error() -> None:
         ["bash", "-c", f"set -o pipefail; {script}"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+FULL = "output: cannot be written: No space left on device; write to another place"
+CLOSED = "output: cannot be written: it is closed; give it with > FILE"
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "unbuffered", "line"),
+    [
+        ("--help", ">/dev/full", "", FULL),
+        ("recipes", ">/dev/full", "", FULL),
+        ("recipes", ">/dev/full", "1", FULL),
+        ("scale --help", ">&-", "", CLOSED),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(
+    words: str, where: str, unbuffered: str, line: str
+) -> None:
+    """In a process of its own: at its end Python writes what is left in a stream once more."""
+    done = shell(f"{words} {where}", PYTHONUNBUFFERED=unbuffered)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"legw: {line}\n")
+
+
+def test_notes_that_nobody_wants_to_read_are_no_error() -> None:
+    done = shell("scale ptb-small -b 640 --rule linear --json 2>&-")
+    assert done.returncode == 0 and json.loads(done.stdout)["scaled"]["batch_size"] == 640
+    assert shell("scale ptb-small -b 0 2>&-").returncode == 2
 
 
 def test_a_terminal_without_arrows_gets_question_marks() -> None:

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from legw.cli import streams
 from legw.cli.wrong import one_line
 from legw.errors import DivergedError, LegwError, LegwWarning, unknown_name
 
@@ -64,12 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
-    _never_fail_to_encode()
     try:
-        with _warnings_as_notes():
-            code = _answer(name, words[1:])
-        sys.stdout.flush()
-        return code
+        with streams.ready(), _warnings_as_notes():
+            return _answer(name, words[1:])
     except LegwError as error:
         quiet = not _first() if error.told is None else error.told
         return _complain(f"legw: {error}", 3 if isinstance(error, DivergedError) else 2, quiet)
@@ -78,8 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         line = f"legw: {interrupt}" if interrupt.args else "legw: interrupted"
         return _complain(line, 130, quiet=not _first())
-    except BrokenPipeError:
-        return _close_quietly()
+    except BrokenPipeError:  # our reader has gone (`legw recipes | head`): that is no error
+        streams.forget(sys.stdout)
+        return 0
 
 
 def _answer(name: str, words: list[str]) -> int:
@@ -174,17 +173,3 @@ def _warnings_as_notes() -> Iterator[None]:
 
         warnings.showwarning = show
         yield
-
-
-def _never_fail_to_encode() -> None:
-    """Show "?" for an arrow on a terminal that has none, instead of a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-
-
-def _close_quietly() -> int:
-    """Let the reader of our output go (`legw recipes | head`): that is no error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())  # the interpreter flushes stdout once more at its end
-    return 0

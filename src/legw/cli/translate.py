@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Annotated, Optional
 from tyro.conf import Positional, arg
 
 from legw.cli import outputs
-from legw.errors import DataError, RunError
+from legw.errors import DataError
 
 # ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
 
@@ -54,7 +53,8 @@ def run(options: Options) -> int:
     )
     references = None if options.reference is None else list(text.read_lines(options.reference))
     found = trained.load(options.run, choose_device(options.device))
-    _check_output()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")
     lines = _lines()
     if references is not None:
         lines = iter(_paired(list(lines), len(references), options.reference))
@@ -62,7 +62,8 @@ def run(options: Options) -> int:
     while piece := list(islice(lines, AT_ONCE)):
         unknown += text.count_unknown(found.subwords, piece)
         translations = found.translate(piece, search)
-        _write(translations)
+        sys.stdout.writelines(f"{line}\n" for line in translations)
+        sys.stdout.flush()
         if references is not None:
             compared += translations
     if unknown:
@@ -81,39 +82,6 @@ def _paired(lines: list[str], count: int, reference: Path | None) -> list[str]:
             f"line {min(count, len(lines)) + 1} on there is no pair"
         )
     return lines
-
-
-def _check_output() -> None:
-    """Have the standard output in UTF-8; refuse one that is closed before all work."""
-    if sys.stdout is None:  # Python's own word for a closed stream
-        raise RunError("output: cannot be written: it is closed; give it with > FILE")
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(encoding="utf-8")
-
-
-def _write(lines: Iterable[str]) -> None:
-    """Write the lines to the standard output, all the way.
-
-    Raises:
-        RunError: its disk is full.
-        BrokenPipeError: its reader has gone, which `main` takes for no mistake.
-    """
-    try:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_what_is_left()
-        raise RunError(
-            f"output: cannot be written: {error.strerror}; write to another place"
-        ) from None
-
-
-def _drop_what_is_left() -> None:
-    """Let the interpreter's own flush at its end succeed, for it would tell of this again."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
 
 
 def _lines() -> Iterator[str]:
