@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -234,9 +235,10 @@ def test_other_warnings_are_left_alone(legw: Legw, fake: Any) -> None:
 # As a process --------------------------------------------------------------------
 
 
-def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "legw", *words],
+        f"'{sys.executable}' -m legw {words}",
+        shell=True,
         env={**os.environ, "COLUMNS": "80", **environment},
         capture_output=True,
         text=True,
@@ -245,16 +247,8 @@ def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
-def shell(words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        f"'{sys.executable}' -m legw {words}",
-        shell=True,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
+def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return shell(shlex.join(words), **environment)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import re
@@ -256,3 +258,29 @@ def test_ctrl_c_keeps_the_folder_and_says_how_to_go_on(tmp_path: Path) -> None:
     )
     assert main([*words, "--resume"]) == 0
     assert [row.update for row in records.load("out").updates] == list(range(540))
+
+
+class Full(io.TextIOWrapper):
+    """An output whose disk is full when the first epoch is told."""
+
+    def write(self, text: str) -> int:
+        if "of 2, loss" in text:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_a_run_that_a_full_output_stopped_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["train", "digits-lstm", "-b", "64", "--epochs", "2", "--device", "cpu", "--out", "out"]
+    words += ["--checkpoint-seconds", "0"]
+    with monkeypatch.context() as full, (tmp_path / "log").open("wb") as log:
+        full.setattr(sys, "stdout", Full(log, encoding="utf-8"))
+        assert main(words) == 2
+    assert capsys.readouterr().err == (
+        "legw: output: cannot be written: No space left on device; write to another place\n"
+    )
+    assert 0 < len(records.load("out").updates) < 45
+    assert main([*words, "--resume"]) == 0
+    assert "holds no run" not in capsys.readouterr().out
+    assert [row.update for row in records.load("out").updates] == list(range(45))

@@ -155,8 +155,9 @@ def read_corpus(
     """
     if source == target:
         raise DataError(f"--source={source}: is the target too; give two languages")
-    parts = {part: _read_part(folder, part, source, target) for part in NAMES}
-    path, _ = find_pair(folder, "train", source, target)
+    paths = {part: find_pair(folder, part, source, target) for part in NAMES}
+    parts = {part: _read_part(*paths[part]) for part in NAMES}
+    path, _ = paths["train"]
     train = _without_empty(parts["train"], path)
     lines = [*train.source, *train.target]
     subwords = learn(lines[:: -(-len(lines) // MOST_LINES)], num_subwords)
@@ -171,12 +172,11 @@ def read_corpus(
     return Corpus(subwords, pairs, parts["validation"], parts["test"], (source, target))
 
 
-def _read_part(folder: Path, part: str, source: str, target: str) -> Part:
-    paths = find_pair(folder, part, source, target)
-    ours, theirs = (list(read_lines(path)) for path in paths)
+def _read_part(source: Path, target: Path) -> Part:
+    ours, theirs = list(read_lines(source)), list(read_lines(target))
     if len(ours) != len(theirs):
         raise DataError(
-            f"{paths[0]}: has {len(ours)} lines and {paths[1].name} {len(theirs)}: from line "
+            f"{source}: has {len(ours)} lines and {target.name} {len(theirs)}: from line "
             f"{min(len(ours), len(theirs)) + 1} on there is no pair; mend the shorter one"
         )
     return Part(ours, theirs)
