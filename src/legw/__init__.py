@@ -23,7 +23,7 @@ from legw.errors import (
     RecipeError,
     RunError,
 )
-from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Optimizer
+from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.recipe import Recipe
 from legw.rules import Rule, scale
 from legw.schedule import in_steps, lr_at, updates, warmup_updates
@@ -37,6 +37,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
+    "Muon",
     "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
     "from_config", "in_steps", "lr_at", "scale", "updates", "warmup_updates",
 ]  # fmt: skip

@@ -13,7 +13,8 @@ from torch.nn import Parameter
 
 from legw import optimizers
 from legw.errors import RecipeError
-from legw.train.optim import CPU_BATCH_NUMEL, LAMB, LARS, build, parameter_groups
+from legw.train.multi_tensor import CPU_BATCH_NUMEL
+from legw.train.optim import LAMB, LARS, build, parameter_groups
 from threads import threads
 
 STEPS = 24
