@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import plain, rows, words
 from benchmarks.ratios import Ratio, run
-from legw.records import Manifest, Update
+from legw.runs.records import Manifest, Update
 from legw.train import Observer
 from legw.train.machine import memory_in_use, peak_memory, reset_peak_memory
 from legw.train.ways import Way

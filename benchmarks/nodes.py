@@ -29,13 +29,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from legw import cost, files, recipes, records, rules, schedule
+from legw import presets, rules, schedule
+from legw.analysis import cost
+from legw.analysis.cost import Network, Timing
 from legw.apps import Options, find
 from legw.cli.plan import read_rate
 from legw.cli.probing import Unjudged
-from legw.cost import Network, Speed, Timing
 from legw.probes.speed import all_reduce_seconds, measure
 from legw.recipe import Recipe
+from legw.runs import files, records
+from legw.runs.measurements import Speed
 from legw.train import Settings, Task, fit
 from legw.train.dist import World, joined
 from legw.train.machine import environment
@@ -83,7 +86,7 @@ def _options(words: list[str]) -> argparse.Namespace:
 
 def _recipe(app: str, batch_size: int) -> Recipe:
     """Return the base with another batch and no warmup: only its time counts here."""
-    plain = rules.apply(replace(recipes.find(app), warmup_epochs=0.0), batch_size, rules.SQRT)
+    plain = rules.apply(replace(presets.find(app), warmup_epochs=0.0), batch_size, rules.SQRT)
     return replace(plain, lr=plain.lr / 100)  # it must not diverge
 
 

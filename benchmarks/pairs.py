@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.ratios import Ratio, race
 from benchmarks.rows import order
-from legw import recipes
+from legw import presets
 from legw.apps.translation import SIZES, Size, TranslationTask
 from legw.apps.translation.batches import Pairs, padding_share
 from legw.apps.translation.model import END
@@ -52,7 +52,7 @@ def synthetic(pairs: int = 29_000, size: Size = SIZES["gnmt-small"]) -> Translat
 def recipe(batch_size: int) -> Recipe:
     """Return the recipe at a constant, small rate."""
     return replace(
-        recipes.GNMT_SMALL, batch_size=batch_size, lr=1e-4, warmup_epochs=0.0, decay=Constant()
+        presets.GNMT_SMALL, batch_size=batch_size, lr=1e-4, warmup_epochs=0.0, decay=Constant()
     )
 
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 
-from legw import records
 from legw.recipe import Recipe
-from legw.records import Manifest, Update
+from legw.runs import records
+from legw.runs.records import Manifest, Update
 from legw.train import Metric, Observer, Settings, Task, fit
 from legw.train.step import Precision
 from legw.train.ways import Way

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks import plain
 from benchmarks.ratios import Ratio, race
-from legw import recipes
+from legw import presets
 from legw.apps.rows import RowTask
 from legw.decays import Constant
 from legw.recipe import Recipe
@@ -32,7 +32,7 @@ def synthetic(examples: int = 60000) -> RowTask:
 def recipe(batch_size: int) -> Recipe:
     """Return MNIST-LSTM's recipe at a constant, small rate."""
     return replace(
-        recipes.MNIST_LSTM, batch_size=batch_size, lr=0.01, warmup_epochs=0.0, decay=Constant()
+        presets.MNIST_LSTM, batch_size=batch_size, lr=0.01, warmup_epochs=0.0, decay=Constant()
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from benchmarks import plain
 from benchmarks.ratios import Ratio, race
 from benchmarks.rows import order
-from legw import recipes
+from legw import presets
 from legw.apps.ptb import SIZES, WordTask
 from legw.apps.ptb.text import END, UNKNOWN, Corpus, Vocabulary
 from legw.decays import Constant
@@ -30,7 +30,7 @@ def synthetic(tokens: int = 929589, num_words: int = 10000) -> WordTask:
 def recipe(batch_size: int) -> Recipe:
     """Return the recipe at a constant, small rate."""
     return replace(
-        recipes.PTB_SMALL, batch_size=batch_size, lr=0.1, warmup_epochs=0.0, decay=Constant()
+        presets.PTB_SMALL, batch_size=batch_size, lr=0.1, warmup_epochs=0.0, decay=Constant()
     )
 
 

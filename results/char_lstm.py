@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from legw.stats import estimate
+from legw.analysis.stats import estimate
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -14,9 +14,9 @@ from statistics import fmean
 
 import torch
 
-from legw import records
 from legw.apps.ptb.text import read_corpus
-from legw.records import Run
+from legw.runs import records
+from legw.runs.records import Run
 
 
 def mean_step(run: Run) -> float:

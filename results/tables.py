@@ -17,10 +17,11 @@ from statistics import fmean
 
 from names import STUDIES, UNTIMED
 
-from legw import evidence, figures, stats, verdict
-from legw.contest import best_trials
-from legw.records import Manifest
-from legw.table import Cell, Table
+from legw.analysis import evidence, stats, summary
+from legw.analysis.table import Cell, Table
+from legw.analysis.trials import best_trials
+from legw.report import study_charts
+from legw.runs.records import Manifest
 
 HERE = Path(__file__).parent
 PICTURES = ("digits-lstm", "mnist-lstm")
@@ -55,7 +56,7 @@ def markdown(folder: Path) -> str:
         "|---|---|---|---|---|---|",
         *(_line(table, cell) for cell in sorted(table.cells, key=lambda cell: cell.batch_size)),
         "",
-        verdict.sentence(table),
+        summary.sentence(table),
         _made_on(found),
     ]
     return "\n".join(lines) + "\n"
@@ -161,7 +162,7 @@ def draw(folder: Path, picture: Path) -> None:
     import vl_convert
 
     found = evidence.read(folder)[0]
-    chart = figures.metric_by_batch(best_trials(found.table), title=found.title)
+    chart = study_charts.metric_by_batch(best_trials(found.table), title=found.title)
     picture.write_text(vl_convert.vegalite_to_svg(chart), "utf-8")
 
 

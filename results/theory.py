@@ -23,10 +23,12 @@ from typing import Any
 
 from names import STUDIES, UNTIMED
 
-from legw import charts, measurements, records, theory
+from legw.analysis import theory
 from legw.cli import probed, probing
-from legw.measurements import Curvature, Noise
 from legw.probes.noise import EVERY
+from legw.report import charts
+from legw.runs import measurements, records
+from legw.runs.measurements import Curvature, Noise
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "theory"

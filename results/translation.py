@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from legw import records
 from legw.errors import LegwError
-from legw.records import Run
+from legw.runs import records
+from legw.runs.records import Run
 
 Runs = dict[int, Run]
 """Runs by seed."""

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))
+
+# Without deadlines: on a shared machine a slow example of hypothesis is not a bug.
+settings.register_profile("shared machine", deadline=None, max_examples=40)
+settings.load_profile("shared machine")
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -6,10 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
-from legw import records, rules, schedule, study
+from legw import rules, schedule
 from legw.recipe import Recipe
-from legw.records import Evaluation, Manifest, MetricsWriter, Status, Summary, Update
-from legw.study import Planned, Study
+from legw.runs import records
+from legw.runs.records import Evaluation, Manifest, MetricsWriter, Status, Summary, Update
+from legw.study import plan as study
+from legw.study.plan import Planned, Study
 
 BASE = Recipe(name="mine", batch_size=16, lr=0.1, epochs=4, warmup_epochs=0.25, num_examples=400)
 """A base recipe whose runs are short: 100 updates at its batch."""

@@ -17,11 +17,11 @@ from apps.photographs import write_photographs
 from apps.test_cifar10 import write_tree
 from corpora import TEXT, write_pairs, write_texts
 from folders import write_run, write_study
-from legw import recipes
+from legw import presets
 from legw.apps import mnist, ptb, translation
 from legw.apps.images import cifar10, imagenet
 from legw.apps.rows import RowTask
-from legw.study import Study
+from legw.study.plan import Study
 
 MNIST = 640
 """Training images: five base batches."""
@@ -119,7 +119,7 @@ def write_place(folder: Path) -> None:
     for seed, name in enumerate(("one", "two")):
         write_run(folder / "runs" / name, seed=seed)
     asked = Study(
-        task="mine", base=recipes.DIGITS_LSTM, batch_sizes=(16, 512),
+        task="mine", base=presets.DIGITS_LSTM, batch_sizes=(16, 512),
         rules=("legw", "linear"), seeds=(0, 1, 2),
     )  # fmt: skip
     write_study(folder / "runs" / "digits-lstm-study", asked)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 import faults
-from legw import records, runner
 from legw.recipe import Recipe
-from legw.study import Study
+from legw.runs import records
+from legw.study import runner
+from legw.study.plan import Study
 from legw.train import Settings
 
 SMALL = Recipe(name="small", batch_size=16, lr=0.2, epochs=10, warmup_epochs=0.5, num_examples=128)

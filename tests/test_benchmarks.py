@@ -14,9 +14,10 @@ from torch import nn
 from benchmarks import __main__ as bench
 from benchmarks import images, optimizers, pairs, plain, rows, words
 from benchmarks.ratios import WARM_UP, Ratio, race
-from legw import Recipe, records
+from legw import Recipe
 from legw.apps.translation import SIZES
 from legw.optimizers import LAMB
+from legw.runs import records
 from legw.train import Settings, Task, fit
 from legw.train.batches import derive
 

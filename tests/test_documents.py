@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import small
-from legw import recipes
+from legw import presets
 from legw.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -212,7 +212,7 @@ def test_every_block_is_run_or_says_why_not(record_property: Any) -> None:
 def test_the_line_in_the_readme_is_what_scale_prints(capsys: pytest.CaptureFixture[str]) -> None:
     from legw.cli import main
 
-    assert main(["scale", recipes.MNIST_LSTM.name, "-b", "8192"]) == 0
+    assert main(["scale", presets.MNIST_LSTM.name, "-b", "8192"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first in (ROOT / "README.md").read_text(encoding="utf-8")
 

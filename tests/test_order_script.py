@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.pairs import synthetic
 from legw.apps.translation import SIZES, TranslationTask
 from legw.apps.translation.batches import padding_share
-from legw.recipes import GNMT_SMALL
+from legw.presets import GNMT_SMALL
 from legw.train import Settings, fit
 from legw.train.batches import Batches
 

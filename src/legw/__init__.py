@@ -24,22 +24,24 @@ from legw.errors import (
     RunError,
 )
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
+from legw.presets import find as preset
 from legw.recipe import Recipe
+from legw.recipe import read as read_recipe
 from legw.rules import Rule, scale
 from legw.schedule import in_steps, lr_at, updates, warmup_updates
 
 if TYPE_CHECKING:
     from legw import train as train
-    from legw.configs import Config, from_config
+    from legw.adapters.configs import Config, from_config
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
-    "Muon",
-    "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
-    "from_config", "in_steps", "lr_at", "scale", "updates", "warmup_updates",
+    "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
+    "from_config", "in_steps", "lr_at", "preset", "read_recipe", "scale", "updates",
+    "warmup_updates",
 ]  # fmt: skip
 
 
@@ -50,5 +52,5 @@ def __getattr__(name: str) -> Any:
     if name == "train":
         return importlib.import_module("legw.train")
     if name in ("Config", "from_config"):
-        return getattr(importlib.import_module("legw.configs"), name)
+        return getattr(importlib.import_module("legw.adapters.configs"), name)
     raise AttributeError(f"module 'legw' has no attribute {name!r}")

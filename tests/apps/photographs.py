@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from legw import Recipe
 from legw.apps import Options, find
-from legw.records import Summary
+from legw.runs.records import Summary
 from legw.train import Settings, fit
 
 CLASSES = ("n01440764", "n02102040", "n03000684")

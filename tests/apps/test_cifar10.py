@@ -16,12 +16,13 @@ import torch
 from PIL import Image
 
 from expect import error_line
-from legw import DataError, LegwWarning, Recipe, records
+from legw import DataError, LegwWarning, Recipe
 from legw.apps import Options, find
 from legw.apps.images import cifar10, resident
 from legw.apps.images.decode import decoded
 from legw.apps.images.tree import scan
 from legw.optimizers import LARS
+from legw.runs import records
 from legw.train import Settings, Task, fit
 
 CLASSES = ("cat", "dog", "frog")

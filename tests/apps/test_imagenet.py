@@ -22,12 +22,13 @@ from apps.photographs import (
     write_photographs,
 )  # fmt: skip
 from expect import error_line
-from legw import DataError, LegwWarning, Polynomial, Recipe, RunError, records
+from legw import DataError, LegwWarning, Polynomial, Recipe, RunError
 from legw.apps.images import imagenet as imagenet_module
 from legw.apps.images.imagenet import CropAndFlip
 from legw.apps.images.workers import usual_count
 from legw.cli import main
 from legw.optimizers import LARS
+from legw.runs import records
 from legw.train import Observer, Task
 from train.launch import complete
 from train.runs import assert_same_run

@@ -20,7 +20,7 @@ from torch.testing import assert_close
 
 from corpora import TINY, tiny_corpus, write_texts
 from expect import GOLDEN, error_line
-from legw import SGD, Recipe, recipes, records
+from legw import SGD, Recipe, presets
 from legw.apps import Options, find, softmax
 from legw.apps.ptb import SIZES, WordTask
 from legw.apps.ptb.model import IGNORED, WordLSTM, perplexity
@@ -34,6 +34,7 @@ from legw.apps.ptb.text import (
     read_lines,
 )
 from legw.errors import DataError, LegwWarning, RunError
+from legw.runs import records
 from legw.train import Settings, State, fit
 from legw.train.precision import autocast
 from legw.train.state import load_newest
@@ -145,7 +146,7 @@ def test_parameter_counts(name: str, millions: float) -> None:
 def test_sizes_agree_with_the_recipes(name: str) -> None:
     published = {"small": (0.1, 1.0), "medium": (0.05, 0.5), "large": (0.04, 0.35)}
     size = SIZES[name]
-    assert size.window == recipes.RECIPES[name].window_tokens
+    assert size.window == presets.RECIPES[name].window_tokens
     assert (size.init, size.keep) == published[name.removeprefix("ptb-")]
 
 
@@ -520,7 +521,7 @@ def test_the_penn_treebank_is_as_published() -> None:
     assert len(corpus.vocabulary.words) == 10_000
     assert corpus.vocabulary.words[:6] == ("the", "<unk>", "<eos>", "N", "of", "to")
     assert task.name == "ptb-large"
-    assert task.num_examples(20) == recipes.RECIPES["ptb-large"].epoch_examples
+    assert task.num_examples(20) == presets.RECIPES["ptb-large"].epoch_examples
 
 
 @needs_data
@@ -532,7 +533,7 @@ def test_losses_of_the_large_model(tmp_path: Path) -> None:
     with torch's own layers in a loop by hand), and rounding grows to 1 % in 20 updates.
     The dropout draws are those of torch on x86.
     """
-    recipe = recipes.RECIPES["ptb-large"]
+    recipe = presets.RECIPES["ptb-large"]
     task = find("ptb-large")
     epochs = 20 * recipe.batch_size / task.num_examples(recipe.batch_size)
     values = {name: getattr(recipe, name) for name in ("name", "batch_size", "clip_norm")}

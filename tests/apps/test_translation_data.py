@@ -19,7 +19,7 @@ from torch import Tensor
 
 from corpora import GERMAN, write_pairs
 from expect import error_line
-from legw import Adam, Recipe, recipes, records
+from legw import Adam, Recipe, presets
 from legw.apps import Options, find
 from legw.apps.translation import SIZES, Size, TranslationTask
 from legw.apps.translation import text as texts
@@ -29,6 +29,7 @@ from legw.apps.translation.model import END, GNMT, UNKNOWN
 from legw.apps.translation.scoring import Scorer
 from legw.apps.translation.text import Subwords, learn, read_corpus, read_lines
 from legw.errors import DataError, LegwWarning, RunError
+from legw.runs import records
 from legw.train import Settings, fit
 from legw.train.batches import Batches
 from legw.train.machine import peak_memory, reset_peak_memory
@@ -632,7 +633,7 @@ def test_multi30k_is_whole_and_little_of_it_is_padding() -> None:
     task = find("gnmt-small")
     assert isinstance(task, TranslationTask)
     train = task.corpus.train
-    assert len(train) == task.num_examples(64) == recipes.GNMT_SMALL.num_examples
+    assert len(train) == task.num_examples(64) == presets.GNMT_SMALL.num_examples
     assert len(task.corpus.validation.source) == 1014
     assert len(task.corpus.test.target) == 1000
     lengths = train.source_lengths_M, train.target_lengths_M - 1

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from folders import BASE
 from legw.cli.board import Board
-from legw.records import Evaluation, Manifest, Summary, Update
-from legw.study import Planned, Study, plan
+from legw.runs.records import Evaluation, Manifest, Summary, Update
+from legw.study.plan import Planned, Study, plan
 
 RUNS = plan(Study(task="mine", base=BASE, batch_sizes=(16, 64), seeds=(0, 1))).runs
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from folders import BASE, write_run
-from legw import measurements, records, scale
+from legw import scale
 from legw.cli import checking, probed
 from legw.cli.probed import Probed
-from legw.measurements import Curvature
 from legw.recipe import to_dict
+from legw.runs import measurements, records
+from legw.runs.measurements import Curvature
 
 QUICK = "--updates 30 --examples 32 --micro-batch-size 64 --device cpu"
 

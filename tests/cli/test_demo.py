@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from legw.cli import demo, study
-from legw.study import plan
+from legw.study.plan import plan
 
 Legw = Callable[[str], Any]
 

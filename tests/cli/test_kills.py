@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import studies
-from legw import locks
+from legw.runs import locks
 from train.launch import CONTEXT
 
 

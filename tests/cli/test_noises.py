@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from legw import measurements
 from legw.cli import noises
-from legw.measurements import Noise
+from legw.runs import measurements
+from legw.runs.measurements import Noise
 
 QUICK = "--epochs 0.2 --micro-batch-size 32 --device cpu --out runs"
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from legw import recipe, records
-from legw.cost import Speed
-from legw.theory import NoiseScale
+from legw import recipe
+from legw.analysis.theory import NoiseScale
+from legw.runs import records
+from legw.runs.measurements import Speed
 
 PLAN = "plan digits-lstm --device cpu --epochs 2 --batch-sizes 16,64"
 

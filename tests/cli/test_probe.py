@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from legw import measurements, records, schedule
+from legw import schedule
 from legw.cli import probing
-from legw.measurements import Curvature, Noise
+from legw.runs import measurements, records
+from legw.runs.measurements import Curvature, Noise
 
 QUICK = "--micro-batch-size 64 --device cpu"
 

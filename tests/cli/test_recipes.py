@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from legw.presets import RECIPES
 from legw.recipe import from_dict
-from legw.recipes import RECIPES
 
 Legw = Callable[[str], Any]
 

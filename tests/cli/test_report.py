@@ -16,9 +16,10 @@ import pytest
 
 from browser import CHROMIUM, Browser
 from folders import BASE, write_run, write_study
-from legw import evidence, report, study
-from legw.report import markdown
-from legw.study import Study, plan
+from legw.analysis import evidence
+from legw.report import markdown, page
+from legw.study import plan as study
+from legw.study.plan import Study, plan
 
 Legw = Callable[[str], Any]
 
@@ -72,14 +73,14 @@ class Parts(html.parser.HTMLParser):
         return [json.loads(s) for attributes, s in self.scripts if "id" in attributes]
 
 
-def page(folder: Path) -> Parts:
-    return Parts(report.page(evidence.read(folder)))
+def parts(folder: Path) -> Parts:
+    return Parts(page.text(evidence.read(folder)))
 
 
 @pytest.fixture
 def shown(tmp_path: Path) -> Parts:
     write_study(tmp_path / "s", ASKED, **WITH_LOSSES)
-    return page(tmp_path / "s")
+    return parts(tmp_path / "s")
 
 
 # What it holds ----------------------------------------------------------------------
@@ -157,7 +158,7 @@ def test_long_curves_are_thinned_and_keep_their_peaks(tmp_path: Path) -> None:
     losses: list[float] = [1.0 + 0.1 * (s % 7) for s in range(20_000)]
     losses[12_345] = 50.0
     write_run(tmp_path / "a", losses=losses, recipe=replace(BASE, epochs=800))
-    (_, loss, _) = page(tmp_path).charts
+    (_, loss, _) = parts(tmp_path).charts
     (curve,) = loss["datasets"]["faint"]
     assert len(curve["y"]) <= 500
     assert max(curve["y"]) == 50.0
@@ -181,7 +182,7 @@ def test_nothing_is_loaded_and_only_our_scripts_run(shown: Parts) -> None:
 
 
 def test_the_stylesheet_loads_nothing() -> None:
-    text = report.page([evidence.Evidence(title="x", folder=Path())])
+    text = page.text([evidence.Evidence(title="x", folder=Path())])
     (style,) = re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL)
     assert "url(" not in style
     assert "@import" not in style
@@ -197,7 +198,7 @@ def test_names_are_shown_and_never_run(tmp_path: Path) -> None:
     write_study(tmp_path / "s", asked)
     write_run(tmp_path / "s" / "runs" / HOSTILE.replace("/", "|"), base=base, recipe=base,
               metric=0.5, environment={HOSTILE: HOSTILE}, notes=(HOSTILE,))  # fmt: skip
-    shown = page(tmp_path / "s")
+    shown = parts(tmp_path / "s")
     assert HOSTILE in shown.text
     assert len([1 for attributes, _ in shown.scripts if "id" not in attributes]) == 2
     assert all(HOSTILE not in script for attributes, script in shown.scripts if "id" in attributes)
@@ -241,7 +242,7 @@ def test_a_study_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
     names = [run.replace("-", "_") for run in ("base-b16-s0", "base-b16-s1")]
     asked = replace(ASKED, batch_sizes=(16,))
     write_study(tmp_path / "s", asked, **dict.fromkeys(names, empty))
-    shown = page(tmp_path / "s")
+    shown = parts(tmp_path / "s")
     assert "No run has ended yet: 2 runs planned." in shown.text
     assert shown.charts == []
 
@@ -250,7 +251,7 @@ def test_losses_that_are_no_numbers_or_negative_are_drawn_on_a_linear_scale(
     tmp_path: Path,
 ) -> None:
     write_run(tmp_path / "a", losses=[float("nan"), -1.0, 2.0, float("inf")], metric=float("nan"))
-    (_, loss, _) = page(tmp_path).charts
+    (_, loss, _) = parts(tmp_path).charts
     assert loss["datasets"]["plain"][0]["y"] == [-1.0, 2.0]
     assert "log" not in json.dumps(loss["layer"])
 
@@ -258,7 +259,7 @@ def test_losses_that_are_no_numbers_or_negative_are_drawn_on_a_linear_scale(
 def test_several_studies_are_sections_of_one_page(tmp_path: Path) -> None:
     write_study(tmp_path / "one", ASKED)
     write_study(tmp_path / "two", replace(ASKED, task="other"))
-    shown = page(tmp_path)
+    shown = parts(tmp_path)
     assert [tag for tag, _ in shown.tags].count("h1") == 2
     names = [attributes["id"] for attributes, _ in shown.scripts if "id" in attributes]
     assert len(set(names)) == len(names) == 28
@@ -266,7 +267,7 @@ def test_several_studies_are_sections_of_one_page(tmp_path: Path) -> None:
     there = [f"#{attributes['id']}" for tag, attributes in shown.tags if tag == "section"]
     assert links == there == ["#study-0", "#study-1"]
     assert "other: batch 16 to 512, legw, linear (two)" in shown.text
-    assert "a" not in [tag for tag, _ in page(tmp_path / "one").tags]
+    assert "a" not in [tag for tag, _ in parts(tmp_path / "one").tags]
 
 
 def test_the_numbers_go_by_batch_whenever_a_run_was_made(tmp_path: Path) -> None:
@@ -282,7 +283,7 @@ def test_the_numbers_go_by_batch_whenever_a_run_was_made(tmp_path: Path) -> None
 
 def test_a_study_of_one_batch_speaks_neither_of_variants_nor_of_scaling(tmp_path: Path) -> None:
     write_study(tmp_path / "s", replace(ASKED, batch_sizes=(16,)))
-    shown = page(tmp_path)
+    shown = parts(tmp_path)
     assert "Accuracy at batch 16" in shown.text
     assert "perfect scaling" not in shown.text
 
@@ -400,7 +401,7 @@ def test_rivals_are_their_best_trial(tmp_path: Path) -> None:
     asked = replace(ASKED, batch_sizes=(16, 64), tuned={"adam": {"lr": (0.001, 0.002)}})
     names = [run.name.replace("-", "_") for run in plan(asked).runs if "0.002" in run.name]
     write_study(tmp_path / "s", asked, **{name: {"metric": 0.99} for name in names})
-    shown = page(tmp_path / "s")
+    shown = parts(tmp_path / "s")
     assert "tuned-adam at batch 64: lr=0.002 is the best of 2 trials" in shown.text
     overview = shown.charts[0]["datasets"]["cells"]
     assert {row["name"] for row in overview} == {"base", "legw", "linear", "tuned-adam"}
@@ -421,7 +422,7 @@ def test_a_thousand_runs_take_at_most_ten_seconds_and_ten_megabytes(
     write_study(tmp_path / "s", asked)
     assert len(plan(asked).runs) >= 1000
     began = time.process_time()
-    text = report.page(evidence.read(tmp_path / "s"))
+    text = page.text(evidence.read(tmp_path / "s"))
     assert time.process_time() - began < 10
     assert len(text) < 10e6
 
@@ -439,7 +440,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     folder = tmp_path_factory.mktemp("page")
     write_study(folder / "s", ASKED, **WITH_LOSSES)
     path = folder / "page.html"
-    path.write_text(report.page(evidence.read(folder / "s")), encoding="utf-8")
+    path.write_text(page.text(evidence.read(folder / "s")), encoding="utf-8")
     with Browser(folder / "profile") as browser:
         browser.open(path, until=DRAWN)
         yield browser
@@ -476,7 +477,7 @@ def test_the_result_of_eight_batch_sizes_fits_on_a_wide_page(tmp_path: Path) -> 
     sizes = (16, 24, 32, 48, 64, 96, 128, 192)
     write_study(tmp_path / "s", replace(ASKED, batch_sizes=sizes))
     path = tmp_path / "page.html"
-    path.write_text(report.page(evidence.read(tmp_path / "s")), encoding="utf-8")
+    path.write_text(page.text(evidence.read(tmp_path / "s")), encoding="utf-8")
     hidden = "[...document.querySelectorAll('.scroll')].map((s) => s.scrollWidth - s.clientWidth)"
     with Browser(tmp_path / "profile") as browser:
         browser.open(path)
@@ -538,7 +539,7 @@ def test_a_hostile_page_runs_nothing(tmp_path: Path) -> None:
     base = replace(BASE, name=name)
     write_study(tmp_path / "s", replace(ASKED, task=name, base=base, command=f"</pre>{name}"))
     path = tmp_path / "page.html"
-    path.write_text(report.page(evidence.read(tmp_path / "s")), encoding="utf-8")
+    path.write_text(page.text(evidence.read(tmp_path / "s")), encoding="utf-8")
     with Browser(tmp_path / "profile") as browser:
         browser.open(path, until=DRAWN)
         assert browser.run("document.title").startswith(name)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from corpora import WORDS, write_texts
-from legw import records
 from legw.cli import main
+from legw.runs import records
 from legw.train.state import load_newest, save
 
 Legw = Callable[[str], Any]

@@ -16,8 +16,8 @@ import pytest
 
 from expect import GOLDEN
 from legw import SGD, recipe, rules, schedule
+from legw.presets import GNMT, MNIST_LSTM, PTB_MEDIUM, RECIPES
 from legw.recipe import from_dict, to_dict
-from legw.recipes import GNMT, MNIST_LSTM, PTB_MEDIUM, RECIPES
 
 Legw = Callable[[str], Any]
 

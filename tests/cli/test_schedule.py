@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from legw import charts, rules, schedule
-from legw.charts import Point, all_points, points
+from legw import rules, schedule
 from legw.decays import Cosine, Exponential, Step
 from legw.errors import LegwError
+from legw.presets import PTB_SMALL, RECIPES, RESNET50_IMAGENET
 from legw.recipe import Recipe
-from legw.recipes import PTB_SMALL, RECIPES, RESNET50_IMAGENET
+from legw.report import charts
+from legw.report.charts import Point, all_points, points
 
 Legw = Callable[[str], Any]
 

@@ -22,11 +22,13 @@ import faults
 from corpora import write_texts
 from expect import error_line
 from folders import BASE
-from legw import locks, pool, records, report, runner
 from legw.apps import rows
 from legw.cli.board import _Line
 from legw.errors import DataError, RunError
-from legw.study import Planned, Study, plan
+from legw.report import page
+from legw.runs import locks, records
+from legw.study import pool, runner
+from legw.study.plan import Planned, Study, plan
 from legw.train import Settings, Task
 from threads import threads
 from train.launch import CONTEXT
@@ -46,7 +48,7 @@ momentum = 0.9
 """
 """Twelve updates a run."""
 
-PAGE = report.page
+PAGE = page.text
 
 STUDY = "study digits-lstm --recipe small.toml --micro-batch-size 64 --device cpu"
 COMPARED = f"{STUDY} --batch-sizes 128,256 --rules legw,linear --seeds 2 --out out"
@@ -69,7 +71,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def without_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most tests do without the page, which takes longer than the runs."""
-    monkeypatch.setattr(report, "page", lambda everything: "no page")
+    monkeypatch.setattr(page, "text", lambda everything: "no page")
 
 
 @pytest.fixture
@@ -190,7 +192,7 @@ def test_json_is_the_rows_alone(legw: Legw) -> None:
 
 
 def test_a_diverged_run_is_a_result(legw: Legw, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "page", PAGE)
+    monkeypatch.setattr(page, "text", PAGE)
     grid = "--grid lr=0.4,1e10 --grid optimizer.weight_decay=1"
     answer = legw(f"{STUDY} --batch-sizes 128 --seeds 2 {grid} --out out")
     assert answer.code == 0
@@ -709,10 +711,10 @@ def test_mistakes_are_told_before_torch_is_imported() -> None:
 def test_a_missing_page_library_is_told_and_the_table_stays(
     legw: Legw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def page(everything: object) -> str:
+    def missing(everything: object) -> str:
         raise ModuleNotFoundError("No module named 'altair'", name="altair")
 
-    monkeypatch.setattr(report, "page", page)
+    monkeypatch.setattr(page, "text", missing)
     answer = legw(f"{STUDY} --batch-sizes 128 --seeds 1 --out out")
     assert answer.code == 0
     assert answer.out.splitlines()[-1] == (

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from legw import records
 from legw.cli import main
+from legw.runs import records
 
 QUICK = ("--epochs", "2", "--micro-batch-size", "64", "--device", "cpu")
 

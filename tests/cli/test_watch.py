@@ -14,9 +14,10 @@ import pytest
 from rich.console import Console
 
 from folders import BASE, write_run, write_study
-from legw import locks, records, watch
 from legw.cli import watch as command
-from legw.study import Study
+from legw.runs import locks, records
+from legw.study import watch
+from legw.study.plan import Study
 
 Legw = Callable[[str], Any]
 

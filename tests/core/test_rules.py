@@ -30,7 +30,7 @@ from legw import (
     scale,
 )
 from legw.optimizers import LAMB, LARS, SGD
-from legw.recipes import RECIPES
+from legw.presets import RECIPES
 from legw.rules import (
     ADAM_SDE,
     BETA2_HALF_LIFE,

@@ -26,7 +26,7 @@ from legw import (
     updates,
     warmup_updates,
 )
-from legw.recipes import RECIPES
+from legw.presets import RECIPES
 from legw.rules import HOFFER, LEGW, apply
 from legw.schedule import epoch_size
 from strategies import recipes

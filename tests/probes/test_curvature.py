@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from expect import error_line
-from legw import measurements
 from legw.apps import find
 from legw.errors import RunError
-from legw.measurements import Curvature
 from legw.probes import CurvatureProbe
 from legw.probes.curvature import Batch, by_difference, by_product, spaced
+from legw.runs import measurements
+from legw.runs.measurements import Curvature
 from legw.train import Metric, Moment, Probe, Settings, fit
 from train.runs import recipe
 from train.tasks import TASKS, Lines, Streams

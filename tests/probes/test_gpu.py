@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from legw import measurements, schedule
+from legw import schedule
 from legw.apps import find
-from legw.measurements import Curvature, Noise
+from legw.presets import DIGITS_LSTM
 from legw.probes import CurvatureProbe, NoiseProbe
 from legw.probes.curvature import full_precision
-from legw.recipes import DIGITS_LSTM
 from legw.rules import LEGW, apply
+from legw.runs import measurements
+from legw.runs.measurements import Curvature, Noise
 from legw.train import Probe, Settings, fit
 from train.runs import weights
 

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from expect import error_line
-from legw import measurements, theory
+from legw.analysis import theory
 from legw.errors import RunError
-from legw.measurements import Noise
 from legw.probes import NoiseProbe
 from legw.probes.noise import _pieces, piece_size
+from legw.runs import measurements
+from legw.runs.measurements import Noise
 from legw.train import Metric, Settings, fit
 from train.runs import recipe
 from train.tasks import TASKS, Lines

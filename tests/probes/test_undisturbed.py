@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from legw import records
 from legw.probes import CurvatureProbe, NoiseProbe
+from legw.runs import records
 from legw.train import Moment, Probe, Settings, fit
 from legw.train.probe import undisturbed
 from train.runs import recipe, weights

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from legw import measurements
-from legw.measurements import Curvature, Noise
+from legw.runs import measurements
+from legw.runs.measurements import Curvature, Noise
 from train.launch import complete
 from train.probed import probed
 from train.runs import weights

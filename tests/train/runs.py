@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from legw import SGD, Recipe, records, rules
-from legw.records import Summary
+from legw import SGD, Recipe, rules
+from legw.runs import records
+from legw.runs.records import Summary
 from legw.train import Settings, fit
 from legw.train.state import load_newest
 from train.paced import held_back

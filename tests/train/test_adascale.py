@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expect import error_line
-from legw import RunError, records, rules, schedule
-from legw.records import Update
+from legw import RunError, rules, schedule
 from legw.rules import ADASCALE
+from legw.runs import records
+from legw.runs.records import Update
 from legw.train import Observer, Settings, Task, fit
 from legw.train.adascale import AdaScale, variances
 from legw.train.batches import Batches

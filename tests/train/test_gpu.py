@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from corpora import tiny_corpus
-from legw import SGD, Recipe, records
+from legw import SGD, Recipe
 from legw.apps import Options, find
 from legw.apps.ptb.task import Size, WordTask
-from legw.recipes import DIGITS_LSTM
+from legw.presets import DIGITS_LSTM
+from legw.runs import records
 from legw.train import Observer, Settings, Task, fit
 from legw.train.loop import _Run
 from train.runs import weights

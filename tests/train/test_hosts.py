@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from legw import records
 from legw.recipe import to_toml
+from legw.runs import records
 from legw.train import state
 from train.runs import assert_same_run, recipe, train
 

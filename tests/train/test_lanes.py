@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from legw import RunError, records, rules
+from legw import RunError, rules
+from legw.runs import records
 from legw.train import Settings, State, fit, micro
 from legw.train.dist import World
 from legw.train.lanes import Lanes, Sums

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from legw import RunError, in_steps, records
+from legw import RunError, in_steps
 from legw.apps import Options, find
-from legw.recipes import DIGITS_LSTM
+from legw.presets import DIGITS_LSTM
+from legw.runs import records
 from legw.train import Observer, Settings, State, fit
 from legw.train.batches import Batches
 from legw.train.state import Divergence

@@ -15,7 +15,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from legw import RunError, durations, records
+from legw import RunError
+from legw.runs import records
+from legw.study import durations
 from legw.train import State, micro
 from legw.train.batches import split
 from legw.train.dist import World
@@ -230,7 +232,7 @@ def test_a_way_that_did_not_fit_once_is_tried_again(own_cache: Path) -> None:
 
 
 def test_rates_are_where_others_look_for_them(own_cache: Path) -> None:
-    """Such as the study that says how long it will take (`legw.durations`)."""
+    """Such as the study that says how long it will take (`legw.study.durations`)."""
     choice = choose(Lines())
     found = durations.measured("lines", [])
     assert found is not None

@@ -17,7 +17,7 @@ from legw import cli
 from legw.apps import find
 from legw.apps.weights import newest
 from legw.errors import LegwWarning
-from legw.recipes import DIGITS_LSTM
+from legw.presets import DIGITS_LSTM
 from legw.train import Settings, fit, precision
 from legw.train.precision import autocast, has_bf16_lstm, warn_if_slow
 

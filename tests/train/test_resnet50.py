@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from apps.photographs import train_tiny, write_photographs
-from legw import LAMB, LARS, Polynomial, Recipe, records
+from legw import LAMB, LARS, Polynomial, Recipe
 from legw.apps.images.models import resnet50
 from legw.optimizers import Optimizer
+from legw.runs import records
 from legw.train import Observer, norm, optim
 from train.launch import complete
 from train.runs import weights

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from expect import error_line
-from legw import LegwWarning, RunError, locks, records
+from legw import LegwWarning, RunError
 from legw.decays import Polynomial
+from legw.runs import locks, records
 from legw.train import Settings, fit, state
 from train.launch import CONTEXT
 from train.runs import recipe, train, weights

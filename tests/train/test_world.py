@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from torch import distributed
 
-from legw import LegwWarning, records
+from legw import LegwWarning
 from legw.cli import main
 from legw.recipe import to_toml
+from legw.runs import records
 from legw.train import dist, state
 from train.launch import Rank, complete, free_port, start
 from train.runs import assert_same_run, recipe, train

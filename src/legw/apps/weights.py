@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from legw import records
 from legw.errors import LegwWarning, RunError, one_line
+from legw.runs import records
 from legw.train.state import load_newest
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from legw.cli.progress import LINE_SECONDS, REDRAW_SECONDS, figure
-from legw.pool import Failed, Onlooker
-from legw.records import Evaluation, Manifest, Summary, Update
-from legw.study import Planned
+from legw.runs.records import Evaluation, Manifest, Summary, Update
+from legw.study.plan import Planned
+from legw.study.pool import Failed, Onlooker
 from legw.train import Observer
 
 

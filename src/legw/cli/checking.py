@@ -12,14 +12,17 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from legw import charts, check, clipping, measurements, records, rules, schedule, theory
+from legw import rules, schedule
+from legw.analysis import check, clipping, theory
 from legw.cli import check as command
 from legw.cli import inputs, lists, outputs, probe, probed, probing, training
 from legw.cli.probed import Probed
 from legw.errors import LegwError, one_line
-from legw.measurements import Noise
 from legw.probes import CurvatureProbe, NoiseProbe
 from legw.recipe import Recipe
+from legw.report import charts
+from legw.runs import measurements, records
+from legw.runs.measurements import Noise
 from legw.train import Task
 
 TIMES = (1.0, 2.0, 4.0, 8.0)

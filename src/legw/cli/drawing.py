@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from legw.charts import Point, end_epoch
+from legw.report.charts import Point, end_epoch
 
 COLORS = ("gray", "blue+", "orange", "green", "magenta")
 """The base's color, then those of the others, by plotext's names."""

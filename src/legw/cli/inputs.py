@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 from tyro.conf import Positional, arg
 
-from legw import recipe, recipes, rules
+from legw import presets, recipe, rules
 from legw.errors import LegwError, RecipeError, one_line, unknown_name
 from legw.recipe import Recipe
 
@@ -53,7 +53,7 @@ def find_recipe(named: str, num_examples: int | None = None) -> Recipe:
     >>> find_recipe("mnist-lstm").batch_size
     128
     """
-    found = recipes.RECIPES.get(named) or _from_file(named)
+    found = presets.RECIPES.get(named) or _from_file(named)
     return found if num_examples is None else found.with_num_examples(num_examples)
 
 
@@ -74,7 +74,7 @@ def _from_file(named: str) -> Recipe:
     looks_like_a_path = path.suffix in (".toml", ".json") or "/" in named or "\\" in named
     if looks_like_a_path or path.is_file():
         return recipe.read(path)
-    raise RecipeError(unknown_name("recipe", named, recipes.RECIPES))
+    raise RecipeError(unknown_name("recipe", named, presets.RECIPES))
 
 
 def read_ladder(text: str) -> list[int]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from legw import measurements, records, theory
+from legw.analysis import theory
+from legw.analysis.theory import NoiseScale
 from legw.errors import LegwError, one_line
-from legw.measurements import Noise
 from legw.recipe import Recipe
-from legw.theory import NoiseScale
+from legw.runs import measurements, records
+from legw.runs.measurements import Noise
 
 
 def read(text: str) -> NoiseScale:

@@ -13,14 +13,16 @@ from rich import box
 from rich.table import Table
 from tyro.conf import Positional, arg
 
-from legw import cost, rules
+from legw import rules
+from legw.analysis import cost
+from legw.analysis.cost import Network, Option
+from legw.analysis.theory import NoiseScale
 from legw.cli import inputs, lists, noises, outputs, training
 from legw.cli.outcome import carry, headline
 from legw.cli.outputs import number
-from legw.cost import Network, Option, Speed
 from legw.errors import LegwError, RecipeError, one_line
 from legw.recipe import Recipe, to_dict, to_toml
-from legw.theory import NoiseScale
+from legw.runs.measurements import Speed
 
 if TYPE_CHECKING:
     from legw.train import Task

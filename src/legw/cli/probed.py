@@ -11,12 +11,14 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from legw import curves, diagrams, measurements, records, theory
+from legw.analysis import theory
 from legw.cli.outputs import number
 from legw.errors import LegwError
-from legw.measurements import Curvature, Noise
 from legw.recipe import Recipe, to_dict
-from legw.records import Summary
+from legw.report import curves, probe_charts
+from legw.runs import measurements, records
+from legw.runs.measurements import Curvature, Noise
+from legw.runs.records import Summary
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def curvature_chart(found: dict[str, Any]) -> Any:
         lines.setdefault(row["batch_size"], []).append(row["curve"])
         if row["peak"]:
             tops.setdefault(row["batch_size"], []).append(theory.Peak(**row["peak"]))
-    return diagrams.curvature_by_epoch(
+    return probe_charts.curvature_by_epoch(
         lines,
         tops,
         title=f"{found['app']}: curvature along the gradient, by {found['rule']}",
@@ -234,7 +236,7 @@ def noise_chart(found: dict[str, Any]) -> Any:
         f"seed {row['seed']}": [theory.NoiseScale(**part) for part in row["stretches"]]
         for row in found["runs"]
     }
-    return diagrams.noise_by_epoch(
+    return probe_charts.noise_by_epoch(
         scales,
         batch_size=found["batch_size"],
         title=f"{found['app']}: noise scale at batch {found['batch_size']}",

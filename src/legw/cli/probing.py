@@ -12,14 +12,16 @@ from typing import Any
 
 from rich.console import Console
 
-from legw import charts, files, rules, schedule
+from legw import rules, schedule
 from legw.cli import inputs, lists, outputs, probe, probed, training
 from legw.cli.probed import Probed
 from legw.cli.progress import Display
 from legw.errors import LegwError, one_line
 from legw.probes import CurvatureProbe, NoiseProbe
 from legw.recipe import Recipe
-from legw.records import Manifest, Summary
+from legw.report import charts
+from legw.runs import files
+from legw.runs.records import Manifest, Summary
 from legw.train import Observer, Task, fit
 
 LADDER = (1, 4, 16)

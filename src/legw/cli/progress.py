@@ -9,7 +9,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from legw.records import Evaluation, Manifest, Summary, Update
+from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.train import Observer
 
 REDRAW_SECONDS = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from legw import recipes
+from legw import presets
 from legw.cli import inputs, outputs
 from legw.recipe import to_dict
 
@@ -19,7 +19,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Print the shipped recipes and where their numbers come from."""
-    found = list(recipes.RECIPES.values())
+    found = list(presets.RECIPES.values())
     if options.json:
         outputs.print_json({"recipes": [to_dict(recipe) for recipe in found]})
         return 0

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from legw import evidence, verdict
+from legw.analysis import evidence, summary
 from legw.cli import inputs, outputs
 from legw.errors import RunError
 
 if TYPE_CHECKING:
-    from legw.evidence import Evidence
+    from legw.analysis.evidence import Evidence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +50,16 @@ def run(options: Options) -> int:
     for one in found:
         outputs.notes(one.problems, to_stderr=False)
         if one.rows:
-            outputs.say(f"{one.title}: {verdict.sentence(one.table)}")
+            outputs.say(f"{one.title}: {summary.sentence(one.table)}")
     for path in wrote:
         outputs.wrote(path, to_stderr=False)
     return 0
 
 
 def _write_text(options: Options, found: list[Evidence]) -> str:
-    from legw import report
-    from legw.report import markdown
+    from legw.report import markdown, page
 
-    make = markdown.text if options.format == "md" else report.page
+    make = markdown.text if options.format == "md" else page.text
     suffix = "md" if options.format == "md" else "html"
     path = options.out or str(options.folders[0] / f"report.{suffix}")
     outputs.write(path, make(found, options.target))
@@ -68,8 +67,8 @@ def _write_text(options: Options, found: list[Evidence]) -> str:
 
 
 def _write_charts(options: Options, found: list[Evidence]) -> list[str]:
-    from legw import records
     from legw.report import pictures
+    from legw.runs import records
 
     folder = Path(options.out) if options.out else options.folders[0] / "charts"
     if not any(each.runs for each in found):

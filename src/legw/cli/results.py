@@ -10,13 +10,16 @@ from typing import Any
 from rich import box
 from rich.table import Table as Drawn
 
-from legw import charts, contest, durations, rivals, rules, schedule
-from legw.charts import Point
+from legw import rules, schedule
+from legw.analysis import trials
+from legw.analysis.table import Cell, Table
 from legw.cli.outputs import factor, number
-from legw.durations import Rates
 from legw.recipe import Recipe
-from legw.study import BASE, Plan, Planned, Row
-from legw.table import Cell, Table
+from legw.report import charts
+from legw.report.charts import Point
+from legw.study import baselines, durations
+from legw.study.durations import Rates
+from legw.study.plan import BASE, Plan, Planned, Row
 
 
 def planned(plan: Plan, rows: Sequence[Row], rates: Rates | None = None) -> Drawn:
@@ -73,7 +76,7 @@ def time_left(plan: Plan, rows: Sequence[Row], rates: Rates | None, jobs: int) -
 def curves(plan: Plan) -> tuple[int, dict[str, list[Point]]]:
     """Return the largest batch size, and the schedules there with the base's before them."""
     runs = [run for run in plan.runs if not run.variant or run.variant == plan.runs[0].variant]
-    runs = [run for run in runs if not rivals.rival(run.rule) and run.recipe.epoch_examples]
+    runs = [run for run in runs if not baselines.rival(run.rule) and run.recipe.epoch_examples]
     largest = max((run.recipe.batch_size for run in runs), default=0)
     found: dict[str, list[Point]] = {}
     for run in runs:
@@ -119,7 +122,7 @@ def cautions(plan: Plan) -> list[str]:
     """Return what deserves a second look about the planned recipes, each thing once."""
     where: dict[tuple[int, str], list[str]] = {}
     for run in plan.runs:
-        if run.rule == BASE or rivals.rival(run.rule):
+        if run.rule == BASE or baselines.rival(run.rule):
             continue
         for line in rules.cautions(run.base, run.recipe, rules.find(run.rule)):
             said = line.removeprefix(f"{run.base.name}: ")
@@ -141,7 +144,7 @@ def undefined(plan: Plan) -> list[str]:
 def cells(table: Table) -> Drawn:
     """Return a study's table: a line a rule (and variant), a column a batch size."""
     drawn = _empty()
-    table = contest.best_trials(table)
+    table = trials.best_trials(table)
     several = len(table.variants) > 1
     if several:
         drawn.add_column("variant", overflow="fold")
@@ -171,7 +174,7 @@ def _text(table: Table, cell: Cell | None) -> str:
 
 def below(table: Table) -> list[str]:
     """Return the lines that explain a study's table."""
-    lines = [table.caption(), table.length(), *contest.costs(table)]
+    lines = [table.caption(), table.length(), *trials.costs(table)]
     if len(table.variants) > 1:
         lines.append("* best of its column; choose a variant at the base batch, nowhere else")
     return lines + [f"[{i}] {reason}" for i, reason in enumerate(table.reasons, start=1)]

@@ -7,12 +7,13 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from legw import charts, rules
-from legw.charts import Point
+from legw import rules
 from legw.cli import inputs, outputs
 from legw.cli.outcome import Outcome, carry, headline
 from legw.errors import LegwError, one_line
 from legw.recipe import Recipe
+from legw.report import charts
+from legw.report.charts import Point
 from legw.schedule import Ramp, epoch_size
 
 

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from legw import durations, evidence, grid, rivals, rules, shards, study, verdict
+from legw import rules
+from legw.analysis import evidence, summary
 from legw.cli import inputs, lists, outputs, training
 from legw.errors import LegwError, RunError, one_line
 from legw.recipe import Recipe
-from legw.shards import WHOLE, Shard
-from legw.study import Plan, Row, Study
+from legw.study import baselines, durations, grid, shards
+from legw.study import plan as study
+from legw.study.plan import Plan, Row, Study
+from legw.study.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
-    from legw.charts import Point
-    from legw.evidence import Evidence
-    from legw.runner import Outcome
+    from legw.analysis.evidence import Evidence
+    from legw.report.charts import Point
+    from legw.study.runner import Outcome
     from legw.train import Task
 
 # ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
@@ -138,7 +141,7 @@ def read(options: Options) -> Study:
         rules=_rules(options.rules),
         seeds=lists.seeds(options.seeds),
         grid=grid.parse(options.grid),
-        tuned=rivals.read(options.tuned),
+        tuned=baselines.read(options.tuned),
         holdout=options.holdout,
         command=command(options),
     )
@@ -181,8 +184,8 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
     """Run what is pending, and show how it goes; Ctrl-C ends with how to go on."""
     from rich.console import Console
 
-    from legw import runner
     from legw.cli import results
+    from legw.study import runner
 
     task = _task_maker(options)
     done = sum(row.status in ("finished", "diverged") for row in rows)
@@ -285,22 +288,22 @@ def _show_table(found: Evidence) -> None:
         outputs.say(line)
     outputs.notes(found.problems, to_stderr=False)
     print()
-    outputs.say(verdict.sentence(found.table))
+    outputs.say(summary.sentence(found.table))
     assert found.study is not None
     print(f"again: {found.study.command}")  # not wrapped, to be copied
 
 
 def _write_page(everything: list[Evidence], folder: Path, *, to_stderr: bool) -> None:
     """Write the page, or say what is missing for it: the runs are worth as much without."""
-    from legw import report
+    from legw.report import page
 
     try:
-        page = report.page(everything)
+        text = page.text(everything)
     except ModuleNotFoundError as error:
         if error.name not in ("altair", "vl_convert"):
             raise
         line = f"no page: {error.name} is not installed; pip install 'legw[report]'"
         outputs.notes([f"{line}, then legw report {folder}"], to_stderr=to_stderr)
         return
-    outputs.write(folder / "report.html", page)
+    outputs.write(folder / "report.html", text)
     outputs.wrote(str(folder / "report.html"), to_stderr=to_stderr)

@@ -16,7 +16,7 @@ from legw.cli.progress import Display, figure
 from legw.errors import DataError, DivergedError
 from legw.probes import NoiseProbe
 from legw.recipe import Recipe
-from legw.records import Summary
+from legw.runs.records import Summary
 from legw.train import Observer, Settings, Task, fit
 from legw.train.dist import World, joined
 from legw.train.tensorboard import TensorBoard

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 from tyro.conf import arg
 
-from legw import recipes
+from legw import presets
 from legw.cli import inputs
 from legw.errors import RecipeError, RunError, unknown_name
 from legw.recipe import Recipe
@@ -99,11 +99,11 @@ def base_recipe(app: str, recipe: str | None) -> Recipe:
     """
     if recipe is not None:
         return inputs.find_recipe(recipe)
-    if app in recipes.RECIPES:
-        return recipes.RECIPES[app]
+    if app in presets.RECIPES:
+        return presets.RECIPES[app]
     if ":" in app:
         raise RecipeError(f"{app}: --recipe is missing; your own task needs a base recipe")
-    raise RecipeError(unknown_name("application", app, recipes.RECIPES))
+    raise RecipeError(unknown_name("application", app, presets.RECIPES))
 
 
 def check_app(app: str) -> None:

@@ -17,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from legw import watch
 from legw.cli import inputs, outputs
 from legw.cli.progress import figure
-from legw.durations import in_words
 from legw.errors import RunError, one_line
-from legw.watch import Progress, View
+from legw.study import watch
+from legw.study.durations import in_words
+from legw.study.watch import Progress, View
 
 LOOKS = {
     "running": "green",

@@ -19,10 +19,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from legw import measurements
 from legw.errors import RunError
-from legw.measurements import Curvature
-from legw.records import Manifest, Summary
+from legw.runs import measurements
+from legw.runs.measurements import Curvature
+from legw.runs.records import Manifest, Summary
 from legw.schedule import in_steps
 from legw.train.probe import Moment, Probe, seed_passes, slopes_of
 

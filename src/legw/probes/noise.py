@@ -30,10 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from legw import measurements
 from legw.errors import RunError
-from legw.measurements import Noise
-from legw.records import Manifest, Summary
+from legw.runs import measurements
+from legw.runs.measurements import Noise
+from legw.runs.records import Manifest, Summary
 from legw.train.batches import derive
 from legw.train.probe import Moment, Probe, seed_passes, slopes_of
 

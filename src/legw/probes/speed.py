@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import torch
 
-from legw.cost import Speed
 from legw.errors import RunError
 from legw.recipe import Recipe
+from legw.runs.measurements import Speed
 from legw.train import micro, norm, optim
 from legw.train.dist import World
 from legw.train.lanes import tried

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import fmean
 
-from legw.clipping import clipped_share, on_base_alone
-from legw.records import Run
-from legw.study import BASE, Row
+from legw.analysis.clipping import clipped_share, on_base_alone
+from legw.runs.records import Run
+from legw.study.plan import BASE, Row
 
 
 def notes(runs: Iterable[tuple[Row, Run]]) -> list[str]:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from legw import verdict
-from legw.contest import best_trials, costs
-from legw.evidence import Evidence
+from legw.analysis import summary
+from legw.analysis.evidence import Evidence
+from legw.analysis.table import Cell, Table
+from legw.analysis.targets import reached, usual
+from legw.analysis.trials import best_trials, costs
 from legw.report.sections import CAVEAT, facts, note_lines
-from legw.study import Row
-from legw.table import Cell, Table
-from legw.targets import reached, usual
+from legw.study.plan import Row
 
 
 def text(everything: Sequence[Evidence], target: float | None = None) -> str:
@@ -29,7 +29,7 @@ def _parts(evidence: Evidence, target: float | None) -> Iterable[str]:
     found = evidence.table
     yield f"# {escaped(evidence.title)}"
     if evidence.rows:
-        yield escaped(verdict.sentence(found))
+        yield escaped(summary.sentence(found))
     yield from (escaped(line) for line in facts(evidence))
     if found.cells:
         yield "## Result"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from legw.evidence import Evidence
+from legw.analysis.evidence import Evidence
+from legw.analysis.targets import usual
 from legw.report import plots
-from legw.targets import usual
 
 SCALE = 2.0
 """Pixels of a PNG for each of a chart's units."""

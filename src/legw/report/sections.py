@@ -8,16 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from legw import recipe, verdict
-from legw.contest import best_trials, costs
-from legw.evidence import Evidence
-from legw.figures import UNITS, color_of
-from legw.records import Run
+from legw import recipe
+from legw.analysis import summary
+from legw.analysis.evidence import Evidence
+from legw.analysis.table import Cell, Table
+from legw.analysis.targets import reached, usual
+from legw.analysis.trials import best_trials, costs
 from legw.report import clipped, plots
 from legw.report.html import Html, data, join, table, tag
-from legw.study import BASE, Row
-from legw.table import Cell, Table
-from legw.targets import reached, usual
+from legw.report.study_charts import UNITS, color_of
+from legw.runs.records import Run
+from legw.study.plan import BASE, Row
 
 CAVEAT = (
     "A comparison at equal epochs only probes the regime of perfect scaling, in which k times "
@@ -53,7 +54,7 @@ def section(evidence: Evidence, number: int, target: float | None = None) -> Htm
     return tag(
         "section",
         tag("h1", title(evidence)),
-        tag("p", verdict.sentence(found), class_="verdict") if evidence.rows else "",
+        tag("p", summary.sentence(found), class_="verdict") if evidence.rows else "",
         [tag("p", line, class_="facts") for line in facts(evidence)],
         _results(found) if found.cells else "",
         _charts(evidence, number, target) if evidence.runs else "",

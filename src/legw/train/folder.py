@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from legw import files, records
 from legw.errors import RunError
 from legw.recipe import Recipe, to_dict
-from legw.records import Manifest, Summary
 from legw.rules import steers
+from legw.runs import files, records
+from legw.runs.records import Manifest, Summary
 from legw.train.settings import Settings
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from legw import locks, records
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
-from legw.records import Status, Summary
+from legw.runs import locks, records
+from legw.runs.records import Status, Summary
 from legw.train import groups, micro, norm, optim, precision, state
 from legw.train.batches import Batches, derive, split
 from legw.train.course import Course

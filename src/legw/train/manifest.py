@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from legw import rules
-from legw.records import Manifest
+from legw.runs.records import Manifest
 from legw.train.course import Course
 from legw.train.dist import World
 from legw.train.machine import describe_device, environment

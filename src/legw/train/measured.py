@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from legw import locks
-from legw.durations import MICRO_BATCHES, cache_folder
 from legw.errors import RunError
-from legw.files import write_json
+from legw.runs import locks
+from legw.runs.cache import MICRO_BATCHES, cache_folder
+from legw.runs.files import write_json
 from legw.train.dist import World
 from legw.train.machine import describe_device
 from legw.train.precision import Precision

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from legw.durations import cache_folder
 from legw.recipe import Recipe
 from legw.train import norm
 from legw.train.dist import World
@@ -56,7 +55,7 @@ from legw.train.ways import (
 )
 
 __all__ = [
-    "SMALLEST", "Choice", "Way", "best", "cache_folder", "choose", "climb", "ladder", "settle",
+    "SMALLEST", "Choice", "Way", "best", "choose", "climb", "ladder", "settle",
 ]  # fmt: skip
 
 ENOUGH_SECONDS = 0.2

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from legw import records
 from legw.recipe import Recipe
-from legw.records import Evaluation, Update
+from legw.runs import records
+from legw.runs.records import Evaluation, Update
 from legw.train.state import Mean, Position
 from legw.train.step import Gradient
 from legw.train.task import Observer

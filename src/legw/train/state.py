@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from legw.errors import RunError, one_line
-from legw.files import write_atomically
+from legw.runs.files import write_atomically
 from legw.train.machine import out_of_memory
 
 KEPT = 2

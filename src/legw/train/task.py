@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, device, nn
 
-from legw.records import Evaluation, Manifest, Summary, Update
+from legw.runs.records import Evaluation, Manifest, Summary, Update
 
 State = tuple[Tensor, ...] | None
 """What is carried from one update to the next: tensors whose first dimension is the

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from legw.errors import RunError
-from legw.records import Evaluation, Manifest, Summary, Update
+from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.train.task import Observer
 
 if TYPE_CHECKING:

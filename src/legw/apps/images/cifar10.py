@@ -22,8 +22,8 @@ from legw.apps.images.models import resnet18_small_images, small_resnet
 from legw.apps.images.resident import Resident, resident
 from legw.apps.images.tree import scan
 from legw.errors import DataError, LegwWarning
+from legw.runs.cache import cache_folder
 from legw.train.batches import shuffled
-from legw.train.micro import cache_folder
 from legw.train.task import Metric, State
 
 SIZE = 32

@@ -16,8 +16,8 @@ from torch import Tensor
 from legw.apps.images.decode import BrokenImageError, stacked
 from legw.apps.images.tree import Tree
 from legw.errors import DataError
-from legw.locks import in_turn
-from legw.train.micro import cache_folder
+from legw.runs.cache import cache_folder
+from legw.runs.locks import in_turn
 
 
 @dataclass(frozen=True)

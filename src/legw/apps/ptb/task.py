@@ -26,7 +26,7 @@ VOCABULARY = "vocabulary.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What tells one of the models from another; their recipes lie in `legw.recipes`."""
+    """What tells one of the models from another; their recipes lie in `legw.presets`."""
 
     hidden_size: int
     """Units of the embedding and of each layer."""

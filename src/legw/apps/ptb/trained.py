@@ -11,12 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from legw import records
 from legw.apps.ptb.model import WordLSTM, perplexity
 from legw.apps.ptb.task import SIZES, VOCABULARY
 from legw.apps.ptb.text import END, UNKNOWN, Vocabulary, read_lines
 from legw.apps.weights import TABLE, newest, restored
 from legw.errors import RunError, one_line
+from legw.runs import records
 from legw.train.task import State
 
 

@@ -34,7 +34,7 @@ ABOUT = "translation.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What tells one of the models from another; their recipes lie in `legw.recipes`."""
+    """What tells one of the models from another; their recipes lie in `legw.presets`."""
 
     hidden_size: int
     """Units of the table and of each layer."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from legw import records
 from legw.apps.translation.decoding import Search, translate
 from legw.apps.translation.model import GNMT
 from legw.apps.translation.task import SIZES, SUBWORDS
 from legw.apps.translation.text import Subwords
 from legw.apps.weights import newest, restored
 from legw.errors import RunError, one_line
+from legw.runs import records
 
 
 @dataclass(frozen=True)

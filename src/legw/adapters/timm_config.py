@@ -1,0 +1,171 @@
+"""What timm's arguments call things, and where its schedules differ from a recipe's."""
+
+from __future__ import annotations
+
+import math
+
+from legw import optimizers as kinds
+from legw.adapters.fields import Fields, Values, count, number, numbers, passes, positive
+from legw.decays import Constant, Cosine, Decay, Exponential, Polynomial, Step
+from legw.errors import RecipeError, shown
+from legw.recipe import Recipe
+
+NOT_CARRIED = {
+    "cooldown_epochs": 0, "lr_noise": None, "lr_cycle_limit": 1, "lr_k_decay": 1.0,
+    "layer_decay": None,
+}  # fmt: skip
+"""What changes timm's rates and has no word in a recipe, with the value that does nothing."""
+
+
+def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
+    """Return the recipe's fields in timm's arguments, and what is left out; see `forms.Form`."""
+    del num_examples  # timm counts in epochs
+    form = "timm"
+    left_out = [
+        f"{name}={shown(values[name])}: has no place in a recipe, and stays"
+        for name, nothing in NOT_CARRIED.items()
+        if values.get(name, nothing) not in (nothing, None)
+    ]
+    batch = (
+        count(form, values, "batch_size", 128)
+        * count(form, values, "grad_accum_steps", 1)
+        * processes
+    )
+    lr = _lr(values, batch)
+    warmup = number(form, values, "warmup_epochs", 5)
+    epochs = number(form, values, "epochs", 300)
+    low = number(form, values, "warmup_lr", 1e-5)
+    if warmup and values.get("sched") == "none":
+        left_out.append("sched='none': does not warm up; constant would")
+        warmup = 0.0
+    if values.get("warmup_prefix"):
+        epochs += warmup
+    decay, reason = _decay(values, lr)
+    left_out += [reason] if reason else []
+    optimizer, reason = _optimizer(values)
+    left_out += [reason] if reason else []
+    clip = number(form, values, "clip_grad", 0.0)
+    if clip and values.get("clip_mode", "norm") != "norm":
+        left_out.append(f"clip_mode={shown(values['clip_mode'])}: only norm has a word; it stays")
+        clip = 0.0
+    if warmup and isinstance(decay, Cosine | Polynomial) and not decay.after_warmup:
+        left_out.append("warmup: timm's decay begins with a jump at its end, legw's has begun "
+                        "at epoch 0; warmup_prefix agrees")  # fmt: skip
+    if isinstance(decay, Step):
+        left_out.append(_early(bool(values.get("sched_on_updates"))))
+    if warmup and not values.get("sched_on_updates"):
+        left_out.append("sched_on_updates: off, so timm's warmup moves once an epoch; "
+                        "the scaled file has it on")  # fmt: skip
+    return {
+        "batch_size": batch,
+        "lr": lr,
+        "epochs": epochs,
+        "warmup_epochs": warmup,
+        "warmup_from_lr": min(low, lr) if warmup else 0.0,
+        "decay": decay,
+        "optimizer": optimizer,
+        "clip_norm": clip or None,
+    }, left_out
+
+
+def _early(on_updates: bool) -> str:
+    """Return how timm's milestones come early: its counter, from 0, is one ahead at each."""
+    if on_updates:
+        return "decay_milestones: timm's come one update early"
+    return ("decay_milestones: sched_on_updates is off, so timm's come one epoch early; "
+            "in the scaled file, one update")  # fmt: skip
+
+
+def _lr(values: Values, batch: int) -> float:
+    """Return lr; where none is given, timm's own from `lr_base`, by its rule for the optimizer."""
+    if values.get("lr") is not None:
+        return positive("timm", values, "lr", 0.1)
+    ratio = batch / positive("timm", values, "lr_base_size", 256)
+    opt = str(values.get("opt") or "sgd").lower()
+    by = values.get("lr_base_scale") or ("sqrt" if "ada" in opt or "lamb" in opt else "linear")
+    lr = positive("timm", values, "lr_base", 0.1)
+    return lr * (math.sqrt(ratio) if by == "sqrt" else ratio)
+
+
+def _decay(values: Values, lr: float) -> tuple[Decay, str]:
+    form, kind = "timm", str(values.get("sched") or "cosine")
+    late = bool(values.get("warmup_prefix"))
+    rate, end = number(form, values, "decay_rate", 0.1), number(form, values, "min_lr", 0.0) / lr
+    every = number(form, values, "decay_epochs", 90)
+    if kind == "cosine":
+        return Cosine(end=end, after_warmup=late), ""
+    if kind == "poly":
+        return Polynomial(power=rate, end=end, after_warmup=late), ""
+    if kind == "step":
+        return Exponential(
+            rate=rate, constant_epochs=every, every_epochs=every, after_warmup=late
+        ), ""
+    if kind == "multistep":
+        milestones = numbers(form, values, "decay_milestones", (90, 180, 270))
+        return Step(milestones_epochs=milestones, rate=rate, after_warmup=late), ""
+    if kind in ("constant", "none"):
+        return Constant(), ""
+    return Constant(), f"sched={shown(kind)}: legw has no such decay; it stays"
+
+
+def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
+    form, name = "timm", str(values.get("opt") or "sgd").lower()
+    decay = number(form, values, "weight_decay", 2e-5)
+    momentum = number(form, values, "momentum", 0.9)
+    if name in ("sgd", "nesterov"):
+        return kinds.SGD(momentum=momentum, nesterov=momentum > 0, weight_decay=decay), ""
+    if name == "momentum":
+        return kinds.SGD(momentum=momentum, weight_decay=decay), ""
+    if name == "lars":
+        return kinds.LARS(momentum=momentum, weight_decay=decay), ""
+    families = {"adam": kinds.Adam, "adamw": kinds.AdamW, "lamb": kinds.LAMB}
+    if name in families:
+        return families[name](weight_decay=decay, **_adam(values)), ""
+    return kinds.SGD(), f"opt={shown(name)}: legw has no such optimizer, and takes it for sgd"
+
+
+def _adam(values: Values) -> dict[str, float]:
+    betas = numbers("timm", values, "opt_betas", (0.9, 0.999))
+    if len(betas) != 2:
+        raise RecipeError(f"timm: opt_betas={shown(values['opt_betas'])}: must be two numbers, "
+                          "like [0.9, 0.999]")  # fmt: skip
+    adam = {"beta1": betas[0], "beta2": betas[1]}
+    if values.get("opt_eps") is not None:  # timm's own is each optimizer's
+        adam["epsilon"] = number("timm", values, "opt_eps", 1e-8)
+    return adam
+
+
+def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
+    """Return timm's arguments of a scaled recipe, and what they cannot say; see `forms.Form`."""
+    old = count("timm", values, "batch_size", 128)
+    size, times = passes(big.batch_size, old, processes)
+    prefix = big.warmup_epochs if values.get("warmup_prefix") else 0.0
+    new = dict(values)
+    new |= {
+        "batch_size": size,
+        "grad_accum_steps": times,
+        "lr": big.lr,  # given, so that timm does not scale lr_base by itself
+        "epochs": _whole(big.epochs - prefix),
+        "warmup_epochs": _whole(big.warmup_epochs),
+        "warmup_lr": big.warmup_from_lr,
+        "sched_on_updates": True,
+    }
+    if big.warmup_epochs and values.get("sched") == "none":
+        new["sched"] = "constant"  # none has no warmup either
+    if values.get("min_lr"):
+        new["min_lr"] = number("timm", values, "min_lr", 0.0) * big.lr / base.lr
+    if isinstance(big.decay, Step):
+        new["decay_milestones"] = [_whole(epoch) for epoch in big.decay.milestones_epochs]
+    if isinstance(big.decay, Exponential):
+        new["decay_epochs"] = _whole(big.decay.every_epochs)
+    if isinstance(big.optimizer, kinds.Adam) and big.optimizer != base.optimizer:
+        new |= {
+            "opt_betas": [big.optimizer.beta1, big.optimizer.beta2],
+            "opt_eps": big.optimizer.epsilon,
+        }
+    return new, []
+
+
+def _whole(value: float) -> float:
+    """Return an int where the value is one: timm's command line wants it so."""
+    return int(value) if value == int(value) else value

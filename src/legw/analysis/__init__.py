@@ -1,0 +1,1 @@
+"""Analysis: what finished runs and measurements say. Needs no torch."""

@@ -1,0 +1,216 @@
+"""Whether LEGW's assumptions hold for a task: measurements in, verdicts by stated thresholds out.
+
+Four assumptions, each with a verdict of its own:
+
+- **rates**: at the rate that the rule gives, the loss falls at every batch size, and goes on
+  falling at HEADROOM times that rate.
+- **curvature**: the curvature along the gradient peaks at the same update for every batch, so
+  that the peak's epoch grows as batch**1.
+- **noise**: the largest batch is at most FAR times the gradient's noise scale.
+- **clipping**: it does not make the base's steps and leave those of a larger batch alone.
+
+The whole verdict is "does not hold" if one of them is, "holds" if all are, and else
+"cannot tell". No torch here.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from legw.analysis.clipping import MOSTLY, SELDOM, on_base_alone
+from legw.analysis.theory import NoiseScale, Power
+from legw.rules import FAR
+
+Answer = Literal["holds", "does not hold", "cannot tell"]
+
+HEADROOM = 2.0
+"""Times the rule's rate at which the loss has still to fall."""
+
+SAME = (0.75, 1.25)
+"""Exponents of the peak's epoch against the batch that count as 1."""
+
+OTHER = (0.5, 1.5)
+"""Exponents below the first, or above the second, that do not."""
+
+RISE = 1.1
+"""The loss at the end over that at the start from which on it has risen."""
+
+PART = 0.2
+"""Share of a run's updates whose median loss is its start, and its end."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be thought of one assumption."""
+
+    assumption: str
+    """rates, curvature, noise or clipping."""
+    answer: Answer
+    """Whether it holds."""
+    why: str
+    """The figures, with the threshold."""
+
+
+def rises(losses: Sequence[float | None]) -> bool:
+    """Whether the loss has risen over a run: it was lost, or ends above `RISE` times its start.
+
+    Args:
+        losses: of each update, at least one; None where it is no number.
+
+    >>> rises([2.0, 1.9, 1.8, 1.5]), rises([2.0, 1.9, 3.0, 3.5]), rises([2.0, None])
+    (False, True, True)
+    """
+    if any(loss is None for loss in losses):
+        return True
+    known = [loss for loss in losses if loss is not None]
+    count = max(round(len(known) * PART), 1)
+    return statistics.median(known[-count:]) > RISE * statistics.median(known[:count])
+
+
+def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
+    """Judge the rates.
+
+    Args:
+        risen: for each batch size, for each multiple of the rule's rate that was tried,
+            whether the loss rose.
+
+    >>> of_rates({16: {1.0: False, 2.0: False}, 64: {1.0: False, 2.0: True, 4.0: True}}).answer
+    'cannot tell'
+    """
+    lost = [size for size, tried in risen.items() if tried[1.0]]
+    if lost:
+        return Verdict("rates", "does not hold", f"at the rule's own rate the loss rises for "
+                       f"batch {_listed(lost)}")  # fmt: skip
+    near = [
+        size for size, tried in risen.items()
+        if any(rose for times, rose in tried.items() if times <= HEADROOM)
+    ]  # fmt: skip
+    if near:
+        return Verdict("rates", "cannot tell", f"the loss falls at the rule's rate, and rises at "
+                       f"{HEADROOM:g} times it for batch {_listed(near)}")  # fmt: skip
+    return Verdict("rates", "holds", f"the loss falls at the rule's rate and at {HEADROOM:g} "
+                   "times it, for every batch")  # fmt: skip
+
+
+def of_curvature(
+    power: Power | None, late: Sequence[int] = (), early: Sequence[int] = ()
+) -> Verdict:
+    """Judge where the curvature peaks.
+
+    Args:
+        power: how the peak's epoch grows with the batch; None for fewer than two sizes.
+        late: batch sizes whose peak lies at the end of what was measured.
+        early: those whose peak lies at its beginning: curvature that only falls has its
+            highest value in the first update of every batch, whatever the rule.
+
+    >>> of_curvature(Power(exponent=1.1, low=0.9, high=1.3, factor=1.0, n=3)).answer
+    'holds'
+    >>> of_curvature(Power(exponent=1.0, low=-7.5, high=9.5, factor=1.0, n=3)).answer
+    'cannot tell'
+    """
+    lacking = _no_exponent(power, late, early)
+    if lacking:
+        return Verdict("curvature", "cannot tell", lacking)
+    assert power is not None and power.low is not None and power.high is not None, "three peaks"
+    grows = (
+        f"the peak's epoch grows as batch^{power.exponent:.2f} "
+        f"(95 % interval {power.low:.2f} to {power.high:.2f})"
+    )
+    if SAME[0] <= power.exponent <= SAME[1]:
+        known = OTHER[0] <= power.low and power.high <= OTHER[1]
+        answer: Answer = "holds" if known else "cannot tell"
+        why = f"{grows}, within {SAME[0]:g} to {SAME[1]:g}"
+    elif OTHER[0] <= power.exponent <= OTHER[1]:
+        known, answer = True, "cannot tell"
+        why = f"{grows}, between {OTHER[0]:g} to {OTHER[1]:g} and {SAME[0]:g} to {SAME[1]:g}"
+    else:
+        known = not power.low <= 1 <= power.high
+        answer = "does not hold" if known else "cannot tell"
+        why = f"{grows}, out of {OTHER[0]:g} to {OTHER[1]:g}"
+    wide = "" if known else "; the interval is too wide to tell: give more --seeds"
+    return Verdict("curvature", answer, f"{why}{wide}")
+
+
+def _no_exponent(power: Power | None, late: Sequence[int], early: Sequence[int]) -> str:
+    """Return why the exponent says nothing; empty where it does."""
+    if power is None or power.n < 3:
+        return "fewer than three peaks; give more --batch-sizes or --seeds"
+    if late:
+        return f"the peak lies at the end of the run for batch {_listed(late)}; give more --updates"
+    if early:
+        return (
+            f"the curvature is highest in the first updates for batch {_listed(early)}: there is "
+            "no peak to follow"
+        )
+    return ""
+
+
+def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> Verdict:
+    """Judge the largest batch by the noise scale, which grows while training goes on.
+
+    Args:
+        largest: batch size, in examples.
+        noise: as measured at the smallest batch; None if it was not.
+        whole: whether over a whole run; the start of one bounds it from below alone.
+
+    >>> scale = NoiseScale(value=200.0, low=150.0, high=250.0, from_epoch=0, to_epoch=1, n=20)
+    >>> of_noise(512, scale).answer, of_noise(2048, scale).answer, of_noise(800, scale).answer
+    ('holds', 'does not hold', 'cannot tell')
+    """
+    if noise is None or noise.value is None or noise.low is None or noise.high is None:
+        return Verdict("noise", "cannot tell", "the noise scale could not be measured; give more "
+                       "--updates")  # fmt: skip
+    scale = f"{noise.value:.3g} examples (95 % interval {noise.low:.3g} to {noise.high:.3g})"
+    if largest <= FAR * noise.low:
+        return Verdict("noise", "holds", f"batch {largest} is at most {FAR:g} times the noise "
+                       f"scale, {scale}")  # fmt: skip
+    if not whole:
+        return Verdict("noise", "cannot tell", f"over the first updates the noise scale is "
+                       f"{scale}, and it grows; give more --updates")  # fmt: skip
+    if largest > FAR * noise.high:
+        return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR:g} times "
+                       f"the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
+    return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR:g} times the noise "
+                   f"scale, {scale}")  # fmt: skip
+
+
+def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
+    """Judge the clipping.
+
+    Args:
+        shares: of the updates that were clipped, for each batch size; None where steps do not
+            depend on it.
+
+    >>> of_clipping({20: 0.98, 640: 0.12}).answer, of_clipping({20: 0.4, 640: 0.0}).answer
+    ('does not hold', 'holds')
+    """
+    known = {size: share for size, share in shares.items() if share is not None}
+    if not known:
+        return Verdict("clipping", "holds", "no step depends on it")
+    listed = ", ".join(f"{share:.0%} at {size}" for size, share in sorted(known.items()))
+    clipped = f"updates that are clipped: {listed}"
+    base = known[min(known)]
+    if any(on_base_alone(base, share) for share in known.values()):
+        return Verdict("clipping", "does not hold", f"{clipped}; steps grow by less than the rate, "
+                       "so tune a base with another clip_norm")  # fmt: skip
+    return Verdict("clipping", "holds", f"{clipped}; below {MOSTLY:.0%} at the smallest, or at "
+                   f"none below {SELDOM:g} times that")  # fmt: skip
+
+
+def together(verdicts: Sequence[Verdict]) -> Answer:
+    """Return the whole verdict.
+
+    >>> together([Verdict("rates", "holds", ""), Verdict("noise", "cannot tell", "")])
+    'cannot tell'
+    """
+    answers = {verdict.answer for verdict in verdicts}
+    if "does not hold" in answers:
+        return "does not hold"
+    return "holds" if answers == {"holds"} else "cannot tell"
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(str(size) for size in sizes)

@@ -1,0 +1,197 @@
+"""What a folder of runs holds, read for a report: studies, and runs that stand alone.
+
+A folder may hold several, at any depth:
+
+    folder --read--> Evidence, one a study (and one a task, for runs outside of studies)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from legw import rules
+from legw.analysis import table
+from legw.analysis.table import Table
+from legw.errors import LegwError, RecipeError, RunError
+from legw.recipe import Recipe
+from legw.runs import records
+from legw.runs.records import Manifest, Run
+from legw.study import plan as study
+from legw.study.grid import differences, label
+from legw.study.plan import Row, Study, Undefined
+
+FURTHEST = ("finished", "diverged", "interrupted", "running")
+"""How a run has ended, from what says most to what says least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """The runs of one study, or of one task where there was no study."""
+
+    title: str
+    """The task's name."""
+    folder: Path
+    """Where it lies."""
+    study: Study | None = None
+    """What was asked for; None for runs outside of a study."""
+    runs: tuple[tuple[Row, Run], ...] = ()
+    """Each run that has begun, with its row."""
+    rows: tuple[Row, ...] = ()
+    """One a run; what has not begun is missing."""
+    undefined: tuple[Undefined, ...] = ()
+    """Cells that their rule does not define."""
+    problems: tuple[str, ...] = ()
+    """What could not be read, one line each."""
+
+    @cached_property
+    def table(self) -> Table:
+        """The rows as cells."""
+        metric, higher = "metric", True
+        if self.runs:
+            manifest = self.runs[0][1].manifest
+            metric, higher = manifest.metric or metric, manifest.higher_is_better
+        return table.of(self.rows, self.undefined, metric=metric, higher_is_better=higher)
+
+
+def read(folder: str | Path) -> list[Evidence]:
+    """Return all that lies at or below a folder; what cannot be read is named as a problem.
+
+    Raises:
+        RunError: the folder is not there, or holds neither runs nor a study.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"{folder}: is not a folder; give the folder of a study or of runs")
+    found, problems = [], []
+    places = dict.fromkeys(records.find_runs(folder))
+    for place in sorted(path.parent for path in folder.rglob("study.json")):
+        inside = [run for run in places if run.parent == place / "runs"]
+        try:
+            found.append(_study(place, inside))
+        except LegwError as error:
+            problems.append(str(error))
+            continue
+        for run in inside:
+            del places[run]
+    found += _alone(folder, list(places))
+    if not found and not problems:
+        raise RunError(f"{folder}: holds no runs; legw train and legw study make them")
+    if problems:
+        found.append(Evidence(title=folder.name, folder=folder, problems=tuple(problems)))
+    return found
+
+
+def _study(folder: Path, places: Sequence[Path]) -> Evidence:
+    """Read a study: the runs that were asked for, and others that its folder has."""
+    asked = study.read(folder)
+    assert asked is not None, "its study.json was found"
+    plan = study.plan(asked)
+    runs, problems = _load(places)
+    begun = {run.folder.name: run for run in runs}
+    rows, pairs = [], []
+    for planned in plan.runs:
+        run = begun.pop(planned.name, None)
+        row = _row(run, planned.variant) if run else study.missing_row(planned)
+        rows.append(row)
+        pairs += [(row, run)] if run else []
+    others = [(_row(run, _variant(asked.base, run)), run) for run in begun.values()]
+    return Evidence(
+        title=asked.task,
+        folder=folder,
+        study=asked,
+        runs=(*pairs, *others),
+        rows=(*rows, *(row for row, _ in others)),
+        undefined=plan.undefined,
+        problems=(*problems, *_problems(runs)),
+    )
+
+
+def _alone(folder: Path, places: Sequence[Path]) -> list[Evidence]:
+    """Read runs outside of studies, grouped by task; variants are told from the first run."""
+    runs, problems = _load(places)
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.manifest.task, []).append(run)
+    found = []
+    for task, members in groups.items():
+        base = members[0].manifest.base
+        pairs, again = _once(base, members)
+        rows = tuple(row for row, _ in pairs)
+        lines = (*_problems(members), *again)
+        found.append(Evidence(title=task, folder=folder, runs=pairs, rows=rows, problems=lines))
+    if problems:
+        found.append(Evidence(title=folder.name, folder=folder, problems=tuple(problems)))
+    return found
+
+
+def _once(
+    base: Recipe, members: Sequence[Run]
+) -> tuple[tuple[tuple[Row, Run], ...], tuple[str, ...]]:
+    """Return runs with their rows, and a line for each that is left out.
+
+    A run that was made twice, seed and all, counts once, the one that got furthest: its twin
+    is no second sample.
+    """
+    kept: dict[tuple[str, str, int, int], tuple[Row, Run]] = {}
+    again = []
+    for run in sorted(members, key=lambda each: FURTHEST.index(each.status)):
+        variant = " ".join(part for part in (_variant(base, run), _made(members[0], run)) if part)
+        row = _row(run, variant)
+        same = (row.variant, row.rule, row.batch_size, row.seed)
+        if same in kept:
+            first = kept[same][1].folder.name
+            again.append(f"{run.folder.name}: the same run as {first}, seed too; left out")
+        else:
+            kept[same] = (row, run)
+    return tuple(kept.values()), tuple(again)
+
+
+def _load(places: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """Read run folders; one that cannot be read is a problem, not the end."""
+    runs, problems = [], []
+    for place in places:
+        try:
+            run = records.load(place)
+        except LegwError as error:
+            problems.append(str(error))
+            continue
+        runs.append(run)
+    return runs, problems
+
+
+def _problems(runs: Iterable[Run]) -> tuple[str, ...]:
+    return tuple(f"{run.folder.name}: {line}" for run in runs for line in run.problems)
+
+
+def _row(run: Run, variant: str) -> Row:
+    """Return a run's row; one that took a value in place of its rule's is a rule of its own."""
+    row, given = study.row_of(run.manifest, run.summary, variant), _given(run.manifest)
+    return replace(row, rule=f"{row.rule} {given}") if given else row
+
+
+def _variant(base: Recipe, run: Run) -> str:
+    return label(differences(base, run.manifest.base))
+
+
+def _made(first: Run, run: Run) -> str:
+    """Say in what a run differs from the first beside its recipe: its data, its precision."""
+    ours, theirs = first.manifest, run.manifest
+    precision = f"precision={theirs.precision}" if theirs.precision != ours.precision else ""
+    known = theirs.data and ours.data
+    data = f"data={theirs.data}" if known and theirs.data != ours.data else ""
+    return " ".join(part for part in (precision, data) if part)
+
+
+def _given(manifest: Manifest) -> str:
+    """Return what a run took in place of its rule's values, as a rate from the command line."""
+    rule = rules.RULES.get(manifest.rule)
+    if rule is None:
+        return ""
+    try:
+        said = rules.apply(manifest.base, manifest.recipe.batch_size, rule)
+    except RecipeError:
+        return ""
+    return label(differences(said, manifest.recipe))

@@ -1,0 +1,149 @@
+"""What a study's numbers say, as one sentence that is true of them and of nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from legw.analysis.table import Cell, Table
+from legw.analysis.trials import best_trials
+
+MANY = 3
+"""More other rules than this are not told one by one."""
+
+SUBJECT = "legw"
+"""The rule that the sentence is about, where it is part of the study."""
+
+
+def sentence(table: Table) -> str:
+    """Return the study's outcome in one sentence, made from the numbers alone.
+
+    A rule is compared with the base at the largest batch at which it has ended; a
+    grid's best variant with the next one. A single run is called what it is.
+
+    >>> cells = (Cell(variant="", rule="base", batch_size=16, metrics=(0.95, 0.97)),
+    ...          Cell(variant="", rule="legw", batch_size=64, metrics=(0.94, 0.96)))
+    >>> print(sentence(Table(cells=cells, metric="accuracy")))
+    At batch 64 (4 times the base's 16), legw reaches accuracy 0.9500 against the base's
+    0.9600 (difference -0.0100, 95 % interval -0.0708 to +0.0508, n = 2 and 2).
+    """
+    table = best_trials(table)
+    ended = [cell for cell in table.cells if cell.metrics or cell.diverged]
+    if not ended:
+        return f"No run has ended yet: {_runs(sum(c.total for c in table.cells))} planned."
+    speak = _of_the_grid if len(table.variants) > 1 else _of_the_rules
+    said = speak(table, ended)
+    left = sum(cell.missing + cell.unfinished for cell in table.cells)
+    return said + (f"; {_runs(left)} not done yet." if left else ".")
+
+
+def _of_the_rules(table: Table, ended: Sequence[Cell]) -> str:
+    scaled = [cell for cell in ended if cell.rule != "base"]
+    if not scaled:
+        return f"The base, at batch {ended[0].batch_size}, {_reached(table, ended[0])}"
+    subject = _subject(table, scaled)
+    others = [c for c in scaled if c.batch_size == subject.batch_size and c is not subject]
+    said = f"At batch {subject.batch_size}{_times(table, subject)}, {subject.rule} "
+    said += _against_base(table, subject)
+    return said + ("; " + _others(table, others, subject) if others else "")
+
+
+def _subject(table: Table, scaled: Sequence[Cell]) -> Cell:
+    """Return the cell to speak of: legw's, or else the best, at the largest batch."""
+    ours = [cell for cell in scaled if cell.rule == SUBJECT]
+    if ours:
+        return max(ours, key=lambda cell: cell.batch_size)
+    largest = max(cell.batch_size for cell in scaled)
+    there = [cell for cell in scaled if cell.batch_size == largest]
+    return next((c for c in there if c is table.best(largest)), there[0])
+
+
+def _times(table: Table, cell: Cell) -> str:
+    base = table.base_batch
+    return f" ({cell.batch_size / base:g} times the base's {base})" if base else ""
+
+
+def _against_base(table: Table, cell: Cell) -> str:
+    base = table.base_of(cell.variant)
+    if not cell.metrics or base is None or not base.metrics:
+        return _reached(table, cell)
+    found, theirs = cell.estimate, base.estimate
+    assert found is not None and theirs is not None
+    said = f"reaches {table.metric} {table.number(found.mean)}{_lost(cell)} against the base's "
+    said += table.number(theirs.mean)
+    difference = table.from_base(cell)
+    if difference is None:
+        return f"{said} ({_n(found.n, theirs.n)}: no claim)"
+    low, high = table.change(difference.low), table.change(difference.high)
+    return (
+        f"{said} (difference {table.change(difference.mean)}, "
+        f"95 % interval {low} to {high}, {_n(found.n, theirs.n)})"
+    )
+
+
+def _others(table: Table, cells: Sequence[Cell], subject: Cell) -> str:
+    """Return what the other rules reach, best first, the lost ones last; of many the ends."""
+    sign = -1 if table.higher_is_better else 1
+    whole = sorted((c for c in cells if c.metrics), key=lambda c: sign * fmean(c.metrics))
+    said = [
+        f"{c.rule} {table.number(fmean(c.metrics))}{_lost(c)}{_longer(c, subject)}" for c in whole
+    ]
+    if len(said) > MANY:
+        said = [f"of the {len(said)} other rules {said[0]} at best, {said[-1]} at worst"]
+    lost = [f"{cell.rule} {_reached(table, cell)}" for cell in cells if not cell.metrics]
+    return ", ".join(said + lost)
+
+
+def _longer(cell: Cell, subject: Cell) -> str:
+    """Say where a rule trains longer than the one that the sentence is about."""
+    if not (cell.epochs and subject.epochs) or cell.epochs == subject.epochs:
+        return ""
+    return f" (in {cell.epochs / subject.epochs:g} times the epochs)"
+
+
+def _reached(table: Table, cell: Cell) -> str:
+    found = cell.estimate
+    if found is None:
+        return f"diverged in {cell.diverged} of {_runs(cell.total)}"
+    half = "" if found.half_width is None else f" ± {table.number(found.half_width)}"
+    n = f"n = {found.n}" + (": no claim" if found.n == 1 else "")
+    return f"reaches {table.metric} {table.number(found.mean)}{half} ({n}){_lost(cell)}"
+
+
+def _lost(cell: Cell) -> str:
+    return f" ({cell.diverged} of {cell.total} diverged)" if cell.diverged else ""
+
+
+def _of_the_grid(table: Table, ended: Sequence[Cell]) -> str:
+    """Compare the best variant with the next, at the base batch if one has ended there."""
+    sizes, base = {cell.batch_size for cell in ended}, table.base_batch
+    batch_size = base if base in sizes else max(sizes)
+    there = [cell for cell in ended if cell.batch_size == batch_size]
+    best = table.best(batch_size)
+    if best is None:
+        return f"All runs that ended at batch {batch_size} diverged"
+    rest = Table(
+        cells=tuple(cell for cell in there if cell is not best),
+        metric=table.metric,
+        higher_is_better=table.higher_is_better,
+    )
+    name = _name(table, best)
+    said = f"Best of {len(there)} at batch {batch_size}: {name} {_reached(table, best)}"
+    second = rest.best(batch_size)
+    if second is None:
+        return said
+    reached = table.number(fmean(second.metrics))
+    return f"{said}; next {_name(table, second)} with {reached}"
+
+
+def _name(table: Table, cell: Cell) -> str:
+    several = len({c.rule for c in table.cells if c.batch_size == cell.batch_size}) > 1
+    return f"{cell.variant} ({cell.rule})" if several else cell.variant
+
+
+def _n(first: int, second: int) -> str:
+    return f"n = {first}" if first == second == 1 else f"n = {first} and {second}"
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"

@@ -1,0 +1,116 @@
+"""What it takes to reach a quality: updates, examples and seconds to a target metric.
+
+The metric is looked at where it was measured, at the end of each epoch; so the figures
+are exact to one epoch. A cell counts only if all its runs came so far; one that diverged
+later has not.
+
+Reference: Shallue et al. 2019, arXiv 1811.03600, section 4 (steps to result against batch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from legw.analysis.evidence import Evidence
+from legw.analysis.table import Cell, Table
+from legw.analysis.trials import best_trials, shown_as
+from legw.runs.records import Evaluation, Run
+from legw.study.plan import BASE
+
+OURS = "legw"
+"""The rule whose runs, with the base's, set the usual target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """What the runs of one rule at one batch size needed to reach the target."""
+
+    name: str
+    """What charts call the line."""
+    rule: str
+    """The rule's name, or `base`."""
+    batch_size: int
+    """Examples per update."""
+    reached: int
+    """Runs that came so far."""
+    total: int
+    """Runs that have ended."""
+    updates: float | None
+    """Mean over runs; None unless all have reached it."""
+    examples: float | None
+    """Mean over runs, passes over the same example counted again."""
+    seconds: float | None
+    """Mean training time over runs, evaluations left out."""
+
+    @property
+    def costs(self) -> dict[str, float | None]:
+        """What was needed, by unit."""
+        return {"updates": self.updates, "examples": self.examples, "seconds": self.seconds}
+
+
+def usual(table: Table) -> float | None:
+    """Return the target unless one is given: what the worst run of base and LEGW ended with.
+
+    It is chosen from the results, so that both get there and their costs can be compared;
+    runs that diverged do not count. None where no base has finished, or a grid varies it.
+    """
+    base = table.base_of("") if len(table.variants) == 1 else None
+    if base is None or not base.metrics:
+        return None
+    ended = [metric for cell in table.cells if cell.rule in (BASE, OURS) for metric in cell.metrics]
+    return min(ended) if table.higher_is_better else max(ended)
+
+
+def first(run: Run, target: float, *, higher_is_better: bool) -> Evaluation | None:
+    """Return the first evaluation of a run that is as good as the target; None if there is none."""
+    for row in run.evaluations:
+        if row.metric is not None and (
+            row.metric >= target if higher_is_better else row.metric <= target
+        ):
+            return row
+    return None
+
+
+def reached(evidence: Evidence, target: float) -> list[Reach]:
+    """Return what each cell needed, in the table's order; of a tuned rival its best trial.
+
+    Args:
+        evidence: of one study.
+        target: in the metric's unit.
+    """
+    table, shown = evidence.table, best_trials(evidence.table)
+    groups: dict[tuple[str, str, int], list[Run]] = {}
+    for row, run in evidence.runs:
+        rule = shown_as(table, row.rule, row.batch_size, row.variant)
+        if rule is not None and row.status in ("finished", "diverged"):
+            groups.setdefault((row.variant, rule, row.batch_size), []).append(run)
+    found = []
+    for cell in shown.cells:
+        runs = groups.get((cell.variant, cell.rule, cell.batch_size))
+        if runs:
+            name = shown.name(cell.variant, cell.rule)
+            found.append(_reach(name, cell, runs, target, table.higher_is_better))
+    return found
+
+
+def _reach(
+    name: str, cell: Cell, runs: Sequence[Run], target: float, higher_is_better: bool
+) -> Reach:
+    rows = [
+        first(run, target, higher_is_better=higher_is_better) if run.status == "finished" else None
+        for run in runs
+    ]
+    there = [row for row in rows if row is not None]
+    whole = len(there) == len(runs)
+    return Reach(
+        name=name,
+        rule=cell.rule,
+        batch_size=cell.batch_size,
+        reached=len(there),
+        total=len(runs),
+        updates=fmean(row.update for row in there) if whole else None,
+        examples=fmean(row.update for row in there) * cell.batch_size if whole else None,
+        seconds=fmean(row.seconds for row in there) if whole else None,
+    )

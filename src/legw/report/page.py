@@ -1,0 +1,66 @@
+"""A folder of runs as one HTML page that needs nothing else: no network, no server.
+
+    folder --evidence.read--> [Evidence] --page.text--> the file
+
+The page forbids itself every request (Content-Security-Policy), and runs two scripts
+only, which it names by their hashes: Vega's bundle and ours, which draws the charts.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+from collections.abc import Sequence
+from importlib import resources
+
+from legw import __version__
+from legw.analysis.evidence import Evidence
+from legw.report.html import Html, join, tag
+from legw.report.sections import contents, section
+
+
+def text(everything: Sequence[Evidence], target: float | None = None) -> str:
+    """Return the text of the HTML file.
+
+    Args:
+        everything: what the page shows, at least one.
+        target: the metric that costs are counted to; None takes the usual one.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    scripts = [_bundle(), _own("page.js")]
+    allowed = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+    title = " · ".join(dict.fromkeys(evidence.title for evidence in everything))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", f"{title} · legw"),
+        tag("style", Html(_own("style.css"))),
+    )
+    sections = [section(evidence, number, target) for number, evidence in enumerate(everything)]
+    footer = tag("footer", f"Made by legw {__version__} from run folders.")
+    main = tag("main", contents(everything), sections, footer)
+    body = tag("body", main, [tag("script", Html(script)) for script in scripts])
+    return join(Html("<!doctype html>\n"), tag("html", head, body, lang="en")) + "\n"
+
+
+def _own(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@functools.cache
+def _bundle() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script that cannot end its element."""
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,378 @@
+"""Run folders: what a run writes, and how it is read back.
+
+    DIR/manifest.json    what was run: recipe before and after, rule, seed, machine
+    DIR/metrics.jsonl    one line an update, one line an evaluation
+    DIR/summary.json     how it ended
+
+Everything is plain JSON, so that any tool can read it. A value that is not a
+finite number (the loss of a diverged run) is written as null. A last line that
+a killed run left half-written is passed over and reported, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from legw import recipe as recipes
+from legw.errors import LegwError, RunError, shown
+from legw.recipe import Recipe
+from legw.runs.files import finite, write_json
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses what is newer."""
+
+Status = Literal["running", "finished", "diverged", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What was run, enough to run it again."""
+
+    task: str
+    """The application's or the user's task's name."""
+    rule: str
+    """Name of the rule that made `recipe` from `base`."""
+    seed: int
+    """Seed of the weights, the order of examples and the dropout draws."""
+    base: Recipe
+    """The recipe before scaling."""
+    recipe: Recipe
+    """The recipe that is trained."""
+    num_examples: int
+    """Examples in one epoch at the recipe's batch size."""
+    updates: int
+    """Optimizer updates of the whole run."""
+    micro_batch_size: int
+    """Most examples per forward and backward pass."""
+    lanes: int = 1
+    """Micro-batches that a process works on at once."""
+    precision: str = "fp32"
+    """fp32, or bf16 (autocast; weights and optimizer state stay fp32)."""
+    world_size: int = 1
+    """Number of processes."""
+    device: str = "cpu"
+    """Device type and, where it has one, its name."""
+    metric: str = ""
+    """Name of the metric that evaluations report."""
+    higher_is_better: bool = True
+    """Whether a larger metric is better."""
+    data: str = ""
+    """Fingerprint of the data."""
+    environment: dict[str, str] = field(default_factory=dict)
+    """Versions of Python, torch and legw, the machine, and the start's date."""
+    notes: tuple[str, ...] = ()
+    """Warnings about the recipe, and what was found out before the start."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Whatever else the run wants to keep, such as the micro-batch table."""
+    format: int = FORMAT
+    """Version of the folder's layout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One optimizer update. `kind` in the file: "update"."""
+
+    update: int
+    """Which one, from 0."""
+    epoch: float
+    """Position at its end, in epochs."""
+    loss: float | None
+    """The global batch's loss: its sum over its weight."""
+    lr: float
+    """Learning rate it was made with."""
+    grad_norm: float | None = None
+    """Norm of the whole gradient before clipping."""
+    examples_per_second: float | None = None
+    """Examples over the time since the last update; on an accelerator a rough figure."""
+    seconds: float = 0.0
+    """Training time at its end, evaluations left out; restarts add up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One evaluation, at the end of an epoch. `kind` in the file: "evaluation"."""
+
+    update: int
+    """Updates made so far."""
+    epoch: float
+    """Position in epochs."""
+    metric: float | None
+    """Value of the metric on the held-out data."""
+    loss: float | None
+    """Mean training loss since the last evaluation."""
+    seconds: float = 0.0
+    """Training time so far, evaluations left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended."""
+
+    status: Status
+    """finished, diverged or interrupted."""
+    final_loss: float | None
+    """Mean training loss of the last epoch; if it ended early, since the last evaluation (up to
+    it, if it ended there)."""
+    metric: dict[str, Any]
+    """`name`, and `value` after the last update: null unless finished."""
+    updates: int
+    """Updates made."""
+    seconds: float
+    """Training time, evaluations left out."""
+    examples: int = 0
+    """Examples seen."""
+    wall_seconds: float = 0.0
+    """Time from start to end with evaluations, added up over restarts."""
+    reason: str = ""
+    """Why it diverged or was interrupted, or how a rule that steers ended it."""
+    epochs: float | None = None
+    """Passes over the data made."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """What the task measures at the end beside its metric; empty unless finished."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """Seconds of data, compute and communication; peak memory in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run folder, read."""
+
+    folder: Path
+    manifest: Manifest
+    updates: list[Update]
+    evaluations: list[Evaluation]
+    summary: Summary | None
+    """None while the run is going on, or after it was killed."""
+    problems: tuple[str, ...] = ()
+    """What could not be read, one line each."""
+
+    @property
+    def status(self) -> Status:
+        """How far the run is; "running" also where it was killed without a word."""
+        return self.summary.status if self.summary else "running"
+
+
+def load(folder: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RunError: there is no manifest, it is damaged, or from a newer version.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    updates: list[Update] = []
+    evaluations: list[Evaluation] = []
+    problems: list[str] = []
+    for number, row in _rows(folder / "metrics.jsonl", problems):
+        kind = row.pop("kind", None)
+        try:
+            if kind == "update":
+                updates.append(_typed(Update, row))
+            elif kind == "evaluation":
+                evaluations.append(_typed(Evaluation, row))
+            else:
+                problems.append(f"metrics.jsonl line {number}: unknown kind {shown(kind)}")
+        except RunError as error:
+            problems.append(f"metrics.jsonl line {number}: {error}")
+    return Run(
+        folder=folder,
+        manifest=manifest,
+        updates=updates,
+        evaluations=evaluations,
+        summary=read_summary(folder),
+        problems=tuple(problems),
+    )
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read what a run folder says was run.
+
+    Raises:
+        RunError: there is none, it is damaged, or from a newer version.
+    """
+    folder = Path(folder)
+    path = folder / "manifest.json"
+    if not path.exists():
+        raise RunError(f"{folder}: is not a run folder: manifest.json is missing")
+    try:
+        return _manifest(_object(path))
+    except LegwError as error:
+        raise RunError(f"{path}: {error}") from None
+
+
+def read_summary(folder: str | Path) -> Summary | None:
+    """Read how a run ended; None while it has not.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = Path(folder) / "summary.json"
+    if not path.exists():
+        return None
+    try:
+        return _typed(Summary, _object(path))
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+
+
+def find_runs(folder: str | Path) -> list[Path]:
+    """Return the run folders at or below a folder, sorted by path."""
+    folder = Path(folder)
+    return sorted(path.parent for path in folder.rglob("manifest.json"))
+
+
+def create(folder: str | Path) -> Path:
+    """Make the folder of a run and see that it can be written.
+
+    Raises:
+        RunError: it cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written: {error.strerror}; choose another --out"
+        ) from None
+    return folder
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json in one piece."""
+    data = asdict(manifest)
+    for name in ("base", "recipe"):
+        data[name] = recipes.to_dict(getattr(manifest, name))
+    write_json(folder / "manifest.json", data)
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write summary.json in one piece."""
+    write_json(folder / "summary.json", asdict(summary))
+
+
+class MetricsWriter:
+    """Appends rows to metrics.jsonl; `cut` takes back what a checkpoint does not know.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
+        self.path = folder / "metrics.jsonl"
+        try:
+            self._file = self.path.open("ab")
+            self._file.truncate(keep_bytes)
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def write(self, rows: Iterable[Update | Evaluation]) -> None:
+        """Append rows; they reach the disk at the next `flush`."""
+        lines = (json.dumps(finite(_row(row)), separators=(",", ":")) + "\n" for row in rows)
+        try:
+            self._file.write("".join(lines).encode())
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def flush(self, sync: bool = False) -> int:
+        """Hand all rows to the system (and with `sync` to the disk); return the file's length."""
+        try:
+            self._file.flush()
+            if sync:
+                os.fsync(self._file.fileno())
+            return os.fstat(self._file.fileno()).st_size
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._fault(error) from None
+
+    def _fault(self, error: OSError) -> RunError:
+        return RunError(f"{self.path}: cannot be written: {error.strerror}")
+
+
+# Rows ------------------------------------------------------------------------
+
+Record = TypeVar("Record")
+
+
+def _row(row: Update | Evaluation) -> dict[str, Any]:
+    return {"kind": "update" if isinstance(row, Update) else "evaluation", **vars(row)}
+
+
+def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]]]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = _DECODER.decode(line.decode("utf-8-sig"))
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
+            except (ValueError, RecursionError):
+                problems.append(f"metrics.jsonl line {number}: cannot be read, passed over")
+                continue
+            yield number, row
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        data = _DECODER.decode(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"cannot be read: {error}") from None
+    if not isinstance(data, dict):
+        raise RunError("must be one JSON object")
+    return data
+
+
+def _none(constant: str) -> None:
+    """Read NaN and infinities, which are no JSON, as null."""
+
+
+_DECODER = json.JSONDecoder(parse_constant=_none)  # one for all rows: json.loads makes one for each
+
+
+def _manifest(data: dict[str, Any]) -> Manifest:
+    """Build a manifest; its recipes find their optimizer and decay by their kind."""
+    import msgspec
+
+    version = data.get("format", FORMAT)
+    if not isinstance(version, int) or version > FORMAT:
+        raise RunError(f"format={version!r}: is from a newer legw; upgrade to read it")
+    values: dict[str, Any] = {}
+    for name, kind in get_type_hints(Manifest).items():
+        if name not in data:
+            continue
+        try:
+            values[name] = (
+                recipes.from_dict(msgspec.convert(data[name], dict[str, Any]))
+                if kind is Recipe
+                else msgspec.convert(data[name], kind)
+            )
+        except msgspec.ValidationError as error:
+            raise RunError(f"cannot be read: {name}: {error}") from None
+    try:
+        return Manifest(**values)
+    except TypeError as error:
+        raise RunError(f"cannot be read: {error}") from None
+
+
+def _typed(cls: type[Record], data: dict[str, Any]) -> Record:
+    """Build a record, types checked; fields of a later minor version are passed over."""
+    import msgspec
+
+    try:
+        return msgspec.convert(data, type=cls)
+    except msgspec.ValidationError as error:
+        raise RunError(f"cannot be read: {error}") from None

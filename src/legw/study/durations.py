@@ -1,0 +1,101 @@
+"""How long the runs of a study will take, from what has been measured on this machine.
+
+The rate of examples is that of the study's finished run whose batch is nearest; where none
+has finished, the best of the task's micro-batch measurements, which leave out the
+optimizer's step and the evaluations. Where there is neither, nothing is said.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from legw import schedule
+from legw.errors import RecipeError
+from legw.runs.cache import MICRO_BATCHES, cache_folder
+from legw.study.plan import Planned, Row
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Examples a second by batch size, and where they are from."""
+
+    of: dict[int, float]
+    """Batch size -> examples a second; 0 stands for every batch size."""
+    source: str
+    """What was measured, in a few words."""
+
+    def at(self, batch_size: int) -> float:
+        """Return the rate at the nearest batch size.
+
+        >>> Rates({16: 100.0, 1024: 400.0}, "").at(512)
+        400.0
+        """
+        nearest = min(self.of, key=lambda size: abs(math.log2(max(size, 1) / batch_size)))
+        return self.of[nearest]
+
+
+def measured(task: str, rows: Sequence[Row], cache: Path | None = None) -> Rates | None:
+    """Return what is known of a task's speed here; None where nothing is.
+
+    Args:
+        task: the application's name.
+        rows: of the study, as far as it is.
+        cache: folder of the micro-batch measurements; None is ``~/.cache/legw``.
+    """
+    seen: dict[int, tuple[float, float]] = {}
+    for row in rows:
+        if row.status == "finished" and row.updates and row.seconds:
+            examples, seconds = seen.get(row.batch_size, (0.0, 0.0))
+            seen[row.batch_size] = (
+                examples + row.updates * row.batch_size, seconds + row.seconds
+            )  # fmt: skip
+    if seen:
+        return Rates({size: e / s for size, (e, s) in seen.items()}, "the runs that have ended")
+    return _from_micro_batches(task, (cache or cache_folder()) / MICRO_BATCHES)
+
+
+def _from_micro_batches(task: str, path: Path) -> Rates | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = {
+            key: max(float(rate) for rate in table.values())
+            for key, table in content.items()
+            if key.startswith(f"{task} | ") and table
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    if not found or max(found.values()) <= 0:
+        return None
+    key = max(found, key=lambda name: found[name])
+    return Rates({0: found[key]}, f"the micro-batch measured before ({key.split(' | ')[2]})")
+
+
+def seconds(run: Planned, rates: Rates) -> float | None:
+    """Return how long a whole run takes; None where its examples are not known."""
+    try:
+        updates = schedule.updates(run.recipe)
+    except RecipeError:
+        return None
+    return updates * run.recipe.batch_size / rates.at(run.recipe.batch_size)
+
+
+def in_words(seconds: float) -> str:
+    """Return a time as people say it: in two figures, above 99 in whole units.
+
+    >>> in_words(42), in_words(600), in_words(7200), in_words(300000)
+    ('42 s', '10 min', '2 h', '3.5 d')
+    >>> in_words(6000), in_words(7140), in_words(100 * 86400)
+    ('100 min', '119 min', '100 d')
+    """
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * size or (unit == "min" and seconds >= 90):
+            return f"{_figures(seconds / size)} {unit}"
+    return f"{_figures(seconds)} s"
+
+
+def _figures(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

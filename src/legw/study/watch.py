@@ -1,0 +1,190 @@
+"""What is running below a folder: how far each run is, its loss so far, when it will end.
+
+Only the ends of the files are read, so that looking costs the runs nothing. Whether a run
+goes on is told by its folder's lock, which the system drops when a process dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from legw.errors import LegwError
+from legw.runs import locks, records
+from legw.runs.records import Manifest, Summary
+from legw.study import durations
+from legw.study import plan as study
+from legw.study.plan import Planned, Row
+
+TAIL = 16_384
+"""Bytes at the end of metrics.jsonl that are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One run, as far as it is."""
+
+    name: str
+    """Its folder's name."""
+    status: str
+    """running, stopped (begun, and no process works on it), finished, diverged, interrupted,
+    or missing (planned, and not begun)."""
+    updates: int = 0
+    """Updates made, as far as they are written."""
+    planned: int | None = None
+    """Updates of the whole run; at most, where a rule steers."""
+    epoch: float = 0.0
+    """Position in epochs."""
+    epochs: float | None = None
+    """Length of the run."""
+    loss: float | None = None
+    """Of the last update that is written."""
+    metric_name: str = ""
+    """What is measured."""
+    metric: float | None = None
+    """As measured last."""
+    seconds_left: float | None = None
+    """Training time that is left at the run's mean speed; None where nothing is known."""
+    problem: str = ""
+    """What could not be read, as one line."""
+
+    @property
+    def share(self) -> float:
+        """How much of the run is made, in [0, 1]."""
+        if self.status == "finished":
+            return 1.0
+        return min(self.updates / self.planned, 1.0) if self.planned else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """All runs below a folder at one moment."""
+
+    runs: tuple[Progress, ...]
+    """Those that are planned, in their order, and others after them."""
+    seconds_left: float | None = None
+    """Time until the last ends, if as many go on at a time as now; None if unknown."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return all(run.status in ("finished", "diverged") for run in self.runs)
+
+
+def look(folder: str | Path) -> View:
+    """Return how far the runs below a folder are.
+
+    A run that cannot be read is shown with its problem.
+
+    Raises:
+        RunError: a study's file is damaged or from a newer version.
+    """
+    folder = Path(folder)
+    planned = _planned(folder)
+    places = dict.fromkeys([*planned, *records.find_runs(folder)])
+    several = len({place.parent for place in places}) > 1
+    runs = []
+    for place in places:
+        begun = (place / "manifest.json").exists()
+        run = progress(place) if begun else Progress(name=place.name, status="missing")
+        name = str(place.relative_to(folder)) if several and place != folder else place.name
+        runs.append(replace(run, name=name))
+    waiting = [
+        planned.get(place)
+        for place, run in zip(places, runs, strict=True)
+        if run.status in ("missing", "stopped", "interrupted")
+    ]
+    return View(runs=tuple(runs), seconds_left=_time_left(list(places), runs, waiting))
+
+
+def _planned(folder: Path) -> dict[Path, Planned]:
+    """Return what is planned below a folder, by the place where it goes."""
+    found: dict[Path, Planned] = {}
+    for place in sorted(path.parent for path in folder.rglob("study.json")):
+        asked = study.read(place)
+        assert asked is not None, "its study.json was found"
+        found |= {place / "runs" / run.name: run for run in study.plan(asked).runs}
+    return found
+
+
+def progress(place: Path) -> Progress:
+    """Return how far one run is."""
+    try:
+        manifest, summary = records.read_manifest(place), records.read_summary(place)
+    except LegwError as error:
+        return Progress(name=place.name, status="stopped", problem=str(error))
+    update, evaluation = last_rows(place / "metrics.jsonl")
+    status = summary.status if summary else "running" if locks.is_held(place) else "stopped"
+    made = _count(update, summary)
+    return Progress(
+        name=place.name,
+        status="running" if locks.is_held(place) else status,
+        updates=made,
+        planned=manifest.updates,
+        epoch=made * manifest.recipe.batch_size / manifest.num_examples,
+        epochs=manifest.updates * manifest.recipe.batch_size / manifest.num_examples,
+        loss=update.get("loss"),
+        metric_name=manifest.metric,
+        metric=evaluation.get("metric"),
+        seconds_left=_seconds_left(update, made, manifest) if summary is None else None,
+    )
+
+
+def _count(update: dict[str, Any], summary: Summary | None) -> int:
+    if summary is not None:
+        return summary.updates
+    return int(update.get("update", -1)) + 1
+
+
+def _seconds_left(update: dict[str, Any], made: int, manifest: Manifest) -> float | None:
+    spent = update.get("seconds")
+    return spent / made * (manifest.updates - made) if spent and made else None
+
+
+def last_rows(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the last update and the last evaluation at a file's end; empty if there is none."""
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - TAIL, 0))
+            lines = file.read().splitlines()
+    except OSError:
+        return {}, {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue  # cut off at the beginning, or half-written at the end
+        if isinstance(row, dict) and row.get("kind") in ("update", "evaluation"):
+            found[row["kind"]] = row
+    return found.get("update", {}), found.get("evaluation", {})
+
+
+def _time_left(
+    places: Sequence[Path], runs: Sequence[Progress], waiting: Sequence[Planned | None]
+) -> float | None:
+    """Return the time until all ends, with as many at a time as are running now."""
+    going = [run.seconds_left for run in runs if run.status == "running"]
+    known = [seconds for seconds in going if seconds is not None]
+    if not going or len(known) < len(going):
+        return None
+    left = sum(known)
+    if waiting:
+        rates = durations.measured("", _rows(places), cache=places[0])
+        times = [durations.seconds(run, rates) for run in waiting if run and rates]
+        if len(times) < len(waiting) or None in times:
+            return None
+        left += sum(time or 0.0 for time in times)
+    return max(left / len(going), *known)
+
+
+def _rows(places: Sequence[Path]) -> list[Row]:
+    found = []
+    for place in places:
+        with contextlib.suppress(LegwError):
+            found.append(study.row_of(records.read_manifest(place), records.read_summary(place)))
+    return found

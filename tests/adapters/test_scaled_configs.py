@@ -1,0 +1,124 @@
+"""Scaled configurations, given back to their libraries: they train at the recipe's rates."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from adapters.test_examples import finish, need, start
+from legw import from_config, in_steps, updates
+
+TIMM: dict[str, Any] = {
+    "batch_size": 32, "opt": "momentum", "lr": 0.1, "sched": "cosine", "epochs": 10,
+    "warmup_epochs": 0.3, "warmup_lr": 0.01, "min_lr": 0.001, "warmup_prefix": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"warmup_prefix": True},
+        {"sched": "step", "decay_epochs": 3, "decay_rate": 0.5},
+        {"sched": "multistep", "decay_milestones": [4, 7]},
+        {"sched": "poly", "decay_rate": 2.0},
+    ],
+    ids=str,
+)
+def test_timms_own_scheduler_has_the_recipes_rates(more: dict[str, Any]) -> None:
+    """Its ramp is read at the start of an update; over the whole run, to 1e-6.
+
+    What `left_out` names is left out here: the warmup of a decay that is not prefixed, and the
+    update before a milestone.
+    """
+    need("timm")
+    from timm.scheduler import create_scheduler
+
+    big = from_config(TIMM | more, num_examples=5120).scaled(128)
+    assert big.values["warmup_epochs"] == pytest.approx(1.2)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=big.values["lr"])
+    scheduler, _ = create_scheduler(
+        argparse.Namespace(**big.values), optimizer, updates_per_epoch=5120 // 128
+    )
+    rates = []
+    for update in range(updates(big.recipe)):
+        scheduler.step_update(update)
+        rates.append(optimizer.param_groups[0]["lr"])
+    lr = in_steps(big.recipe, ramp="start")
+    said = "".join(big.left_out)
+    first = 48 if "warmup: timm's decay begins" in said else 0
+    early = {4 * 40 - 1, 7 * 40 - 1} if "one update early" in said else set()
+    compared = [update for update in range(first, len(rates)) if update not in early]
+    wanted = [lr(update) for update in compared]
+    assert [rates[update] for update in compared] == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("on_updates", [False, True])
+def test_timms_milestones_come_as_early_as_it_is_said(on_updates: bool) -> None:
+    """An epoch early in timm's own default, where it steps once an epoch; else an update."""
+    need("timm")
+    from timm.scheduler import create_scheduler
+
+    values = TIMM | {"sched": "multistep", "decay_milestones": [5, 10], "epochs": 12,
+                     "warmup_epochs": 0, "sched_on_updates": on_updates}  # fmt: skip
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    scheduler, _ = create_scheduler(argparse.Namespace(**values), optimizer, updates_per_epoch=160)
+    one = 160 if on_updates else 1  # an epoch, in what timm counts
+    rates = []
+    for position in range(12 * one):
+        (scheduler.step_update if on_updates else scheduler.step)(position)
+        rates.append(optimizer.param_groups[0]["lr"])
+    drops = [at for at in range(1, len(rates)) if rates[at] < rates[at - 1]]
+    assert drops == [5 * one - 1, 10 * one - 1]
+    (said,) = [line for line in from_config(values).left_out if "milestones" in line]
+    assert ("one update early" if on_updates else "one epoch early") in said
+
+
+SCRIPT = """
+import json, tempfile, torch
+from transformers import TrainingArguments, get_scheduler
+from legw import from_config
+
+mine = dict(per_device_train_batch_size=16, gradient_accumulation_steps=2, learning_rate=1e-4,
+            num_train_epochs=4.0, warmup_steps=30, optim="sgd", use_cpu=True)
+found = []
+for kind in ("linear", "cosine", "polynomial", "constant_with_warmup"):
+    values = dict(mine, lr_scheduler_type=kind, output_dir=tempfile.mkdtemp())
+    whole = from_config(TrainingArguments(**values), num_examples=12800)
+    assert whole.recipe == from_config(values, num_examples=12800).recipe
+    big = from_config(values, num_examples=12800).scaled(128)
+    arguments = TrainingArguments(**big.values)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=arguments.learning_rate)
+    scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer,
+                              int(arguments.warmup_steps), 400,
+                              arguments.lr_scheduler_kwargs)
+    rates = []
+    for _ in range(400):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    found.append([kind, batch, rates])
+print(json.dumps(found))
+"""
+
+
+def test_transformers_own_schedulers_have_the_recipes_rates() -> None:
+    need("transformers", "accelerate")
+    mine = {
+        "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-4, "num_train_epochs": 4.0, "warmup_steps": 30, "optim": "sgd",
+    }  # fmt: skip
+    found = json.loads(finish(start(["-c", SCRIPT])).splitlines()[-1])
+    for kind, batch, rates in found:
+        values = mine | {"lr_scheduler_type": kind}
+        big = from_config(values, num_examples=12800).scaled(128).recipe
+        lr = in_steps(big, ramp="start")
+        assert batch == 128
+        wanted = [lr(update) for update in range(updates(big))]
+        assert rates == pytest.approx(wanted, rel=1e-6, abs=1e-15), kind
