@@ -14,6 +14,7 @@ from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.study.plan import Planned
 from legw.study.pool import Failed, Onlooker
 from legw.train import Observer
+from legw.units import in_unit
 
 
 class Board:
@@ -116,7 +117,7 @@ class _Line(Onlooker):
         if self._board.progress or now - self._board.shown_at < LINE_SECONDS:
             return
         self._board.shown_at = now
-        length = self._manifest.recipe.epochs
+        length = in_unit(self._manifest.recipe, "epochs", self._manifest.num_examples).length
         self._board.say(
             f"{self._where}: epoch {row.epoch:.4g} of {length:g}, "
             f"loss {figure(row.loss)},{self._metric}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -12,6 +11,7 @@ from tyro.conf import Positional, arg
 from legw import presets, recipe, rules
 from legw.errors import LegwError, RecipeError, one_line, unknown_name
 from legw.recipe import Recipe
+from legw.units import with_lengths
 
 # Optional[X], not X | None: of the latter tyro makes sense with typeguard, whose import
 # alone takes a fifth of the time in which `legw scale` answers.
@@ -57,16 +57,18 @@ def find_recipe(named: str, num_examples: int | None = None) -> Recipe:
     return found if num_examples is None else found.with_num_examples(num_examples)
 
 
-def overridden(
-    base: Recipe, *, epochs: float | None = None, warmup_epochs: float | None = None
-) -> Recipe:
-    """Return the base recipe with the values given on the command line.
+def overridden(base: Recipe, options: object) -> Recipe:
+    """Return the base recipe with the lengths given on the command line.
+
+    Args:
+        base: the recipe.
+        options: any with some of `epochs`, `warmup_epochs`, `steps` and `warmup_steps`.
 
     Raises:
-        RecipeError: a value cannot be.
+        RecipeError: a length cannot be, or two are in two units.
     """
-    given = {"epochs": epochs, "warmup_epochs": warmup_epochs}
-    return replace(base, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    names = ("epochs", "warmup_epochs", "steps", "warmup_steps")
+    return with_lengths(base, **{name: getattr(options, name, None) for name in names})
 
 
 def _from_file(named: str) -> Recipe:

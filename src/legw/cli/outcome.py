@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from legw import rules, schedule
+from legw import remarks, rules, schedule
 from legw.cli.outputs import number
 from legw.errors import DataError, RecipeError
+from legw.lengths import UNITS
 from legw.recipe import Recipe, to_dict
+from legw.recipe import usual as settings_usual
 from legw.rules import Rule
 
-MAIN = ("batch_size", "lr", "warmup_epochs", "warmup_updates", "epochs", "updates")
-"""The quantities that every comparison shows, in this order."""
+MAIN = ("batch_size", "lr", "min_lr", "warmup_share", "warmup_updates", "updates", "steps",
+        *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip
+"""The quantities that a headline shows in words of its own, or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,13 @@ class Outcome:
         return self.batch_size / self.base.batch_size
 
     @property
+    def remarks(self) -> list[str]:
+        """What is worth knowing without being a warning; nothing at the base's batch."""
+        if self.scaled is None:
+            return []
+        return remarks.remarks(self.base, self.scaled, self.rule)
+
+    @property
     def notes(self) -> list[str]:
         """The warnings, for a reader who knows which recipe it is about."""
         return [line.removeprefix(f"{self.base.name}: ") for line in self.warnings]
@@ -54,6 +64,9 @@ class Outcome:
             "num_examples": None if scaled is None else scaled.epoch_examples,
             "updates": None if scaled is None else updates(scaled),
             "warmup_updates": None if scaled is None else warmup_updates(scaled),
+            "warmup_share": None if scaled is None else rules.warmup_share(scaled),
+            "remarks": self.remarks,
+            "evidence": remarks.evidence(self.base.optimizer),
             "warnings": list(self.warnings),
         }
 
@@ -116,12 +129,14 @@ def _with_examples(recipe: Recipe, count: int) -> Recipe:
 
 def updates(recipe: Recipe) -> int | None:
     """Return the updates of the run; None where the number of examples is not known."""
-    return None if recipe.epoch_examples is None else schedule.updates(recipe)
+    known = schedule.known_updates(recipe)
+    return None if known is None else known[1]
 
 
 def warmup_updates(recipe: Recipe) -> int | None:
     """Return the updates of the warmup; None where the number of examples is not known."""
-    return None if recipe.epoch_examples is None else schedule.warmup_updates(recipe)
+    known = schedule.known_updates(recipe)
+    return None if known is None else known[0]
 
 
 def quantities(recipe: Recipe) -> dict[str, object]:
@@ -130,21 +145,25 @@ def quantities(recipe: Recipe) -> dict[str, object]:
     The settings of decay and optimizer follow their kind, as `decay.rate`.
 
     >>> list(quantities(Recipe(batch_size=8, lr=1, epochs=2)))[:3]
-    ['batch_size', 'lr', 'warmup_from_lr']
+    ['batch_size', 'lr', 'min_lr']
     """
     found: dict[str, object] = {
         "batch_size": recipe.batch_size,
         "lr": recipe.lr,
+        "min_lr": recipe.min_lr,
         "warmup_from_lr": recipe.warmup_from_lr,
-        "warmup_epochs": recipe.warmup_epochs,
+        f"warmup_{recipe.unit}": recipe.warmup,
         "warmup_updates": warmup_updates(recipe),
-        "epochs": recipe.epochs,
+        "warmup_share": rules.warmup_share(recipe),
+        recipe.unit: recipe.length,
         "updates": updates(recipe),
+        "tokens_per_example": recipe.tokens_per_example,
         "num_examples": recipe.epoch_examples,
     }
     for name, part in (("decay", recipe.decay), ("optimizer", recipe.optimizer)):
         found[name] = part.kind
-        found |= {f"{name}.{setting}": value for setting, value in asdict(part).items()}
+        settings = asdict(part).items()
+        found |= {f"{name}.{setting}": value for setting, value in settings if value is not None}
     return found | {"clip_norm": recipe.clip_norm, "norm_batch_size": recipe.norm_batch_size}
 
 
@@ -152,18 +171,23 @@ def usual(recipe: Recipe) -> dict[str, object]:
     """Return the quantities that say nothing: those with their default, or not known."""
     silent: dict[str, object] = {"warmup_from_lr": 0.0, "clip_norm": None, "norm_batch_size": 128}
     silent |= {"updates": None, "warmup_updates": None, "num_examples": None}
+    silent |= {"min_lr": None, "tokens_per_example": None, "warmup_share": 0.0}
+    if recipe.unit == "steps":  # which are the updates, but for their fraction
+        silent |= {"updates": recipe.length, "warmup_updates": recipe.warmup}
     for name, part in (("decay", recipe.decay), ("optimizer", recipe.optimizer)):
-        silent |= {f"{name}.{f.name}": f.default for f in fields(part)}
+        silent |= {f"{name}.{setting}": value for setting, value in settings_usual(part).items()}
     return silent
 
 
 def comparison(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
     """Return name, old and new value of all that is worth showing: not usual, or changed."""
-    old, new, silent = quantities(base), quantities(scaled), usual(base)
+    old, new = quantities(base), quantities(scaled)
+    silent, as_silent = usual(base), usual(scaled)
     return [
-        (name, old[name], new[name])
-        for name in old
-        if old[name] != new[name] or name not in silent or old[name] != silent[name]
+        (name, old.get(name), new.get(name))
+        for name in [*old, *(name for name in new if name not in old)]
+        if name not in silent
+        or (old.get(name), new.get(name)) != (silent[name], as_silent.get(name))
     ]
 
 
@@ -185,7 +209,7 @@ def headline(outcome: Outcome) -> str:
 
 def others(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
     """Return what changed beside the batch size, the rate, the warmup and the counts."""
-    shown = {*MAIN, "num_examples"} - {"epochs"}
+    shown = {*MAIN, "num_examples"}
     return [
         (name, old, new)
         for name, old, new in comparison(base, scaled)
@@ -203,11 +227,11 @@ def short(name: str) -> str:
 
 
 def _warmup(base: Recipe, scaled: Recipe) -> str:
-    if base.warmup_epochs == scaled.warmup_epochs == 0:
+    if base.warmup == scaled.warmup == 0:
         return "no warmup"
-    count = warmup_updates(scaled)
+    count = None if scaled.unit == "steps" else warmup_updates(scaled)
     unit = "" if count is None else f" ({count} update{'' if count == 1 else 's'})"
-    return f"warmup {_arrow(base.warmup_epochs, scaled.warmup_epochs)} epochs{unit}"
+    return f"warmup {_arrow(base.warmup, scaled.warmup)} {scaled.unit}{unit}"
 
 
 def _arrow(old: object, new: object) -> str:

@@ -58,6 +58,10 @@ class Options:
     """Base recipe, if not the application's own."""
     epochs: inputs.Number = None
     """Length of the run in epochs, if not the base recipe's."""
+    steps: inputs.Number = None
+    """Length of the base's run in updates, if not the base recipe's."""
+    warmup_steps: inputs.Number = None
+    """The base's warmup in updates, if not the base recipe's."""
     noise: inputs.Noise = None
     """Noise scale in examples, or a folder with runs in which it was measured."""
     nodes: Annotated[int, arg(metavar="N")] = 1
@@ -88,9 +92,7 @@ def run(options: Options) -> int:
     """Measure, predict, and show the batch sizes side by side."""
     _check(options)
     network = _network(options)
-    base = inputs.overridden(
-        training.base_recipe(options.app, options.recipe), epochs=options.epochs
-    )
+    base = inputs.overridden(training.base_recipe(options.app, options.recipe), options)
     rule = rules.find(options.rule)
     noise = noises.of(base) if options.noise is None else noises.read(options.noise)
     base = noises.known(base, noise)

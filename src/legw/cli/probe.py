@@ -12,6 +12,7 @@ from legw.cli import inputs, training
 
 if TYPE_CHECKING:
     from legw.recipe import Recipe
+from legw.units import with_lengths
 
 # ruff: noqa: UP007, UP045 (as in inputs: tyro reads these without importing typeguard)
 
@@ -31,6 +32,8 @@ class Runs:
     """Base recipe, if not the application's own."""
     warmup_epochs: inputs.Number = None
     """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
+    warmup_steps: inputs.Number = None
+    """The base's warmup in updates, if not the base recipe's; legw keeps it."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder of the runs; runs/APP-PROBE if not given. What was made in it is kept."""
     plot: inputs.File = None
@@ -104,4 +107,6 @@ def run(options: Curvature | Noise) -> int:
 def base_of(options: Runs) -> Recipe:
     """Return the base recipe that is meant."""
     base = training.base_recipe(options.app, options.recipe)
-    return inputs.overridden(base, warmup_epochs=options.warmup_epochs)
+    return with_lengths(
+        base, warmup_epochs=options.warmup_epochs, warmup_steps=options.warmup_steps
+    )

@@ -19,6 +19,7 @@ from legw.report import curves, probe_charts
 from legw.runs import measurements, records
 from legw.runs.measurements import Curvature, Noise
 from legw.runs.records import Summary
+from legw.units import epochs_of
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def curvature_result(base: Recipe, runs: Sequence[Probed]) -> dict[str, Any]:
         else {
             "updates": updates,
             "epochs": updates * base.batch_size / epoch,
-            "base_epochs": base.warmup_epochs,
+            "base_epochs": epochs_of(base, epoch)[0],
         },
     }
 

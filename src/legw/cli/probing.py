@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from legw import rules, schedule
+from legw import rules, schedule, units
 from legw.cli import inputs, lists, outputs, probe, probed, training
 from legw.cli.probed import Probed
 from legw.cli.progress import Display
@@ -130,14 +130,14 @@ def noise(options: probe.Noise) -> int:
     if options.every is not None:
         NoiseProbe(every=options.every)  # says what cannot be
     recipe = rules.apply(base, batch_size, rules.find(options.rule))
-    share = 1.0 if options.epochs is None else options.epochs / recipe.epochs
-    if not 0 < share <= 1:
-        raise LegwError(
-            f"--epochs={options.epochs:g}: must be above 0, and at most the recipe's own "
-            f"{recipe.epochs:g}"
-        )
     seeds = lists.seeds(options.seeds)
     task = training.task_of(options.app, options.data, "test")
+    epochs = units.in_unit(recipe, "epochs", task.num_examples(recipe.batch_size)).length
+    share = 1.0 if options.epochs is None else options.epochs / epochs
+    if not 0 < share <= 1:
+        raise LegwError(
+            f"--epochs={options.epochs:g}: must be above 0, and at most the recipe's own {epochs:g}"
+        )
     updates = math.ceil(share * schedule.updates(recipe, task.num_examples(recipe.batch_size)))
     every = spacing(updates) if options.every is None else options.every
     runs = [

@@ -20,6 +20,7 @@ from legw.report.charts import Point
 from legw.study import baselines, durations
 from legw.study.durations import Rates
 from legw.study.plan import BASE, Plan, Planned, Row
+from legw.units import epochs_of
 
 
 def planned(plan: Plan, rows: Sequence[Row], rates: Rates | None = None) -> Drawn:
@@ -44,7 +45,8 @@ def planned(plan: Plan, rows: Sequence[Row], rates: Rates | None = None) -> Draw
         recipe = run.recipe
         words = [f"{count} {state}" for state, count in states[_key(run)].items()]
         values = (
-            recipe.lr, recipe.warmup_epochs, _updates(recipe)[1], recipe.epochs, _updates(recipe)[0]
+            recipe.lr, epochs_of(recipe)[0], _updates(recipe)[1], epochs_of(recipe)[1],
+            _updates(recipe)[0],
         )  # fmt: skip
         cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
         time = durations.seconds(run, rates) if rates else None
@@ -95,9 +97,8 @@ def _rule(name: str) -> str:
 
 def _updates(recipe: Recipe) -> tuple[int | None, int | None]:
     """Return the updates of the run and of its warmup, where the examples are known."""
-    if recipe.epoch_examples is None:
-        return None, None
-    return schedule.updates(recipe), schedule.warmup_updates(recipe)
+    known = schedule.known_updates(recipe)
+    return (None, None) if known is None else (known[1], known[0])
 
 
 def planned_json(plan: Plan, rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from legw import recipe, rules
+from legw import recipe, remarks, rules
 from legw.cli import inputs, outputs
 from legw.cli.outcome import Outcome, attempt, carry, headline
 from legw.errors import LegwError
 from legw.recipe import Recipe, to_dict
+from legw.schedule import known_updates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,10 @@ class Options:
     """The base's length in epochs, in place of the recipe's own."""
     warmup_epochs: inputs.Number = None
     """The base's warmup in epochs, in place of the recipe's own; the rule scales it."""
+    steps: inputs.Number = None
+    """The base's length in updates, in place of the recipe's own."""
+    warmup_steps: inputs.Number = None
+    """The base's warmup in updates, in place of the recipe's own; legw keeps it."""
     lr: inputs.Number = None
     """Peak learning rate, in place of the rule's; above 0."""
     toml: inputs.File = None
@@ -50,11 +55,7 @@ def run(options: Options) -> int:
     """Print one scaled recipe, or one for each rule or rung."""
     _check(options)
     rule = rules.find(options.rule)
-    base = inputs.overridden(
-        inputs.find_recipe(options.recipe, options.num_examples),
-        epochs=options.epochs,
-        warmup_epochs=options.warmup_epochs,
-    )
+    base = inputs.overridden(inputs.find_recipe(options.recipe, options.num_examples), options)
     if options.noise is not None:
         from legw.cli import noises
 
@@ -102,7 +103,10 @@ def _show(outcome: Outcome, options: Options) -> None:
         outputs.print_json(outcome.to_dict())
     else:
         _print_one(outcome)
-    outputs.notes(outcome.notes, to_stderr=options.json or options.toml == "-")
+    quiet = options.json or options.toml == "-"
+    outputs.notes([*outcome.notes, *outcome.remarks], to_stderr=quiet)
+    if not quiet:
+        outputs.say(f"evidence: {remarks.evidence(outcome.base.optimizer)}")
     if options.toml not in (None, "-"):
         outputs.write(str(options.toml), text)
         outputs.wrote(str(options.toml), to_stderr=options.json)
@@ -118,7 +122,7 @@ def _print_one(outcome: Outcome) -> None:
 
 
 def _say_what_is_unknown(base: Recipe) -> None:
-    if base.epoch_examples is None:
+    if known_updates(base) is None:
         outputs.say("note: num_examples is not known; --num-examples N counts the updates")
 
 
@@ -142,6 +146,7 @@ def _print_rows(base: Recipe, outcomes: list[Outcome], options: Options) -> None
             outputs.say(_in_its_row(outcome.error, outcome, options))
     outputs.notes(_shared_notes(outcomes, options), to_stderr=False)
     _say_what_is_unknown(base)
+    outputs.say(f"evidence: {remarks.evidence(base.optimizer)}")
 
 
 def _in_its_row(line: str, outcome: Outcome, options: Options) -> str:

@@ -68,6 +68,10 @@ class Options:
     more than once. Its best trial is compared, and all its trials are its cost."""
     epochs: inputs.Number = None
     """Length of every run, if not the base recipe's."""
+    steps: inputs.Number = None
+    """Length of the base's run in updates, if not the base recipe's; the rules scale it."""
+    warmup_steps: inputs.Number = None
+    """The base's warmup in updates, if not the base recipe's; the rules scale it."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """The study's folder; runs/APP-study if not given. Finished runs in it are kept."""
     dry_run: inputs.Flag = False
@@ -136,7 +140,7 @@ def read(options: Options) -> Study:
     base = training.base_recipe(options.app, options.recipe)
     return Study(
         task=options.app,
-        base=inputs.overridden(base, epochs=options.epochs),
+        base=inputs.overridden(base, options),
         batch_sizes=lists.whole_numbers("--batch-sizes", options.batch_sizes, least=1),
         rules=_rules(options.rules),
         seeds=lists.seeds(options.seeds),
