@@ -14,7 +14,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from legw.decays import Constant, Cosine, Decay, Exponential, Halving, Polynomial, Step
+from legw.decays import (
+    Constant,
+    Cosine,
+    Decay,
+    Exponential,
+    Halving,
+    InverseSqrt,
+    Polynomial,
+    Step,
+    WarmupStableDecay,
+)
 from legw.errors import (
     DataError,
     DivergedError,
@@ -29,6 +39,7 @@ from legw.recipe import Recipe
 from legw.recipe import read as read_recipe
 from legw.rules import Rule, scale
 from legw.schedule import in_steps, lr_at, updates, warmup_updates
+from legw.units import in_unit, with_lengths
 
 if TYPE_CHECKING:
     from legw import train as train
@@ -39,9 +50,9 @@ __version__ = "0.1.0"
 __all__ = [
     "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
-    "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
-    "from_config", "in_steps", "lr_at", "preset", "read_recipe", "scale", "updates",
-    "warmup_updates",
+    "InverseSqrt", "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError",
+    "Step", "WarmupStableDecay", "from_config", "in_steps", "in_unit", "lr_at", "preset",
+    "read_recipe", "scale", "updates", "warmup_updates", "with_lengths",
 ]  # fmt: skip
 
 

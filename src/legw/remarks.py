@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from legw.optimizers import LAMB, LARS, SGD, Adam, Muon, Optimizer
 from legw.recipe import Recipe
-from legw.rules import RULES, Rule
+from legw.rules import MOST_WARMUP, RULES, Rule, long_warmup, warmup_share
 
 MATTERS = 2.0
 """Weight decay whose sum over the run changes by more than this factor is told."""
@@ -43,7 +43,7 @@ def evidence(optimizer: Optimizer) -> str:
 def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """Return what is worth knowing of a scaled recipe, one line each; none at ``k = 1``.
 
-    These are: weight decay whose sum over the run, lr times weight decay, changes by more
+    These are: a warmup above a fifth of the run (above half it is a caution); weight decay whose sum over the run, lr times weight decay, changes by more
     than twice; weight decay that a rule would scale and cannot; a lowest rate that is kept as a
     share of the peak.
 
@@ -61,7 +61,8 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """
     if scaled.batch_size == base.batch_size:
         return []
-    found = [_decay_left(base, scaled), _coupled(base, rule), _lowest(base, scaled)]
+    warmup = long_warmup(scaled) if warmup_share(scaled) <= MOST_WARMUP else ""
+    found = [warmup, _decay_left(base, scaled), _coupled(base, rule), _lowest(base, scaled)]
     return [line for line in found if line]
 
 

@@ -34,6 +34,9 @@ than a tenth of the updates to the same loss."""
 LONG = 0.2
 """A warmup above this share of the run gets a note."""
 
+MOST_WARMUP = 0.5
+"""A warmup above this share of the run is a caution, wherever the recipe is scaled."""
+
 MOST_LENGTH = 4.0
 """A steered run ends after this many times its base's epochs, whatever it has gained."""
 
@@ -413,7 +416,7 @@ def below(limit: float) -> float:
 def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """Return one line for each thing about a scaled recipe that deserves a second look.
 
-    These are: no warmup to scale; a warmup past the first decay, or above a fifth of the
+    These are: no warmup to scale; a warmup past the first decay, or above half of the
     run; linear scaling of an
     adaptive optimizer; a batch far past the measured noise scale, or larger than the data
     set, or fewer than 5 updates an epoch (where the numbers are known); a rule that
@@ -433,7 +436,7 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     found = [
         _no_warmup(base, rule),
         _past_the_decay(scaled),
-        _long_warmup(scaled),
+        long_warmup(scaled) if warmup_share(scaled) > MOST_WARMUP else "",
         _adaptive_linear(base, rule),
         _past_the_noise(base, scaled),
         _steered(rule, scaled.batch_size / base.batch_size),
@@ -476,8 +479,14 @@ def warmup_share(recipe: Recipe) -> float:
     return recipe.warmup / recipe.length
 
 
-def _long_warmup(scaled: Recipe) -> str:
-    """Warn of a warmup above a fifth of the run; the base's is often habit and not need."""
+def long_warmup(scaled: Recipe) -> str:
+    """Return a line for a warmup above a fifth of the run, else nothing.
+
+    A base's warmup is often habit and not need.
+
+    >>> long_warmup(Recipe(batch_size=8, lr=1, steps=1000, warmup_steps=200))
+    ''
+    """
     share = warmup_share(scaled)
     if share <= LONG * (1 + ROUNDING):
         return ""

@@ -234,14 +234,7 @@ def check_known(what: str, places: list[Place], elsewhere: Callable[[str], str])
         hint = home or (f"did you mean '{near[0]}'?" if near else "")
         table = f"{place.name}: " if place.name else ""
         said.append(f"{table}'{one_line(name, 60)}'" + (f" ({hint})" if hint else ""))
-    known = [
-        f"known{' of ' + place.name if place.name else ''}: {', '.join(place.known)}"
-        for place in places
-        if any(place is faulty for faulty, _ in wrong)
-    ]
-    raise RecipeError(
-        f"{what}: {len(wrong)} fields are unknown: {', '.join(said)}; ({'; '.join(known)})"
-    )
+    raise RecipeError(f"{what}: {len(wrong)} fields are unknown: {', '.join(said)}")
 
 
 def _renamed(what: str, data: Mapping[str, Any], names: Mapping[str, str]) -> Values:
