@@ -38,7 +38,7 @@ from legw.presets import find as preset
 from legw.recipe import Recipe
 from legw.recipe import read as read_recipe
 from legw.rules import Rule, scale
-from legw.schedule import in_steps, lr_at, updates, warmup_updates
+from legw.schedule import in_steps, lr_at, updates, updates_per_epoch, warmup_updates
 from legw.units import in_unit, with_lengths
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ __all__ = [
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
     "InverseSqrt", "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError",
     "Step", "WarmupStableDecay", "from_config", "in_steps", "in_unit", "lr_at", "preset",
-    "read_recipe", "scale", "updates", "warmup_updates", "with_lengths",
+    "read_recipe", "scale", "updates", "updates_per_epoch", "warmup_updates", "with_lengths",
 ]  # fmt: skip
 
 

@@ -151,6 +151,32 @@ def update_length(recipe: Recipe, num_examples: int | None = None) -> tuple[int,
     return {"steps": 1, "examples": batch, "tokens": batch * (recipe.example_tokens or 1)}[unit], 1
 
 
+def updates_per_epoch(batches: int, accumulation: int = 1, *, keep_last: bool = True) -> int:
+    """Return the updates that a loop with gradient accumulation makes in an epoch.
+
+    Args:
+        batches: micro-batches of one epoch on one process, ``len(loader)``; at least 1.
+        accumulation: micro-batches of one update, at least 1.
+        keep_last: whether a short window at the epoch's end makes an update of its own.
+
+    Raises:
+        RecipeError: a number is none, or no window is full.
+
+    >>> updates_per_epoch(45, 8), updates_per_epoch(45, 8, keep_last=False)
+    (6, 5)
+    """
+    for name, value in (("batches", batches), ("accumulation", accumulation)):
+        check_count("updates_per_epoch", name, value)
+    whole, rest = divmod(batches, accumulation)
+    count = whole + (rest > 0 and keep_last)
+    if not count:
+        raise RecipeError(
+            f"updates_per_epoch: batches={batches}: fill no window of {accumulation}; "
+            "accumulate fewer, or keep the last"
+        )
+    return count
+
+
 def known_updates(recipe: Recipe) -> tuple[int, int] | None:
     """Return the updates of the warmup and of the run; None where they cannot be counted.
 

@@ -160,7 +160,11 @@ def test_a_rule_that_warms_up_does_not_leave_the_constant_rate(more: dict[str, A
 
 
 def test_what_transformers_says_beyond_a_recipe_is_named() -> None:
-    values = HF | {"lr_scheduler_type": "cosine_with_restarts", "optim": "adafactor", "eval_steps": 500}
+    values = HF | {
+        "lr_scheduler_type": "cosine_with_restarts",
+        "optim": "adafactor",
+        "eval_steps": 500,
+    }
     config = from_config(values)
     assert config.left_out == (
         "lr_scheduler_type='cosine_with_restarts': legw has no such decay; it stays",

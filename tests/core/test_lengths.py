@@ -55,7 +55,9 @@ def test_the_schedule_is_the_same_in_every_unit(
     update = data.draw(st.integers(0, count))
     one, two = in_steps(recipe), in_steps(other)
     near = [one(s) for s in (max(update - 1, 0), update, update + 1)]
-    close = [math.isclose(two(update), rate, rel_tol=1e-9, abs_tol=1e-9 * recipe.lr) for rate in near]
+    close = [
+        math.isclose(two(update), rate, rel_tol=1e-9, abs_tol=1e-9 * recipe.lr) for rate in near
+    ]
     assert any(close)
 
 
@@ -86,8 +88,7 @@ def test_a_unit_and_back_to_1e_12() -> None:
 
 def test_what_two_units_hang_on_must_be_known() -> None:
     assert error_line(in_unit, GPT, "epochs") == (
-        "gpt: num_examples is not known; "
-        "give it (--num-examples, or num_examples in the recipe)"
+        "gpt: num_examples is not known; give it (--num-examples, or num_examples in the recipe)"
     )
     assert error_line(in_unit, GPT, "tokens") == "gpt: tokens_per_example is not known; give it"
     assert error_line(in_unit, GPT, "hours") == (
@@ -265,7 +266,10 @@ MINE: dict[str, Any] = {"name": "mine", "batch_size": 8, "lr": 0.1, "steps": 100
             {"tokens_per_example": 9, "num_tokens": 999, "window_tokens": 9},
             "mine: tokens_per_example=9: is window_tokens here; give one of the two",
         ),
-        ({"tokens_per_example": 0}, "mine: tokens_per_example=0: must be a whole number, at least 1"),
+        (
+            {"tokens_per_example": 0},
+            "mine: tokens_per_example=0: must be a whole number, at least 1",
+        ),
     ],
 )
 def test_every_line_about_lengths(fields: dict[str, Any], line: str) -> None:

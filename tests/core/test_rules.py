@@ -122,8 +122,8 @@ def test_goyals_warmup_starts_at_the_base_rate() -> None:
 
 def test_the_names_and_their_order() -> None:
     assert list(RULES) == [
-        "legw", "legw-timescales", "linear", "linear-epoch", "goyal", "sqrt", "fixed", "hoffer", "adam-sde",
-        "beta2-half-life", "adascale",
+        "legw", "legw-timescales", "linear", "linear-epoch", "goyal", "sqrt", "fixed", "hoffer",
+        "adam-sde", "beta2-half-life", "adascale",
     ]  # fmt: skip
     assert all(name == rule.name and find(name) is rule for name, rule in RULES.items())
 
