@@ -40,8 +40,8 @@ from legw.runs import files, records
 from legw.runs.measurements import Speed
 from legw.train import Settings, Task, fit
 from legw.train.dist import World, joined
-from legw.train.machine import environment
-from legw.train.ways import Way
+from legw.train.hardware import environment
+from legw.train.microbatch.candidates import Way
 
 SKIPPED = 3
 """Updates at the start that do not count: kernels are chosen, memory is allocated."""

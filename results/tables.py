@@ -20,7 +20,7 @@ from names import STUDIES, UNTIMED
 from legw.analysis import evidence, stats, summary
 from legw.analysis.table import Cell, Table
 from legw.analysis.trials import best_trials
-from legw.report import study_charts
+from legw.report.charts import comparison
 from legw.runs.records import Manifest
 
 HERE = Path(__file__).parent
@@ -162,7 +162,7 @@ def draw(folder: Path, picture: Path) -> None:
     import vl_convert
 
     found = evidence.read(folder)[0]
-    chart = study_charts.metric_by_batch(best_trials(found.table), title=found.title)
+    chart = comparison.metric_by_batch(best_trials(found.table), title=found.title)
     picture.write_text(vl_convert.vegalite_to_svg(chart), "utf-8")
 
 

@@ -23,9 +23,11 @@ from typing import Any
 
 from names import STUDIES, UNTIMED
 
-from legw.analysis import probed, theory
+from legw.analysis import probed
+from legw.analysis.noise import examples_against
 from legw.probes.noise import EVERY
-from legw.report import charts, probe_charts
+from legw.report.charts import probes
+from legw.report.charts.style import render
 from legw.runs import measurements, records
 from legw.runs.measurements import Curvature, Noise
 
@@ -164,7 +166,7 @@ def _factors(name: str, size: int, scale: dict[str, Any] | None) -> str:
         return "lost in noise"
     base = _base_batch(name)
     value, most, least = (
-        theory.examples_against(size, base, at) if at != 0 else size / base  # its limit
+        examples_against(size, base, at) if at != 0 else size / base  # its limit
         for at in (scale[each] for each in ("value", "low", "high"))
     )
     return f"{value:.3g}x" + ("" if least is None else f" ({least:.3g} to {most:.3g})")
@@ -406,9 +408,9 @@ MAKERS = {
 def draw() -> None:
     """Draw the curvature and noise of every application that was measured."""
     for kind, result, chart in (
-        ("curvature", probed.curvature_result, probe_charts.curvature_chart),
+        ("curvature", probed.curvature_result, probes.curvature_chart),
         ("noise", lambda base, runs: probed.noise_result(base, runs, STRETCHES),
-         probe_charts.noise_chart),
+         probes.noise_chart),
     ):  # fmt: skip
         for folder in sorted((FOLDER / kind).glob("*")):
             runs = probed.read(folder)
@@ -417,7 +419,7 @@ def draw() -> None:
             manifest = records.read_manifest(runs[0].folder)
             found = {"app": manifest.task, "rule": manifest.rule} | result(manifest.base, runs)
             picture = PAGE.with_name(f"{kind}-{folder.name}.svg")
-            picture.write_bytes(charts.render(chart(found), "svg"))
+            picture.write_bytes(render(chart(found), "svg"))
 
 
 def collect(source: Path, place: Path) -> None:

@@ -36,8 +36,8 @@ from legw.apps.ptb.text import (
 from legw.errors import DataError, LegwWarning, RunError
 from legw.runs import records
 from legw.train import Settings, State, fit
+from legw.train.checkpoint import load_newest
 from legw.train.precision import autocast
-from legw.train.state import load_newest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from rich.console import Console
 from legw import rules, schedule
 from legw.cli import tables
 from legw.presets import RECIPES
-from legw.report import terminal
+from legw.report.charts import terminal
 from legw.study import baselines, preview
 from legw.study.plan import BASE, Study, missing_row, plan
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from legw.train.accumulation import GlobalBatch
 from legw.train.batches import Batches
 from legw.train.dist import World
-from legw.train.step import GlobalBatch
 from train.launch import complete
 from train.runs import recipe, train, weights
 from train.tasks import TASKS, Streams

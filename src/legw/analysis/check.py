@@ -20,10 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from legw.analysis import clipping, probed, theory
+from legw.analysis import clipping, probed
 from legw.analysis.clipping import MOSTLY, SELDOM, on_base_alone
+from legw.analysis.curvature import Power
+from legw.analysis.noise import NoiseScale, noise_scale
 from legw.analysis.probed import Probed
-from legw.analysis.theory import NoiseScale, Power
 from legw.recipe import Recipe
 from legw.rules import FAR
 from legw.runs import measurements, records
@@ -239,7 +240,7 @@ def judged(
     smallest = min(run.recipe.batch_size for run in runs)
     short = [run for run in runs if run.recipe.batch_size == smallest]
     noise = [row for run in short for row in measurements.read(run.folder, Noise)]
-    scale = theory.noise_scale(noise) if noise else None
+    scale = noise_scale(noise) if noise else None
     whole = all(run.summary.status == "finished" for run in short)
     shares = _clipped_shares(runs)
     late, early = (

@@ -31,8 +31,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from legw import rules, schedule
-from legw.analysis import theory
-from legw.analysis.theory import NoiseScale
+from legw.analysis.noise import NoiseScale, examples_against
 from legw.errors import LegwError, RecipeError, one_line
 from legw.recipe import Recipe
 from legw.rules import Rule
@@ -334,7 +333,7 @@ def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -
 
 def _factor(option: Option, base: Recipe, noise: float) -> float:
     """Return the examples to the base's loss over the base's own, at a noise scale from 0 on."""
-    factor = theory.examples_against(option.batch_size, base.batch_size, max(noise, LEAST_NOISE))
+    factor = examples_against(option.batch_size, base.batch_size, max(noise, LEAST_NOISE))
     assert factor is not None
     return factor
 

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from legw.analysis import curves, theory
+from legw.analysis import curves
+from legw.analysis.curvature import SMOOTH, peak, power_law, smoothed, suggested_warmup
+from legw.analysis.noise import in_stretches, last_half, noise_scale
 from legw.errors import LegwError, number
 from legw.recipe import Recipe, to_dict
 from legw.runs import measurements, records
@@ -60,7 +62,7 @@ def curvature_result(base: Recipe, runs: Sequence[Probed]) -> dict[str, Any]:
     """
     rows = [_curvature_row(run) for run in runs]
     points = [(row["batch_size"], row["peak"]["epoch"]) for row in rows if row["peak"]]
-    power = theory.power_law(points)
+    power = power_law(points)
     own = [row["suggested_warmup_updates"] for row in rows if row["batch_size"] == base.batch_size]
     updates = None if not own or None in own else statistics.median(own)
     epoch = next((run.num_examples for run in runs if run.recipe.batch_size == base.batch_size), 0)
@@ -80,11 +82,11 @@ def curvature_result(base: Recipe, runs: Sequence[Probed]) -> dict[str, Any]:
 
 def _curvature_row(run: Probed) -> dict[str, Any]:
     rows = measurements.read(run.folder, Curvature)
-    top = theory.peak(rows, run.recipe.batch_size, run.num_examples)
+    top = peak(rows, run.recipe.batch_size, run.num_examples)
     step = run.recipe.batch_size / run.num_examples
-    line = [((update + 1) * step, value) for update, value in theory.smoothed(rows)]
-    first = theory.smoothed(rows)[: theory.SMOOTH // 2 + 1]  # smoothing tells no peak there
-    asked = theory.suggested_warmup(rows, run.recipe.lr)
+    line = [((update + 1) * step, value) for update, value in smoothed(rows)]
+    first = smoothed(rows)[: SMOOTH // 2 + 1]  # smoothing tells no peak there
+    asked = suggested_warmup(rows, run.recipe.lr)
     return {
         "batch_size": run.recipe.batch_size,
         "seed": run.seed,
@@ -176,19 +178,15 @@ def noise_result(base: Recipe, runs: Sequence[Probed], stretches: int) -> dict[s
                 "seed": run.seed,
                 "status": run.summary.status,
                 "updates": run.summary.updates,
-                "noise_scale": asdict(theory.noise_scale(rows)),
-                "stretches": [
-                    asdict(theory.noise_scale(part)) for part in theory.stretches(rows, stretches)
-                ],
+                "noise_scale": asdict(noise_scale(rows)),
+                "stretches": [asdict(noise_scale(part)) for part in in_stretches(rows, stretches)],
             }
             for run, rows in zip(runs, each, strict=True)
             if rows
         ],
-        "noise_scale": asdict(theory.noise_scale(together)),
-        "late_noise_scale": asdict(theory.noise_scale(theory.late(together))),
-        "stretches": [
-            asdict(theory.noise_scale(part)) for part in theory.stretches(together, stretches)
-        ],
+        "noise_scale": asdict(noise_scale(together)),
+        "late_noise_scale": asdict(noise_scale(last_half(together))),
+        "stretches": [asdict(noise_scale(part)) for part in in_stretches(together, stretches)],
     }
 
 

@@ -6,7 +6,7 @@ import numpy
 import torch
 
 from legw.apps import Options
-from legw.apps.rows import RowTask, held_out
+from legw.apps.row_lstm import RowTask, held_out
 
 TEST_SHARE = 0.2
 """Share of the 1,797 images that is kept for the test."""

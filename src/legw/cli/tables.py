@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 
 from legw import schedule
-from legw.analysis import check, probed, theory, trials
+from legw.analysis import check, probed, trials
+from legw.analysis.noise import examples_against
 from legw.analysis.scaled import Outcome, comparison, others, short, updates, warmup_updates
 from legw.analysis.table import Cell
 from legw.analysis.table import Table as Results
@@ -252,7 +253,7 @@ def prediction_table(found: dict[str, Any]) -> Table:
     base = found["base"]["batch_size"]
     scales = [found[name]["value"] for name in ("noise_scale", "late_noise_scale")]
     for k in (1, 4, 16, 64):
-        factors = [theory.examples_against(base * k, base, scale) for scale in scales]
+        factors = [examples_against(base * k, base, scale) for scale in scales]
         times = ["-" if each is None else f"{number(each, 3)} times" for each in factors]
         table.add_row(str(base * k), str(k), *times)
     return table

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from legw import rules
-from legw.analysis import cost, theory
+from legw.analysis import cost
 from legw.analysis.cost import Network, Option
-from legw.analysis.theory import NoiseScale
+from legw.analysis.noise import NoiseScale, stated
 from legw.errors import RecipeError
 from legw.probes import speed
 from legw.recipe import Recipe, to_dict
@@ -109,7 +109,7 @@ def plan_batch_size(
     if noise is None:
         noise = base.noise_scale
     if isinstance(noise, int | float):
-        noise = theory.stated(noise)
+        noise = stated(noise)
     if noise is not None:
         base = replace(base, noise_scale=noise.value)
     sizes = rungs(base, task, rule) if batch_sizes is None else sorted(batch_sizes)

@@ -16,7 +16,7 @@ from legw import schedule
 from legw.decays import Constant
 from legw.errors import RecipeError, shown
 from legw.recipe import Recipe
-from legw.train import groups
+from legw.train import param_groups
 
 
 class RecipeLR(LRScheduler):
@@ -90,18 +90,18 @@ class RecipeLR(LRScheduler):
         self._lr(last_epoch + 1)  # refuses what is out of range before anything is changed
         if after_warmup is not None:
             self._check_after_warmup(after_warmup, optimizer, last_epoch)
-        self._reference = groups.reference(optimizer, recipe.lr)
-        self._own = built = groups.built_with(optimizer)
-        if after_warmup is not None and groups.REFERENCE not in optimizer.param_groups[0]:
-            self._own = groups.read(optimizer)  # it may begin below its base, as LinearLR
+        self._reference = param_groups.reference(optimizer, recipe.lr)
+        self._own = built = param_groups.built_with(optimizer)
+        if after_warmup is not None and param_groups.REFERENCE not in optimizer.param_groups[0]:
+            self._own = param_groups.read(optimizer)  # it may begin below its base, as LinearLR
         self._stepped = _position(after_warmup)
         for group, rate in zip(optimizer.param_groups, built, strict=True):
             group.setdefault("initial_lr", rate)
-            group[groups.REFERENCE] = self._reference
-        groups.trust_order(optimizer)
+            group[param_groups.REFERENCE] = self._reference
+        param_groups.trust_order(optimizer)
         super().__init__(optimizer, last_epoch)
         self.base_lrs = [_rescaled(rate, recipe.lr, self._reference) for rate in built]
-        groups.after_loads(optimizer, self._write)
+        param_groups.after_loads(optimizer, self._write)
 
     def step(self, epoch: int | None = None) -> None:
         """Move on to the next update's rate; call it after ``optimizer.step()``.
@@ -138,10 +138,10 @@ class RecipeLR(LRScheduler):
         self._check_stepped()
         if self.last_epoch <= self.warmup_updates:
             return
-        groups.write(self.optimizer, self._own)  # it computes from its own rates, not ours
+        param_groups.write(self.optimizer, self._own)  # it computes from its own rates, not ours
         try:
             self.after_warmup.step(*args)
-            self._own = groups.read(self.optimizer)
+            self._own = param_groups.read(self.optimizer)
         finally:
             self._stepped = _position(self.after_warmup)
             self._write()
@@ -185,7 +185,7 @@ class RecipeLR(LRScheduler):
         return float(schedule.lr_at(self.recipe, update, self.num_examples, ramp=self.ramp))
 
     def _write(self) -> None:
-        self._last_lr = groups.write(self.optimizer, self.get_lr())
+        self._last_lr = param_groups.write(self.optimizer, self.get_lr())
 
     def _check_after_warmup(
         self, scheduler: LRScheduler, optimizer: Optimizer, last_epoch: int

@@ -10,7 +10,7 @@ import pytest
 
 from legw import preset, recipe
 from legw.analysis.cost import Network
-from legw.analysis.theory import NoiseScale
+from legw.analysis.noise import NoiseScale
 from legw.apps import find
 from legw.probes import plan_batch_size
 from legw.runs import records
@@ -105,12 +105,12 @@ def test_what_the_range_of_times_comes_from(
     plain = legw(f"{PLAN} --noise 100").out
     assert "by the spread of the passes (±10%); the noise scale is taken as exact" in plain
     unsure = NoiseScale(value=100.0, low=None, high=None, from_epoch=0.0, to_epoch=1.0, n=50)
-    monkeypatch.setattr("legw.analysis.noises.read", lambda text: unsure)
+    monkeypatch.setattr("legw.cli.commands.plan.read_noise", lambda text: unsure)
     assert "the noise scale has no interval, which is left out" in legw(f"{PLAN} --noise dir").out
     assert "interval" not in plain
     assert "the passes vary by ±10%; equal epochs are taken" in legw(PLAN).out
     scale = NoiseScale(value=50.0, low=20.0, high=90.0, from_epoch=0.0, to_epoch=1.0, n=9)
-    monkeypatch.setattr("legw.analysis.noises.read", lambda text: scale)
+    monkeypatch.setattr("legw.cli.commands.plan.read_noise", lambda text: scale)
     line = "by the noise scale's interval and the spread of the passes (±10%)"
     assert line in legw(f"{PLAN} --noise probed").out
 

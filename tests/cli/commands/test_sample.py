@@ -14,7 +14,7 @@ import torch
 from corpora import WORDS, write_texts
 from legw.cli import main
 from legw.runs import records
-from legw.train.state import load_newest, save
+from legw.train.checkpoint import load_newest, save
 
 Legw = Callable[[str], Any]
 TRAIN = "train ptb-small -b 4 --epochs 4 --device cpu --micro-batch-size 4"

@@ -17,8 +17,8 @@ from legw.decays import Cosine, Exponential, Step
 from legw.errors import LegwError
 from legw.presets import PTB_SMALL, RECIPES, RESNET50_IMAGENET
 from legw.recipe import Recipe
-from legw.report import charts
-from legw.report.charts import Point, all_points, points
+from legw.report.charts.schedule import Point, all_points, points
+from legw.report.charts.style import FORMATS, render
 
 Legw = Callable[[str], Any]
 
@@ -118,7 +118,7 @@ def test_cautions_are_notes(legw: Legw, tmp_path: Path) -> None:
 MAGIC = {"svg": b"<svg ", "png": b"\x89PNG", "html": b"<!DOCTYPE html>"}
 
 
-@pytest.mark.parametrize("suffix", charts.FORMATS)
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_a_picture(legw: Legw, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("altair")
     file = tmp_path / f"lr.{suffix.upper()}"
@@ -155,7 +155,7 @@ def test_a_format_that_is_none() -> None:
     with pytest.raises(
         LegwError, match=r"^chart format 'pdf' is unknown; choose one of svg, png, html$"
     ):
-        charts.render(None, "pdf")
+        render(None, "pdf")
 
 
 # The user's mistakes -------------------------------------------------------------

@@ -22,7 +22,7 @@ import faults
 from corpora import write_texts
 from expect import error_line
 from folders import BASE
-from legw.apps import rows
+from legw.apps import row_lstm
 from legw.cli.progress import _Line
 from legw.errors import DataError, RunError
 from legw.report import page
@@ -523,7 +523,7 @@ def test_other_data_are_refused(
     legw: Legw, monkeypatch: pytest.MonkeyPatch, trained: list[str]
 ) -> None:
     legw(f"{STUDY} --batch-sizes 128 --seeds 1 --out out")
-    monkeypatch.setattr(rows.RowTask, "fingerprint", lambda self: "sha256:other")
+    monkeypatch.setattr(row_lstm.RowTask, "fingerprint", lambda self: "sha256:other")
     answer = legw(COMPARED)
     assert answer.code == 2
     assert answer.err.startswith("legw: out: holds a study of other data (sha256:")
@@ -570,10 +570,10 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(legw: Legw, trained: list[s
     answer = legw(f"{COMPARED} --dry-run")
     assert (answer.code, answer.err, trained) == (0, "", [])
     assert not Path("out").exists()
-    rows = [line.split() for line in answer.out.splitlines()]
-    assert ["base", "128", "0.4", "0.1", "2", "1", "12", "2", "missing"] in rows
-    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing"] in rows
-    assert ["linear", "256", "0.8", "0.1", "1", "1", "6", "2", "missing"] in rows
+    row_lstm = [line.split() for line in answer.out.splitlines()]
+    assert ["base", "128", "0.4", "0.1", "2", "1", "12", "2", "missing"] in row_lstm
+    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing"] in row_lstm
+    assert ["linear", "256", "0.8", "0.1", "1", "1", "6", "2", "missing"] in row_lstm
     assert answer.out.splitlines()[-1] == "6 runs, 48 updates; 0 finished before"
 
 
@@ -602,8 +602,8 @@ def test_a_dry_run_draws_the_rates_and_estimates_the_time(legw: Legw) -> None:
         "estimated time: 64 s one run after the other, at best 32 s with 2 at a time; "
         "by the micro-batch measured before (cpu (x))"
     ) in " ".join(answer.split())
-    rows = [line.split() for line in answer.splitlines()]
-    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing", "11", "s"] in rows
+    row_lstm = [line.split() for line in answer.splitlines()]
+    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing", "11", "s"] in row_lstm
     legw(f"{STUDY} --batch-sizes 128 --seeds 2 --out out")
     assert "by the runs that have ended" in legw(f"{COMPARED} --dry-run").out
     legw(COMPARED)

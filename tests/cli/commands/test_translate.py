@@ -18,7 +18,7 @@ import torch
 from corpora import write_pairs
 from legw.apps.translation.text import learn
 from legw.cli import main
-from legw.train.state import load_newest, save
+from legw.train.checkpoint import load_newest, save
 
 Legw = Callable[[str], Any]
 TRAIN = (

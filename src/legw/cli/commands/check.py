@@ -11,8 +11,8 @@ from legw.cli import output
 from legw.cli.commands import probe
 from legw.cli.options import read_seeds, task_of
 from legw.errors import LegwError
-from legw.report import charts
-from legw.report.probe_charts import curvature_chart
+from legw.report.charts.probes import curvature_chart
+from legw.report.charts.style import render
 
 # ruff: noqa: UP045 (as in cli/options: tyro reads Optional without importing typeguard)
 
@@ -71,7 +71,7 @@ def _show(found: dict[str, Any], options: Options, kind: str) -> None:
     from legw.cli import tables
 
     if options.plot is not None:
-        output.write(options.plot, charts.render(curvature_chart(found), kind))
+        output.write(options.plot, render(curvature_chart(found), kind))
     if options.json:
         output.print_json(found)
     else:

@@ -13,10 +13,10 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from legw import rules
-from legw.analysis import cost, noises
+from legw.analysis import cost
 from legw.analysis.cost import Network, Option
+from legw.analysis.noise import NoiseScale, read_noise
 from legw.analysis.scaled import carry, headline
-from legw.analysis.theory import NoiseScale
 from legw.cli import output
 from legw.cli.options import (
     File,
@@ -96,7 +96,7 @@ def run(options: Options) -> int:
     network = _network(options)
     base = overridden(base_recipe(options.app, options.recipe), epochs=options.epochs)
     rule = rules.find(options.rule)
-    noise = None if options.noise is None else noises.read(options.noise)
+    noise = None if options.noise is None else read_noise(options.noise)
     sizes = options.batch_sizes
     wanted = None if sizes is None else whole_numbers("--batch-sizes", sizes, least=1)
     from legw.probes.batch_plan import plan_batch_size

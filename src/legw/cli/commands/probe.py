@@ -27,7 +27,8 @@ from legw.cli.options import (
     whole_numbers,
 )
 from legw.errors import LegwError, one_line
-from legw.report import charts, probe_charts
+from legw.report.charts import probes
+from legw.report.charts.style import FORMATS, render
 
 if TYPE_CHECKING:
     from legw.recipe import Recipe
@@ -146,7 +147,7 @@ def _curvature(options: Curvature) -> int:
         watch=watch,
     ) | {"app": options.app}
     if options.plot is not None:
-        output.write(options.plot, charts.render(probe_charts.curvature_chart(found), kind))
+        output.write(options.plot, render(probes.curvature_chart(found), kind))
     if options.json:
         output.print_json(found)
     else:
@@ -191,7 +192,7 @@ def _noise(options: Noise) -> int:
         watch=watch,
     ) | {"app": options.app}
     if options.plot is not None:
-        output.write(options.plot, charts.render(probe_charts.noise_chart(found), kind))
+        output.write(options.plot, render(probes.noise_chart(found), kind))
     if options.json:
         output.print_json(found)
     else:
@@ -225,7 +226,7 @@ def folder_of(options: Runs, kind: str) -> Path:
 
 def plot_format(options: Runs) -> str:
     """Return the format of --plot, before anything is computed; empty where it is not given."""
-    return "" if options.plot is None else file_format("--plot", options.plot, charts.FORMATS)
+    return "" if options.plot is None else file_format("--plot", options.plot, FORMATS)
 
 
 def watch(folder: Path, updates: int | None) -> list[Observer]:

@@ -70,9 +70,9 @@ def run(options: Options) -> int:
         warmup_epochs=options.warmup_epochs,
     )
     if options.noise is not None:
-        from legw.analysis import noises
+        from legw.analysis.noise import with_noise
 
-        base = noises.known(base, options.noise)
+        base = with_noise(base, options.noise)
     if options.all_rules or options.ladder:
         outcomes = _rows(options, base)
         (_print_rows_json if options.json else _print_rows)(base, outcomes, options)

@@ -23,8 +23,8 @@ from legw.cli.options import (
 )
 from legw.errors import LegwError, one_line
 from legw.recipe import Recipe
-from legw.report import charts
-from legw.report.charts import Point
+from legw.report.charts.schedule import Point, all_points, lr_curve, points
+from legw.report.charts.style import FORMATS, render
 from legw.schedule import Ramp, epoch_size
 
 
@@ -73,7 +73,7 @@ def run(options: Options) -> int:
     if options.plot is not None:
         output.write(options.plot, _file(outcome, suffix, options.ramp))
     if options.json:
-        curve = charts.points(outcome.scaled, ramp=options.ramp)
+        curve = points(outcome.scaled, ramp=options.ramp)
         output.print_json(
             outcome.to_dict() | {"ramp": options.ramp, "curve": [p._asdict() for p in curve]}
         )
@@ -92,7 +92,7 @@ def _suffix(plot: str | None) -> str:
     if plot is None:
         return ""
     suffix = Path(plot).suffix.removeprefix(".").lower()
-    formats = (*charts.FORMATS, "csv")
+    formats = (*FORMATS, "csv")
     if suffix not in formats:
         known = ", ".join(f".{name}" for name in formats)
         raise LegwError(f"--plot={one_line(plot)}: the suffix must be one of {known}")
@@ -103,10 +103,10 @@ def _curves(outcome: Outcome, ramp: Ramp) -> dict[str, list[Point]]:
     """Return what is drawn: the base and the scaled recipe, or one of them if they are equal."""
     base, scaled = outcome.base, outcome.scaled
     assert scaled is not None
-    curves = {f"batch {base.batch_size} (base)": charts.points(base, ramp=ramp)}
+    curves = {f"batch {base.batch_size} (base)": points(base, ramp=ramp)}
     if scaled != base:
         name = f"batch {scaled.batch_size} ({outcome.rule.name})"
-        curves[name] = charts.points(scaled, ramp=ramp)
+        curves[name] = points(scaled, ramp=ramp)
     return curves
 
 
@@ -115,8 +115,8 @@ def _file(outcome: Outcome, suffix: str, ramp: Ramp) -> str | bytes:
     if suffix == "csv":
         return _csv(outcome.scaled, ramp)
     name, _, change = headline(outcome).partition(": ")
-    chart = charts.lr_curve(_curves(outcome, ramp), title=f"{name}: learning rate", subtitle=change)
-    return charts.render(chart, suffix)
+    chart = lr_curve(_curves(outcome, ramp), title=f"{name}: learning rate", subtitle=change)
+    return render(chart, suffix)
 
 
 def _csv(recipe: Recipe, ramp: Ramp) -> str:
@@ -124,12 +124,12 @@ def _csv(recipe: Recipe, ramp: Ramp) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Point._fields)
-    writer.writerows(charts.all_points(recipe, ramp=ramp))
+    writer.writerows(all_points(recipe, ramp=ramp))
     return text.getvalue()
 
 
 def _draw(outcome: Outcome, ramp: Ramp) -> None:
-    from legw.report.terminal import lr_text
+    from legw.report.charts.terminal import lr_text
 
     console = output.console()
     color = console.is_terminal and not console.no_color

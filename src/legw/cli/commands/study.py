@@ -39,7 +39,7 @@ from legw.study.shards import WHOLE, Shard
 
 if TYPE_CHECKING:
     from legw.analysis.evidence import Evidence
-    from legw.report.charts import Point
+    from legw.report.charts.schedule import Point
     from legw.study.runner import Outcome
     from legw.train import Task
 
@@ -270,7 +270,7 @@ def _show_plan(plan: Plan, rows: list[Row], options: Options) -> None:
         print(json.dumps(preview.planned_json(plan, rows), indent=2, allow_nan=False))
         return
     from legw.cli import tables
-    from legw.report.terminal import plan_curves
+    from legw.report.charts.terminal import plan_curves
 
     rates = durations.measured(options.app, rows)
     output.show(tables.planned(plan, rows, rates))
@@ -284,7 +284,7 @@ def _show_plan(plan: Plan, rows: list[Row], options: Options) -> None:
 
 def _draw(batch_size: int, curves: dict[str, list[Point]]) -> None:
     """Draw the schedules at the largest batch size, where there are some."""
-    from legw.report.terminal import lr_text
+    from legw.report.charts.terminal import lr_text
 
     if not curves:
         return

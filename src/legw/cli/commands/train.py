@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from legw import rules
-from legw.analysis import noises
+from legw.analysis.noise import with_noise
 from legw.analysis.scaled import Outcome, carry, counted, headline
 from legw.cli import output
 from legw.cli.options import (
@@ -124,7 +124,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
         epochs=options.epochs,
         warmup_epochs=options.warmup_epochs,
     )
-    base = noises.known(base, options.noise)
+    base = with_noise(base, options.noise)
     batch_size = base.batch_size if options.batch_size is None else options.batch_size
     outcome = carry(base, batch_size, rule, lr=options.lr)
     assert outcome.scaled is not None

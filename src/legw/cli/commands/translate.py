@@ -43,7 +43,7 @@ class Options:
 
 def run(options: Options) -> int:
     """Write a line for each line, tell the scores, and return 0."""
-    from legw.apps.translation import decoding, scoring, text, trained
+    from legw.apps.translation import bleu, decoding, text, trained
     from legw.train.dist import choose_device
 
     search = decoding.Search(
@@ -69,7 +69,7 @@ def run(options: Options) -> int:
     if unknown:
         output.notes([f"input: {text.unknown_line(unknown)}"], to_stderr=True)
     if references is not None:
-        for line in scoring.Scorer(references).score(compared).lines():
+        for line in bleu.Scorer(references).score(compared).lines():
             print(line, file=sys.stderr)
     return 0
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from legw import RunError
 from legw.runs import records
 from legw.study import durations
-from legw.train import State, micro
+from legw.train import State
 from legw.train.batches import split
 from legw.train.dist import World
+from legw.train.microbatch import tune
 from train.launch import complete
 from train.runs import recipe, train
 from train.tasks import Lines, Normalised
@@ -47,9 +48,9 @@ class Hungry(Lines):
         return super().loss(model, batch, state)
 
 
-def choose(task: Lines, batch_size: int = 100, **options: Any) -> micro.Choice:
+def choose(task: Lines, batch_size: int = 100, **options: Any) -> tune.Choice:
     settings: dict[str, Any] = {"world": CPU, "group": 1, "precision": "fp32"} | options
-    return micro.choose(task, task.model(), recipe(batch_size=batch_size), **settings)
+    return tune.choose(task, task.model(), recipe(batch_size=batch_size), **settings)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +68,9 @@ def test_running_out_of_memory_is_survived(error: Exception) -> None:
     task = Hungry()
     task.error = error
     choice = choose(task)
-    assert choice.table[micro.Way(64)] == 0
+    assert choice.table[tune.Way(64)] == 0
     assert choice.micro_batch_size in (16, 32)
-    assert micro.Way(100) not in choice.table
+    assert tune.Way(100) not in choice.table
 
 
 @pytest.mark.parametrize(
@@ -113,14 +114,14 @@ class Heavy(Lines):
 def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What `Heavy` takes is all that is counted, and so many bytes are free."""
     free = {"bytes": 1e9}
-    monkeypatch.setattr(micro, "peak_memory", lambda device: Heavy.used)
-    monkeypatch.setattr(micro, "memory_in_use", lambda device: 0.0)
-    monkeypatch.setattr(micro, "reset_peak_memory", lambda device: setattr(Heavy, "used", 0.0))
-    monkeypatch.setattr(micro, "available_memory", lambda device: free["bytes"])
+    monkeypatch.setattr(tune, "peak_memory", lambda device: Heavy.used)
+    monkeypatch.setattr(tune, "memory_in_use", lambda device: 0.0)
+    monkeypatch.setattr(tune, "reset_peak_memory", lambda device: setattr(Heavy, "used", 0.0))
+    monkeypatch.setattr(tune, "available_memory", lambda device: free["bytes"])
     return free
 
 
-def fitting(choice: micro.Choice) -> list[int]:
+def fitting(choice: tune.Choice) -> list[int]:
     """Return the sizes that fit, of those that were looked at."""
     return sorted(way.size for way, rate in choice.table.items() if rate)
 
@@ -129,7 +130,7 @@ def fitting(choice: micro.Choice) -> list[int]:
 def test_what_exceeds_the_limit_is_not_taken() -> None:
     choice = choose(Heavy(), memory_limit=50_000_000)
     assert fitting(choice) == [16, 32]
-    assert choice.table[micro.Way(64)] == 0
+    assert choice.table[tune.Way(64)] == 0
     assert Heavy.used <= 50_000_000, "what would not fit was not even tried"
 
 
@@ -183,7 +184,7 @@ def test_the_processes_agree(free: dict[str, float]) -> None:
     free["bytes"] = 250e6
     choice = choose(Heavy(), world=Both(torch.device("cpu")))
     assert fitting(choice) == [16, 32], "half of 200 MB are free there, and 64 examples take 128"
-    assert choice.table[micro.Way(16)] <= max(look.rate for look in gathered) / 2
+    assert choice.table[tune.Way(16)] <= max(look.rate for look in gathered) / 2
 
 
 def test_the_choice_is_remembered(own_cache: Path) -> None:
@@ -242,21 +243,21 @@ def test_rates_are_where_others_look_for_them(own_cache: Path) -> None:
 def test_the_measurement_leaves_the_model_alone() -> None:
     task = Normalised()
     model = task.model()
-    micro.norm.fix_groups(model, 8)
+    tune.norm.fix_groups(model, 8)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    micro.choose(task, model, recipe(), world=CPU, group=8, precision="fp32")
+    tune.choose(task, model, recipe(), world=CPU, group=8, precision="fp32")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_a_small_batch_needs_no_measurement() -> None:
-    assert choose(Lines(), batch_size=16) == micro.Choice(16, {}, measured=False)
+    assert choose(Lines(), batch_size=16) == tune.Choice(16, {}, measured=False)
 
 
 def test_whole_groups_only() -> None:
-    assert micro.ladder(1000, group=96) == [96, 192, 384, 768, 1000]
-    assert micro.ladder(90, group=15) == [30, 60, 90], "16 would be a group and a rest of 1"
+    assert tune.ladder(1000, group=96) == [96, 192, 384, 768, 1000]
+    assert tune.ladder(90, group=15) == [30, 60, 90], "16 would be a group and a rest of 1"
 
 
 @given(batch_size=st.integers(1, 300), processes=st.integers(1, 9), group=st.integers(1, 300))
@@ -264,7 +265,7 @@ def test_the_largest_share_is_the_splits_in_whole_groups(
     batch_size: int, processes: int, group: int
 ) -> None:
     assume(processes <= batch_size)
-    share = micro.largest_share(batch_size, processes, group)
+    share = tune.largest_share(batch_size, processes, group)
     plan: dict[str, int] = {"world_size": processes, "group": group}
     parts = [split(batch_size, share, rank=rank, **plan) for rank in range(processes)]
     assert share % group or all(len(own) <= 1 for own in parts), "in one piece"
@@ -300,22 +301,22 @@ def test_the_ladder_ends_where_it_no_longer_pays() -> None:
         asked.append(size)
         return 1e6 / size
 
-    micro.climb([16, 32, 64, 128, 256], measure, {})
+    tune.climb([16, 32, 64, 128, 256], measure, {})
     assert asked == [16, 32, 64]
 
 
 def test_a_long_pass_that_does_not_pay_ends_the_ladder() -> None:
     rates = {16: 20.0, 32: 30.0, 64: 31.0, 128: 30.0, 256: 40.0}
-    table = micro.climb([16, 32, 64, 128, 256], rates.__getitem__, {})
+    table = tune.climb([16, 32, 64, 128, 256], rates.__getitem__, {})
     assert list(table) == [16, 32, 64, 128], "64 takes 2 s, and is the fastest so far"
     quick = {size: 10 * rate for size, rate in rates.items()}
-    assert list(micro.climb([*quick], quick.__getitem__, {})) == [*quick]
+    assert list(tune.climb([*quick], quick.__getitem__, {})) == [*quick]
 
 
 def test_what_was_measured_beyond_the_ladders_end_still_counts() -> None:
     """Slow moments in the first look must not hide what a later one found."""
     known = {16: 100.0, 32: 10.0, 64: 10.0, 128: 400.0}
-    assert micro.climb([16, 32, 64, 128], lambda size: 0.0, known) == known
+    assert tune.climb([16, 32, 64, 128], lambda size: 0.0, known) == known
 
 
 def test_only_the_best_few_are_timed_again() -> None:
@@ -328,7 +329,7 @@ def test_only_the_best_few_are_timed_again() -> None:
     rates = [95.0, *(100.0 - place / 10 for place in range(12)), 69.0]
     table = {16 * 2**place: rate for place, rate in enumerate(rates)}
     first, *best, last = table
-    settled = micro.settle(table, measure)
+    settled = tune.settle(table, measure)
     assert sorted(asked) == sorted(2 * best + 2 * best[:6] + 4 * best[:3]), "the better half"
     assert all(settled[size] == pytest.approx(100.0) for size in best), "all alike"
     assert (settled[first], settled[last]) == (95.0, 69.0), "as they were"
@@ -351,8 +352,8 @@ def test_only_the_best_few_are_timed_again() -> None:
 def test_of_like_ways_the_favoured_one_is_taken(
     table: dict[str, float], share: int, expected: str
 ) -> None:
-    rates = {micro.Way.read(way): rate for way, rate in table.items()}
-    assert micro.best(rates, share) == micro.Way.read(expected)
+    rates = {tune.Way.read(way): rate for way, rate in table.items()}
+    assert tune.best(rates, share) == tune.Way.read(expected)
 
 
 def test_what_falls_behind_is_not_timed_to_the_end() -> None:
@@ -363,7 +364,7 @@ def test_what_falls_behind_is_not_timed_to_the_end() -> None:
         asked.append(size)
         return own[size]
 
-    settled = micro.settle(dict.fromkeys(own, 100.0), measure)
+    settled = tune.settle(dict.fromkeys(own, 100.0), measure)
     assert sorted(asked) == 2 * [16] + 4 * [32] + 8 * [64] + 8 * [128]
     assert settled == pytest.approx(own)
 
@@ -378,7 +379,7 @@ def test_one_slow_look_loses_nothing() -> None:
             return {16: 80.0, 32: 90.0, 64: 100.0}[size] * (0.7 if waits else 1.0)
 
         first = {16: 80.0, 32: 90.0, 64: 70.0 if slow == 0 else 100.0}
-        settled = micro.settle(first, measure)
+        settled = tune.settle(first, measure)
         assert max(settled, key=settled.__getitem__) == 64
 
 
@@ -399,10 +400,10 @@ def test_a_long_first_pass_is_not_made_again(
     monkeypatch: pytest.MonkeyPatch, first: float, later: float, rate: float
 ) -> None:
     clock = Clock([3.0, 1.5, first, later, later])
-    monkeypatch.setattr(micro, "passing", lambda *args, **options: clock.one)
-    monkeypatch.setattr(micro._Probe, "_now", lambda self: clock.now)
+    monkeypatch.setattr(tune, "passing", lambda *args, **options: clock.one)
+    monkeypatch.setattr(tune._Probe, "_now", lambda self: clock.now)
     task = Lines()
-    probe = micro._Probe(
+    probe = tune._Probe(
         task,
         task.model(),
         recipe(batch_size=100),
@@ -411,9 +412,9 @@ def test_a_long_first_pass_is_not_made_again(
         limit=2**40,
         looks={},
     )
-    assert probe.throughput(micro.Way(8)) == pytest.approx(8 / 1.5), "the first pass of all"
-    assert probe.throughput(micro.Way(16)) == pytest.approx(rate)
-    assert probe.throughput(micro.Way(16)) == pytest.approx(16 / later), "seen before"
+    assert probe.throughput(tune.Way(8)) == pytest.approx(8 / 1.5), "the first pass of all"
+    assert probe.throughput(tune.Way(16)) == pytest.approx(rate)
+    assert probe.throughput(tune.Way(16)) == pytest.approx(16 / later), "seen before"
 
 
 def test_a_machine_that_slows_down_changes_no_order() -> None:
@@ -424,7 +425,7 @@ def test_a_machine_that_slows_down_changes_no_order() -> None:
     def measure(size: int) -> float:
         return own[size] * 0.95 ** next(speeds)
 
-    settled = micro.settle({16: 90.0, 32: 100.0, 64: 75.0, 128: 71.0, 256: 65.0}, measure)
+    settled = tune.settle({16: 90.0, 32: 100.0, 64: 75.0, 128: 71.0, 256: 65.0}, measure)
     assert max(settled, key=settled.__getitem__) == 64
     assert settled[64] > settled[128] > settled[32] > settled[16]
 
@@ -436,14 +437,14 @@ def test_the_best_stays_above_what_was_not_timed_again() -> None:
     def measure(size: int) -> float:
         return 100.0 if 32 * 2 ** next(looks[size]) == size else 10.0
 
-    settled = micro.settle({32: 100.0, 64: 75.0, 128: 75.0, 256: 75.0, 512: 69.0}, measure)
+    settled = tune.settle({32: 100.0, 64: 75.0, 128: 75.0, 256: 75.0, 512: 69.0}, measure)
     assert max(settled, key=settled.__getitem__) != 512
 
 
 def test_a_size_that_no_longer_fits_counts_as_none() -> None:
     again = {16: 50.0, 32: 0.0}
-    assert micro.settle({16: 90.0, 32: 100.0}, again.__getitem__)[32] == 0
-    assert micro.settle({16: 90.0, 32: 100.0}, lambda size: 0.0) == {16: 0.0, 32: 0.0}
+    assert tune.settle({16: 90.0, 32: 100.0}, again.__getitem__)[32] == 0
+    assert tune.settle({16: 90.0, 32: 100.0}, lambda size: 0.0) == {16: 0.0, 32: 0.0}
 
 
 def test_each_pass_takes_the_examples_that_come_next() -> None:
@@ -457,16 +458,16 @@ def test_each_pass_takes_the_examples_that_come_next() -> None:
     taken: list[list[int]] = []
     task = Noted()
     with contextlib.ExitStack() as held:
-        one = micro.passing(
-            task, task.model(), torch.arange(10), micro.Way(4),
+        one = tune.passing(
+            task, task.model(), torch.arange(10), tune.Way(4),
             world=CPU, precision="fp32", held=held,
         )  # fmt: skip
         for _ in range(3):
             one()
         assert taken == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
         taken.clear()
-        several = micro.passing(
-            task, task.model(), torch.arange(10), micro.Way(4, 2),
+        several = tune.passing(
+            task, task.model(), torch.arange(10), tune.Way(4, 2),
             world=CPU, precision="fp32", held=held,
         )  # fmt: skip
         several()
@@ -513,13 +514,13 @@ def test_what_is_loaded_ahead_is_loaded_before_the_clock_starts() -> None:
     with contextlib.ExitStack() as held:
         for size, expected in [(40, [0]), (32, [0, 32]), (70, [0])]:
             taken.clear()
-            one = micro.passing(task, task.model(), ids, micro.Way(size), held=held, **options)
+            one = tune.passing(task, task.model(), ids, tune.Way(size), held=held, **options)
             assert [part[0] for part in taken] == expected
             for _ in range(3):
                 one()
             assert len(taken) == len(expected), "no pass loads"
         taken.clear()
-        several = micro.passing(task, task.model(), ids, micro.Way(8, 2), held=held, **options)
+        several = tune.passing(task, task.model(), ids, tune.Way(8, 2), held=held, **options)
         assert not taken, "in lanes, data are loaded as they are in training: in the pass"
         several()
         assert sorted(part[0] for part in taken) == [0, 8]

@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from legw.errors import RunError
-from legw.runs import locks
+from legw.runs import locks, records
 from legw.runs.cache import MICRO_BATCHES, cache_folder
 from legw.runs.files import write_json
 from legw.train.dist import World
-from legw.train.machine import describe_device
+from legw.train.hardware import describe_device
+from legw.train.microbatch.candidates import Way
 from legw.train.precision import Precision
 from legw.train.task import Task
-from legw.train.ways import Way
 
 MEMORY = "memory"
 """Under this name the file keeps the bytes that ways took, by the names of the tables."""
@@ -106,3 +106,12 @@ class Store:
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
+
+
+def earlier_way(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
+    """Return the micro-batch and lanes of the run in the folder, if made on such a machine."""
+    if not (folder / "manifest.json").exists():
+        return None
+    found = records.read_manifest(folder)
+    same_machine = (found.world_size, found.device) == (world_size, device)
+    return (found.micro_batch_size, found.lanes) if same_machine else None

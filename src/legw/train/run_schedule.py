@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from legw import rules, schedule
 from legw.recipe import Recipe
+from legw.train.accumulation import GlobalBatch, Gradient
 from legw.train.adascale import AdaScale, MeasuredBatch, micro_gradient
 from legw.train.dist import World
 from legw.train.lanes import LanedBatch, tried
-from legw.train.step import GlobalBatch, Gradient
 from legw.train.task import Task
 
 
-class Course:
+class RunSchedule:
     """The updates of a run.
 
     Args:

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from legw.recipe import Recipe
-from legw.train import norm
+from legw.train import batch_norm
 from legw.train.batches import Batches, derive, split
 from legw.train.dist import World
-from legw.train.machine import seed_draws
+from legw.train.hardware import seed_draws
 from legw.train.precision import Precision, autocast
 from legw.train.task import State, Task
 
@@ -198,7 +198,7 @@ class GlobalBatch:
                     factor=0.0 if self.idle else 1.0,
                 )
             if self.idle:
-                norm.forget(self.model)
+                batch_norm.forget(self.model)
             else:
                 self.carried[index] = state
                 loss_sum += loss

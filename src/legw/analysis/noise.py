@@ -1,4 +1,4 @@
-"""What measurements along a run say: where the curvature peaks, how it moves, how noisy it is.
+"""Gradient noise scale: its estimate from samples, what it says of a batch, and how it is given.
 
 Values in, values out: no torch here, so that a folder of runs is read anywhere.
 """
@@ -10,161 +10,20 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from legw.analysis.stats import LEVEL, t_quantile
-from legw.runs.measurements import Curvature, Noise
-
-SMOOTH = 5
-"""Neighbouring measurements whose median stands for the one in their middle."""
+from legw.errors import LegwError, one_line
+from legw.recipe import Recipe
+from legw.runs import measurements, records
+from legw.runs.measurements import Noise
 
 BLOCKS = 20
 """Most blocks of a jackknife: samples close in time are not independent, blocks nearly are."""
 
-STAYS = 1.5
-"""For good: until the run is so many times as old."""
-
 LEAST = 5
 """Fewest samples from which an interval is given."""
-
-
-# The curvature's peak -------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Peak:
-    """Where the curvature along the gradient is highest in a run."""
-
-    update: int
-    """Which update, from 0."""
-    epoch: float
-    """Where that is, in epochs: ``(update + 1) * batch_size / num_examples``."""
-    curvature: float
-    """The smoothed curvature there."""
-
-
-def smoothed(rows: Sequence[Curvature], width: int = SMOOTH) -> list[tuple[int, float]]:
-    """Return (update, median of the `width` measurements around it); lost ones are left out.
-
-    Args:
-        rows: in the order of updates.
-        width: odd, at least 1; fewer at both ends.
-
-    >>> rows = [Curvature(update=i, epoch=0.0, curvature=c, negative=False, lr=0.1)
-    ...         for i, c in enumerate([1.0, 9.0, 2.0, 3.0])]
-    >>> smoothed(rows, width=3)
-    [(0, 5.0), (1, 2.0), (2, 3.0), (3, 2.5)]
-    """
-    found = [(row.update, row.curvature) for row in rows if row.curvature is not None]
-    half = width // 2
-    return [
-        (update, statistics.median(c for _, c in found[max(i - half, 0) : i + half + 1]))
-        for i, (update, _) in enumerate(found)
-    ]
-
-
-def peak(rows: Sequence[Curvature], batch_size: int, num_examples: int) -> Peak | None:
-    """Return where the smoothed curvature is highest; None without measurements.
-
-    Of several equal highest ones, as a median has them, it is the middle one.
-
-    Args:
-        rows: of one run, in the order of updates.
-        batch_size: examples per update.
-        num_examples: examples in one epoch.
-    """
-    curve = smoothed(rows)
-    if not curve:
-        return None
-    value = max(value for _, value in curve)
-    highest = [update for update, each in curve if each == value]
-    update = highest[len(highest) // 2]
-    return Peak(update=update, epoch=(update + 1) * batch_size / num_examples, curvature=value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Power:
-    """A power law ``y = factor * x**exponent`` through points, and how well it is known."""
-
-    exponent: float
-    """Slope in logarithms."""
-    low: float | None
-    """Lower end of the exponent's interval; None for fewer than three points."""
-    high: float | None
-    """Upper end of it."""
-    factor: float
-    """y at x = 1."""
-    n: int
-    """Number of points."""
-
-
-def power_law(points: Sequence[tuple[float, float]], level: float = LEVEL) -> Power | None:
-    """Return the power law through points by least squares in logarithms.
-
-    The interval is Student's, of a slope: the points count as independent.
-
-    Args:
-        points: (x, y), all above 0.
-        level: confidence level, in (0, 1).
-
-    Returns:
-        None where there are fewer than two different x.
-
-    >>> found = power_law([(1, 3.0), (2, 6.0), (4, 12.0)])
-    >>> round(found.exponent, 9), round(found.factor, 9), found.n
-    (1.0, 3.0, 3)
-    """
-    logs = [(math.log(x), math.log(y)) for x, y in points]
-    if len({x for x, _ in logs}) < 2:
-        return None
-    mean_x, mean_y = (statistics.fmean(column) for column in zip(*logs, strict=True))
-    spread = math.fsum((x - mean_x) ** 2 for x, _ in logs)
-    slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in logs) / spread
-    freedom, half = len(logs) - 2, None
-    if freedom > 0:
-        rest = math.fsum((y - mean_y - slope * (x - mean_x)) ** 2 for x, y in logs)
-        half = t_quantile(level, freedom) * math.sqrt(rest / freedom / spread)
-    return Power(
-        exponent=slope,
-        low=None if half is None else slope - half,
-        high=None if half is None else slope + half,
-        factor=math.exp(mean_y - slope * mean_x),
-        n=len(logs),
-    )
-
-
-def suggested_warmup(rows: Sequence[Curvature], lr: float) -> int | None:
-    """Return how many updates of warmup a run asks for.
-
-    The warmup may end where the smoothed curvature has fallen below the rate's inverse for
-    good: after the last update with ``L > 1 / lr``, if it stays below for half as long again.
-    A lost measurement, whose L was not finite, counts as above.
-
-    Args:
-        rows: of one run, in the order of updates.
-        lr: the peak rate, above 0.
-
-    Returns:
-        The number of updates; 0 where L never exceeds 1 / lr, None where it still does in
-        the last third of what was measured.
-
-    >>> rows = [Curvature(update=i, epoch=0.0, curvature=c, negative=False, lr=0.1)
-    ...         for i, c in enumerate([20.0] * 4 + [1.0] * 6)]
-    >>> suggested_warmup(rows, lr=0.1)
-    4
-    """
-    high = {update for update, value in smoothed(rows) if value > 1 / lr}
-    high |= {row.update for row in rows if row.curvature is None}
-    if not high:
-        return 0
-    last = max(high)
-    update = next((row.update for row in rows if row.update > last), None)
-    if update is None or STAYS * update > rows[-1].update:
-        return None
-    return update
-
-
-# The noise scale ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,12 +125,12 @@ def jackknife_ratio(
     return total_a / total_b, t_quantile(level, count - 1) * deviation
 
 
-def stretches(rows: Sequence[Noise], count: int) -> list[list[Noise]]:
+def in_stretches(rows: Sequence[Noise], count: int) -> list[list[Noise]]:
     """Cut samples into at most `count` stretches of equal length in epochs, none empty.
 
     >>> rows = [Noise(update=i, epoch=e, trace=1.0, squared_norm=1.0, examples=2)
     ...         for i, e in enumerate([0.1, 0.2, 0.9, 1.0])]
-    >>> [len(stretch) for stretch in stretches(rows, 2)]
+    >>> [len(stretch) for stretch in in_stretches(rows, 2)]
     [2, 2]
     """
     if not rows:
@@ -317,7 +176,70 @@ def examples_against(batch_size: int, base: int, noise: float | None) -> float |
     return examples_factor(batch_size, noise) / examples_factor(base, noise)
 
 
-def late(rows: Sequence[Noise]) -> list[Noise]:
+def last_half(rows: Sequence[Noise]) -> list[Noise]:
     """Return the samples of the last half of the run, in epochs: the noise grows meanwhile."""
     middle = max(row.epoch for row in rows) / 2
     return [row for row in rows if row.epoch > middle]
+
+
+# As it is given beside a recipe ---------------------------------------------------------
+
+
+def read_noise(text: str) -> NoiseScale:
+    """Return the noise scale that a number states, or that runs below a folder have measured.
+
+    Of a run the last half counts: the noise scale grows while training.
+
+    Raises:
+        LegwError: it is neither a number above 0 nor such a folder, or was lost in noise.
+
+    >>> read_noise("250").value
+    250.0
+    """
+    if not text:
+        raise LegwError("--noise: is empty; give a number of examples, or a folder")
+    try:
+        value = float(text)
+    except ValueError:
+        return _below(Path(text))
+    if not 0 < value < 1e15:
+        raise LegwError(f"--noise={one_line(text)}: must be above 0, in examples, or a folder")
+    return stated(value)
+
+
+def _below(folder: Path) -> NoiseScale:
+    here = f"--noise={one_line(str(folder))}"
+    runs = {each: measurements.read(each, Noise) for each in records.find_runs(folder)}
+    measured = {each: last_half(rows) for each, rows in runs.items() if rows}
+    if not measured:
+        raise LegwError(f"{here}: no noise was measured below it; legw probe noise APP does")
+    _check_alike(here, list(measured))
+    found = noise_scale([row for rows in measured.values() for row in rows])
+    if found.value is None:
+        raise LegwError(
+            f"{here}: the gradient is lost in its noise in the last half of the run; measure at "
+            "a larger batch (legw probe noise -b N), or give a number"
+        )
+    return found
+
+
+def _check_alike(here: str, runs: Sequence[Path]) -> None:
+    """Refuse to take the mean over runs of different things."""
+    manifests = map(records.read_manifest, runs)
+    kinds = {(each.task, each.recipe.batch_size) for each in manifests}
+    if len(kinds) > 1:
+        (one, b), (other, c), *_ = sorted(kinds)
+        raise LegwError(
+            f"{here}: holds noise of {one_line(one)} at batch {b} and of {one_line(other)} at "
+            f"batch {c}; name the folder of one"
+        )
+
+
+def with_noise(base: Recipe, noise: NoiseScale | str | None) -> Recipe:
+    """Return the recipe with the noise scale that was given beside it, if one was.
+
+    Raises:
+        LegwError: as for `read_noise`.
+    """
+    noise = read_noise(noise) if isinstance(noise, str) else noise
+    return base if noise is None else replace(base, noise_scale=noise.value)

@@ -1,26 +1,19 @@
-"""Charts: one function each, from values to a picture.
+"""Learning-rate curves: the points of a schedule, which need the core alone, and their chart.
 
-A chart is an Altair specification, which `render` turns into SVG, PNG or HTML; both
-need `legw[report]`. The points of a learning-rate curve need the core alone.
+A chart is an Altair specification, which `style.render` turns into SVG, PNG or HTML; both
+need `legw[report]`.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from legw.errors import LegwError
 from legw.recipe import Recipe
+from legw.report.charts.style import COLORS, styled
 from legw.schedule import Ramp, in_steps, updates, warmup_updates
-
-FORMATS = ("svg", "png", "html")
-"""What `render` can write: the suffix of the file."""
-
-COLORS = ("#8c8c8c", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Grey for the base, then Okabe and Ito's colors, which color-blind people tell apart."""
 
 EVEN_POINTS = 320
 """How many evenly spaced points of a long curve are kept, besides its corners."""
@@ -151,47 +144,3 @@ def lr_curve(curves: Mapping[str, Sequence[Point]], *, title: str = "", subtitle
         )
         .properties(title=alt.Title(title, subtitle=subtitle, offset=12))
     )
-
-
-def styled(chart: Any) -> Any:
-    """Return an Altair chart in the looks that all of ours share."""
-    return (
-        chart.configure(font="Helvetica, Arial, sans-serif", background="white", padding=16)
-        .configure_title(
-            anchor="start", frame="group", fontSize=16, subtitleFontSize=12,
-            subtitleColor="#555555", subtitlePadding=6,
-        )
-        .configure_axis(
-            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", titlePadding=10,
-            gridColor="#e8e8e8", domainColor="#8c8c8c", tickColor="#8c8c8c",
-            labelColor="#333333", titleColor="#333333",
-        )
-        .configure_legend(labelFontSize=12, labelLimit=300, symbolSize=300)
-        .configure_view(stroke=None)
-    )  # fmt: skip
-
-
-def render(chart: Any, suffix: str) -> bytes:
-    """Return an Altair chart as the bytes of a file; HTML carries all it needs.
-
-    Args:
-        chart: an Altair chart.
-        suffix: one of `FORMATS`.
-
-    Raises:
-        LegwError: there is no such format.
-        ModuleNotFoundError: `legw[report]` is not installed.
-    """
-    if suffix not in FORMATS:
-        raise LegwError(f"chart format {suffix!r} is unknown; choose one of {', '.join(FORMATS)}")
-    import vl_convert  # noqa: F401 # here, where a missing one is told from a broken chart
-
-    if suffix == "html":
-        return str(chart.to_html(inline=True)).encode()
-    buffer = io.BytesIO()
-    if suffix == "png":
-        chart.save(buffer, format="png", scale_factor=2)
-        return buffer.getvalue()
-    text = io.StringIO()
-    chart.save(text, format="svg")
-    return text.getvalue().encode()

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from legw.report.charts import Point, end_epoch, points
+from legw.report.charts.schedule import Point, end_epoch, points
 from legw.study import baselines
 from legw.study.plan import BASE, Plan
 

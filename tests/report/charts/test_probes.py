@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from legw.analysis.theory import NoiseScale
-from legw.report.probe_charts import noise_by_epoch
+from legw.analysis.noise import NoiseScale
+from legw.report.charts.probes import noise_by_epoch
 
 
 def stretch(value: float | None, low: float | None = None, high: float | None = None) -> NoiseScale:

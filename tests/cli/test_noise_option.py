@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from legw.analysis import noises
+from legw.analysis.noise import read_noise
 from legw.runs import measurements
 from legw.runs.measurements import Noise
 
@@ -33,7 +33,7 @@ def test_seeds_of_one_batch_are_pooled_and_only_they(legw: Callable) -> None:
     assert legw(f"probe noise digits-lstm --seeds 2 {QUICK}").code == 0
     for seed in (0, 1):
         rewrite(f"runs/legw-b16-s{seed}", [2.0] * 6 + [0.5 + seed] * 6)
-    assert noises.read("runs").value == pytest.approx(10.0)  # the last halves: 10 over 1
+    assert read_noise("runs").value == pytest.approx(10.0)  # the last halves: 10 over 1
     assert legw(f"probe noise digits-lstm -b 32 {QUICK}").code == 0
     answer = legw("scale digits-lstm -b 64 --noise runs")
     assert (answer.code, answer.err) == (2, (

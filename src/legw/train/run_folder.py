@@ -1,4 +1,4 @@
-"""A run's folder: whether it is free, holds this very run, or another one."""
+"""Run folder: whether it is free, holds this very run, or another one; and its manifest."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from legw import rules
 from legw.errors import RunError
 from legw.recipe import Recipe, to_dict
 from legw.rules import steers
 from legw.runs import files, records
 from legw.runs.records import Manifest, Summary
+from legw.train.dist import World
+from legw.train.hardware import describe_device, environment
+from legw.train.microbatch.tune import Choice
+from legw.train.precision import Precision
+from legw.train.run_schedule import RunSchedule
 from legw.train.settings import Settings
+from legw.train.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +94,6 @@ def _steering(rule: str, base: Recipe) -> dict[str, object]:
     return {"rule": rule, **{f"base {name}": value for name, value in values.items()}}
 
 
-def earlier_way(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
-    """Return the micro-batch and lanes of the run in the folder, if made on such a machine."""
-    if not (folder / "manifest.json").exists():
-        return None
-    found = records.read_manifest(folder)
-    same_machine = (found.world_size, found.device) == (world_size, device)
-    return (found.micro_batch_size, found.lanes) if same_machine else None
-
-
 def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> None:
     """Write the manifest and the task's files: from here on the folder holds this run.
 
@@ -117,3 +115,52 @@ def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> N
             files.write_atomically(path, content)
     records.write_manifest(folder, manifest)
     (folder / "summary.json").unlink(missing_ok=True)
+
+
+def describe(
+    task: Task,
+    course: RunSchedule,
+    *,
+    rule: str,
+    seed: int,
+    choice: Choice,
+    precision: Precision,
+    world: World,
+    data: str,
+) -> Manifest:
+    """Return the manifest of a run.
+
+    Args:
+        task: what is trained.
+        course: the recipe, its base, and how many updates they make.
+        rule: the name of the rule that scaled the recipe.
+        seed: the run's.
+        choice: of the micro-batch.
+        precision: fp32, or bf16.
+        world: its processes.
+        data: fingerprint of the data; empty where the task has none.
+    """
+    known = rules.RULES.get(rule)
+    return Manifest(
+        task=task.name,
+        rule=rule,
+        seed=seed,
+        base=course.base,
+        recipe=course.recipe,
+        num_examples=course.num_examples,
+        updates=course.updates,
+        micro_batch_size=choice.micro_batch_size,
+        lanes=choice.lanes,
+        precision=precision,
+        world_size=world.size,
+        device=describe_device(world.device),
+        metric=task.metric.name,
+        higher_is_better=task.metric.higher_is_better,
+        data=data,
+        environment=environment(),
+        notes=tuple(rules.cautions(course.base, course.recipe, known)) if known else (),
+        extra={
+            "micro_batch_table": {str(m): r for m, r in choice.table.items()},
+            "micro_batch_measured": choice.measured,
+        },
+    )

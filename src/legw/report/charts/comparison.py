@@ -12,14 +12,8 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from legw.analysis.table import Cell, Table
-from legw.report.charts import styled
+from legw.report.charts.style import COLORS, styled
 from legw.study.plan import BASE
-
-COLORS = (
-    "#8c8c8c", "#0072b2", "#d55e00", "#009e73", "#cc79a7",
-    "#e69f00", "#56b4e9", "#7f3c8d", "#a5aa99", "#80ba5a",
-)  # fmt: skip
-"""Grey for the base, then Okabe and Ito's colors and three more for the other rules."""
 
 DODGE = 0.05
 """How far beside its batch size each rule is drawn, in powers of 2, so that bars show."""

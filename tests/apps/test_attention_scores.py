@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from legw.apps.translation import scores
-from legw.apps.translation.scores import additive_scores
+from legw.apps.translation import attention_scores
+from legw.apps.translation.attention_scores import additive_scores
 
 
 def inputs(dtype: torch.dtype = torch.float64, size: float = 1.0) -> list[Tensor]:
@@ -27,7 +27,7 @@ def inputs(dtype: torch.dtype = torch.float64, size: float = 1.0) -> list[Tensor
 @pytest.fixture(params=[1, 2, 5, 1000])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cut into pieces of so many target tokens, by the size of 3 pairs of 4 tokens."""
-    monkeypatch.setattr(scores, "THREAD_PIECE", request.param * 3 * 4 * 6 * 8)
+    monkeypatch.setattr(attention_scores, "THREAD_PIECE", request.param * 3 * 4 * 6 * 8)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
 
 
@@ -79,10 +79,10 @@ def test_so_can_that_of_some_inputs(wanted: tuple[int, ...]) -> None:
 
 @torch.no_grad()
 def test_each_thread_has_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "THREAD_PIECE", 3 * 4 * 6 * 8)
+    monkeypatch.setattr(attention_scores, "THREAD_PIECE", 3 * 4 * 6 * 8)
     for threads, sizes in ((1, [1, 1, 1, 1, 1]), (2, [2, 2, 1]), (64, [5])):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert [len(part) for _, part in scores._sigmoids(*inputs()[:2])] == sizes
+        assert [len(part) for _, part in attention_scores._sigmoids(*inputs()[:2])] == sizes
 
 
 def test_compiled_they_are_the_same() -> None:

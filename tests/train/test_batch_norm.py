@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from legw.errors import RunError
-from legw.train import Settings, fit, norm
+from legw.train import Settings, batch_norm, fit
 from legw.train.dist import World
 from train.runs import recipe, weights
 from train.tasks import Lines
@@ -24,7 +24,7 @@ def pair(group_size: int) -> tuple[nn.Module, nn.Module]:
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).double()
     grouped = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).double()
     grouped.load_state_dict(plain.state_dict())
-    assert norm.fix_groups(grouped, group_size) == group_size
+    assert batch_norm.fix_groups(grouped, group_size) == group_size
     return plain, grouped
 
 
@@ -33,7 +33,7 @@ def test_one_group_is_ordinary_batch_norm() -> None:
     for _ in range(3):
         images = torch.randn(8, 3, 6, 6, dtype=torch.float64)
         assert_close(grouped(images), plain(images))
-        norm.fold(grouped, CPU)
+        batch_norm.fold(grouped, CPU)
     assert_close(grouped.state_dict(), plain.state_dict())
 
 
@@ -51,7 +51,7 @@ def test_the_running_average_moves_once_an_update_by_the_mean_of_the_groups() ->
     means = torch.stack([part.mean((0, 2, 3)) for part in torch.split(features, 4)])
     for part in torch.split(images, 4):
         grouped(part)
-    norm.fold(grouped, CPU)
+    batch_norm.fold(grouped, CPU)
     assert_close(grouped[1].running_mean, 0.1 * means.mean(0))
     assert int(grouped[1].num_batches_tracked) == 1
 
@@ -61,18 +61,18 @@ def test_a_short_last_group_counts_as_one_group() -> None:
     images = torch.randn(6, 3, 6, 6, dtype=torch.float64)
     features = torch.split(grouped[0](images), 4)
     grouped(images)
-    norm.fold(grouped, CPU)
+    batch_norm.fold(grouped, CPU)
     expected = torch.stack([part.var((0, 2, 3)) for part in features]).mean(0)
     assert_close(grouped[1].running_var, 0.9 + 0.1 * expected)
 
 
 def test_a_plain_average_is_kept_where_there_is_no_momentum() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3, momentum=None).double())
-    norm.fix_groups(model, 4)
+    batch_norm.fix_groups(model, 4)
     rows = torch.randn(12, 3, dtype=torch.float64)
     for part in torch.split(rows, 4):
         model(part)
-        norm.fold(model, CPU)
+        batch_norm.fold(model, CPU)
     assert_close(model[0].running_mean, rows.mean(0))
 
 
@@ -102,7 +102,7 @@ def test_second_derivatives() -> None:
 def test_layers_without_weights(examples: int) -> None:
     model = nn.Sequential(nn.BatchNorm1d(3, affine=False).double())
     plain = nn.BatchNorm1d(3, affine=False).double()
-    norm.fix_groups(model, 4)
+    batch_norm.fix_groups(model, 4)
     rows = torch.randn(examples, 3, dtype=torch.float64, requires_grad=True)
     slopes = torch.randn(examples, 3, dtype=torch.float64)
     expected = torch.cat([plain(part) for part in torch.split(rows, 4)])
@@ -121,19 +121,19 @@ def test_frozen_weights_have_second_derivatives_too() -> None:
 
 def test_half_precision_keeps_its_type_and_its_statistics_do_not() -> None:
     model = nn.Sequential(nn.BatchNorm2d(8))
-    norm.fix_groups(model, 16)
+    batch_norm.fix_groups(model, 16)
     images = 3 + torch.randn(32, 8, 4, 4)
     found = model(images.bfloat16())
     assert found.dtype is torch.bfloat16
     assert_close(found.float(), model(images), atol=0.05, rtol=0)
-    norm.fold(model, CPU)
+    batch_norm.fold(model, CPU)
     assert model[0].running_mean.dtype is torch.float32
     assert_close(model[0].running_mean, 0.1 * images.mean((0, 2, 3)), atol=1e-3, rtol=0)
 
 
 def test_a_group_of_one_number_has_no_variance() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3))
-    norm.fix_groups(model, 4)
+    batch_norm.fix_groups(model, 4)
     with pytest.raises(RunError) as error:
         model(torch.randn(9, 3))
     assert str(error.value) == (
@@ -168,9 +168,9 @@ def test_groups_of_one_example_move_the_averages_too(tmp_path: Path) -> None:
 def test_parameters_stay_the_same_objects() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     before = list(model.parameters())
-    norm.fix_groups(model, 4)
+    batch_norm.fix_groups(model, 4)
     assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_a_model_without_batch_norm_has_no_groups() -> None:
-    assert norm.fix_groups(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), 4) == 1
+    assert batch_norm.fix_groups(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), 4) == 1

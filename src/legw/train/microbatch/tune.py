@@ -25,11 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from legw.recipe import Recipe
-from legw.train import norm
+from legw.train import batch_norm
+from legw.train.accumulation import forward_and_backward
 from legw.train.dist import World
-from legw.train.folder import earlier_way
-from legw.train.lanes import Lanes, Sums, add_gradient
-from legw.train.machine import (
+from legw.train.hardware import (
     available_memory,
     describe_device,
     memory_in_use,
@@ -37,12 +36,9 @@ from legw.train.machine import (
     peak_memory,
     reset_peak_memory,
 )
-from legw.train.measured import Look, Store
-from legw.train.precision import Precision
-from legw.train.settings import Settings
-from legw.train.step import forward_and_backward
-from legw.train.task import Task
-from legw.train.ways import (
+from legw.train.lanes import Lanes, Sums, add_gradient
+from legw.train.microbatch.cache import Look, Store, earlier_way
+from legw.train.microbatch.candidates import (
     LONG_SECONDS,
     SMALLEST,
     Way,
@@ -53,6 +49,9 @@ from legw.train.ways import (
     largest_share,
     settle,
 )
+from legw.train.precision import Precision
+from legw.train.settings import Settings
+from legw.train.task import Task
 
 __all__ = [
     "SMALLEST", "Choice", "Way", "best", "choose", "climb", "ladder", "settle",
@@ -253,7 +252,7 @@ class _Probe:
             return None
         finally:
             self._model.zero_grad(set_to_none=True)
-            norm.forget(self._model)
+            batch_norm.forget(self._model)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         return Look(rate, max(peak_memory(device) - before, 0.0))

@@ -1,6 +1,6 @@
 """Charts of what a larger batch costs and asks for, one function each.
 
-As in `legw.report.study_charts`, a chart is a Vega-Lite specification, and colors belong to rules.
+As in `comparison`, a chart is a Vega-Lite specification, and colors belong to rules.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from legw.analysis.table import Table
 from legw.analysis.targets import Reach
-from legw.report.study_charts import color_scale, powers, with_data
+from legw.report.charts.comparison import color_scale, powers, with_data
 from legw.study.plan import BASE, Row
 
 UNITS = ("updates", "examples", "seconds")

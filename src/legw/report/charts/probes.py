@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from legw.analysis import probed
-from legw.analysis.theory import NoiseScale, Peak
-from legw.report.charts import COLORS, styled
+from legw.analysis.curvature import Peak
+from legw.analysis.noise import NoiseScale
+from legw.report.charts.style import COLORS, styled
 
 REACH = 10.0
 """An interval is drawn to so many times its value, and to as small a share of it."""
