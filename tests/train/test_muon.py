@@ -430,7 +430,10 @@ def test_groups_say_what_is_in_them():
         (True, 1, 0.1, 0.5, ["project.weight"]),
         (True, 4, 0.1, 0.5, ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]),
         (False, 1, 0.05, 0.25, ["classify.weight"]),
-        (False, 1, 0.05, 0.0, ["project.bias", "lstm.bias_ih_l0", "lstm.bias_hh_l0", "classify.bias"]),
+        (
+            False, 1, 0.05, 0.0,
+            ["project.bias", "lstm.bias_ih_l0", "lstm.bias_hh_l0", "classify.bias"],
+        ),
     ]  # fmt: skip
     assert described(muon_groups(RowLSTM(4, 4, 3))) == [
         "Muon: project.weight",
@@ -486,5 +489,5 @@ def test_bad_groups_are_refused(group, message):
 def test_sparse_gradients_are_refused():
     embedding = nn.Embedding(5, 3, sparse=True)
     embedding(torch.tensor([1, 2])).sum().backward()
-    with pytest.raises(RecipeError, match="muon: gradient of shape .* must be dense"):
+    with pytest.raises(RecipeError, match=r"muon: gradient of shape .* must be dense"):
         Muon([{"params": [embedding.weight], "use_muon": False}], lr=0.1).step()
