@@ -101,7 +101,8 @@ def test_a_tolerance_that_cannot_be(text: str) -> None:
 def test_a_study_keeps_its_tolerance_and_a_report_may_take_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_study(tmp_path / "s", replace(ASKED, tolerance="99%"))
+    asked = replace(ASKED, seeds=(0, 1, 2), rules=("legw",), tuned={}, tolerance="99%")
+    write_study(tmp_path / "s", asked)
     (found,) = evidence.read(tmp_path)
     assert str(found.table.tolerance) == "99 %"
     assert main(["report", str(tmp_path)]) == 0
