@@ -94,7 +94,8 @@ class Verdict:
         if self.metric == "accuracy":
             points = f"{100 * self.loss:.2g}"
             return f"{points} point{'' if points == '1' else 's'}"
-        share = f" ({100 * self.loss / abs(self.base):.2g} %)" if self.base else ""
+        percent = 100 * self.loss / abs(self.base) if self.base else 0.0
+        share = f" ({percent:.{0 if percent >= 10 else 1}f} %)" if self.base else ""
         return f"{self.loss:.3g} {self.metric}{share}"
 
 
