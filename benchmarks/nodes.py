@@ -31,10 +31,9 @@ from typing import Any
 
 from legw import presets, rules, schedule
 from legw.analysis import cost
-from legw.analysis.cost import Network, Timing
+from legw.analysis.cost import Network, Timing, read_rate
 from legw.apps import Options, find
-from legw.cli.plan import read_rate
-from legw.cli.probing import Unjudged
+from legw.probes.ladder import Unjudged
 from legw.probes.speed import all_reduce_seconds, measure
 from legw.recipe import Recipe
 from legw.runs import files, records

@@ -23,10 +23,9 @@ from typing import Any
 
 from names import STUDIES, UNTIMED
 
-from legw.analysis import theory
-from legw.cli import probed, probing
+from legw.analysis import probed, theory
 from legw.probes.noise import EVERY
-from legw.report import charts
+from legw.report import charts, probe_charts
 from legw.runs import measurements, records
 from legw.runs.measurements import Curvature, Noise
 
@@ -80,7 +79,7 @@ def _cost(runs: Sequence[probed.Probed]) -> str:
     """Return what a measurement takes, in gradients of the probe batch at the run's own speed."""
     found = []
     for run in runs:
-        noted = run.folder / probing.PROBES
+        noted = run.folder / measurements.PROBES
         if noted.exists():
             examples = json.loads(noted.read_text("utf-8"))["CurvatureProbe"]["examples"]
             count = len(measurements.read(run.folder, Curvature))
@@ -407,9 +406,9 @@ MAKERS = {
 def draw() -> None:
     """Draw the curvature and noise of every application that was measured."""
     for kind, result, chart in (
-        ("curvature", probed.curvature_result, probed.curvature_chart),
+        ("curvature", probed.curvature_result, probe_charts.curvature_chart),
         ("noise", lambda base, runs: probed.noise_result(base, runs, STRETCHES),
-         probed.noise_chart),
+         probe_charts.noise_chart),
     ):  # fmt: skip
         for folder in sorted((FOLDER / kind).glob("*")):
             runs = probed.read(folder)
@@ -427,7 +426,7 @@ def collect(source: Path, place: Path) -> None:
         into = place / folder.name
         into.mkdir(parents=True, exist_ok=True)
         for name in (
-            "manifest.json", "summary.json", "curvature.jsonl", "noise.jsonl", probing.PROBES,
+            "manifest.json", "summary.json", "curvature.jsonl", "noise.jsonl", measurements.PROBES,
         ):  # fmt: skip
             if (folder / name).exists():
                 shutil.copyfile(folder / name, into / name)

@@ -33,6 +33,8 @@ from legw.schedule import in_steps, lr_at, updates, warmup_updates
 if TYPE_CHECKING:
     from legw import train as train
     from legw.adapters.configs import Config, from_config
+    from legw.analysis.evidence import compare
+    from legw.analysis.scaled import all_rules, ladder
 
 __version__ = "0.1.0"
 
@@ -40,9 +42,19 @@ __all__ = [
     "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
     "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
-    "from_config", "in_steps", "lr_at", "preset", "read_recipe", "scale", "updates",
-    "warmup_updates",
+    "all_rules", "compare", "from_config", "in_steps", "ladder", "lr_at", "preset", "read_recipe",
+    "scale", "updates", "warmup_updates",
 ]  # fmt: skip
+
+
+LATER = {
+    "Config": "legw.adapters.configs",
+    "from_config": "legw.adapters.configs",
+    "all_rules": "legw.analysis.scaled",
+    "compare": "legw.analysis.evidence",
+    "ladder": "legw.analysis.scaled",
+}
+"""Names that are rarely needed, and the modules that they are imported from when asked for."""
 
 
 def __getattr__(name: str) -> Any:
@@ -51,6 +63,6 @@ def __getattr__(name: str) -> Any:
 
     if name == "train":
         return importlib.import_module("legw.train")
-    if name in ("Config", "from_config"):
-        return getattr(importlib.import_module("legw.adapters.configs"), name)
+    if name in LATER:
+        return getattr(importlib.import_module(LATER[name]), name)
     raise AttributeError(f"module 'legw' has no attribute {name!r}")

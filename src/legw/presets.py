@@ -285,7 +285,7 @@ DIGITS_LSTM_MUON = Recipe(
     name="digits-lstm-muon",
     batch_size=16,
     lr=0.01,
-    epochs=30,
+    epochs=60,
     warmup_epochs=0.0625,
     optimizer=Muon(momentum=0.9, adamw_lr_ratio=0.5),
     clip_norm=1.0,
@@ -293,7 +293,8 @@ DIGITS_LSTM_MUON = Recipe(
     num_examples=1438,
     source="tuned at batch 16: results/digits-lstm-muon/tuning",
 )
-"""The digits with a base that carries: Muon for each gate, linear decay."""
+"""The digits with a base that carries: Muon for each gate, images shifted by up to one pixel,
+linear decay."""
 
 MNIST_LSTM_MUON = Recipe(
     name="mnist-lstm-muon",

@@ -57,6 +57,18 @@ def warmup_updates(recipe: Recipe, num_examples: int | None = None) -> int:
     return _ceil(recipe.warmup_epochs * epoch_size(recipe, num_examples) / recipe.batch_size)
 
 
+def counts(recipe: Recipe) -> tuple[int | None, int | None]:
+    """Return the updates of the run and of its warmup; None where the examples are not known.
+
+    >>> counts(Recipe(batch_size=8, lr=1, epochs=2)), counts(Recipe(
+    ...     batch_size=8, lr=1, epochs=2, warmup_epochs=0.5, num_examples=80))
+    ((None, None), (20, 5))
+    """
+    if recipe.epoch_examples is None:
+        return None, None
+    return updates(recipe), warmup_updates(recipe)
+
+
 def lr_at(
     recipe: Recipe, update: int, num_examples: int | None = None, *, ramp: Ramp = "end"
 ) -> float:

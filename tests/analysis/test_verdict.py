@@ -14,7 +14,7 @@ from legw.analysis import evidence, table
 from legw.analysis.stats import Difference
 from legw.analysis.verdict import judge, read_tolerance
 from legw.cli import main
-from legw.cli.study import Options, command, read
+from legw.cli.commands.study import Options, command, read
 from legw.errors import LegwError
 from legw.study.plan import Row
 from studies import ASKED

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from legw.cli import noises
+from legw.analysis import noises
 from legw.runs import measurements
 from legw.runs.measurements import Noise
 

@@ -185,6 +185,15 @@ class NoiseScale:
     """Number of samples."""
 
 
+def stated(value: float) -> NoiseScale:
+    """Return a noise scale that somebody states, in examples: nothing of it was measured here.
+
+    >>> stated(250).value
+    250
+    """
+    return NoiseScale(value=value, low=None, high=None, from_epoch=0.0, to_epoch=0.0, n=0)
+
+
 def noise_scale(rows: Sequence[Noise], level: float = LEVEL) -> NoiseScale:
     """Return the noise scale of a stretch: both means taken apart, then divided.
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from legw.analysis.curves import MOST, corners, means, thin
 from legw.analysis.evidence import Evidence
 from legw.analysis.table import Table
 from legw.analysis.targets import reached
 from legw.analysis.trials import best_trials, shown_as
 from legw.errors import LegwError
 from legw.report import charts, study_charts, target_charts
-from legw.report.curves import MOST, corners, means, thin
 from legw.report.study_charts import Curve
 from legw.rules import STEERING
 from legw.runs.records import Run

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from legw.analysis import probed
 from legw.analysis.theory import NoiseScale, Peak
 from legw.report.charts import COLORS, styled
 
@@ -125,6 +126,36 @@ def noise_by_epoch(
     ]
     chart = alt.layer(*layers).properties(width=620, height=300)
     return styled(chart.properties(title=alt.Title(title, subtitle=subtitle)))
+
+
+def curvature_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of what `legw probe curvature` prints as JSON."""
+    lines: dict[int, list[Any]] = {}
+    tops: dict[int, list[Peak]] = {}
+    for row in found["runs"]:
+        lines.setdefault(row["batch_size"], []).append(row["curve"])
+        if row["peak"]:
+            tops.setdefault(row["batch_size"], []).append(Peak(**row["peak"]))
+    return curvature_by_epoch(
+        lines,
+        tops,
+        title=f"{found['app']}: curvature along the gradient, by {found['rule']}",
+        subtitle=probed.exponent_line(found),
+    )
+
+
+def noise_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of what `legw probe noise` prints as JSON."""
+    scales = {
+        f"seed {row['seed']}": [NoiseScale(**part) for part in row["stretches"]]
+        for row in found["runs"]
+    }
+    return noise_by_epoch(
+        scales,
+        batch_size=found["batch_size"],
+        title=f"{found['app']}: noise scale at batch {found['batch_size']}",
+        subtitle=probed.noise_lines(found)[0],
+    )
 
 
 def _bar(one: NoiseScale) -> dict[str, Any]:
