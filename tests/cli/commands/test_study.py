@@ -479,7 +479,7 @@ def test_a_run_that_another_process_makes_fails_alone(legw: Legw) -> None:
 def another_process_in(folder: Path) -> Iterator[None]:
     """Hold a folder's lock in a process that is killed at the end."""
     script = (
-        "import pathlib, sys, time; from legw import locks\n"
+        "import pathlib, sys, time; from legw.runs import locks\n"
         "with locks.held(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     words = [sys.executable, "-c", script, str(folder)]
