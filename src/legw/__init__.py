@@ -23,7 +23,7 @@ from legw.errors import (
     RecipeError,
     RunError,
 )
-from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Optimizer
+from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.presets import find as preset
 from legw.recipe import Recipe
 from legw.recipe import read as read_recipe
@@ -41,7 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
-    "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
+    "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
     "all_rules", "compare", "from_config", "in_steps", "ladder", "lr_at", "preset", "read_recipe",
     "scale", "updates", "warmup_updates",
 ]  # fmt: skip

@@ -156,3 +156,64 @@ class LAMB(Adam):
     """Added to the denominator, at least 0."""
     weight_decay: float = 0.01
     """Factor of the weights that is added to the direction, at least 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(Optimizer):
+    """Muon for the hidden layers' matrices, AdamW for everything else.
+
+    A matrix steps along its momentum, made orthogonal: all singular values become about 1.
+    ``m = momentum*m + (1 - momentum)*g``; ``u = g + momentum*(m - g)`` with Nesterov, else
+    ``m``; ``w -= lr*(0.2*sqrt(max(rows, columns))*orthogonal(u) + weight_decay*w)``. The
+    factor makes the step about as long as AdamW's, so that one learning rate serves both.
+    An LSTM's stacked weight is four matrices, one for each gate; each is made orthogonal by
+    itself, and so are a GRU's three gates and the query, key and value of attention.
+
+    Embeddings, the output layer, biases and norms take AdamW's steps, with `beta1`, `beta2`
+    and `epsilon`.
+
+    Reference: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks";
+    the factor: Liu et al. 2025, arXiv 2502.16982, section 2.2. One matrix for each gate of
+    an LSTM is ours.
+
+    >>> Muon().adaptive
+    True
+    """
+
+    kind: ClassVar[str] = "muon"
+    adaptive: ClassVar[bool] = True
+
+    momentum: float = 0.95
+    """Share of the gradient's average that is kept, in [0, 1)."""
+    nesterov: bool = True
+    """Look ahead: step along the gradient and its average, mixed once more."""
+    weight_decay: float = 0.0
+    """Share of a hidden matrix taken off per update, times lr, at least 0."""
+    ns_steps: int = 5
+    """Newton-Schulz iterations that make a matrix orthogonal, 1 to 99."""
+    split_gates: bool = True
+    """Make each gate of an LSTM or GRU, and attention's query, key and value, orthogonal by
+    itself; False takes the stacked matrix as one."""
+    adamw_lr_ratio: float = 1.0
+    """AdamW's learning rate as a share of Muon's, above 0."""
+    adamw_weight_decay: float = 0.0
+    """Share of embeddings and output weights taken off per update, times AdamW's lr, at
+    least 0; biases and norms are never decayed."""
+    beta1: float = 0.9
+    """AdamW's decay of the gradient's average per update, in [0, 1)."""
+    beta2: float = 0.95
+    """AdamW's decay of the squared gradient's average per update, in [0, 1)."""
+    epsilon: float = 1e-8
+    """Added to AdamW's denominator, at least 0."""
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "beta1", "beta2"):
+            check_range(self.kind, name, getattr(self, name), 0, 1)
+        for name in ("weight_decay", "adamw_weight_decay", "epsilon"):
+            check_range(self.kind, name, getattr(self, name), 0)
+        check_range(self.kind, "adamw_lr_ratio", self.adamw_lr_ratio, 1e-300)
+        whole = isinstance(self.ns_steps, int) and not isinstance(self.ns_steps, bool)
+        if not (whole and 1 <= self.ns_steps < 100):
+            raise RecipeError(
+                f"muon: ns_steps={shown(self.ns_steps)}: must be a whole number, 1 to 99"
+            )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from legw.decays import Cosine, Exponential, Halving, Polynomial
 from legw.errors import RecipeError, unknown_name
-from legw.optimizers import LAMB, LARS, SGD, Adam
+from legw.optimizers import LAMB, LARS, SGD, Adam, Muon
 from legw.recipe import Recipe
 
 DIGITS_LSTM = Recipe(
@@ -281,14 +281,89 @@ of the run at 512, doubling with the batch to 1/5 at 32K. The run is one epoch.
 Reference: the untuned LAMB recipes of You et al. 2019, arXiv 1904.00962.
 """
 
+DIGITS_LSTM_MUON = Recipe(
+    name="digits-lstm-muon",
+    batch_size=16,
+    lr=0.01,
+    epochs=60,
+    warmup_epochs=0.0625,
+    optimizer=Muon(momentum=0.9, adamw_lr_ratio=0.5),
+    clip_norm=1.0,
+    decay=Polynomial(power=1.0, after_warmup=True),
+    num_examples=1438,
+    source="tuned at batch 16: results/digits-lstm-muon/tuning",
+)
+"""The digits with a base that carries: Muon for each gate, images shifted by up to one pixel,
+linear decay."""
+
+MNIST_LSTM_MUON = Recipe(
+    name="mnist-lstm-muon",
+    batch_size=128,
+    lr=0.0025,
+    epochs=25,
+    warmup_epochs=0.03,
+    optimizer=Muon(momentum=0.9, adamw_lr_ratio=0.5),
+    clip_norm=1.0,
+    decay=Polynomial(power=1.0, after_warmup=True),
+    num_examples=60000,
+    source="tuned at batch 128: results/mnist-lstm-muon/tuning; "
+    "application of You et al. 2019, arXiv 1901.08256",
+)
+"""MNIST-LSTM with a base that carries: Muon for each gate, images shifted by up to two
+pixels, linear decay."""
+
+PTB_SMALL_MUON = Recipe(
+    name="ptb-small-muon",
+    batch_size=20,
+    lr=0.0025,
+    epochs=13,
+    warmup_epochs=0.03,
+    optimizer=Muon(momentum=0.9, adamw_lr_ratio=0.5),
+    clip_norm=5.0,
+    decay=Polynomial(power=1.0, after_warmup=True),
+    num_tokens=929589,
+    window_tokens=20,
+    source="tuned at batch 20: results/ptb-small-muon/tuning; "
+    "model of Zaremba et al. 2014, arXiv 1409.2329",
+)
+"""The small model of the Penn Treebank with a base that carries: Muon for each gate,
+dropout, linear decay."""
+
+GNMT_SMALL_MUON = Recipe(
+    name="gnmt-small-muon",
+    batch_size=64,
+    lr=0.002,
+    epochs=30,
+    warmup_epochs=0.125,
+    optimizer=Muon(momentum=0.95),
+    clip_norm=5.0,
+    decay=Polynomial(power=1.0, after_warmup=True),
+    num_examples=29000,
+    source="tuned at batch 64: results/gnmt-small-muon/tuning",
+)
+"""Multi30k with a base that carries: Muon for each gate, linear decay."""
+
+CIFAR10_SMALL_MUON = Recipe(
+    name="cifar10-small-muon",
+    batch_size=128,
+    lr=0.005,
+    epochs=10,
+    warmup_epochs=0.0625,
+    optimizer=Muon(momentum=0.9, weight_decay=0.05, adamw_weight_decay=0.05),
+    decay=Polynomial(power=1.0, after_warmup=True),
+    num_examples=50000,
+    source="tuned at batch 128: results/cifar10-small-muon/tuning",
+)
+"""CIFAR-10 for two CPU cores with a base that carries: Muon on the flattened convolutions."""
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
-        DIGITS_LSTM, MNIST_LSTM, PTB_SMALL, PTB_SMALL_NESTEROV, PTB_MEDIUM, PTB_LARGE, GNMT_SMALL,
-        GNMT_SMALL_SGD,
-        GNMT,
+        DIGITS_LSTM, DIGITS_LSTM_MUON, MNIST_LSTM, MNIST_LSTM_MUON,
+        PTB_SMALL, PTB_SMALL_NESTEROV, PTB_SMALL_MUON, PTB_MEDIUM, PTB_LARGE,
+        GNMT_SMALL, GNMT_SMALL_SGD, GNMT_SMALL_MUON, GNMT,
         RESNET50_IMAGENET, RESNET50_IMAGENET_LAMB, CIFAR10, CIFAR10_MOMENTUM,
-        CIFAR10_SMALL, CIFAR10_SMALL_MOMENTUM, BERT_LAMB,
+        CIFAR10_SMALL, CIFAR10_SMALL_MOMENTUM, CIFAR10_SMALL_MUON, BERT_LAMB,
     )
 }  # fmt: skip
 """The recipes that ship, by name."""

@@ -133,7 +133,7 @@ def test_a_rate_from_the_command_line_is_a_rule_of_its_own(tmp_path: Path) -> No
     (found,) = evidence.read(tmp_path)
     assert {row.rule for row in found.rows} == {"base", "legw", "legw lr=3"}
     assert [len(cell.metrics) for cell in found.table.cells] == [1, 1, 1]
-    assert summary.sentence(found.table).startswith("At batch 64 (4 times the base's 16), legw ")
+    assert "at batch 64 (4 times the base's 16), legw " in summary.sentence(found.table)
 
 
 def test_runs_of_another_precision_or_other_data_are_variants(tmp_path: Path) -> None:

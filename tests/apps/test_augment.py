@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from legw.apps.images.augment import below, crop_and_flip, splitmix64
+from legw.apps.augment import below, crop_and_flip, splitmix64
 
 MASK = 2**64 - 1
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from legw import rules
 from legw.analysis import table
 from legw.analysis.table import Table
+from legw.analysis.verdict import USUAL
 from legw.errors import LegwError, LegwWarning, RecipeError, RunError
 from legw.recipe import Recipe
 from legw.runs import records
@@ -46,6 +47,8 @@ class Evidence:
     """Cells that their rule does not define."""
     problems: tuple[str, ...] = ()
     """What could not be read, one line each."""
+    tolerance: str = ""
+    """How much worse than the base still counts as kept; empty takes the study's own."""
 
     @cached_property
     def table(self) -> Table:
@@ -54,7 +57,13 @@ class Evidence:
         if self.runs:
             manifest = self.runs[0][1].manifest
             metric, higher = manifest.metric or metric, manifest.higher_is_better
-        return table.of(self.rows, self.undefined, metric=metric, higher_is_better=higher)
+        return table.of(
+            self.rows,
+            self.undefined,
+            metric=metric,
+            higher_is_better=higher,
+            tolerance=self.tolerance or (self.study.tolerance if self.study else USUAL),
+        )
 
 
 def read(folder: str | Path) -> list[Evidence]:

@@ -42,15 +42,20 @@ class Options:
 
 APPS = {
     "digits-lstm": "legw.apps.digits",
+    "digits-lstm-muon": "legw.apps.digits",
     "mnist-lstm": "legw.apps.mnist",
+    "mnist-lstm-muon": "legw.apps.mnist",
     "ptb-small": "legw.apps.ptb",
+    "ptb-small-muon": "legw.apps.ptb",
     "ptb-medium": "legw.apps.ptb",
     "ptb-large": "legw.apps.ptb",
     "cifar10": "legw.apps.images",
     "cifar10-small": "legw.apps.images",
+    "cifar10-small-muon": "legw.apps.images",
     "resnet50-imagenet": "legw.apps.images",
     "gnmt": "legw.apps.translation",
     "gnmt-small": "legw.apps.translation",
+    "gnmt-small-muon": "legw.apps.translation",
 }
 """The applications that ship: name -> module with a function `task(name, options)`."""
 

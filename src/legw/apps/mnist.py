@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from legw.apps import Options
-from legw.apps.row_lstm import RowTask, held_out
+from legw.apps.row_lstm import RowTask, ShiftedRowTask, held_out
 from legw.errors import DataError
 
 VALIDATION_SHARE = 1 / 6
 """Share of the training images that is left out for validation: the last 10,000."""
+
+SHIFTS = {"mnist-lstm-muon": 2}
+"""Applications whose training images are shifted at random, and by how many pixels at most."""
 
 FILES = {
     "train-images-idx3-ubyte": (60000, 28, 28),
@@ -38,6 +41,9 @@ def task(name: str, options: Options) -> RowTask:
     train, test = (images, labels.long()), (test_images, test_labels.long())
     if options.holdout == "validation":
         train, test = held_out(train, VALIDATION_SHARE)
+    if name in SHIFTS:
+        most = SHIFTS[name]
+        return ShiftedRowTask(name, train, test, scale=255.0, hidden_size=128, most=most)
     return RowTask(name, train, test, scale=255.0, hidden_size=128)
 
 

@@ -6,11 +6,13 @@ Shapes: B examples, T rows, F pixels a row, H hidden units, C classes.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from legw.apps.augment import shifted
 from legw.train.batches import shuffled
 from legw.train.task import Metric, State
 
@@ -116,6 +118,23 @@ class RowTask:
             images, labels = self.train if part == "train" else self.test
             self._resident[device, part] = (images.to(device), labels.to(device))
         return self._resident[device, part]
+
+
+class ShiftedRowTask(RowTask):
+    """The same, each training image shifted at random by up to `most` pixels both ways.
+
+    Args:
+        most: pixels, at least 1; the others as for `RowTask`.
+    """
+
+    def __init__(self, *args: Any, most: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.most = most
+
+    def augment(self, batch: tuple[Tensor, Tensor], draws_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift the images, each by its own seed."""
+        rows_BTF, labels_B = batch
+        return shifted(rows_BTF, draws_B.to(rows_BTF.device), self.most), labels_B
 
 
 def held_out(train: tuple[Tensor, Tensor], share: float) -> tuple[tuple[Tensor, Tensor], ...]:

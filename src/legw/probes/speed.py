@@ -95,21 +95,22 @@ def measure(
     return Speed(
         passes=passes,
         rounds={way: time for way, time in times.items() if way.lanes > 1},
-        step_seconds=timed(_step(model, recipe), world.device, seconds)[0],
+        step_seconds=timed(_step(task, model, recipe), world.device, seconds)[0],
         gradient_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         spread=statistics.median(spreads),
         device=describe_device(world.device),
     )
 
 
-def _step(model: torch.nn.Module, recipe: Recipe) -> Callable[[], None]:
+def _step(task: Task, model: torch.nn.Module, recipe: Recipe) -> Callable[[], None]:
     """Return what an update does beside its passes: the gradient's norm, its scaling, the step.
 
     Args:
+        task: may name the model's output layer.
         model: with gradients.
         recipe: its optimizer, at a rate of 0.
     """
-    optimizer = optim.build(recipe.optimizer, model, 0.0)
+    optimizer = optim.for_task(task, recipe, model, lr=0.0)
     slopes = [p.grad for p in model.parameters() if p.grad is not None]
 
     def rest() -> None:

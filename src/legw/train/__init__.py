@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from legw.train.dropout import SeededDropout
 from legw.train.loop import fit
+from legw.train.muon import Muon
+from legw.train.muon_groups import muon_choices, muon_groups
 from legw.train.optim import LAMB, LARS, parameter_groups
 from legw.train.probe import Moment, Probe
 from legw.train.scheduler import RecipeLR
@@ -10,6 +13,7 @@ from legw.train.settings import Settings
 from legw.train.task import Metric, Observer, State, Task
 
 __all__ = [
-    "LAMB", "LARS", "Metric", "Moment", "Observer", "Probe", "RecipeLR", "Settings", "State",
-    "Task", "fit", "parameter_groups",
+    "LAMB", "LARS", "Metric", "Moment", "Muon", "Observer", "Probe", "RecipeLR",
+    "SeededDropout", "Settings", "State", "Task", "fit", "muon_choices", "muon_groups",
+    "parameter_groups",
 ]  # fmt: skip

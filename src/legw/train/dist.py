@@ -49,6 +49,11 @@ class World:
         """Whether this is the process that writes the run folder."""
         return self.rank == 0
 
+    @property
+    def process_group(self) -> distributed.ProcessGroup | None:
+        """What joins all processes; None where there is one alone."""
+        return distributed.group.WORLD if self.size > 1 else None
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the element-wise sum over all processes."""
         if self.size > 1:

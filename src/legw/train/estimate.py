@@ -160,7 +160,7 @@ def estimate(
     laned = _in_lanes(passes, rates, max(counts), share)
     longer = _first_to_mean(passes, rates)
     data_rate = _data_rate(passes, min(share, DATA_EXAMPLES))
-    step_seconds, fixed = _step(model, recipe, device, passes)
+    step_seconds, fixed = _step(task, model, recipe, device, passes)
     suits = max(group, largest // group * group) if share > largest else share
     if micro_batch_size is not None:
         split(recipe.batch_size, micro_batch_size, group=group)
@@ -280,10 +280,10 @@ def _data_rate(passes: _Passes, size: int) -> float:
 
 
 def _step(
-    model: nn.Module, recipe: Recipe, device: torch.device, passes: _Passes
+    task: Task, model: nn.Module, recipe: Recipe, device: torch.device, passes: _Passes
 ) -> tuple[float, int]:
     """Return the time of an optimizer step, and the bytes that stay from update to update."""
-    optimizer = optim.build(recipe.optimizer, model, 0.0)
+    optimizer = optim.for_task(task, recipe, model, lr=0.0)
     passes.one(passes.load(min(FIRST, recipe.batch_size)))
     optimizer.step()
     seconds = min(_timed(optimizer.step, device) for _ in range(REPEATS))

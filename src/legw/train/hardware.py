@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import legw
+from legw.train.dropout import seed_thread
 
 STEERING = ("NVIDIA_TF32_OVERRIDE",)
 """Environment variables that change how a library computes: 1 makes single-precision products
@@ -122,7 +123,8 @@ def _from_status(name: str) -> float:
 
 
 def seed_draws(seed: int, device: torch.device) -> None:
-    """Seed the generator that dropout on this device draws from."""
+    """Seed the generators that dropout on this device draws from: torch's, and the thread's."""
+    seed_thread(seed, device)
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)

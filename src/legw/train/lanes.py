@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from legw.errors import RunError
 from legw.train.accumulation import GlobalBatch, summed_loss
+from legw.train.batches import derive
 from legw.train.dist import World
+from legw.train.dropout import seed_thread
 from legw.train.precision import Precision
 from legw.train.task import State, Task
 
@@ -51,9 +53,9 @@ def tried(
         return (1, threads) if possible and threads > 1 else (1,)
     if asked > 1 and not possible:
         raise RunError(
-            f"{task.name}: lanes={asked}: needs a task that is concurrent (no dropout, no "
-            "batch-norm), one process on a CPU, a model that is not compiled, and another rule "
-            "than adascale; leave --lanes out"
+            f"{task.name}: lanes={asked}: needs a task that is concurrent (no draws "
+            "from torch's generator, no batch-norm), one process on a CPU, a model that is not "
+            "compiled, and another rule than adascale; leave --lanes out"
         )
     return (asked,)
 
@@ -180,8 +182,9 @@ class LanedBatch(GlobalBatch):
         found = self._lanes.run(lambda lane: self._lane(lane, update, ids_B))
         if not torch.equal(drawn, torch.get_rng_state()):
             raise RunError(
-                f"{self.task.name}: its loss draws random numbers, so it cannot be concurrent; "
-                "drop that member, or train with --lanes 1"
+                f"{self.task.name}: its loss draws from torch's generator, so it cannot be "
+                "concurrent; drop that member, take legw.train.SeededDropout, or train with "
+                "--lanes 1"
             )
         total = Sums(self._parameters)
         for sums, _ in found:
@@ -196,8 +199,10 @@ class LanedBatch(GlobalBatch):
         loading = computing = 0.0
         for index in range(lane, len(self.parts), self._lanes.count):
             began = time.perf_counter()
-            batch = self._read(update, ids_B[self.parts[index]], self.parts[index])
+            slots = self.parts[index]
+            batch = self._read(update, ids_B[slots], slots)
             loaded = time.perf_counter()
+            seed_thread(derive(self.seed, "draws", update, slots.start), self.world.device)
             loss, weight, self.carried[index] = add_gradient(
                 self.task,
                 self._wrapped,

@@ -23,7 +23,7 @@ from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import locks, records
 from legw.runs.records import Status, Summary
-from legw.train import batch_norm, checkpoint, optim, precision
+from legw.train import batch_norm, checkpoint, optim, param_groups, precision
 from legw.train.accumulation import Flags, Gradient
 from legw.train.batches import Batches, derive, split
 from legw.train.dist import World, joined
@@ -206,7 +206,10 @@ class _Run:
         )
         if begin := getattr(self.task, "begin", None):
             begin(self.seed, batch_size, self.choice.micro_batch_size)
-        self.optimizer = optim.build(self.recipe.optimizer, self.model, self.recipe.lr)
+        self.optimizer = optim.for_task(
+            self.task, self.recipe, self.model, process_group=self.world.process_group
+        )
+        self.ratios = [rate / self.recipe.lr for rate in param_groups.read(self.optimizer)]
         self.global_batch = self.course.global_batch(
             self.task,
             self.model,
@@ -256,8 +259,7 @@ class _Run:
         gradient = self.global_batch.gradient(update, self._wishes())
         self._probe(update, gradient)
         rate = self.course.rate(update, gradient)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        param_groups.write(self.optimizer, [rate * ratio for ratio in self.ratios])
         self.optimizer.step()
         batch_norm.fold(self.model, self.world)
         self.recorder.add(update, gradient, rate)

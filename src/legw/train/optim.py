@@ -1,16 +1,16 @@
-"""Optimizers that step: LARS and LAMB, and `build`, which makes one from its data.
+"""Optimizers that step: LARS and LAMB, and `build`, which makes any one from its data.
 
 LARS and LAMB scale each tensor's step by the norm of its weights. Norms and ratios are
 computed for many tensors at once and never read back to the host, so that a GPU is not
-waited for. The other optimizers are torch's own; `build` picks their fastest kernels.
+waited for. Muon has modules of its own (`muon`, `muon_groups`), and the other optimizers
+are torch's; `build` picks their fastest kernels.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,31 +21,23 @@ from torch.optim.optimizer import ParamsT
 
 from legw import optimizers
 from legw.errors import RecipeError, unknown_name
-from legw.optimizers import HUGE, check_range
-
-Group = dict[str, Any]
-"""A parameter group of torch: its `params` and their settings."""
-
-CPU_BATCH_NUMEL = 2**18
-"""Numbers per batch of tensors on a CPU: few enough for weights, gradients and state to
-stay in cache from one operation to the next. A GPU takes all tensors at once."""
-
-FUSED_DEVICES = ("cpu", "cuda")
-"""Where torch's fused kernels are used: one pass over memory instead of several."""
-
-RANGES = {
-    "momentum": (0.0, 1.0),
-    "eps": (0.0, HUGE),
-    "weight_decay": (0.0, HUGE),
-    "trust_coefficient": (1e-300, HUGE),
-}
-"""What LARS and LAMB accept: from the first number on, below the second."""
+from legw.optimizers import check_range
+from legw.recipe import Recipe
+from legw.train.multi_tensor import (
+    FUSED_DEVICES,
+    Group,
+    MultiTensorOptimizer,
+    align_gradients,
+    align_state,
+    aligned,
+    can_fuse,
+)
+from legw.train.muon import Muon
+from legw.train.muon_groups import muon_groups
 
 
-class _Layerwise(Optimizer):
-    """What LARS and LAMB share: checked groups, and a step over batches of tensors."""
-
-    kind: ClassVar[str]
+class _Layerwise(MultiTensorOptimizer):
+    """LARS and LAMB: groups may be left out of the ratio."""
 
     def add_param_group(self, param_group: Group) -> None:
         """Add a group; a setting that it leaves out is the optimizer's.
@@ -59,63 +51,13 @@ class _Layerwise(Optimizer):
         """
         no_decay = {"weight_decay": 0.0} if param_group.get("adapt") is False else {}
         settings = {"adapt": True, **self.defaults, **no_decay, **param_group}
-        lr, adapt, decay = settings["lr"], settings["adapt"], settings["weight_decay"]
-        is_scalar = isinstance(lr, Tensor) and lr.ndim == 0
-        check_range(self.kind, "lr", lr.item() if is_scalar else lr, 0)
-        for name, (low, high) in RANGES.items():
-            if name in settings:
-                check_range(self.kind, name, settings[name], low, high)
-        for beta in settings.get("betas", ()):
-            check_range(self.kind, "betas", beta, 0, 1)
+        adapt, decay = settings["adapt"], settings["weight_decay"]
         if not isinstance(adapt, bool):
             raise RecipeError(f"{self.kind}: adapt={adapt!r}: must be True or False")
         if not adapt and decay != 0:
             rule = "must be 0 for what is left out of the ratio; leave it out"
             raise RecipeError(f"{self.kind}: weight_decay={decay!r} (adapt=False): {rule}")
         super().add_param_group(settings)
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Update all weights that have a gradient.
-
-        Args:
-            closure: computes the gradients and returns the loss.
-
-        Returns:
-            The closure's loss, or None.
-
-        Raises:
-            RecipeError: a gradient is sparse.
-        """
-        with torch.enable_grad():
-            loss = closure() if closure is not None else None
-        for group in self.param_groups:
-            moving = [weight for weight in group["params"] if self._has_gradient(weight)]
-            for weights in _batches(moving, group["foreach"]):
-                gradients = [weight.grad for weight in weights if weight.grad is not None]
-                self._update(weights, gradients, group)
-        return loss
-
-    def _has_gradient(self, weight: Tensor) -> bool:
-        if weight.grad is not None and weight.grad.layout is not torch.strided:
-            raise RecipeError(
-                f"{self.kind}: gradient of shape {tuple(weight.shape)}: layout="
-                f"{weight.grad.layout}: must be dense; build the embedding with sparse=False"
-            )
-        return weight.grad is not None
-
-    def _state(
-        self, name: str, weights: list[Tensor], first: Callable[[Tensor], Tensor] = torch.zeros_like
-    ) -> list[Tensor]:
-        """Return the state `name` of each weight; at its first update it is first(weight)."""
-        for weight in weights:
-            if name not in self.state[weight]:
-                self.state[weight][name] = first(weight)
-        return [self.state[weight][name] for weight in weights]
-
-    def _update(self, weights: list[Tensor], gradients: list[Tensor], group: Group) -> None:
-        """Update weights of one device and dtype."""
-        raise NotImplementedError
 
 
 class LARS(_Layerwise):
@@ -213,7 +155,7 @@ class LAMB(_Layerwise):
         # `fused` makes torch load the counts as its fused kernel needs them.
         defaults |= {"foreach": foreach, "fused": True}
         super().__init__(params, defaults)
-        self.register_load_state_dict_post_hook(_align_state)
+        self.register_load_state_dict_post_hook(align_state)
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], group: Group) -> None:
         # One step of torch's Adam at lr -1 goes from weight_decay*w to u.
@@ -222,41 +164,13 @@ class LAMB(_Layerwise):
         settings = {"beta1": beta1, "beta2": beta2, "eps": group["eps"], "weight_decay": 0.0}
         adam(
             updates,
-            [_aligned(gradient, to) for gradient, to in zip(gradients, updates, strict=True)],
-            self._state("exp_avg", weights),
-            self._state("exp_avg_sq", weights),
-            [],
-            self._state("step", weights, _no_updates),
+            [aligned(gradient, to) for gradient, to in zip(gradients, updates, strict=True)],
+            *self._adam_state(weights),
             fused=weights[0].device.type in FUSED_DEVICES,
             **(settings | {"lr": -1.0, "amsgrad": False, "maximize": False}),
         )
         ratios = _ratios(weights, updates) if group["adapt"] else None
         _add_scaled(weights, updates, -group["lr"], ratios)
-
-
-def _no_updates(weight: Tensor) -> Tensor:
-    """Return the count of a weight's updates, 0; torch's kernels want it as a tensor."""
-    return torch.zeros((), dtype=torch.float32, device=weight.device)
-
-
-def _batches(weights: list[Tensor], foreach: bool | None) -> Iterator[list[Tensor]]:
-    """Yield the weights in batches of one device and dtype (see CPU_BATCH_NUMEL)."""
-    alike: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for weight in weights:
-        alike.setdefault((weight.device, weight.dtype), []).append(weight)
-    for (device, _), members in alike.items():
-        enough = CPU_BATCH_NUMEL if device.type == "cpu" else math.inf
-        if foreach is False:
-            enough = 0
-        batch, numel = [], 0
-        for weight in members:
-            batch.append(weight)
-            numel += weight.numel()
-            if numel >= enough:
-                yield batch
-                batch, numel = [], 0
-        if batch:
-            yield batch
 
 
 def _norms(tensors: list[Tensor]) -> Tensor:
@@ -288,32 +202,6 @@ def _add_scaled(
         torch._foreach_add_(targets, directions, alpha=lr)
 
 
-def _aligned(tensor: Tensor, to: Tensor) -> Tensor:
-    """Return the tensor in the other's memory order: itself, or a copy if its own differs.
-
-    Torch's fused kernels walk memory in order. On a CPU they accept a gradient or state
-    whose strides are not the weight's, and silently pair the wrong numbers.
-    """
-    return tensor if tensor.stride() == to.stride() else torch.empty_like(to).copy_(tensor)
-
-
-def _align_state(optimizer: Optimizer) -> None:
-    """Align loaded state: it may come from a model in another memory format."""
-    for weight, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape:
-                state[name] = _aligned(value, weight)
-
-
-@torch.no_grad()
-def _align_gradients(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    """Align gradients that were set by hand; autograd's own mostly are."""
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            if weight.grad is not None and weight.grad.layout is torch.strided:
-                weight.grad = _aligned(weight.grad, weight)
-
-
 def _trainable(model: Module) -> list[Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -336,20 +224,30 @@ def parameter_groups(model: Module) -> list[Group]:
 
 
 def build(
-    optimizer: optimizers.Optimizer, model: Module, lr: float, *, foreach: bool | None = None
+    optimizer: optimizers.Optimizer,
+    model: Module,
+    lr: float,
+    *,
+    foreach: bool | None = None,
+    output: str | None = None,
+    process_group: Any = None,
 ) -> Optimizer:
     """Return the torch optimizer that the data describe, for the model's parameters.
 
-    LARS and LAMB get `parameter_groups`; the others treat all parameters alike.
+    LARS and LAMB get `parameter_groups`, Muon gets `muon_groups`; the others treat all
+    parameters alike.
 
     Args:
         optimizer: which one, and its settings.
         model: on the device where it is trained.
         lr: learning rate of the first update, at least 0.
         foreach: None takes the fastest kernels; True and False as in torch.
+        output: name of the model's output layer, for Muon (see `muon_groups`).
+        process_group: processes that share Muon's work (see `Muon`); None shares nothing.
 
     Raises:
-        RecipeError: the optimizer's type is unknown, or lr is out of range.
+        RecipeError: the optimizer's type is unknown, lr is out of range, or the model has
+            no layer of the output's name.
 
     >>> build(optimizers.LARS(momentum=0.8), torch.nn.Linear(2, 1), lr=4.0).defaults["momentum"]
     0.8
@@ -360,23 +258,36 @@ def build(
         raise RecipeError(unknown_name("optimizer", type(optimizer).__name__, known))
     check_range(optimizer.kind, "lr", lr, 0)
     settings = {"lr": lr, "foreach": foreach, **_settings(optimizer)}
+    if isinstance(optimizer, optimizers.Muon):
+        groups = muon_groups(model, optimizer, lr, output=output)
+        return Muon(groups, process_group=process_group, **settings)
     if kind in (LARS, LAMB):
         return kind(parameter_groups(model), **settings)
     weights = _trainable(model)
-    made = kind(weights, **settings, fused=foreach is None and _can_fuse(weights))
-    made.register_step_pre_hook(_align_gradients)
-    made.register_load_state_dict_post_hook(_align_state)
+    made = kind(weights, **settings, fused=foreach is None and all(map(can_fuse, weights)))
+    made.register_step_pre_hook(align_gradients)
+    made.register_load_state_dict_post_hook(align_state)
     return made
 
 
-def _can_fuse(weights: list[Parameter]) -> bool:
-    # A view with gaps has no gradient of the same strides (see `_aligned`).
-    return all(
-        weight.device.type in FUSED_DEVICES
-        and weight.is_floating_point()
-        and weight.stride() == torch.empty_like(weight, device="meta").stride()
-        for weight in weights
-    )
+def for_task(
+    task: Any, recipe: Recipe, model: Module, *, lr: float | None = None, process_group: Any = None
+) -> Optimizer:
+    """Return the recipe's optimizer for a task's model.
+
+    Args:
+        task: may name the model's output layer as `output_layer`.
+        recipe: which optimizer.
+        model: the task's, on the device where it is trained.
+        lr: learning rate of the first update, at least 0; None is the recipe's peak.
+        process_group: as for `build`.
+
+    Raises:
+        RecipeError: as for `build`.
+    """
+    rate = recipe.lr if lr is None else lr
+    output = getattr(task, "output_layer", None)
+    return build(recipe.optimizer, model, rate, output=output, process_group=process_group)
 
 
 def _settings(data: optimizers.Optimizer) -> Group:
@@ -386,6 +297,8 @@ def _settings(data: optimizers.Optimizer) -> Group:
         settings["eps"] = settings.pop("epsilon")
     if "beta1" in settings:
         settings["betas"] = settings.pop("beta1"), settings.pop("beta2")
+    for of_groups in ("split_gates", "adamw_lr_ratio", "adamw_weight_decay"):
+        settings.pop(of_groups, None)
     return settings
 
 
@@ -396,4 +309,5 @@ _KINDS: dict[type[optimizers.Optimizer], Callable[..., Optimizer]] = {
     optimizers.AdamW: torch.optim.AdamW,
     optimizers.LARS: LARS,
     optimizers.LAMB: LAMB,
+    optimizers.Muon: Muon,
 }

@@ -49,6 +49,9 @@ class Task(Protocol):
     - `concurrent: bool` is True where several threads may call `batch`, `augment` and `loss`
       at once, each with a micro-batch of its own: they draw no random numbers from torch's
       generator, and change nothing that another call sees. On a CPU that is faster.
+      Dropout is no hindrance as `legw.train.SeededDropout`.
+    - `output_layer: str` is the name of the model's output layer, which Muon leaves to AdamW;
+      without it that is the linear layer registered last.
     """
 
     name: str

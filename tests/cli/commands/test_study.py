@@ -144,7 +144,7 @@ def test_a_study_trains_its_runs_and_says_what_came_of_them(legw: Legw, trained:
     ]
     assert [len(line.split("±")) - 1 for line in lines if line.startswith("legw ")] == [1]
     assert "n = 2 seeds" in answer.out
-    assert "At batch 256 (2 times the base's 128), legw reaches accuracy 0." in answer.out
+    assert "at batch 256 (2 times the base's 128), legw reaches accuracy 0." in answer.out
     assert lines[-2].startswith("again: legw study digits-lstm --batch-sizes 128,256")
     assert lines[-1] == "wrote out/report.html"
     assert max(map(len, lines[7:-4])) <= 130
@@ -479,7 +479,7 @@ def test_a_run_that_another_process_makes_fails_alone(legw: Legw) -> None:
 def another_process_in(folder: Path) -> Iterator[None]:
     """Hold a folder's lock in a process that is killed at the end."""
     script = (
-        "import pathlib, sys, time; from legw import locks\n"
+        "import pathlib, sys, time; from legw.runs import locks\n"
         "with locks.held(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     words = [sys.executable, "-c", script, str(folder)]

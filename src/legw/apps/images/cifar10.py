@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from legw.apps import Options
-from legw.apps.images.augment import crop_and_flip
+from legw.apps.augment import crop_and_flip
 from legw.apps.images.colours import normalised, sent
 from legw.apps.images.models import resnet18_small_images, small_resnet
 from legw.apps.images.resident import Resident, resident
@@ -48,6 +48,7 @@ ORIGINAL = "cifar-10-batches-py"
 MODELS: dict[str, Callable[[int], nn.Module]] = {
     "cifar10": resnet18_small_images,
     "cifar10-small": small_resnet,
+    "cifar10-small-muon": small_resnet,
 }
 """The applications: name -> function of the number of classes that returns a new model."""
 

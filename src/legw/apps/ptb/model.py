@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from legw.apps.softmax import IGNORED, summed_loss
+from legw.train.dropout import SeededDropout
 from legw.train.task import State
 
 STREAMS = 20
@@ -56,7 +57,7 @@ class WordLSTM(nn.Module):
         self.embed = nn.Embedding(num_words, hidden_size)
         self.layers = nn.ModuleList(nn.LSTM(hidden_size, hidden_size) for _ in range(num_layers))
         self.decode = nn.Linear(hidden_size, num_words)
-        self.drop = nn.Dropout(dropout)
+        self.drop = SeededDropout(dropout)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init, init)
 

@@ -44,6 +44,7 @@ class Size:
 
 SIZES = {
     "ptb-small": Size(hidden_size=200, window=20, init=0.1, keep=1.0),
+    "ptb-small-muon": Size(hidden_size=200, window=20, init=0.1, keep=0.7),
     "ptb-medium": Size(hidden_size=650, window=35, init=0.05, keep=0.5),
     "ptb-large": Size(hidden_size=1500, window=35, init=0.04, keep=0.35),
 }
@@ -89,17 +90,13 @@ class WordTask:
     """
 
     metric = Metric("perplexity", higher_is_better=False)
+    concurrent = True
 
     def __init__(self, name: str, size: Size, corpus: Corpus, *, holdout: str = "test") -> None:
         self.name, self.size, self.corpus = name, size, corpus
         self._texts = {"train": corpus.train, "validation": corpus.valid, "test": corpus.test}
         self._holdout = holdout
         self._resident: dict[tuple[str, torch.device], Tensor] = {}
-
-    @property
-    def concurrent(self) -> bool:
-        """Whether lanes may serve it: a model with dropout draws from torch's generator."""
-        return self.size.keep == 1
 
     def num_examples(self, batch_size: int) -> int:
         """Return the windows of an epoch, over all streams: a multiple of the batch size.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from legw.apps.softmax import summed_loss
 from legw.apps.translation.attention_scores import additive_scores
+from legw.train.dropout import SeededDropout
 
 PAD, UNKNOWN, BEGIN, END = range(4)
 """The ids of the subwords that are no text."""
@@ -118,7 +119,7 @@ class GNMT(nn.Module):
         self.attention = Attention(hidden_size)
         self.decoder = nn.ModuleList(nn.LSTM(2 * hidden_size, hidden_size) for _ in upper)
         self.classify = nn.Linear(hidden_size, num_subwords)
-        self.drop = nn.Dropout(dropout)
+        self.drop = SeededDropout(dropout)
         self.smoothing = smoothing
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init, init)

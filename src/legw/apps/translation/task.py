@@ -81,7 +81,8 @@ SIZES = {
         table_init=1.7,
     ),
 }
-"""The two models. `gnmt` is TensorFlow NMT's of four layers and MLPerf's: 1024 units, 32,000
+SIZES["gnmt-small-muon"] = SIZES["gnmt-small"]
+"""The models. `gnmt` is TensorFlow NMT's of four layers and MLPerf's: 1024 units, 32,000
 subwords, at most 50 of them a sentence, dropout 0.2, smoothing 0.1."""
 
 
@@ -131,6 +132,7 @@ class TranslationTask:
     """
 
     metric = Metric("BLEU")
+    concurrent = True
 
     def __init__(self, name: str, size: Size, corpus: Corpus, *, holdout: str = "test") -> None:
         self.name, self.size, self.corpus = name, size, corpus

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Optional
 
 from tyro.conf import Positional, arg
 
 from legw.analysis import evidence, summary
+from legw.analysis.verdict import read_tolerance
 from legw.cli import output
 from legw.cli.options import File, Number
 from legw.errors import RunError
 
 if TYPE_CHECKING:
     from legw.analysis.evidence import Evidence
+
+# ruff: noqa: UP045 (as in inputs: tyro reads Optional without importing typeguard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +41,23 @@ class Options:
     target: Number = None
     """The metric that updates, examples and seconds are counted to; what the worst
     run of base and legw ended with, if not given."""
+    tolerance: Annotated[Optional[str], arg(metavar="X|X%", help_behavior_hint="")] = None
+    """How much worse than the base still counts as kept, if not as the study says: in the
+    metric's unit, or as a share of the base's mean."""
 
 
 def run(options: Options) -> int:
     """Read the folders, write what is asked for, and say in a sentence what it shows."""
     if not options.folders:
         raise RunError("report: FOLDER is missing; give the folder of a study or of runs")
-    found = [each for folder in options.folders for each in evidence.read(folder)]
+    tolerance = options.tolerance or ""
+    if options.tolerance is not None:
+        read_tolerance(tolerance)
+    found = [
+        replace(each, tolerance=tolerance)
+        for folder in options.folders
+        for each in evidence.read(folder)
+    ]
     wrote = _write_charts(options, found) if options.format in ("svg", "png") else []
     if not wrote:
         wrote = [_write_text(options, found)]

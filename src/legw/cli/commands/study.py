@@ -15,6 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
 from legw import rules
 from legw.analysis import evidence, summary
+from legw.analysis.verdict import read_tolerance
 from legw.cli import output
 from legw.cli.options import (
     Count,
@@ -84,6 +85,9 @@ class Options:
     """Length of every run, if not the base recipe's."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """The study's folder; runs/APP-study if not given. Finished runs in it are kept."""
+    tolerance: Annotated[str, arg(metavar="X|X%")] = "1%"
+    """How much worse than the base still counts as kept: in the metric's unit, or as a share
+    of the base's mean."""
     dry_run: Flag = False
     """Show what is planned and how far it is; train nothing, write nothing."""
     jobs: Annotated[int, arg(metavar="N")] = 1
@@ -157,8 +161,15 @@ def read(options: Options) -> Study:
         grid=grid.parse(options.grid),
         tuned=baselines.read(options.tuned),
         holdout=options.holdout,
+        tolerance=_tolerance(options.tolerance),
         command=command(options),
     )
+
+
+def _tolerance(text: str) -> str:
+    """Return a tolerance that can be read; see `legw.analysis.verdict.read_tolerance`."""
+    read_tolerance(text)
+    return text
 
 
 def command(options: Options) -> str:

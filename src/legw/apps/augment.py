@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 GAMMA = 0x9E3779B97F4A7C15 - 2**64
 """The generator's stride, the odd number nearest to 2**64 over the golden ratio."""
@@ -84,6 +85,31 @@ def crop_and_flip(pixels_BHWC: Tensor, draws_B: Tensor, pad: int) -> Tensor:
     places_BWC = places_BWC + torch.arange(colours, device=device)
     places = places_BWC.view(images, 1, width * colours).expand(-1, height, -1)
     return moved.view(images, height, width * colours).gather(2, places).view_as(pixels_BHWC)
+
+
+def shifted(images_BHW: Tensor, draws_B: Tensor, most: int) -> Tensor:
+    """Shift each image by up to `most` pixels both ways; zeros come in at the edges.
+
+    Args:
+        images_BHW: images of one channel, any type.
+        draws_B: int64 seeds, on the same device.
+        most: pixels, at least 0.
+
+    Returns:
+        Images of the same shape and type.
+
+    >>> shifted(torch.eye(3)[None], torch.tensor([5]), most=0)[0, 1].tolist()
+    [0.0, 1.0, 0.0]
+    """
+    images, height, width = images_BHW.shape
+    padded = functional.pad(images_BHW, (most, most, most, most))
+    down_B1 = below(draws_B, 0, 2 * most + 1)[:, None]
+    right_B1 = below(draws_B, 1, 2 * most + 1)[:, None]
+    rows_BH = down_B1 + torch.arange(height, device=draws_B.device)
+    columns_BW = right_B1 + torch.arange(width, device=draws_B.device)
+    wide = width + 2 * most
+    moved_BHP = padded.gather(1, rows_BH[:, :, None].expand(images, height, wide))
+    return moved_BHP.gather(2, columns_BW[:, None, :].expand(images, height, width))
 
 
 def _reflected(at: Tensor, size: int) -> Tensor:

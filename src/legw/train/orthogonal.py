@@ -1,0 +1,68 @@
+"""Orthogonal matrices near given ones, by Newton-Schulz iterations, many matrices at once.
+
+Shapes: N matrices, R rows, C columns.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration ``X <- a*X + (b*X@X' + c*(X@X')@(X@X'))@X``, chosen by Jordan et
+al. 2024 so that small singular values grow fast; all end between about 0.7 and 1.2."""
+
+TINY = 1e-7
+"""The smallest norm that a matrix is divided by, so that one of zeros stays one."""
+
+
+def orthogonal(matrices_NRC: Tensor, steps: int = 5, *, dtype: torch.dtype | None = None) -> Tensor:
+    """Return matrices with the same singular vectors, whose singular values are near 1.
+
+    Args:
+        matrices_NRC: any real matrices of one shape.
+        steps: iterations, at least 1; 5 are the usual number.
+        dtype: type to compute in; None is `fast_dtype` of the device for single and half
+            precision, and double precision for itself.
+
+    Returns:
+        The same shape and type.
+
+    Reference: Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks".
+
+    >>> turned = orthogonal(torch.tensor([[[0.0, 3.0], [-2.0, 0.0]]]), dtype=torch.float64)
+    >>> turned[0, 0, 0].abs().item() < 1e-6, 0.6 < turned[0, 0, 1].item() < 1.3
+    (True, True)
+    """
+    tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
+    x = (matrices_NRC.mT if tall else matrices_NRC).to(dtype or _computed_in(matrices_NRC))
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=TINY)
+    a, b, c = COEFFICIENTS
+    for _ in range(steps):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(matrices_NRC.dtype)
+
+
+def _computed_in(matrices: Tensor) -> torch.dtype:
+    return torch.float64 if matrices.dtype == torch.float64 else fast_dtype(matrices.device)
+
+
+@functools.cache
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return bf16 where the device multiplies matrices in it with units of its own, else fp32.
+
+    Five iterations bear the rounding of bf16: singular values end only near 1 anyway.
+    """
+    if device.type == "cuda":
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_units = device.type == "cpu" and _cpu_has_bf16_units()
+    return torch.bfloat16 if has_units else torch.float32
+
+
+def _cpu_has_bf16_units() -> bool:
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return all(getattr(torch.cpu, name, bool)() for name in names)
