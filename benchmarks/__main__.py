@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.ratios import Ratio
-from legw.train.machine import describe_device, environment
+from legw.train.hardware import describe_device, environment
 
 NAMES = ("rows", "overhead", "words", "pairs", "images", "memory", "optimizers")
 PACKAGES = ("jax", "optax", "numpy", "torchvision")

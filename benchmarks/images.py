@@ -12,7 +12,7 @@ from benchmarks.ratios import WARM_UP, Ratio, seconds
 from legw.apps.images.cifar10 import Batch, CifarTask
 from legw.apps.images.models import small_resnet
 from legw.apps.images.resident import Resident
-from legw.train import norm
+from legw.train import batch_norm
 
 BATCH_SIZE, ROUNDS = 128, 12
 MOST_OF_A_STEP = 0.03
@@ -40,7 +40,7 @@ def measure(bf16_floors: bool) -> Iterator[Ratio]:
 def shares_of_a_step(task: CifarTask, *, bf16: bool, rounds: int = ROUNDS) -> Iterator[float]:
     """Yield, round by round, the time of a pass over that of the pass and its batch together."""
     model = task.model()
-    norm.fix_groups(model, BATCH_SIZE)
+    batch_norm.fix_groups(model, BATCH_SIZE)
     ids = task.order(0, 0, BATCH_SIZE).split(BATCH_SIZE)
     batch = made_batch(task, ids[-2])  # the last one may be short
     for number in range(WARM_UP + rounds):
@@ -57,7 +57,7 @@ def made_batch(task: CifarTask, ids: Tensor) -> Batch:
 
 def forward_and_backward(task: CifarTask, model: nn.Module, batch: Batch, bf16: bool) -> None:
     """Make a pass as training does; the optimizer's step, left out, would only make it longer."""
-    norm.forget(model)
+    batch_norm.forget(model)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         total, _, _ = task.loss(model, batch, None)
     total.backward()  # type: ignore[no-untyped-call]

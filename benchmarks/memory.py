@@ -19,8 +19,8 @@ from benchmarks import plain, rows, words
 from benchmarks.ratios import Ratio, run
 from legw.runs.records import Manifest, Update
 from legw.train import Observer
-from legw.train.machine import memory_in_use, peak_memory, reset_peak_memory
-from legw.train.ways import Way
+from legw.train.hardware import memory_in_use, peak_memory, reset_peak_memory
+from legw.train.microbatch.candidates import Way
 
 CPU = torch.device("cpu")
 UPDATES = 2

@@ -31,18 +31,17 @@ from typing import Any
 
 from legw import presets, rules, schedule
 from legw.analysis import cost
-from legw.analysis.cost import Network, Timing
+from legw.analysis.cost import Network, Timing, read_rate
 from legw.apps import Options, find
-from legw.cli.plan import read_rate
-from legw.cli.probing import Unjudged
+from legw.probes.ladder import Unjudged
 from legw.probes.speed import all_reduce_seconds, measure
 from legw.recipe import Recipe
 from legw.runs import files, records
 from legw.runs.measurements import Speed
 from legw.train import Settings, Task, fit
 from legw.train.dist import World, joined
-from legw.train.machine import environment
-from legw.train.ways import Way
+from legw.train.hardware import environment
+from legw.train.microbatch.candidates import Way
 
 SKIPPED = 3
 """Updates at the start that do not count: kernels are chosen, memory is allocated."""

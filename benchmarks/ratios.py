@@ -16,8 +16,8 @@ from legw.recipe import Recipe
 from legw.runs import records
 from legw.runs.records import Manifest, Update
 from legw.train import Metric, Observer, Settings, Task, fit
-from legw.train.step import Precision
-from legw.train.ways import Way
+from legw.train.accumulation import Precision
+from legw.train.microbatch.candidates import Way
 
 WARM_UP = 2
 """Rounds at the start that do not count: memory is allocated, kernels are chosen."""

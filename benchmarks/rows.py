@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.ratios import Ratio, race
 from legw import presets
-from legw.apps.rows import RowTask
+from legw.apps.row_lstm import RowTask
 from legw.decays import Constant
 from legw.recipe import Recipe
 from legw.train import Task

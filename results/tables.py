@@ -7,11 +7,12 @@ A block between ``<!-- table NAME -->`` and ``<!-- end -->`` is the table of the
 study in ``results/NAME``, with one true sentence below it and what it was made on.
 ``docs/NAME.svg`` is drawn with the table of a study that a page shows a picture of. The
 block ``<!-- paper -->`` is the paper's comparison for its LSTM applications, with published
-values beside ours.
+values beside ours, and ``<!-- bases -->`` each application's bases side by side.
 """
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -19,8 +20,9 @@ from names import STUDIES, UNTIMED
 
 from legw.analysis import evidence, stats, summary
 from legw.analysis.table import Cell, Table
+from legw.analysis.targets import reached
 from legw.analysis.trials import best_trials
-from legw.report import study_charts
+from legw.report.charts import comparison
 from legw.runs.records import Manifest
 
 HERE = Path(__file__).parent
@@ -43,7 +45,19 @@ IMAGENET = {
 }
 """What a public replication of ResNet-50 with LARS reports at the ends of the ladder."""
 
+CARRYING = {
+    "MNIST-LSTM": (8192, "0.001", "mnist-lstm-muon", "mnist-lstm"),
+    "PTB-small": (640, "3%", "ptb-small-muon", "ptb-small"),
+    "translation (gnmt-small)": (1024, "1", "gnmt-small-muon", "translation"),
+    "CIFAR-10 (small net)": (2048, "0.02", "cifar10-small-muon", "cifar10"),
+    "digits": (512, "0.015", "digits-lstm-muon", "digits-lstm"),
+}
+"""Each application: the batch at which its bases are compared, how much worse than the base
+still counts as kept there, and the studies: of the base that is to carry, and of the base in
+the paper's form."""
+
 PAPER = re.compile(r"(<!-- paper -->\n).*?(<!-- end -->)", re.DOTALL)
+BASES = re.compile(r"(<!-- bases -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -147,6 +161,56 @@ def _application(name: str, published: str, found: evidence.Evidence) -> list[st
     return lines
 
 
+def bases() -> str:
+    """Return a table: each application's bases, and what LEGW makes of them at a large batch."""
+    lines = [
+        "| application | base | at its batch | under LEGW at | verdict | updates (seconds) to the "
+        "base's quality |",
+        "|---|---|---|---|---|---|",
+    ]
+    for application, (batch_size, tolerance, *names) in CARRYING.items():
+        for kind, name in zip(("carries", "paper's form"), names, strict=True):
+            cells = _carried(HERE / name, batch_size, tolerance)
+            lines.append(f"| {application} | {kind}: `{name}` | {cells} |")
+    lines += [
+        "",
+        "Metric after the last epoch: mean over n seeds ± half its 95 % interval, test data, equal "
+        "epochs; nothing is tuned at the larger batch. Verdict: Welch's 95 % interval of the "
+        "difference against the tolerance in brackets. The base's quality is its mean less the "
+        "tolerance; a dash: not all runs came so far.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _carried(folder: Path, batch_size: int, tolerance: str) -> str:
+    """Return base, large batch under LEGW, verdict and costs as cells of a table."""
+    if not (folder / "table.json").exists():
+        return "not run yet | - | - | -"
+    found = replace(evidence.read(folder)[0], tolerance=tolerance)
+    table, base = found.table, found.table.base_of("")
+    large = table.find("", "legw", batch_size)
+    if base is None or large is None or not (base.metrics and large.metrics):
+        return "not finished yet | - | - | -"
+    figures = [f"{c.batch_size}: {_figure(c)} (n = {len(c.metrics)})" for c in (base, large)]
+    verdict = f"**{table.verdict(large)}** ({table.tolerance})"
+    return " | ".join([*figures, verdict, _to_quality(found, base, large)])
+
+
+def _to_quality(found: evidence.Evidence, base: Cell, large: Cell) -> str:
+    """Return the updates and seconds that both batches needed to the base's quality."""
+    table, mean = found.table, fmean(base.metrics)
+    allowed = table.tolerance.absolute(mean)
+    target = mean - allowed if table.higher_is_better else mean + allowed
+    costs = {(each.rule, each.batch_size): each for each in reached(found, target)}
+    first, second = (costs[cell.rule, cell.batch_size] for cell in (base, large))
+    if first.updates is None or second.updates is None:
+        return "-"
+    said = f"{first.updates:.0f} → {second.updates:.0f}"
+    if first.seconds and second.seconds and found.title not in UNTIMED:
+        said += f" ({first.seconds:.0f} → {second.seconds:.0f} s)"
+    return said
+
+
 def _place(manifest: Manifest) -> tuple[str, str]:
     return manifest.device, manifest.precision
 
@@ -154,6 +218,7 @@ def _place(manifest: Manifest) -> tuple[str, str]:
 def updated(text: str) -> str:
     """Return a page's text with all its tables made anew."""
     text = PAPER.sub(lambda match: match[1] + paper() + match[2], text)
+    text = BASES.sub(lambda match: match[1] + bases() + match[2], text)
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 
@@ -162,7 +227,7 @@ def draw(folder: Path, picture: Path) -> None:
     import vl_convert
 
     found = evidence.read(folder)[0]
-    chart = study_charts.metric_by_batch(best_trials(found.table), title=found.title)
+    chart = comparison.metric_by_batch(best_trials(found.table), title=found.title)
     picture.write_text(vl_convert.vegalite_to_svg(chart), "utf-8")
 
 

@@ -23,10 +23,11 @@ from typing import Any
 
 from names import STUDIES, UNTIMED
 
-from legw.analysis import theory
-from legw.cli import probed, probing
+from legw.analysis import probed
+from legw.analysis.noise import examples_against
 from legw.probes.noise import EVERY
-from legw.report import charts
+from legw.report.charts import probes
+from legw.report.charts.style import render
 from legw.runs import measurements, records
 from legw.runs.measurements import Curvature, Noise
 
@@ -80,7 +81,7 @@ def _cost(runs: Sequence[probed.Probed]) -> str:
     """Return what a measurement takes, in gradients of the probe batch at the run's own speed."""
     found = []
     for run in runs:
-        noted = run.folder / probing.PROBES
+        noted = run.folder / measurements.PROBES
         if noted.exists():
             examples = json.loads(noted.read_text("utf-8"))["CurvatureProbe"]["examples"]
             count = len(measurements.read(run.folder, Curvature))
@@ -165,7 +166,7 @@ def _factors(name: str, size: int, scale: dict[str, Any] | None) -> str:
         return "lost in noise"
     base = _base_batch(name)
     value, most, least = (
-        theory.examples_against(size, base, at) if at != 0 else size / base  # its limit
+        examples_against(size, base, at) if at != 0 else size / base  # its limit
         for at in (scale[each] for each in ("value", "low", "high"))
     )
     return f"{value:.3g}x" + ("" if least is None else f" ({least:.3g} to {most:.3g})")
@@ -407,9 +408,9 @@ MAKERS = {
 def draw() -> None:
     """Draw the curvature and noise of every application that was measured."""
     for kind, result, chart in (
-        ("curvature", probed.curvature_result, probed.curvature_chart),
+        ("curvature", probed.curvature_result, probes.curvature_chart),
         ("noise", lambda base, runs: probed.noise_result(base, runs, STRETCHES),
-         probed.noise_chart),
+         probes.noise_chart),
     ):  # fmt: skip
         for folder in sorted((FOLDER / kind).glob("*")):
             runs = probed.read(folder)
@@ -418,7 +419,7 @@ def draw() -> None:
             manifest = records.read_manifest(runs[0].folder)
             found = {"app": manifest.task, "rule": manifest.rule} | result(manifest.base, runs)
             picture = PAGE.with_name(f"{kind}-{folder.name}.svg")
-            picture.write_bytes(charts.render(chart(found), "svg"))
+            picture.write_bytes(render(chart(found), "svg"))
 
 
 def collect(source: Path, place: Path) -> None:
@@ -427,7 +428,7 @@ def collect(source: Path, place: Path) -> None:
         into = place / folder.name
         into.mkdir(parents=True, exist_ok=True)
         for name in (
-            "manifest.json", "summary.json", "curvature.jsonl", "noise.jsonl", probing.PROBES,
+            "manifest.json", "summary.json", "curvature.jsonl", "noise.jsonl", measurements.PROBES,
         ):  # fmt: skip
             if (folder / name).exists():
                 shutil.copyfile(folder / name, into / name)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from legw.apps.rows import RowTask
+from legw.apps.row_lstm import RowTask
 from legw.errors import DataError
 from legw.train import Task
 

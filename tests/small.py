@@ -20,7 +20,7 @@ from folders import write_run, write_study
 from legw import presets
 from legw.apps import mnist, ptb, translation
 from legw.apps.images import cifar10, imagenet
-from legw.apps.rows import RowTask
+from legw.apps.row_lstm import RowTask
 from legw.study.plan import Study
 
 MNIST = 640

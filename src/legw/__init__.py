@@ -44,6 +44,8 @@ from legw.units import in_unit, with_lengths
 if TYPE_CHECKING:
     from legw import train as train
     from legw.adapters.configs import Config, from_config
+    from legw.analysis.evidence import compare
+    from legw.analysis.scaled import all_rules, ladder
 
 __version__ = "0.1.0"
 
@@ -51,9 +53,20 @@ __all__ = [
     "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
     "InverseSqrt", "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError",
-    "Step", "WarmupStableDecay", "from_config", "in_steps", "in_unit", "lr_at", "preset",
-    "read_recipe", "scale", "updates", "updates_per_epoch", "warmup_updates", "with_lengths",
+    "Step", "WarmupStableDecay", "all_rules", "compare", "from_config", "in_steps", "in_unit",
+    "ladder", "lr_at", "preset", "read_recipe", "scale", "updates", "updates_per_epoch",
+    "warmup_updates", "with_lengths",
 ]  # fmt: skip
+
+
+LATER = {
+    "Config": "legw.adapters.configs",
+    "from_config": "legw.adapters.configs",
+    "all_rules": "legw.analysis.scaled",
+    "compare": "legw.analysis.evidence",
+    "ladder": "legw.analysis.scaled",
+}
+"""Names that are rarely needed, and the modules that they are imported from when asked for."""
 
 
 def __getattr__(name: str) -> Any:
@@ -62,6 +75,6 @@ def __getattr__(name: str) -> Any:
 
     if name == "train":
         return importlib.import_module("legw.train")
-    if name in ("Config", "from_config"):
-        return getattr(importlib.import_module("legw.adapters.configs"), name)
+    if name in LATER:
+        return getattr(importlib.import_module(LATER[name]), name)
     raise AttributeError(f"module 'legw' has no attribute {name!r}")

@@ -63,6 +63,23 @@ def shown(value: object) -> str:
     return one_line(repr(value), 80)
 
 
+def number(value: object, digits: int = 5) -> str:
+    """Return a value as people read it: few significant digits, thousands in full.
+
+    >>> [number(x) for x in (8192, 0.15625, 1 / 3, 123456.7, 6.25e-4, None, (30.0, 60.0), True)]
+    ['8192', '0.15625', '0.33333', '123457', '0.000625', '-', '[30, 60]', 'true']
+    """
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(number(item, digits) for item in value)}]"
+    if isinstance(value, float):
+        return f"{value:.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
+    return str(value)
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Return the line for a name that does not exist, with the nearest that does.
 

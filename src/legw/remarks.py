@@ -44,8 +44,8 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """Return what is worth knowing of a scaled recipe, one line each; none at ``k = 1``.
 
     These are: a warmup above a fifth of the run (above half it is a caution); weight decay
-    whose sum over the run, lr times weight decay, changes by more than twice; weight decay that a rule would scale and cannot; a lowest rate that is kept as a
-    share of the peak.
+    whose sum over the run, lr times weight decay, changes by more than twice; weight decay
+    that a rule would scale and cannot; a lowest rate that is kept as a share of the peak.
 
     Args:
         base: the recipe that was scaled.

@@ -177,16 +177,18 @@ def updates_per_epoch(batches: int, accumulation: int = 1, *, keep_last: bool = 
     return count
 
 
-def known_updates(recipe: Recipe) -> tuple[int, int] | None:
-    """Return the updates of the warmup and of the run; None where they cannot be counted.
+def counts(recipe: Recipe) -> tuple[int | None, int | None]:
+    """Return the updates of the run and of its warmup; None where they cannot be counted.
 
-    >>> known_updates(Recipe(batch_size=128, lr=0.1, steps=2000, warmup_steps=100))
-    (100, 2000)
-    >>> known_updates(Recipe(batch_size=128, lr=0.1, epochs=2))
+    >>> counts(Recipe(batch_size=8, lr=1, epochs=2)), counts(Recipe(
+    ...     batch_size=8, lr=1, epochs=2, warmup_epochs=0.5, num_examples=80))
+    ((None, None), (20, 5))
+    >>> counts(Recipe(batch_size=128, lr=0.1, steps=2000, warmup_steps=100))
+    (2000, 100)
     """
     if recipe.unit == "epochs" and recipe.epoch_examples is None:
-        return None
-    return warmup_updates(recipe), updates(recipe)
+        return None, None
+    return updates(recipe), warmup_updates(recipe)
 
 
 def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:

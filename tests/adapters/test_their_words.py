@@ -169,7 +169,7 @@ def deepseek(recipe: Recipe, warmup: int, steps: int) -> Rate:
 
 ADAMW = {"kind": "adamw", "betas": [0.9, 0.95], "weight_decay": 0.1}
 SGD = {"kind": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
-AT_0 = "Its ramp starts at 0: `s/n`, our `ramp=\"start\"`."
+AT_0 = 'Its ramp starts at 0: `s/n`, our `ramp="start"`.'
 
 TABLE = [
     Theirs(

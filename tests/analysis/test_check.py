@@ -6,7 +6,8 @@ import pytest
 
 from legw.analysis import check
 from legw.analysis.check import Verdict
-from legw.analysis.theory import NoiseScale, Power
+from legw.analysis.curvature import Power
+from legw.analysis.noise import NoiseScale
 
 
 def power(exponent: float, n: int = 3, half: float = 0.1) -> Power:

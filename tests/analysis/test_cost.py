@@ -13,7 +13,7 @@ from expect import error_line
 from legw import rules
 from legw.analysis import cost
 from legw.analysis.cost import Network, Option
-from legw.analysis.theory import NoiseScale
+from legw.analysis.noise import NoiseScale
 from legw.errors import LegwError, RecipeError
 from legw.recipe import Recipe
 from legw.runs.measurements import Speed

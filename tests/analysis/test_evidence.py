@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from expect import error_line
 from folders import BASE, write_run, write_study
-from legw import scale
+from legw import compare, scale
 from legw.analysis import evidence, summary
-from legw.errors import RunError
+from legw.errors import LegwWarning, RunError
 from legw.study.plan import Study
 
 ASKED = Study(task="mine", base=BASE, batch_sizes=(16, 64, 512), rules=("legw",), seeds=(0, 1))
@@ -33,6 +35,24 @@ def test_a_study_keeps_runs_that_were_asked_for_earlier(tmp_path: Path) -> None:
     write_run(tmp_path / "s" / "runs" / "linear-b32-s0", rule="linear", recipe=earlier)
     (found,) = evidence.read(tmp_path / "s")
     assert [row.rule for row in found.rows] == ["base", "base", "legw", "legw", "linear"]
+
+
+def test_the_comparison_of_a_study_is_one_call(tmp_path: Path) -> None:
+    write_study(tmp_path / "s", ASKED)
+    table = compare(tmp_path / "s")
+    assert table == evidence.read(tmp_path)[0].table
+    cell = table.find("", "legw", 64)
+    assert cell is not None and cell.metrics == (0.9, 0.91)
+    write_study(tmp_path / "t", ASKED)
+    line = error_line(compare, tmp_path, kind=RunError)
+    assert line.endswith(f"holds {tmp_path}/s, {tmp_path}/t; give the folder of one study")
+
+
+def test_a_comparison_warns_of_what_cannot_be_read(tmp_path: Path) -> None:
+    write_study(tmp_path / "s", ASKED)
+    (tmp_path / "s" / "runs" / "legw-b64-s0" / "metrics.jsonl").write_text("{")
+    with pytest.warns(LegwWarning, match="metrics.jsonl"):
+        assert compare(tmp_path / "s").find("", "legw", 64) is not None
 
 
 def test_runs_outside_of_studies_are_grouped_by_task(tmp_path: Path) -> None:
@@ -113,7 +133,7 @@ def test_a_rate_from_the_command_line_is_a_rule_of_its_own(tmp_path: Path) -> No
     (found,) = evidence.read(tmp_path)
     assert {row.rule for row in found.rows} == {"base", "legw", "legw lr=3"}
     assert [len(cell.metrics) for cell in found.table.cells] == [1, 1, 1]
-    assert summary.sentence(found.table).startswith("At batch 64 (4 times the base's 16), legw ")
+    assert "at batch 64 (4 times the base's 16), legw " in summary.sentence(found.table)
 
 
 def test_runs_of_another_precision_or_other_data_are_variants(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_cell_says_n_where_it_is_not_the_tables() -> None:
     found = of(BASE, rows("legw", 64, 0.9, 0.92))
     cell = found.find("", "legw", 64)
     assert cell is not None
-    assert found.text(cell) == ["0.9100 ± 0.1271 (n=2)"]
+    assert found.text(cell) == ["0.9100 ± 0.1271 (n=2)", "cannot tell"]
     base = found.base_of("")
     assert base is not None
     assert found.text(base) == ["0.9600 ± 0.0248"]
@@ -190,7 +190,8 @@ def test_a_steered_run_tells_its_length_when_it_has_finished() -> None:
 # The sentence -----------------------------------------------------------------------
 
 COMPARED = (
-    "At batch 64 (4 times the base's 16), legw reaches accuracy 0.9500 against the base's 0.9600 "
+    "Cannot tell whether the base's accuracy is kept within 1 %: "
+    "at batch 64 (4 times the base's 16), legw reaches accuracy 0.9500 against the base's 0.9600 "
     "(difference -0.0100, 95 % interval -0.0327 to +0.0127, n = 3 and 3)"
 )
 
@@ -221,7 +222,8 @@ COMPARED = (
         ),
         (
             [BASE[:1], LEGW[:1]],
-            "At batch 64 (4 times the base's 16), legw reaches accuracy 0.9400 "
+            "Cannot tell whether the base's accuracy is kept within 1 %: "
+            "at batch 64 (4 times the base's 16), legw reaches accuracy 0.9400 "
             "against the base's 0.9500 (n = 1: no claim).",
         ),
         (
@@ -230,17 +232,21 @@ COMPARED = (
         ),
         (
             [BASE, LOST],
-            "At batch 64 (4 times the base's 16), linear diverged in 3 of 3 runs.",
+            "Loses 3 of 3 runs, by divergence: "
+            "at batch 64 (4 times the base's 16), linear diverged in 3 of 3 runs.",
         ),
         (
             [BASE, rows("linear", 64, 0.6, 0.6, 0.6), rows("sqrt", 64, 0.9, 0.9, 0.9)],
-            "At batch 64 (4 times the base's 16), sqrt reaches accuracy 0.9000 against the base's "
+            "Loses 6 points: "
+            "at batch 64 (4 times the base's 16), sqrt reaches accuracy 0.9000 against the base's "
             "0.9600 (difference -0.0600, 95 % interval -0.0848 to -0.0352, n = 3 and 3); "
             "linear 0.6000.",
         ),
         (
             [BASE, LEGW, rows("legw", 64, None, status="diverged")],
-            COMPARED.replace("0.9500", "0.9500 (1 of 4 diverged)") + ".",
+            "Loses 1 of 4 runs, by divergence: at"
+            + COMPARED.partition(": at")[2].replace("0.9500", "0.9500 (1 of 4 diverged)")
+            + ".",
         ),
     ],
 )
@@ -293,7 +299,7 @@ def test_a_grid_whose_base_has_not_ended_speaks_of_what_has() -> None:
 
 def test_lower_may_be_better() -> None:
     found = of(BASE, rows("linear", 64, 2.0), rows("sqrt", 64, 1.5), higher_is_better=False)
-    assert summary.sentence(found).startswith("At batch 64 (4 times the base's 16), sqrt reaches")
+    assert "at batch 64 (4 times the base's 16), sqrt reaches" in summary.sentence(found)
     assert summary.sentence(found).endswith("; linear 2.000.")
 
 

@@ -10,7 +10,7 @@ import torch
 from apps.photographs import train_tiny, write_photographs
 from apps.test_cifar10 import cifar, recipe, write_tree
 from legw.apps.images.models import small_resnet
-from legw.train import Settings, fit, norm
+from legw.train import Settings, batch_norm, fit
 from legw.train.loop import _Run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -46,13 +46,13 @@ def test_groups_are_those_of_a_cpu(layout: torch.memory_format) -> None:
     found = []
     for device in ("cpu", "cuda"):
         model = torch.nn.Sequential(torch.nn.BatchNorm2d(8)).to(device)
-        norm.fix_groups(model, 8)
+        batch_norm.fix_groups(model, 8)
         inputs = images.to(device).requires_grad_()
         outputs = model(inputs)
         assert outputs.is_contiguous(memory_format=layout)
         outputs.backward(slopes.to(device))
         assert inputs.grad is not None
-        norm.fold(model, norm.World(torch.device(device)))
+        batch_norm.fold(model, batch_norm.World(torch.device(device)))
         found.append([outputs, inputs.grad, *(p.grad for p in model.parameters()),
                       *model.buffers()])  # fmt: skip
     for cpu, gpu in zip(*found, strict=True):

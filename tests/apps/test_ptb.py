@@ -36,8 +36,8 @@ from legw.apps.ptb.text import (
 from legw.errors import DataError, LegwWarning, RunError
 from legw.runs import records
 from legw.train import Settings, State, fit
+from legw.train.checkpoint import load_newest
 from legw.train.precision import autocast
-from legw.train.state import load_newest
 
 
 @pytest.fixture
@@ -145,9 +145,10 @@ def test_parameter_counts(name: str, millions: float) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_agree_with_the_recipes(name: str) -> None:
     published = {"small": (0.1, 1.0), "medium": (0.05, 0.5), "large": (0.04, 0.35)}
+    ours = {"small-muon": (0.1, 0.7)}  # the small model with dropout
     size = SIZES[name]
     assert size.window == presets.RECIPES[name].window_tokens
-    assert (size.init, size.keep) == published[name.removeprefix("ptb-")]
+    assert (size.init, size.keep) == (published | ours)[name.removeprefix("ptb-")]
 
 
 def test_every_parameter_starts_uniform() -> None:
@@ -496,8 +497,8 @@ def test_a_limit_that_cannot_be(tmp_path: Path) -> None:
         "ptb-small: vocabulary=2: must be at least 3; <eos> and <unk> take two places"
     )
     assert error_line(find, "digits-lstm", options, kind=RunError) == (
-        "digits-lstm: vocabulary=2: is for ptb-small, ptb-medium, ptb-large, gnmt, gnmt-small "
-        "alone; leave it out"
+        "digits-lstm: vocabulary=2: is for ptb-small, ptb-small-muon, ptb-medium, ptb-large, "
+        "gnmt, gnmt-small, gnmt-small-muon alone; leave it out"
     )
 
 

@@ -24,16 +24,16 @@ from legw.apps import Options, find
 from legw.apps.translation import SIZES, Size, TranslationTask
 from legw.apps.translation import text as texts
 from legw.apps.translation.batches import POOL_BATCHES, Pairs, order, padding_share
+from legw.apps.translation.bleu import Scorer
 from legw.apps.translation.decoding import Search, translate
 from legw.apps.translation.model import END, GNMT, UNKNOWN
-from legw.apps.translation.scoring import Scorer
 from legw.apps.translation.text import Subwords, learn, read_corpus, read_lines
 from legw.errors import DataError, LegwWarning, RunError
 from legw.runs import records
 from legw.train import Settings, fit
 from legw.train.batches import Batches
-from legw.train.machine import peak_memory, reset_peak_memory
-from legw.train.state import load_newest
+from legw.train.checkpoint import load_newest
+from legw.train.hardware import peak_memory, reset_peak_memory
 
 TINY = Size(hidden_size=64, num_layers=2, num_subwords=60, most_tokens=30, dropout=0.0,
             table_init=1.0)  # fmt: skip

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 import legw as package
+from folders import BASE, write_study
 from legw import cli
-from legw.cli.wrong import one_line
+from legw.cli.usage import one_line
 from legw.errors import DataError, DivergedError, LegwError, LegwWarning, RunError
+from legw.study.plan import Study
 
 Legw = Callable[[str], Any]
 
@@ -43,8 +45,10 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Any], Non
         (tmp_path / "fake_command.py").write_text(FAKE, encoding="utf-8")
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.delitem(sys.modules, "fake_command", raising=False)
-        monkeypatch.setitem(cli.COMMANDS, "fake", ("fake_command", "a fake"))
-        __import__("fake_command").act = act
+        module = __import__("fake_command")
+        module.act = act
+        monkeypatch.setitem(sys.modules, "legw.cli.commands.fake", module)
+        monkeypatch.setitem(cli.COMMANDS, "fake", "a fake")
 
     return install
 
@@ -64,7 +68,7 @@ def test_without_a_command_there_is_an_overview(legw: Legw, words: str) -> None:
     answer = legw(words)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith("usage: legw COMMAND")
-    for name, (_, text) in cli.COMMANDS.items():
+    for name, text in cli.COMMANDS.items():
         assert f"  {name:<10}{text}\n" in answer.out
     assert max(map(len, answer.out.splitlines())) <= 80
 
@@ -299,3 +303,45 @@ def test_a_terminal_without_arrows_gets_question_marks() -> None:
     done = process("scale", "resnet50-imagenet", "-b", "1024", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert "batch 512 ? 1024" in done.stdout
+
+
+# What needs no torch ----------------------------------------------------------------
+
+NO_TORCH = """
+import contextlib, io, sys
+from legw.cli import COMMANDS, main
+
+for words in WORDS or [[*(["probe", "noise"] if name == "probe" else [name]), "--help"]
+                       for name in COMMANDS]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(words) == 0, words
+    assert "torch" not in sys.modules, words
+"""
+
+
+def start(words: list[list[str]], also: str = "") -> subprocess.CompletedProcess[str]:
+    script = NO_TORCH.replace("WORDS", repr(words)) + also
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_and_watch_need_no_torch(tmp_path: Path) -> None:
+    """Each command's --help, and `legw watch` on a study that has runs."""
+    write_study(tmp_path / "s", Study(task="mine", base=BASE, batch_sizes=(16, 64)))
+    assert start([]).stderr == ""
+    assert start([["watch", str(tmp_path / "s"), "--once"]]).stderr == ""
+
+
+def test_that_test_can_fail() -> None:
+    assert "AssertionError" in start([], "import torch\nassert 'torch' not in sys.modules\n").stderr
+
+
+@pytest.mark.parametrize("words", ["train --help", "watch FOLDER --once"])
+def test_answers_without_torch_take_half_a_second(tmp_path: Path, words: str) -> None:
+    """In CPU time, once the bytecode is written; a busy machine gets three tries."""
+    write_study(tmp_path / "s", Study(task="mine", base=BASE, batch_sizes=(16, 64)))
+    given = words.replace("FOLDER", str(tmp_path / "s")).split()
+    also = "import time, os; print(sum(os.times()[:2]), file=sys.stderr)"
+    seconds = [float(start([given], also).stderr) for _ in range(3)]
+    assert min(seconds) <= 0.5

@@ -17,11 +17,11 @@ from legw.presets import RECIPES, find
 from legw.rules import LEGW, apply
 
 NAMES = [
-    "digits-lstm", "mnist-lstm", "ptb-small", "ptb-small-nesterov", "ptb-medium", "ptb-large",
-    "gnmt-small",
-    "gnmt-small-sgd", "gnmt",
+    "digits-lstm", "digits-lstm-muon", "mnist-lstm", "mnist-lstm-muon",
+    "ptb-small", "ptb-small-nesterov", "ptb-small-muon", "ptb-medium", "ptb-large",
+    "gnmt-small", "gnmt-small-sgd", "gnmt-small-muon", "gnmt",
     "resnet50-imagenet", "resnet50-imagenet-lamb", "cifar10", "cifar10-momentum",
-    "cifar10-small", "cifar10-small-momentum", "bert-lamb",
+    "cifar10-small", "cifar10-small-momentum", "cifar10-small-muon", "bert-lamb",
 ]  # fmt: skip
 
 

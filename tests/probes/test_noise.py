@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from expect import error_line
-from legw.analysis import theory
+from legw.analysis.noise import noise_scale
 from legw.errors import RunError
 from legw.probes import NoiseProbe
 from legw.probes.noise import _pieces, piece_size
@@ -81,7 +81,7 @@ def test_a_known_noise_scale_lies_in_the_interval_in_nine_seeds_of_ten(tmp_path:
     seeds, hits, values = 40, 0, []
     for seed in range(seeds):
         task = Known(seed)
-        found = theory.noise_scale(sample(task, tmp_path / str(seed)))
+        found = noise_scale(sample(task, tmp_path / str(seed)))
         assert found.n == 100 and found.low is not None and found.high is not None
         hits += found.low <= task.answer <= found.high
         values.append(found.value)
@@ -101,7 +101,7 @@ def test_numerator_and_denominator_are_each_right(tmp_path: Path) -> None:
 def test_any_batch_measures_the_same(tmp_path: Path) -> None:
     for batch_size in (16, 256):
         rows = sample(Known(1), tmp_path / str(batch_size), batch_size=batch_size)
-        assert theory.noise_scale(rows).value == pytest.approx(16.0, rel=0.25)
+        assert noise_scale(rows).value == pytest.approx(16.0, rel=0.25)
 
 
 def test_any_micro_batch_measures_the_same(tmp_path: Path) -> None:
@@ -216,6 +216,6 @@ def test_too_small_a_share_is_said() -> None:
 
 def test_without_enough_samples_there_is_no_interval() -> None:
     rows = [Noise(update=i, epoch=i / 4, trace=1.0, squared_norm=1.0, examples=4) for i in range(4)]
-    assert theory.noise_scale(rows).value == 1.0 and theory.noise_scale(rows).low is None
+    assert noise_scale(rows).value == 1.0 and noise_scale(rows).low is None
     lost = [Noise(update=0, epoch=0.0, trace=1.0, squared_norm=-1.0, examples=4)]
-    assert theory.noise_scale(lost).value is None
+    assert noise_scale(lost).value is None

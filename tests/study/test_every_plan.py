@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from legw import rules, schedule
-from legw.cli import results
+from legw.cli import tables
 from legw.presets import RECIPES
-from legw.study import baselines
+from legw.report.charts import terminal
+from legw.study import baselines, preview
 from legw.study.plan import BASE, Study, missing_row, plan
 
 RUNGS = 7
@@ -60,10 +61,10 @@ def test_what_a_dry_run_shows_can_be_shown(name: str) -> None:
     found = plan(studied(name))
     rows = [missing_row(run) for run in found.runs]
     screen = Console(file=io.StringIO(), width=200)
-    screen.print(results.planned(found, rows))
+    screen.print(tables.planned(found, rows))
     text = screen.file.getvalue()  # type: ignore[attr-defined]
     for rule in {run.rule for run in found.runs}:
         assert rule.split()[0] in text
-    assert results.total(found, rows).startswith(f"{len(rows)} runs")
-    assert all("\n" not in line for line in results.cautions(found) + results.undefined(found))
-    results.curves(found)
+    assert preview.total(found, rows).startswith(f"{len(rows)} runs")
+    assert all("\n" not in line for line in preview.cautions(found) + preview.undefined(found))
+    terminal.plan_curves(found)

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["legw.cli.train", "torch._dynamo"])  # the slow imports, once
+CONTEXT.set_forkserver_preload(
+    ["legw.cli.commands.train", "legw.cli.progress", "legw.probes", "torch._dynamo"]
+)  # the slow imports, once
 
 LIMIT = 100.0
 """Seconds after which a process is taken to hang, unless a test says otherwise."""

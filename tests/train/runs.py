@@ -12,7 +12,7 @@ from legw import SGD, Recipe, rules
 from legw.runs import records
 from legw.runs.records import Summary
 from legw.train import Settings, fit
-from legw.train.state import load_newest
+from legw.train.checkpoint import load_newest
 from train.paced import held_back
 from train.tasks import TASKS
 

@@ -20,8 +20,8 @@ from legw.runs.records import Update
 from legw.train import Observer, Settings, Task, fit
 from legw.train.adascale import AdaScale, variances
 from legw.train.batches import Batches
-from legw.train.course import Course
 from legw.train.dist import World
+from legw.train.run_schedule import RunSchedule
 from train.launch import complete
 from train.runs import approx, recipe, train_adascale, weights
 from train.tasks import TASKS, Lines
@@ -133,7 +133,7 @@ def first_gradient(name: str, micro_batch_size: int) -> Any:
     task = TASKS[name]()
     torch.manual_seed(0)
     model = task.model()
-    course = Course(task, big(), BASE, "adascale")
+    course = RunSchedule(task, big(), BASE, "adascale")
     assert course.prepare(group=1) == 16
     batch = course.global_batch(
         task, model, big(), world=World(torch.device("cpu")), micro_batch_size=micro_batch_size,

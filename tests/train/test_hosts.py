@@ -20,7 +20,7 @@ import pytest
 
 from legw.recipe import to_toml
 from legw.runs import records
-from legw.train import state
+from legw.train import checkpoint
 from train.runs import assert_same_run, recipe, train
 
 UPDATES = 300
@@ -123,8 +123,8 @@ class Cluster:
     def until_trained_by(self, world_size: int) -> None:
         """Wait until so many processes have made two checkpoints."""
         self.until(f"{world_size} processes", lambda: self.world_size() == world_size)
-        before = state.paths(self.out)
-        self.until("checkpoints", lambda: len(set(state.paths(self.out)) - set(before)) == 2)
+        before = checkpoint.paths(self.out)
+        self.until("checkpoints", lambda: len(set(checkpoint.paths(self.out)) - set(before)) == 2)
 
     def finish(self) -> None:
         """Let the run hurry to its end, and see that it ends well on the survivor."""

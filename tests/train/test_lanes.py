@@ -17,9 +17,10 @@ from torch.testing import assert_close
 
 from legw import RunError, rules
 from legw.runs import records
-from legw.train import Settings, State, fit, micro
+from legw.train import Settings, State, fit
 from legw.train.dist import World
 from legw.train.lanes import Lanes, Sums
+from legw.train.microbatch import tune
 from threads import threads
 from train.runs import ADASCALE_BASE, recipe, train, weights
 from train.tasks import TASKS, Lines
@@ -179,13 +180,13 @@ class Alone(Lines):
 
 def test_lanes_are_taken_where_they_are_faster() -> None:
     task = Slow()
-    found = micro.choose(
+    found = tune.choose(
         task, task.model(), recipe(), world=CPU, group=1, precision="fp32", lanes=(1, 2)
     )
     assert found.lanes == 2
-    assert set(found.table) >= {micro.Way(16), micro.Way(16, 2), micro.Way(64)}
-    assert micro.Way(64, 2) not in found.table, "two of them are more than the batch"
-    again = micro.choose(
+    assert set(found.table) >= {tune.Way(16), tune.Way(16, 2), tune.Way(64)}
+    assert tune.Way(64, 2) not in found.table, "two of them are more than the batch"
+    again = tune.choose(
         task, task.model(), recipe(), world=CPU, group=1, precision="fp32", lanes=(1, 2)
     )
     assert (again.micro_batch_size, again.lanes) == (found.micro_batch_size, 2)
@@ -193,8 +194,8 @@ def test_lanes_are_taken_where_they_are_faster() -> None:
 
 
 def test_a_batch_too_small_for_lanes_has_them_only_if_they_are_asked_for() -> None:
-    def chosen(lanes: tuple[int, ...]) -> micro.Choice:
-        return micro.choose(
+    def chosen(lanes: tuple[int, ...]) -> tune.Choice:
+        return tune.choose(
             Slow(), Slow().model(), recipe(batch_size=20), world=CPU, group=1, precision="fp32",
             lanes=lanes,
         )  # fmt: skip
@@ -206,10 +207,10 @@ def test_a_batch_too_small_for_lanes_has_them_only_if_they_are_asked_for() -> No
 def test_what_was_measured_on_the_way_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes that are asked for are tried near the best size alone, which is measured once."""
     asked = {"world": CPU, "group": 1, "precision": "fp32", "lanes": (2,)}
-    first = micro.choose(Slow(), Slow().model(), recipe(), **asked)
+    first = tune.choose(Slow(), Slow().model(), recipe(), **asked)
     assert first.measured and {way.lanes for way in first.table} == {2}
-    monkeypatch.setattr(micro._Probe, "throughput", lambda *_: pytest.fail("measured again"))
-    again = micro.choose(Slow(), Slow().model(), recipe(), **asked)
+    monkeypatch.setattr(tune._Probe, "throughput", lambda *_: pytest.fail("measured again"))
+    again = tune.choose(Slow(), Slow().model(), recipe(), **asked)
     assert (again.micro_batch_size, again.lanes) == (first.micro_batch_size, 2)
 
 
@@ -251,7 +252,9 @@ def test_what_is_given_is_taken_or_refused(tmp_path: Path) -> None:
 
 def test_random_draws_are_found_out(tmp_path: Path) -> None:
     settings = Settings(device="cpu", micro_batch_size=16, lanes=2)
-    line = r"drawing: its loss draws random numbers, so it cannot be concurrent; .*--lanes 1"
+    line = (
+        r"drawing: its loss draws from torch's generator, so it cannot be concurrent; .*--lanes 1"
+    )
     with pytest.raises(RunError, match=line):
         fit(Drawing(), recipe(), out=tmp_path, settings=settings)
 
@@ -269,7 +272,7 @@ def test_a_resumed_run_keeps_its_lanes(tmp_path: Path, monkeypatch: pytest.Monke
         fit(Stopped(), half, out=tmp_path / "run", settings=settings)
     size = records.read_manifest(tmp_path / "run").micro_batch_size
     with monkeypatch.context() as patch:
-        patch.setattr(micro, "choose", lambda *_, **__: pytest.fail("measured again"))
+        patch.setattr(tune, "choose", lambda *_, **__: pytest.fail("measured again"))
         again = Settings(device="cpu", lanes=2, resume=True)
         fit(Slow(), half, out=tmp_path / "run", settings=again)
     assert records.read_manifest(tmp_path / "run").micro_batch_size == size

@@ -18,7 +18,7 @@ from legw.presets import DIGITS_LSTM
 from legw.runs import records
 from legw.train import Observer, Settings, State, fit
 from legw.train.batches import Batches
-from legw.train.state import Divergence
+from legw.train.divergence import Divergence
 from train.runs import recipe, train, weights
 from train.tasks import Lines, Streams
 

@@ -17,7 +17,7 @@ from legw import LAMB, LARS, Polynomial, Recipe
 from legw.apps.images.models import resnet50
 from legw.optimizers import Optimizer
 from legw.runs import records
-from legw.train import Observer, norm, optim
+from legw.train import Observer, batch_norm, optim
 from train.launch import complete
 from train.runs import weights
 
@@ -84,7 +84,7 @@ def test_biases_and_norms_are_left_out(net: nn.Module) -> None:
 def test_groups_of_batch_norm_change_no_parameter(net: nn.Module) -> None:
     before = list(net.parameters())
     grouped = resnet50(1000)
-    norm.fix_groups(grouped, 32)
+    batch_norm.fix_groups(grouped, 32)
     assert [p.shape for p in grouped.parameters()] == [p.shape for p in before]
     assert len(optim.parameter_groups(grouped)[1]["params"]) == 107
 

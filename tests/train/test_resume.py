@@ -17,7 +17,7 @@ from expect import error_line
 from legw import LegwWarning, RunError
 from legw.decays import Polynomial
 from legw.runs import locks, records
-from legw.train import Settings, fit, state
+from legw.train import Settings, checkpoint, fit
 from train.launch import CONTEXT
 from train.runs import recipe, train, weights
 from train.tasks import Lines
@@ -172,12 +172,12 @@ def damage(path: Path) -> None:
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     train("lines", tmp_path, checkpoint_epochs=1.0)
-    assert len(state.paths(tmp_path)) == 2
+    assert len(checkpoint.paths(tmp_path)) == 2
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
     train("lines", tmp_path, checkpoint_epochs=1.0)
-    older, newest = state.paths(tmp_path)
+    older, newest = checkpoint.paths(tmp_path)
     damage(newest)
     (tmp_path / "summary.json").unlink()
     with pytest.warns(LegwWarning, match=rf"{newest.name}: is damaged \(.*\); taking the one be"):
@@ -188,23 +188,23 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 
 def test_a_position_survives_a_checkpoint() -> None:
-    position = state.Position(updates=7, seconds=1.5, wall_seconds=2.0)
+    position = checkpoint.Position(updates=7, seconds=1.5, wall_seconds=2.0)
     for mean, value in zip(
         (position.since_evaluation, position.evaluated, position.last_epoch), (1.0, 2.0, 3.0),
         strict=True,
     ):  # fmt: skip
         mean.add(value)
     position.divergence.add(0.5)
-    assert state.Position.from_dict(position.to_dict()) == position
+    assert checkpoint.Position.from_dict(position.to_dict()) == position
 
 
 def test_a_damaged_checkpoint_takes_no_place_of_a_good_one(tmp_path: Path) -> None:
     """One that lies after what a run has come to could not be read when it went on."""
     for updates in (10, 20):
-        state.save(tmp_path, updates, {"position": {}})
-    damage(state.paths(tmp_path)[-1])
-    state.save(tmp_path, 12, {"position": {}})
-    assert [int(path.stem[-9:]) for path in state.paths(tmp_path)] == [10, 12]
+        checkpoint.save(tmp_path, updates, {"position": {}})
+    damage(checkpoint.paths(tmp_path)[-1])
+    checkpoint.save(tmp_path, 12, {"position": {}})
+    assert [int(path.stem[-9:]) for path in checkpoint.paths(tmp_path)] == [10, 12]
 
 
 def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_checkpoint_of_another_model_is_one_line(tmp_path: Path) -> None:
 
 def test_all_checkpoints_damaged_is_one_line(tmp_path: Path) -> None:
     train("lines", tmp_path, checkpoint_epochs=1.0)
-    for path in state.paths(tmp_path):
+    for path in checkpoint.paths(tmp_path):
         damage(path)
     (tmp_path / "summary.json").unlink()
     with (
@@ -238,25 +238,27 @@ def test_all_checkpoints_damaged_is_one_line(tmp_path: Path) -> None:
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     train("lines", tmp_path)
-    newest = state.paths(tmp_path)[-1]
+    newest = checkpoint.paths(tmp_path)[-1]
     torch.save({"position": Path("/")}, newest)
     with pytest.warns(LegwWarning, match="is damaged"), pytest.raises(RunError):
-        state.load_newest(tmp_path, lambda line: __import__("warnings").warn(line, LegwWarning, 2))
+        checkpoint.load_newest(
+            tmp_path, lambda line: __import__("warnings").warn(line, LegwWarning, 2)
+        )
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train("lines", tmp_path)
-    kept = state.paths(tmp_path)
+    kept = checkpoint.paths(tmp_path)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match=r"checkpoint-000000099\.pt: cannot be written: No space"):
-        state.save(tmp_path, 99, {"position": {}})
-    assert state.paths(tmp_path) == kept
+        checkpoint.save(tmp_path, 99, {"position": {}})
+    assert checkpoint.paths(tmp_path) == kept
     assert not list(tmp_path.glob(".checkpoint*"))
 
 
@@ -304,7 +306,7 @@ def test_another_micro_batch_goes_on(tmp_path: Path) -> None:
     """Position is kept in examples, so the split may change on the way."""
     train("streams", tmp_path / "whole", updates=30)
     train("streams", tmp_path / "cut", updates=30, checkpoint_epochs=0.5)
-    older, newest = state.paths(tmp_path / "cut")
+    older, newest = checkpoint.paths(tmp_path / "cut")
     newest.unlink()
     (tmp_path / "cut" / "summary.json").unlink()
     train("streams", tmp_path / "cut", updates=30, resume=True, micro_batch_size=24)

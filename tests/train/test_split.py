@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from legw import Muon
+from legw.train.accumulation import GlobalBatch
 from legw.train.batches import Batches
 from legw.train.dist import World
-from legw.train.step import GlobalBatch
 from train.launch import complete
 from train.runs import recipe, train, weights
 from train.tasks import TASKS, Streams
+
+MUON: dict[str, Any] = {"optimizer": Muon(adamw_lr_ratio=0.5)}
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +26,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     for name in TASKS:
         train(name, folder / name)
+    train("streams", folder / "muon", changes=MUON)
     return folder
 
 
@@ -43,8 +47,10 @@ def test_micro_batches_change_nothing(
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_change_nothing(whole: Path, tmp_path: Path, world_size: int) -> None:
     plans = [{"name": name, "out": tmp_path / name, "micro_batch_size": 24} for name in TASKS]
+    # With Muon each process makes a share of the matrices orthogonal.
+    plans.append({"name": "streams", "out": tmp_path / "muon", "changes": MUON})
     complete(world_size, train_all, plans, logs=tmp_path)
-    for name in TASKS:
+    for name in (*TASKS, "muon"):
         assert_same_weights(tmp_path / name, whole / name)
 
 

@@ -20,7 +20,7 @@ from legw import LegwWarning
 from legw.cli import main
 from legw.recipe import to_toml
 from legw.runs import records
-from legw.train import dist, state
+from legw.train import checkpoint, dist
 from train.launch import Rank, complete, free_port, start
 from train.runs import assert_same_run, recipe, train
 
@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(
         "checkpoint_seconds": 0.1,
     }  # fmt: skip
     ranks = start(before, train, logs=tmp_path / "before", **plan)
-    until(lambda: len(state.paths(out)) == 2, ranks)
+    until(lambda: len(checkpoint.paths(out)) == 2, ranks)
     kill(ranks)
     found = records.load(out)
     assert found.summary is None and found.manifest.world_size == before
@@ -231,7 +231,7 @@ def test_restarts_over_several_hosts_with_one_store(monkeypatch: pytest.MonkeyPa
 
 
 def checkpoints(command: Command) -> Callable[[], bool]:
-    return lambda: len(state.paths(command.out)) == 2
+    return lambda: len(checkpoint.paths(command.out)) == 2
 
 
 @pytest.mark.parametrize("dies", [0, 1])
@@ -251,7 +251,7 @@ def test_a_process_that_dies(whole: Path, tmp_path: Path, dies: int) -> None:
         .lines[-1]
         .endswith("; the same command with --resume goes on from the last checkpoint")
     )
-    assert state.paths(command.out)
+    assert checkpoint.paths(command.out)
     command.hurry()
     for rank in command.start(*often):
         assert rank.wait() == 0, rank.text
@@ -267,12 +267,12 @@ def test_one_process_is_asked_to_stop(
     """All make the same update their last, and write a checkpoint."""
     command = Command(tmp_path, "train.paced:streams")
     ranks = command.start("--checkpoint-epochs", "1")
-    until(lambda: bool(state.paths(command.out)), ranks)
+    until(lambda: bool(checkpoint.paths(command.out)), ranks)
     os.kill(ranks[asked].process.pid, number)
     assert_told_once(ranks, "run: stopped after update ", code=130)
     summary = records.read_summary(command.out)
     assert summary is not None and summary.status == "interrupted"
-    assert state.paths(command.out)[-1].stem == f"checkpoint-{summary.updates:09d}"
+    assert checkpoint.paths(command.out)[-1].stem == f"checkpoint-{summary.updates:09d}"
     command.hurry()
     for rank in command.start("--resume"):
         assert rank.wait() == 0, rank.text

@@ -6,19 +6,21 @@
     config.left_out             what the recipe cannot say, one line each
 
 A configuration goes out with every value that it came with; only batch, rate, warmup, length
-and decay are written anew. `legw.adapters.forms` knows the two forms.
+and decay are written anew. A `Form` has one library's names: it reads a recipe's fields from
+values, naming what does not go into a recipe, and writes a scaled recipe back.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from legw.adapters import forms
+from legw.adapters import timm_config, transformers_config
+from legw.adapters.fields import Fields, Values
 from legw.errors import RecipeError, one_line, shown
 from legw.recipe import Recipe, check_count
 from legw.rules import LEGW, Rule, scale
@@ -63,7 +65,7 @@ class Config:
                 f"{self.form}: batch_size={batch_size}: is no whole number of examples on each "
                 f"of {count} processes; choose a multiple of {count}"
             )
-        form = forms.FORMS[self.form]
+        form = FORMS[self.form]
         values, lost = form.write(self.values, self.recipe, big, count)
         _, left_out = form.read(values, self.recipe.num_examples, count)  # of the new values
         return replace(
@@ -120,16 +122,59 @@ def from_config(
     (32, 0.0004, 0.16)
     """
     values, stem = _values(source)
-    form = forms.recognise(values)
+    form = recognise(values)
     check_count(form, "processes", processes)
     if num_examples is not None:
         check_count(form, "num_examples", num_examples)
-    found, left_out = forms.FORMS[form].read(values, num_examples, processes)
+    found, left_out = FORMS[form].read(values, num_examples, processes)
     label = name or stem or form
     recipe = Recipe(name=label, num_examples=num_examples, source=f"{form} configuration", **found)
     return Config(
         form=form, values=dict(values), recipe=recipe, processes=processes, left_out=tuple(left_out)
     )
+
+
+@dataclass(frozen=True)
+class Form:
+    """One library's names."""
+
+    known_by: tuple[str, ...]
+    """Names of which at least one is there."""
+    read: Callable[[Values, int | None, int], tuple[Fields, list[str]]]
+    """(values, num_examples, processes) -> (the recipe's fields, what is left out)."""
+    write: Callable[[Values, Recipe, Recipe, int], tuple[Fields, list[str]]]
+    """(values, base, scaled, processes) -> (new values, what they cannot say)."""
+
+
+def recognise(values: Values) -> str:
+    """Return the form of values: "transformers" or "timm".
+
+    Raises:
+        RecipeError: neither's names are there.
+
+    >>> recognise({"learning_rate": 0.1}), recognise({"sched": "cosine"})
+    ('transformers', 'timm')
+    """
+    for name, form in FORMS.items():
+        if any(key in values for key in form.known_by):
+            return name
+    raise RecipeError(
+        "from_config: is neither of Hugging Face TrainingArguments (learning_rate, "
+        "per_device_train_batch_size) nor of timm (sched, lr, opt); give one of these"
+    )
+
+
+FORMS = {
+    "transformers": Form(
+        ("per_device_train_batch_size", "learning_rate", "num_train_epochs"),
+        transformers_config.read,
+        transformers_config.write,
+    ),
+    "timm": Form(
+        ("sched", "opt", "lr_base", "grad_accum_steps"), timm_config.read, timm_config.write
+    ),
+}
+"""The forms that are known, by name."""
 
 
 def _values(source: Any) -> tuple[dict[str, Any], str]:

@@ -17,14 +17,26 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
+from legw.analysis import clipping, probed
 from legw.analysis.clipping import MOSTLY, SELDOM, on_base_alone
-from legw.analysis.theory import NoiseScale, Power
+from legw.analysis.curvature import Power
+from legw.analysis.noise import NoiseScale, noise_scale
+from legw.analysis.probed import Probed
+from legw.recipe import Recipe
 from legw.rules import FAR
+from legw.runs import measurements, records
+from legw.runs.measurements import Noise
 
 Answer = Literal["holds", "does not hold", "cannot tell"]
+
+LEAST_UPDATES = 10
+"""Fewer updates say nothing about whether the loss rises."""
+
+TIMES = (1.0, 2.0, 4.0, 8.0)
+"""Multiples of the rule's rate that are tried, until the loss rises."""
 
 HEADROOM = 2.0
 """Times the rule's rate at which the loss has still to fall."""
@@ -214,3 +226,62 @@ def together(verdicts: Sequence[Verdict]) -> Answer:
 
 def _listed(sizes: Sequence[int]) -> str:
     return ", ".join(str(size) for size in sizes)
+
+
+def judged(
+    base: Recipe, runs: Sequence[Probed], risen: dict[int, dict[float, bool]]
+) -> dict[str, Any]:
+    """Return the verdicts and what they rest on, as plain values.
+
+    Args:
+        base: the recipe before scaling.
+        runs: at the rule's rates, with what their probes have written.
+        risen: for each batch size whether the loss rose, by multiples of the rate.
+    """
+    curvature = probed.curvature_result(base, runs)
+    power = curvature["peak_epoch_against_batch_size"]
+    smallest = min(run.recipe.batch_size for run in runs)
+    short = [run for run in runs if run.recipe.batch_size == smallest]
+    noise = [row for run in short for row in measurements.read(run.folder, Noise)]
+    scale = noise_scale(noise) if noise else None
+    whole = all(run.summary.status == "finished" for run in short)
+    shares = _clipped_shares(runs)
+    late, early = (
+        sorted({row["batch_size"] for row in curvature["runs"] if row[which]})
+        for which in ("peak_is_last", "peak_is_first")
+    )
+    verdicts = [
+        of_rates(risen),
+        of_curvature(None if power is None else Power(**power), late, early),
+        of_noise(max(run.recipe.batch_size for run in runs), scale, whole=whole),
+        of_clipping(shares),
+    ]
+    return {
+        "verdict": together(verdicts),
+        "assumptions": [asdict(verdict) for verdict in verdicts],
+        "rates": [
+            {"batch_size": size, "times": times, "loss_rises": rose}
+            for size, tried in risen.items()
+            for times, rose in tried.items()
+        ],
+        "clipped_shares": shares,
+        "noise_scale": None if scale is None else asdict(scale),
+        "thresholds": {
+            "headroom": HEADROOM,
+            "exponent_holds": SAME,
+            "exponent_cannot_tell": OTHER,
+            "batch_over_noise": FAR,
+            "clipped_mostly": MOSTLY,
+            "clipped_seldom": SELDOM,
+            "loss_rises_from": RISE,
+        },
+    } | curvature
+
+
+def _clipped_shares(runs: Sequence[Probed]) -> dict[int, float | None]:
+    """Return the mean share of clipped updates for each batch size."""
+    found: dict[int, list[float]] = {}
+    for run in runs:
+        share = clipping.clipped_share(run.recipe, records.load(run.folder).updates)
+        found.setdefault(run.recipe.batch_size, []).extend([] if share is None else [share])
+    return {size: statistics.fmean(shares) if shares else None for size, shares in found.items()}

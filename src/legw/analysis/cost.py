@@ -26,13 +26,13 @@ from __future__ import annotations
 
 import bisect
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from legw import rules, schedule
-from legw.analysis import theory
-from legw.analysis.theory import NoiseScale
-from legw.errors import LegwError, RecipeError
+from legw.analysis.noise import NoiseScale, examples_against
+from legw.errors import LegwError, RecipeError, one_line
 from legw.recipe import Recipe
 from legw.rules import Rule
 from legw.runs.measurements import Speed
@@ -157,6 +157,25 @@ def sync_seconds(gradient_bytes: float, network: Network) -> float:
     rounds = 2 * math.ceil(math.log2(devices))
     tree = rounds * network.latency_seconds + 2 * network.devices_per_node * transfer
     return min(ring, tree)
+
+
+def read_rate(text: str) -> float:
+    """Return a network's rate in bytes per second, as in 100Gbit, 1Gbit/s or 12.5GB/s.
+
+    Raises:
+        LegwError: it is not a rate above 0.
+
+    >>> read_rate("100Gbit"), read_rate("12.5GB/s")
+    (12500000000.0, 12500000000.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)(bit|B)(?:/s|ps)?", text.strip())
+    rate = 0.0
+    if found is not None:
+        prefix = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found.group(2)]
+        rate = float(found.group(1)) * prefix / (8 if found.group(3) == "bit" else 1)
+    if not 0 < rate < float("inf"):
+        raise LegwError(f"--link={one_line(text)}: must be a rate above 0, for example 100Gbit")
+    return rate
 
 
 def pass_seconds(passes: Mapping[int, float], examples: int) -> float:
@@ -317,7 +336,7 @@ def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -
 
 def _factor(option: Option, base: Recipe, noise: float) -> float:
     """Return the examples to the base's loss over the base's own, at a noise scale from 0 on."""
-    factor = theory.examples_against(option.batch_size, base.batch_size, max(noise, LEAST_NOISE))
+    factor = examples_against(option.batch_size, base.batch_size, max(noise, LEAST_NOISE))
     assert factor is not None
     return factor
 

@@ -7,6 +7,7 @@ A folder may hold several, at any depth:
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,8 @@ from pathlib import Path
 from legw import rules
 from legw.analysis import table
 from legw.analysis.table import Table
-from legw.errors import LegwError, RecipeError, RunError
+from legw.analysis.verdict import USUAL
+from legw.errors import LegwError, LegwWarning, RecipeError, RunError
 from legw.recipe import Recipe
 from legw.runs import records
 from legw.runs.records import Manifest, Run
@@ -45,6 +47,8 @@ class Evidence:
     """Cells that their rule does not define."""
     problems: tuple[str, ...] = ()
     """What could not be read, one line each."""
+    tolerance: str = ""
+    """How much worse than the base still counts as kept; empty takes the study's own."""
 
     @cached_property
     def table(self) -> Table:
@@ -53,7 +57,13 @@ class Evidence:
         if self.runs:
             manifest = self.runs[0][1].manifest
             metric, higher = manifest.metric or metric, manifest.higher_is_better
-        return table.of(self.rows, self.undefined, metric=metric, higher_is_better=higher)
+        return table.of(
+            self.rows,
+            self.undefined,
+            metric=metric,
+            higher_is_better=higher,
+            tolerance=self.tolerance or (self.study.tolerance if self.study else USUAL),
+        )
 
 
 def read(folder: str | Path) -> list[Evidence]:
@@ -82,6 +92,31 @@ def read(folder: str | Path) -> list[Evidence]:
     if problems:
         found.append(Evidence(title=folder.name, folder=folder, problems=tuple(problems)))
     return found
+
+
+def compare(folder: str | Path) -> Table:
+    """Return the comparison of one study, as far as its runs have ended.
+
+    Args:
+        folder: of the study, or of runs of one task.
+
+    Returns:
+        The table that `legw study` and `legw report` show: `Table.find` has a rule's cell at a
+        batch size, with its mean, spread and number of seeds, and `Table.from_base` the
+        difference to the base with its 95 % interval. What could not be read is warned of.
+
+    Raises:
+        RunError: the folder is not there, holds no runs, or holds more than one study.
+    """
+    everything = read(folder)
+    for one in everything:
+        for problem in one.problems:
+            warnings.warn(problem, LegwWarning, stacklevel=2)
+    found = [one for one in everything if one.rows]
+    if len(found) != 1:
+        names = ", ".join(str(one.folder) for one in found) or "no study that can be read"
+        raise RunError(f"{folder}: holds {names}; give the folder of one study")
+    return found[0].table
 
 
 def _study(folder: Path, places: Sequence[Path]) -> Evidence:

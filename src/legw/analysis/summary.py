@@ -24,8 +24,9 @@ def sentence(table: Table) -> str:
     >>> cells = (Cell(variant="", rule="base", batch_size=16, metrics=(0.95, 0.97)),
     ...          Cell(variant="", rule="legw", batch_size=64, metrics=(0.94, 0.96)))
     >>> print(sentence(Table(cells=cells, metric="accuracy")))
-    At batch 64 (4 times the base's 16), legw reaches accuracy 0.9500 against the base's
-    0.9600 (difference -0.0100, 95 % interval -0.0708 to +0.0508, n = 2 and 2).
+    Cannot tell whether the base's accuracy is kept within 1 %: at batch 64 (4 times the
+    base's 16), legw reaches accuracy 0.9500 against the base's 0.9600 (difference -0.0100,
+    95 % interval -0.0708 to +0.0508, n = 2 and 2).
     """
     table = best_trials(table)
     ended = [cell for cell in table.cells if cell.metrics or cell.diverged]
@@ -43,9 +44,23 @@ def _of_the_rules(table: Table, ended: Sequence[Cell]) -> str:
         return f"The base, at batch {ended[0].batch_size}, {_reached(table, ended[0])}"
     subject = _subject(table, scaled)
     others = [c for c in scaled if c.batch_size == subject.batch_size and c is not subject]
-    said = f"At batch {subject.batch_size}{_times(table, subject)}, {subject.rule} "
-    said += _against_base(table, subject)
+    said = f"{_verdict(table, subject)}t batch {subject.batch_size}{_times(table, subject)}, "
+    said += f"{subject.rule} {_against_base(table, subject)}"
     return said + ("; " + _others(table, others, subject) if others else "")
+
+
+def _verdict(table: Table, cell: Cell) -> str:
+    """Return the verdict on a cell as the sentence's beginning, up to the letter of "at"."""
+    verdict = table.verdict(cell)
+    if verdict is None:
+        return "A"
+    if verdict.outcome == "keeps":
+        return f"Keeps the base's {table.metric} within {table.tolerance}: a"
+    if verdict.outcome == "cannot tell":
+        return f"Cannot tell whether the base's {table.metric} is kept within {table.tolerance}: a"
+    if cell.diverged:
+        return f"Loses {cell.diverged} of {_runs(cell.total)}, by divergence: a"
+    return f"Loses {verdict.amount}: a"
 
 
 def _subject(table: Table, scaled: Sequence[Cell]) -> Cell:

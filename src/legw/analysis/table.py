@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from legw.analysis.stats import Difference, Estimate, estimate, welch
+from legw.analysis.verdict import USUAL, USUAL_TOLERANCE, Tolerance, Verdict, judge, read_tolerance
 from legw.rules import STEERING
 from legw.study.plan import BASE, Row, Undefined
 
@@ -66,6 +67,8 @@ class Table:
     """Whether a larger metric is better."""
     epochs: tuple[float, ...] = ()
     """The lengths of the runs, ascending."""
+    tolerance: Tolerance = USUAL_TOLERANCE
+    """How much worse than the base's a metric may be and still counts as kept."""
 
     @cached_property
     def base_batch(self) -> int | None:
@@ -178,6 +181,25 @@ class Table:
             return None
         return welch(cell.metrics, base.metrics)
 
+    def verdict(self, cell: Cell) -> Verdict | None:
+        """Return whether a cell keeps its base's metric; None if nothing can be compared."""
+        base, difference = self.base_of(cell.variant), self.from_base(cell)
+        if base is None or base is cell or not base.metrics or not (cell.metrics or cell.diverged):
+            return None
+        mean, sign = _mean(base), -1 if self.higher_is_better else 1
+        if cell.diverged:
+            loss = sign * (_mean(cell) - mean) if cell.metrics else math.nan
+            return Verdict("loses", loss, mean, self.metric)
+        if difference is None:
+            return Verdict("cannot tell", sign * (_mean(cell) - mean), mean, self.metric)
+        return judge(
+            difference,
+            mean,
+            self.tolerance,
+            metric=self.metric,
+            better_is_more=self.higher_is_better,
+        )
+
     @cached_property
     def places(self) -> int:
         """Decimals that show four digits of the metric's usual size."""
@@ -220,7 +242,10 @@ class Table:
             "unfinished": cell.unfinished,
             "missing": cell.missing,
         }
-        return lines + [f"{word} {n}/{cell.total}" for word, n in counts.items() if n]
+        lines += [f"{word} {n}/{cell.total}" for word, n in counts.items() if n]
+        verdict = self.verdict(cell)
+        told = verdict is not None and len(cell.metrics) > 1 and not cell.diverged
+        return [*lines, str(verdict)] if told else lines
 
     @cached_property
     def reasons(self) -> list[str]:
@@ -264,6 +289,7 @@ def of(
     *,
     metric: str = "metric",
     higher_is_better: bool = True,
+    tolerance: str = USUAL,
 ) -> Table:
     """Return the table of a study's rows.
 
@@ -272,6 +298,7 @@ def of(
         undefined: the cells that their rule does not define.
         metric: what was measured.
         higher_is_better: whether a larger metric is better.
+        tolerance: what still counts as kept, as `read_tolerance` reads it.
 
     >>> row = Row(recipe="mine", rule="legw", batch_size=64, seed=0, metric=0.9,
     ...           status="finished", updates=10, seconds=1.0)
@@ -288,6 +315,7 @@ def of(
         metric=metric,
         higher_is_better=higher_is_better,
         epochs=_lengths(rows),
+        tolerance=read_tolerance(tolerance),
     )
 
 

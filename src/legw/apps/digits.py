@@ -6,7 +6,10 @@ import numpy
 import torch
 
 from legw.apps import Options
-from legw.apps.rows import RowTask, held_out
+from legw.apps.row_lstm import RowTask, ShiftedRowTask, held_out
+
+SHIFTS = {"digits-lstm-muon": 1}
+"""Applications whose training images are shifted at random, and by how many pixels at most."""
 
 TEST_SHARE = 0.2
 """Share of the 1,797 images that is kept for the test."""
@@ -23,4 +26,7 @@ def task(name: str, options: Options) -> RowTask:
     train, test = held_out((images, labels), TEST_SHARE)
     if options.holdout == "validation":
         train, test = held_out(train, TEST_SHARE)
+    if name in SHIFTS:
+        most = SHIFTS[name]
+        return ShiftedRowTask(name, train, test, scale=16.0, hidden_size=32, most=most)
     return RowTask(name, train, test, scale=16.0, hidden_size=32)

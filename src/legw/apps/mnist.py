@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from legw.apps import Options
-from legw.apps.rows import RowTask, ShiftedRowTask, held_out
+from legw.apps.row_lstm import RowTask, ShiftedRowTask, held_out
 from legw.errors import DataError
 
 VALIDATION_SHARE = 1 / 6

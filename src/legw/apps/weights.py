@@ -11,7 +11,7 @@ from torch import nn
 
 from legw.errors import LegwWarning, RunError, one_line
 from legw.runs import records
-from legw.train.state import load_newest
+from legw.train.checkpoint import load_newest
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -1,6 +1,6 @@
 """The command line: finds the command, runs it, and turns what goes wrong into one line.
 
-Each command is one module of this package with two names, `Options` (a frozen
+Each command is one module of `legw.cli.commands` with two names, `Options` (a frozen
 dataclass whose attribute docstrings are the help) and `run(options) -> int`.
 Only the module of the command that was asked for is imported, so that
 `legw scale` answers without torch, and quickly.
@@ -19,27 +19,27 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from legw.cli import streams
-from legw.cli.wrong import one_line
+from legw.cli import output
+from legw.cli.usage import one_line
 from legw.errors import DivergedError, LegwError, LegwWarning, unknown_name
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "recipes": ("legw.cli.recipes", "list the base recipes that ship, with their sources"),
-    "scale": ("legw.cli.scale", "carry a recipe to another batch size: old and new side by side"),
-    "schedule": ("legw.cli.schedule", "draw the learning rate of each update, or write it out"),
-    "train": ("legw.cli.train", "train a shipped application at any batch size"),
-    "study": ("legw.cli.study", "train a grid of rules, batch sizes and seeds; compare them"),
-    "probe": ("legw.cli.probe", "measure why the rule works, and how far it goes"),
-    "check": ("legw.cli.check", "say whether the rule's assumptions hold for your own task"),
-    "plan": ("legw.cli.plan", "tell which batch size finishes soonest, here or on many devices"),
-    "sample": ("legw.cli.sample", "let a trained language model write"),
-    "score": ("legw.cli.score", "tell how well a trained language model predicts a text"),
-    "translate": ("legw.cli.translate", "translate lines of text with a trained model"),
-    "watch": ("legw.cli.watch", "show what is running, how far it is, and when it will end"),
-    "report": ("legw.cli.report", "make one HTML page from a folder of runs"),
-    "demo": ("legw.cli.demo", "see in about a minute why the rule works"),
+COMMANDS: dict[str, str] = {
+    "recipes": "list the base recipes that ship, with their sources",
+    "scale": "carry a recipe to another batch size: old and new side by side",
+    "schedule": "draw the learning rate of each update, or write it out",
+    "train": "train a shipped application at any batch size",
+    "study": "train a grid of rules, batch sizes and seeds; compare them",
+    "probe": "measure why the rule works, and how far it goes",
+    "check": "say whether the rule's assumptions hold for your own task",
+    "plan": "tell which batch size finishes soonest, here or on many devices",
+    "sample": "let a trained language model write",
+    "score": "tell how well a trained language model predicts a text",
+    "translate": "translate lines of text with a trained model",
+    "watch": "show what is running, how far it is, and when it will end",
+    "report": "make one HTML page from a folder of runs",
+    "demo": "see in about a minute why the rule works",
 }
-"""The commands, in the order in which the overview lists them: module and one line of help."""
+"""The commands, in the order in which the overview lists them, and a line of help for each."""
 
 EXTRAS = {
     "torch": ("torch", "train"),
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
     try:
-        with streams.ready(), _warnings_as_notes():
+        with output.ready(), _warnings_as_notes():
             return _answer(name, words[1:])
     except LegwError as error:
         quiet = not _first() if error.told is None else error.told
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"legw: {interrupt}" if interrupt.args else "legw: interrupted"
         return _complain(line, 130, quiet=not _first())
     except BrokenPipeError:  # our reader has gone (`legw recipes | head`): that is no error
-        streams.forget(sys.stdout)
+        output.forget(sys.stdout)
         return 0
 
 
@@ -99,7 +99,7 @@ def _run(name: str, words: list[str]) -> int:
     """Import one command, let tyro read its options, and run it."""
     import tyro
 
-    command: Any = importlib.import_module(COMMANDS[name][0])
+    command: Any = importlib.import_module(f"legw.cli.commands.{name}")
     plain = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     said = io.StringIO()
     try:
@@ -120,7 +120,7 @@ def _run(name: str, words: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = "\n".join(f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
     return f"""\
 usage: legw COMMAND [OPTIONS]
 

@@ -1,18 +1,30 @@
-"""Recipes as tables for the terminal, at home in 80 columns."""
+"""Tables for the terminal, at home in 80 columns: recipes, studies, probes and checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.table import Table
 
-from legw.cli.outcome import Outcome, comparison, others, short, updates, warmup_updates
-from legw.cli.outputs import factor, number
+from legw import schedule
+from legw.analysis import check, probed, trials
+from legw.analysis.noise import examples_against
+from legw.analysis.scaled import Outcome, comparison, others, short, updates, warmup_updates
+from legw.analysis.table import Cell
+from legw.analysis.table import Table as Results
+from legw.cli.output import factor
+from legw.errors import number
 from legw.lengths import UNITS
 from legw.recipe import Recipe
 from legw.rules import warmup_share
+from legw.study import durations
+from legw.study.durations import Rates
+from legw.study.plan import BASE, Plan, Planned
+from legw.study.plan import Row as RunRow
+from legw.units import epochs_of
 
 SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "updates", *UNITS,
           *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip
@@ -21,7 +33,7 @@ SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "upd
 
 def side_by_side(base: Recipe, scaled: Recipe) -> Table:
     """Return two recipes as columns, what changed in bold and with its factor."""
-    table = _empty()
+    table = _bare()
     table.add_column("")
     table.add_column("base", justify="right")
     table.add_column("scaled", justify="right")
@@ -36,7 +48,7 @@ def side_by_side(base: Recipe, scaled: Recipe) -> Table:
 
 def by_rule(base: Recipe, outcomes: Iterable[Outcome]) -> Table:
     """Return one row a rule, below the base recipe's."""
-    table = _empty()
+    table = _bare()
     table.add_column("rule")
     rows = [Row(("base",), base, base)]
     rows += [Row((outcome.rule.name,), base, outcome.scaled) for outcome in outcomes]
@@ -45,7 +57,7 @@ def by_rule(base: Recipe, outcomes: Iterable[Outcome]) -> Table:
 
 def by_batch(base: Recipe, outcomes: Iterable[Outcome]) -> Table:
     """Return one row a batch size, the base recipe's own batch (k = 1) among them."""
-    table = _empty()
+    table = _bare()
     table.add_column("batch\nsize", justify="right")
     table.add_column("k", justify="right")
     sizes = {outcome.batch_size: outcome for outcome in outcomes}
@@ -57,7 +69,7 @@ def by_batch(base: Recipe, outcomes: Iterable[Outcome]) -> Table:
 
 def listing(recipes: Iterable[Recipe]) -> Table:
     """Return one row a recipe."""
-    table = _empty()
+    table = _bare()
     table.add_column("recipe", style="bold", no_wrap=True)
     for name in ("batch", "lr", "warmup\nepochs", "epochs"):
         table.add_column(name, justify="right")
@@ -71,7 +83,7 @@ def listing(recipes: Iterable[Recipe]) -> Table:
 
 def sources(recipes: Iterable[Recipe]) -> Table:
     """Return where each recipe's numbers come from."""
-    table = _empty()
+    table = _bare()
     table.add_column("recipe", style="bold", no_wrap=True)
     table.add_column("source")
     for recipe in recipes:
@@ -145,5 +157,158 @@ def _fill(table: Table, rows: list[Row]) -> Table:
     return table
 
 
-def _empty() -> Table:
+# Studies ---------------------------------------------------------------------------
+
+
+def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> Table:
+    """Return one row for each rule and batch size, with the recipe and how far its runs are.
+
+    Where rates are known, the last column is the time that one run takes.
+    """
+    table = _bare()
+    several = any(run.variant for run in plan.runs)
+    for name in ("variant",) if several else ():
+        table.add_column(name, overflow="fold")
+    table.add_column("rule", no_wrap=True)
+    for name in ("batch", "lr", "warmup\nepochs", "warmup\nupdates", "epochs", "updates"):
+        table.add_column(name, justify="right")
+    table.add_column("runs", no_wrap=True)
+    for name in ("time",) if rates else ():
+        table.add_column(name, justify="right", no_wrap=True)
+    states: dict[tuple[str, str, int], Counter[str]] = {}
+    for run, row in zip(plan.runs, rows, strict=True):
+        states.setdefault(_key(run), Counter())[row.status] += 1
+    for run in {_key(run): run for run in reversed(plan.runs)}.values():
+        recipe = run.recipe
+        words = [f"{count} {state}" for state, count in states[_key(run)].items()]
+        whole, warmup = schedule.counts(recipe)
+        ramp, length = epochs_of(recipe)
+        values = (recipe.lr, ramp, warmup, length, whole)
+        cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
+        time = durations.seconds(run, rates) if rates else None
+        cells += [] if time is None else [durations.in_words(time)]
+        table.add_row(*([run.variant] if several else []), *cells)
+    return table
+
+
+def _key(run: Planned) -> tuple[str, str, int]:
+    return (run.variant, run.rule, run.recipe.batch_size)
+
+
+def _rule(name: str) -> str:
+    return "base" if name == BASE else name
+
+
+def results(table: Results) -> Table:
+    """Return a study's table: a line a rule (and variant), a column a batch size."""
+    drawn = _bare()
+    table = trials.best_trials(table)
+    several = len(table.variants) > 1
+    if several:
+        drawn.add_column("variant", overflow="fold")
+    drawn.add_column("rule", no_wrap=True)
+    for size in table.batch_sizes:
+        drawn.add_column(_heading(table, size), justify="right")
+    best = {size: table.best(size) for size in table.batch_sizes} if several else {}
+    for variant, rule in table.lines:
+        texts = []
+        for size in table.batch_sizes:
+            cell = table.at((variant, rule), size)
+            marked = cell is not None and cell is best.get(size)
+            texts.append(_text(table, cell) + (" *" if marked else "  " if several else ""))
+        drawn.add_row(*([variant] if several else []), _rule(rule), *texts)
+    return drawn
+
+
+def _heading(table: Results, size: int) -> str:
+    if table.base_batch is None:
+        return str(size)
+    return f"{size}\n{factor(table.base_batch, size) or 'base'}"
+
+
+def _text(table: Results, cell: Cell | None) -> str:
+    return "" if cell is None else "\n".join(table.text(cell))
+
+
+def below_results(table: Results) -> list[str]:
+    """Return the lines that explain a study's table."""
+    lines = [table.caption(), table.length(), *trials.costs(table)]
+    if len(table.variants) > 1:
+        lines.append("* best of its column; choose a variant at the base batch, nowhere else")
+    return lines + [f"[{i}] {reason}" for i, reason in enumerate(table.reasons, start=1)]
+
+
+# Probes and checks -----------------------------------------------------------------
+
+
+def peaks_table(found: dict[str, Any]) -> Table:
+    """Return one row a run."""
+    table = _columns(
+        "batch", "lr", "seed", "peak\nupdate", "peak\nepoch", "L there", "1/lr", "L last",
+        "warmup\nupdates",
+    )  # fmt: skip
+    for row in found["runs"]:
+        top = row["peak"] or {"update": None, "epoch": None, "curvature": None}
+        asked = row["suggested_warmup_updates"]
+        cells = (
+            row["batch_size"], row["lr"], row["seed"], top["update"], top["epoch"],
+            top["curvature"], 1 / row["lr"], row["last"],
+        )  # fmt: skip
+        table.add_row(*(number(cell, 3) for cell in cells), "-" if asked is None else str(asked))
+    return table
+
+
+def noise_table(found: dict[str, Any]) -> Table:
+    """Return one row a stretch, then the last half and the whole run."""
+    table = _columns("epochs", "noise scale", "95 % interval", "samples")
+    for part in [*found["stretches"], found["late_noise_scale"], found["noise_scale"]]:
+        table.add_row(
+            f"{part['from_epoch']:.3g} to {part['to_epoch']:.3g}",
+            "lost in noise" if part["value"] is None else number(part["value"], 3),
+            probed.interval(part),
+            str(part["n"]),
+        )
+    return table
+
+
+def prediction_table(found: dict[str, Any]) -> Table:
+    """Return how many more examples a batch needs than the base, as the noise scale says.
+
+    The noise of the last half, which is the larger one, is what `--noise DIR` reads.
+    """
+    table = _columns("batch", "k", "examples to the same loss\n(noise of the whole run)",
+                   "(of its\nlast half)")  # fmt: skip
+    base = found["base"]["batch_size"]
+    scales = [found[name]["value"] for name in ("noise_scale", "late_noise_scale")]
+    for k in (1, 4, 16, 64):
+        factors = [examples_against(base * k, base, scale) for scale in scales]
+        times = ["-" if each is None else f"{number(each, 3)} times" for each in factors]
+        table.add_row(str(base * k), str(k), *times)
+    return table
+
+
+def rates_table(found: dict[str, Any]) -> Table:
+    """Return one row a batch size: whether the loss rises at multiples of the rule's rate."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("batch", *(f"{times:g} x rate" for times in check.TIMES)):
+        table.add_column(name, justify="right")
+    sizes = {row["batch_size"] for row in found["rates"]}
+    for size in sorted(sizes):
+        tried = {r["times"]: r["loss_rises"] for r in found["rates"] if r["batch_size"] == size}
+        words = ("-" if t not in tried else "rises" if tried[t] else "falls" for t in check.TIMES)
+        table.add_row(str(size), *words)
+    return table
+
+
+# All of them -----------------------------------------------------------------------
+
+
+def _bare() -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="")
+
+
+def _columns(*names: str) -> Table:
+    table = _bare()
+    for name in names:
+        table.add_column(name, justify="right")
+    return table

@@ -1,8 +1,14 @@
-"""Probes: what they measure, and never steer. Needs torch."""
+"""Probes: what they measure, and never steer; and the runs that measure with them. Needs torch."""
 
 from __future__ import annotations
 
+from legw.probes.assumptions import check_assumptions
+from legw.probes.batch_plan import BatchPlan, plan_batch_size
 from legw.probes.curvature import CurvatureProbe
+from legw.probes.ladder import measure_curvature, measure_noise
 from legw.probes.noise import NoiseProbe
 
-__all__ = ["CurvatureProbe", "NoiseProbe"]
+__all__ = [
+    "BatchPlan", "CurvatureProbe", "NoiseProbe", "check_assumptions", "measure_curvature",
+    "measure_noise", "plan_batch_size",
+]  # fmt: skip

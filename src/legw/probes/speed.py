@@ -12,14 +12,15 @@ import torch
 from legw.errors import RunError
 from legw.recipe import Recipe
 from legw.runs.measurements import Speed
-from legw.train import micro, norm, optim
+from legw.train import batch_norm, optim
+from legw.train.accumulation import forward_and_backward
 from legw.train.dist import World
+from legw.train.hardware import describe_device, out_of_memory
 from legw.train.lanes import tried
-from legw.train.machine import describe_device, out_of_memory
+from legw.train.microbatch import tune
+from legw.train.microbatch.candidates import SMALLEST, Way, climb, ladder
 from legw.train.precision import Precision, warn_if_slow
-from legw.train.step import forward_and_backward
 from legw.train.task import Task
-from legw.train.ways import SMALLEST, Way, climb, ladder
 
 ENOUGH_SECONDS = 0.4
 """How long each thing is timed, at least `LEAST` and at most `MOST` times."""
@@ -58,14 +59,14 @@ def measure(
     warn_if_slow(world.device.type, precision)
     torch.manual_seed(0)
     model = task.model().to(world.device).train()
-    group = norm.fix_groups(model, recipe.norm_batch_size)
+    group = batch_norm.fix_groups(model, recipe.norm_batch_size)
     ids = task.order(0, 0, recipe.batch_size)
     spreads: list[float] = []
 
     def rate(way: Way) -> float:
         with contextlib.ExitStack() as held:
             try:
-                one = micro.passing(
+                one = tune.passing(
                     task, model, ids, way, world=world, precision=precision, held=held
                 )
                 mean, spread = timed(one, world.device, seconds)
@@ -74,7 +75,7 @@ def measure(
                     raise
                 return 0.0
             finally:
-                norm.forget(model)
+                batch_norm.forget(model)
                 model.zero_grad(set_to_none=True)
         spreads.append(spread)
         return way.examples / mean
@@ -88,9 +89,9 @@ def measure(
     passes = {way.size: time for way, time in times.items() if way.lanes == 1}
     if not passes:
         raise RunError(f"speed: not even {SMALLEST} examples fit into memory; free some")
-    batch = micro.load(task, ids[: min(passes)], world.device)
+    batch = tune.load(task, ids[: min(passes)], world.device)
     forward_and_backward(task, model, batch, None, precision=precision)
-    norm.forget(model)
+    batch_norm.forget(model)
     return Speed(
         passes=passes,
         rounds={way: time for way, time in times.items() if way.lanes > 1},

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from legw.analysis.curves import MOST, corners, means, thin
 from legw.analysis.evidence import Evidence
 from legw.analysis.table import Table
 from legw.analysis.targets import reached
 from legw.analysis.trials import best_trials, shown_as
 from legw.errors import LegwError
-from legw.report import charts, study_charts, target_charts
-from legw.report.curves import MOST, corners, means, thin
-from legw.report.study_charts import Curve
+from legw.report.charts import comparison, targets
+from legw.report.charts.comparison import Curve
+from legw.report.charts.schedule import points
+from legw.report.charts.style import COLORS
 from legw.rules import STEERING
 from legw.runs.records import Run
 from legw.study.plan import BASE, Row
@@ -56,8 +58,8 @@ def overview(evidence: Evidence) -> Plot:
     """Return the chart of metric against batch size."""
     table = best_trials(evidence.table)
     if len(table.batch_sizes) == 1:
-        return Plot(study_charts.metric_by_variant(table), f"{table.metric} {across(table)}")
-    chart = study_charts.metric_by_batch(table)
+        return Plot(comparison.metric_by_variant(table), f"{table.metric} {across(table)}")
+    chart = comparison.metric_by_batch(table)
     return Plot(chart, f"{table.metric} against batch size, one line a rule")
 
 
@@ -67,8 +69,8 @@ def costs(evidence: Evidence, target: float) -> list[Plot]:
     found = reached(evidence, target)
     if len(table.batch_sizes) < 2 or not any(each.updates for each in found):
         return []
-    units = [unit for unit in target_charts.UNITS if any(each.costs[unit] for each in found)]
-    charts = [(unit, target_charts.to_target(found, table, unit=unit)) for unit in units]
+    units = [unit for unit in targets.UNITS if any(each.costs[unit] for each in found)]
+    charts = [(unit, targets.to_target(found, table, unit=unit)) for unit in units]
     said = f"to {table.metric} {table.number(target)} against batch size, one line a rule"
     return [Plot(chart, f"{unit} {said}") for unit, chart in charts]
 
@@ -84,7 +86,7 @@ def recipes(evidence: Evidence) -> list[Plot]:
         if (name := shown_as(evidence.table, row.rule, row.batch_size, row.variant))
     ]
     return [
-        Plot(target_charts.recipe_by_batch(rows, table, field=field), f"{what} against batch size")
+        Plot(targets.recipe_by_batch(rows, table, field=field), f"{what} against batch size")
         for field, what in (("lr", "peak learning rate"), ("warmup_epochs", "warmup"))
     ]
 
@@ -97,13 +99,11 @@ def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:
         plots = []
         loss = _losses(evidence, table, size, most)
         if loss:
-            chart = study_charts.loss_by_epoch(
-                loss, names=table.names, title=f"Loss at batch {size}"
-            )
+            chart = comparison.loss_by_epoch(loss, names=table.names, title=f"Loss at batch {size}")
             plots.append(Plot(chart, f"training loss against epoch at batch size {size}"))
         rates = _rates(evidence, table, size)
         if rates:
-            chart = study_charts.lr_by_epoch(
+            chart = comparison.lr_by_epoch(
                 rates, names=table.names, title=f"Learning rate at batch {size}"
             )
             plots.append(Plot(chart, f"learning rate against epoch at batch size {size}"))
@@ -163,7 +163,7 @@ def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
     manifest = run.manifest
     recipe = manifest.recipe.with_num_examples(manifest.num_examples)
     try:
-        whole = charts.points(recipe)
+        whole = points(recipe)
         end = in_unit(recipe, "epochs").length
     except LegwError:  # a folder that was tampered with: its curve is left out
         return []
@@ -180,7 +180,7 @@ def _spec(chart: dict[str, Any]) -> dict[str, Any]:
     """Return a specification in the page's looks instead of its own."""
     datasets = chart["datasets"]
     text = json.dumps({key: v for key, v in chart.items() if key not in ("datasets", "config")})
-    for i, color in enumerate(study_charts.COLORS):
+    for i, color in enumerate(COLORS):
         text = text.replace(f'"{color}"', f'"var(--c{i})"')
     spec: dict[str, Any] = json.loads(text, object_hook=_without_legend)
     return spec | {

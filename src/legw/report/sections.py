@@ -15,8 +15,8 @@ from legw.analysis.table import Cell, Table
 from legw.analysis.targets import reached, usual
 from legw.analysis.trials import best_trials, costs
 from legw.report import clipped, plots
+from legw.report.charts.comparison import UNITS, color_of
 from legw.report.html import Html, data, join, table, tag
-from legw.report.study_charts import UNITS, color_of
 from legw.runs.records import Run
 from legw.study.plan import BASE, Row
 

@@ -70,6 +70,9 @@ class Speed:
     the task can be trained in lanes; only a single process is."""
 
 
+PROBES = "probes.json"
+"""File in a probed run's folder that says how it was measured."""
+
 Row = TypeVar("Row", Curvature, Noise)
 
 

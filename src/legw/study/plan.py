@@ -68,6 +68,9 @@ class Study:
     a grid of bases once for each of them."""
     holdout: str = "test"
     """What the metric is measured on: test, or validation (part of the training data)."""
+    tolerance: str = field(default="1%", compare=False)
+    """How much worse than the base still counts as kept: a number in the metric's unit, or
+    a share of the base's mean as in 1%; `legw.analysis.verdict.read_tolerance` reads it."""
     command: str = field(default="", compare=False)
     """The command that makes it."""
 

@@ -29,7 +29,7 @@ from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.study.plan import Planned
 from legw.train import Observer, Settings, Task, fit
 from legw.train.dist import choose_device
-from legw.train.machine import available_memory, out_of_memory
+from legw.train.hardware import available_memory, out_of_memory
 
 MakeTask = Callable[[], Task]
 """Returns what is trained."""

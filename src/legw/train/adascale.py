@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from legw.errors import RunError
 from legw.recipe import Recipe
+from legw.train.accumulation import GlobalBatch, Gradient
 from legw.train.batches import split
-from legw.train.step import GlobalBatch, Gradient
 
 LEAST_VARIANCE = 1e-6
 """`sigma2` is taken as at least this, so that the gain stays defined."""

@@ -23,21 +23,22 @@ from torch import nn
 
 from legw import schedule
 from legw.recipe import Recipe
-from legw.train import micro, norm, optim
+from legw.train import batch_norm, optim
+from legw.train.accumulation import forward_and_backward
 from legw.train.batches import split
 from legw.train.dist import World
-from legw.train.lanes import tried
-from legw.train.machine import (
+from legw.train.hardware import (
     available_memory,
     describe_device,
     memory_in_use,
     peak_memory,
     reset_peak_memory,
 )
+from legw.train.lanes import tried
+from legw.train.microbatch import tune
+from legw.train.microbatch.candidates import Way, climb, in_lanes, largest_share
 from legw.train.precision import Precision, warn_if_slow
-from legw.train.step import forward_and_backward
 from legw.train.task import Task
-from legw.train.ways import Way, climb, in_lanes, largest_share
 
 FIRST = 8
 """Examples of the first micro-batch that is timed."""
@@ -149,7 +150,7 @@ def estimate(
     warn_if_slow(device.type, precision)
     num_examples = task.num_examples(recipe.batch_size)
     model = task.model().to(device)
-    group = min(norm.fix_groups(model, recipe.norm_batch_size), recipe.batch_size)
+    group = min(batch_norm.fix_groups(model, recipe.norm_batch_size), recipe.batch_size)
     model.train()
     split(recipe.batch_size, recipe.batch_size, world_size=processes, group=group)  # can it be?
     share = largest_share(recipe.batch_size, processes, group)
@@ -201,12 +202,12 @@ class _Passes:
         """Return examples as training sees them."""
         ids = self.task.order(0, 0, self.recipe.batch_size)
         own = ids[torch.arange(begin, begin + size) % len(ids)]
-        return micro.load(self.task, own, self.device)
+        return tune.load(self.task, own, self.device)
 
     def one(self, batch: Any) -> None:
         """Go forward and backward once."""
         forward_and_backward(self.task, self.model, batch, None, precision=self.precision)
-        norm.forget(self.model)
+        batch_norm.forget(self.model)
 
     def seconds(self, size: int) -> float:
         """Return the time of a pass, and keep what memory it took."""
@@ -224,7 +225,7 @@ class _Passes:
         ids = self.task.order(0, 0, self.recipe.batch_size)
         world, precision = World(self.device), self.precision
         with contextlib.ExitStack() as held:
-            several = micro.passing(
+            several = tune.passing(
                 self.task, self.model, ids, way, world=world, precision=precision, held=held
             )
             several()  # the first one makes the threads

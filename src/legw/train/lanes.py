@@ -21,11 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from legw.errors import RunError
+from legw.train.accumulation import GlobalBatch, summed_loss
 from legw.train.batches import derive
 from legw.train.dist import World
 from legw.train.dropout import seed_thread
 from legw.train.precision import Precision
-from legw.train.step import GlobalBatch, summed_loss
 from legw.train.task import State, Task
 
 T = TypeVar("T")

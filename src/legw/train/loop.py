@@ -23,18 +23,18 @@ from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import locks, records
 from legw.runs.records import Status, Summary
-from legw.train import groups, micro, norm, optim, precision, state
+from legw.train import batch_norm, checkpoint, optim, param_groups, precision
+from legw.train.accumulation import Flags, Gradient
 from legw.train.batches import Batches, derive, split
-from legw.train.course import Course
 from legw.train.dist import World, joined
-from legw.train.folder import Identity, claim, look
-from legw.train.machine import peak_memory
-from legw.train.manifest import describe
+from legw.train.hardware import peak_memory
+from legw.train.microbatch import tune
 from legw.train.probe import Probe, measure
 from legw.train.recorder import Recorder
+from legw.train.run_folder import Identity, claim, describe, look
+from legw.train.run_schedule import RunSchedule
 from legw.train.settings import Settings
 from legw.train.signals import StopSignals
-from legw.train.step import Flags, Gradient
 from legw.train.task import Observer, Task
 
 
@@ -103,9 +103,9 @@ class _Run:
         self.task, self.recipe, self.folder, self.seed = task, recipe, folder, seed
         self.base, self.rule, self.settings, self.world = base, rule, settings, world
         self.data = ""
-        self.course = Course(task, recipe, self.base, rule)
+        self.course = RunSchedule(task, recipe, self.base, rule)
         self.num_examples = self.course.num_examples
-        self.position = state.Position()
+        self.position = checkpoint.Position()
         self.last_metric: float | None = None
         self.final_metrics: dict[str, float] = {}
         self.asked = StopSignals()
@@ -187,12 +187,12 @@ class _Run:
         batch_size = self.recipe.batch_size
         torch.manual_seed(derive(self.seed, "model"))
         self.model = self.task.model().to(self.world.device)
-        self.group = norm.fix_groups(self.model, self.recipe.norm_batch_size)
+        self.group = batch_norm.fix_groups(self.model, self.recipe.norm_batch_size)
         self.model.train()
         if self.settings.compile:
             self.model.compile()
         most, settings = self.course.prepare(self.group), self.settings
-        self.choice = micro.for_run(
+        self.choice = tune.for_run(
             self.task,
             self.model,
             replace(self.recipe, batch_size=most),
@@ -209,7 +209,7 @@ class _Run:
         self.optimizer = optim.for_task(
             self.task, self.recipe, self.model, process_group=self.world.process_group
         )
-        self.ratios = [rate / self.recipe.lr for rate in groups.read(self.optimizer)]
+        self.ratios = [rate / self.recipe.lr for rate in param_groups.read(self.optimizer)]
         self.global_batch = self.course.global_batch(
             self.task,
             self.model,
@@ -259,9 +259,9 @@ class _Run:
         gradient = self.global_batch.gradient(update, self._wishes())
         self._probe(update, gradient)
         rate = self.course.rate(update, gradient)
-        groups.write(self.optimizer, [rate * ratio for ratio in self.ratios])
+        param_groups.write(self.optimizer, [rate * ratio for ratio in self.ratios])
         self.optimizer.step()
-        norm.fold(self.model, self.world)
+        batch_norm.fold(self.model, self.world)
         self.recorder.add(update, gradient, rate)
         if self.world.size == 1:
             self.stopped = self.asked.name
@@ -375,7 +375,7 @@ class _Run:
                 "costs": dict(vars(self.global_batch.costs)),
                 "metrics_bytes": self.recorder.sync(),
             }
-            state.save(self.folder, self.position.updates, content)
+            checkpoint.save(self.folder, self.position.updates, content)
         self.saved_at = time.perf_counter()
         self.agreed.forget()
         self._pause(began, "checkpoints")
@@ -387,8 +387,8 @@ class _Run:
         content: dict[str, Any] | None = self.world.agree(self._newest_checkpoint)
         if content is None:
             return None
-        state.load_into(self.model, self.optimizer, content, self.folder)
-        self.position = state.Position.from_dict(content["position"])
+        checkpoint.load_into(self.model, self.optimizer, content, self.folder)
+        self.position = checkpoint.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
         vars(self.global_batch.costs).update(content.get("costs", {}))
         self.last_metric = content["last_metric"]
@@ -397,4 +397,4 @@ class _Run:
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """Read it on the first process: the others need no access to its disk."""
-        return state.load_newest(self.folder, lambda line: warnings.warn(line, LegwWarning, 2))
+        return checkpoint.load_newest(self.folder, lambda line: warnings.warn(line, LegwWarning, 2))

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from legw.recipe import Recipe
+from legw.train.accumulation import GlobalBatch, Gradient
+from legw.train.batch_norm import GroupedBatchNorm
 from legw.train.batches import derive
-from legw.train.machine import seed_draws
-from legw.train.norm import GroupedBatchNorm
-from legw.train.step import GlobalBatch, Gradient
+from legw.train.hardware import seed_draws
 from legw.train.task import Observer, State, Task
 
 

@@ -11,8 +11,8 @@ import torch
 from legw.recipe import Recipe
 from legw.runs import records
 from legw.runs.records import Evaluation, Update
-from legw.train.state import Mean, Position
-from legw.train.step import Gradient
+from legw.train.accumulation import Gradient
+from legw.train.checkpoint import Mean, Position
 from legw.train.task import Observer
 from legw.units import in_unit
 

@@ -20,7 +20,7 @@ from legw import schedule
 from legw.decays import Constant
 from legw.errors import LegwWarning, RecipeError, shown
 from legw.recipe import Recipe, check_count
-from legw.train import groups
+from legw.train import param_groups
 from legw.train.several import SeveralOptimizers
 
 
@@ -128,20 +128,20 @@ class RecipeLR(LRScheduler):
         self._lr(last_epoch + 1)  # refuses what is out of range before anything is changed
         if after_warmup is not None:
             self._check_after_warmup(after_warmup, optimizer, last_epoch)
-        self._reference = groups.reference(
+        self._reference = param_groups.reference(
             optimizer, recipe.lr, stated=reference_lr, base_lr=None if base is None else base.lr
         )
-        self._own = built = groups.built_with(optimizer)
-        if after_warmup is not None and groups.REFERENCE not in optimizer.param_groups[0]:
-            self._own = groups.read(optimizer)  # it may begin below its base, as LinearLR
+        self._own = built = param_groups.built_with(optimizer)
+        if after_warmup is not None and param_groups.REFERENCE not in optimizer.param_groups[0]:
+            self._own = param_groups.read(optimizer)  # it may begin below its base, as LinearLR
         self._stepped = _position(after_warmup)
         for group, rate in zip(optimizer.param_groups, built, strict=True):
             group.setdefault("initial_lr", rate)
-            group[groups.REFERENCE] = self._reference
-        groups.trust_order(optimizer)
+            group[param_groups.REFERENCE] = self._reference
+        param_groups.trust_order(optimizer)
         super().__init__(optimizer, last_epoch)
         self.base_lrs = [_rescaled(rate, recipe.lr, self._reference) for rate in built]
-        groups.after_loads(optimizer, self._write)
+        param_groups.after_loads(optimizer, self._write)
         self._say_peaks()
 
     def step(self, epoch: int | None = None) -> None:
@@ -193,10 +193,10 @@ class RecipeLR(LRScheduler):
         self._check_stepped()
         if self.last_epoch <= self.warmup_updates:
             return
-        groups.write(self.optimizer, self._own)  # it computes from its own rates, not ours
+        param_groups.write(self.optimizer, self._own)  # it computes from its own rates, not ours
         try:
             self.after_warmup.step(*args)
-            self._own = groups.read(self.optimizer)
+            self._own = param_groups.read(self.optimizer)
         finally:
             self._stepped = _position(self.after_warmup)
             self._write()
@@ -244,7 +244,7 @@ class RecipeLR(LRScheduler):
         return float(schedule.lr_at(self.recipe, update, self.num_examples, ramp=self.ramp))
 
     def _write(self) -> None:
-        self._last_lr = groups.write(self.optimizer, self.get_lr())
+        self._last_lr = param_groups.write(self.optimizer, self.get_lr())
 
     def _take_in(self) -> None:
         """Give groups that joined since the last step their ratio; theirs is their own `lr`."""
@@ -252,24 +252,24 @@ class RecipeLR(LRScheduler):
         if self.after_warmup is not None or len(found) <= len(self._own):
             return
         known = iter(self._own)
-        rates = groups.built_with(self.optimizer)
+        rates = param_groups.built_with(self.optimizer)
         try:
             own = [
-                next(known) if groups.REFERENCE in group else rate
+                next(known) if param_groups.REFERENCE in group else rate
                 for group, rate in zip(found, rates, strict=True)
             ]
         except StopIteration:
             return  # what was loaded has groups of another run, and is refused
         for group, rate in zip(found, own, strict=True):
             group.setdefault("initial_lr", rate)
-            group[groups.REFERENCE] = self._reference
+            group[param_groups.REFERENCE] = self._reference
         self._own = own
         self.base_lrs = [_rescaled(rate, self.recipe.lr, self._reference) for rate in own]
         self._say_peaks()
 
     def _say_peaks(self) -> None:
         """Print the groups' peaks where there are several, on the first process."""
-        said = groups.peaks([float(rate) for rate in self.base_lrs])
+        said = param_groups.peaks([float(rate) for rate in self.base_lrs])
         if ", " in said and os.environ.get("RANK", "0") == "0":
             print(
                 f"RecipeLR: {self.recipe.name}: peaks {said}; lr={self._reference:.5g} of the "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from legw.apps.softmax import summed_loss
-from legw.apps.translation.scores import additive_scores
+from legw.apps.translation.attention_scores import additive_scores
 from legw.train.dropout import SeededDropout
 
 PAD, UNKNOWN, BEGIN, END = range(4)

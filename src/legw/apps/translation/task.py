@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from legw.apps import Options, measured_on
 from legw.apps.translation.batches import Batch, order, padding_share
+from legw.apps.translation.bleu import Scorer
 from legw.apps.translation.decoding import Search, translate
 from legw.apps.translation.model import GNMT
 from legw.apps.translation.perplexity import perplexity
-from legw.apps.translation.scoring import Scorer
 from legw.apps.translation.text import Corpus, read_corpus
 from legw.errors import DataError
 from legw.train.task import Metric, State

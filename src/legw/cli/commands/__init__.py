@@ -1,0 +1,1 @@
+"""The commands, one file each: `Options`, whose docstrings are the help, and `run`."""

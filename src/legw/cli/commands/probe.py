@@ -1,0 +1,242 @@
+"""`legw probe`: measure along short runs why the rule works, and how far it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Optional, Union
+
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from legw import rules
+from legw.analysis import probed
+from legw.cli import output
+from legw.cli.options import (
+    BatchSize,
+    Count,
+    File,
+    Flag,
+    Machine,
+    Number,
+    RuleName,
+    base_recipe,
+    file_format,
+    read_seeds,
+    task_of,
+    whole_numbers,
+)
+from legw.errors import LegwError, one_line
+from legw.report.charts import probes
+from legw.report.charts.style import FORMATS, render
+from legw.units import epochs_of, with_lengths
+
+if TYPE_CHECKING:
+    from legw.recipe import Recipe
+    from legw.train import Observer
+
+# ruff: noqa: UP007, UP045 (as in cli/options: tyro reads these without importing typeguard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What both probes run."""
+
+    app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
+    """digits-lstm, mnist-lstm, ptb-small, gnmt-small, ..., or a task of your own as
+    module:name."""
+    seeds: Annotated[str, arg(metavar="N|S,S,...")] = "1"
+    """How many seeds from 0 on, or which (a comma makes it a list)."""
+    rule: RuleName = "legw"
+    """How the recipe is carried to a batch size."""
+    recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
+    """Base recipe, if not the application's own."""
+    warmup_epochs: Number = None
+    """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, if not the base recipe's; legw keeps it."""
+    out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder of the runs; runs/APP-PROBE if not given. What was made in it is kept."""
+    plot: File = None
+    """Write the chart to this file (.svg, .png, .html)."""
+    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder with the application's data."""
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    json: Flag = False
+    """Print one JSON object; all else goes to stderr."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curvature(Runs):
+    """Measure the curvature along the gradient while training at several batch sizes.
+
+    Shows where it peaks, how the peak moves with the batch size, and how long a warmup
+    the base run asks for. Nothing is evaluated.
+
+    Example: legw probe curvature digits-lstm --batch-sizes 16,64,256
+    """
+
+    batch_sizes: Annotated[Optional[str], arg(metavar="N,N,...", help_behavior_hint="")] = None
+    """Batch sizes; the base recipe's own, and 4 and 16 times it, if not given."""
+    updates: Annotated[int, arg(metavar="N")] = 300
+    """Updates of each run, or the whole recipe where that has fewer."""
+    examples: Annotated[int, arg(metavar="N")] = 512
+    """Examples in the probe batch."""
+    dense: Annotated[int, arg(metavar="N")] = 100
+    """So many updates are all measured at first; then as many for each doubling."""
+    method: Literal["difference", "exact"] = "difference"
+    """By two gradients, or exactly: slower, and with more memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise(Runs):
+    """Measure the gradient's noise scale while training: beyond it a larger batch pays less.
+
+    Nothing is evaluated. `noise.jsonl` in the run folder is what legw scale --noise reads.
+
+    Example: legw probe noise digits-lstm
+    """
+
+    batch_size: BatchSize = None
+    """Batch size of the runs; the base recipe's own if not given."""
+    epochs: Number = None
+    """Stop each run after so many epochs of the recipe; at its end, if not given."""
+    every: Count = None
+    """Updates between two samples; about 2000 samples are taken if not given."""
+    stretches: Annotated[int, arg(metavar="N")] = 10
+    """Stretches of the run that each get an estimate."""
+
+
+Options = OmitSubcommandPrefixes[
+    Union[
+        Annotated[Curvature, subcommand("curvature", prefix_name=False)],
+        Annotated[Noise, subcommand("noise", prefix_name=False)],
+    ]
+]
+"""What to measure."""
+
+
+def run(options: Curvature | Noise) -> int:
+    """Train, measure, and show what comes of it."""
+    return _curvature(options) if isinstance(options, Curvature) else _noise(options)
+
+
+def _curvature(options: Curvature) -> int:
+    """Run each batch size and seed; show the peaks, their exponent, and a warmup."""
+    kind = plot_format(options)
+    if options.updates < 1:
+        raise LegwError(f"--updates={options.updates}: must be at least 1")
+    base = base_of(options)
+    sizes = sizes_of(options.batch_sizes)
+    from legw.cli import tables
+    from legw.probes import CurvatureProbe, ladder
+
+    CurvatureProbe(examples=options.examples, dense=options.dense)  # says what cannot be
+    for size in sizes or ladder.ladder(base):
+        rules.apply(base, size, rules.find(options.rule))  # before any data are read
+    seeds = read_seeds(options.seeds)
+    found = ladder.measure_curvature(
+        task_of(options.app, options.data, "test"),
+        base,
+        out=folder_of(options, "curvature"),
+        batch_sizes=sizes,
+        rule=options.rule,
+        seeds=seeds,
+        updates=options.updates,
+        examples=options.examples,
+        dense=options.dense,
+        method=options.method,
+        settings=options.machine.settings(resume=True),
+        watch=watch,
+    ) | {"app": options.app}
+    if options.plot is not None:
+        output.write(options.plot, render(probes.curvature_chart(found), kind))
+    if options.json:
+        output.print_json(found)
+    else:
+        output.show(tables.peaks_table(found))
+        for line in probed.curvature_lines(found):
+            output.say(line)
+    if options.plot is not None:
+        output.wrote(options.plot, to_stderr=options.json)
+    return 0
+
+
+def _noise(options: Noise) -> int:
+    """Run each seed; show the noise scale over the run, and what it means for the recipe."""
+    kind = plot_format(options)
+    base = base_of(options)
+    if options.stretches < 1:
+        raise LegwError(f"--stretches={options.stretches}: must be at least 1")
+    from legw.cli import tables
+    from legw.probes import NoiseProbe, ladder
+
+    if options.every is not None:
+        NoiseProbe(every=options.every)  # says what cannot be
+    size = base.batch_size if options.batch_size is None else options.batch_size
+    recipe = rules.apply(base, size, rules.find(options.rule))
+    length = epochs_of(recipe)[1]  # where it is not known, the data will say
+    if options.epochs is not None and length and not 0 < options.epochs / length <= 1:
+        raise LegwError(
+            f"--epochs={options.epochs:g}: must be above 0, and at most the recipe's own {length:g}"
+        )
+    seeds = read_seeds(options.seeds)
+    found = ladder.measure_noise(
+        task_of(options.app, options.data, "test"),
+        base,
+        out=folder_of(options, "noise"),
+        batch_size=options.batch_size,
+        rule=options.rule,
+        seeds=seeds,
+        epochs=options.epochs,
+        every=options.every,
+        stretches=options.stretches,
+        settings=options.machine.settings(resume=True),
+        watch=watch,
+    ) | {"app": options.app}
+    if options.plot is not None:
+        output.write(options.plot, render(probes.noise_chart(found), kind))
+    if options.json:
+        output.print_json(found)
+    else:
+        output.show(tables.noise_table(found), tables.prediction_table(found))
+        for line in probed.noise_lines(found):
+            output.say(line)
+    if options.plot is not None:
+        output.wrote(options.plot, to_stderr=options.json)
+    return 0
+
+
+# What `legw check` shares ---------------------------------------------------------------
+
+
+def base_of(options: Runs) -> Recipe:
+    """Return the base recipe that is meant."""
+    base = base_recipe(options.app, options.recipe)
+    return with_lengths(
+        base, warmup_epochs=options.warmup_epochs, warmup_steps=options.warmup_steps
+    )
+
+
+def sizes_of(text: str | None) -> tuple[int, ...] | None:
+    """Return the batch sizes that --batch-sizes names; None where it is not given."""
+    return None if text is None else whole_numbers("--batch-sizes", text, least=1)
+
+
+def folder_of(options: Runs, kind: str) -> Path:
+    """Return the folder of the runs: what --out names, or runs/APP-KIND."""
+    name = one_line(options.app, 60).replace(":", "-")
+    return options.out or Path("runs") / f"{name}-{kind}"
+
+
+def plot_format(options: Runs) -> str:
+    """Return the format of --plot, before anything is computed; empty where it is not given."""
+    return "" if options.plot is None else file_format("--plot", options.plot, FORMATS)
+
+
+def watch(folder: Path, updates: int | None) -> list[Observer]:
+    """Return who shows how a run goes on."""
+    from rich.console import Console
+
+    from legw.cli.progress import Display
+
+    return [Display(Console(stderr=True, highlight=False), folder.name, updates=updates)]

@@ -1,0 +1,369 @@
+"""`legw train`: train an application at any batch size, by a rule, into a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from legw import rules
+from legw.analysis.noise import with_noise
+from legw.analysis.scaled import Outcome, carry, counted, headline
+from legw.cli import output
+from legw.cli.options import (
+    BatchSize,
+    Count,
+    Flag,
+    Language,
+    Machine,
+    Noise,
+    Number,
+    RuleName,
+    base_recipe,
+    overridden,
+    task_of,
+)
+from legw.cli.output import figure
+from legw.errors import DataError, DivergedError, number
+from legw.recipe import Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from legw.runs.records import Summary
+    from legw.train import Observer, Settings, Task
+    from legw.train.dist import World
+    from legw.train.estimate import Estimate
+
+# ruff: noqa: UP045 (as in cli/options: tyro reads Optional without importing typeguard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train an application at any batch size, by a rule, into a run folder.
+
+    Example: legw train digits-lstm -b 512
+    """
+
+    app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
+    """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, gnmt-small, gnmt, cifar10,
+    cifar10-small, resnet50-imagenet, or a task of your own as module:name."""
+    batch_size: BatchSize = None
+    """Global batch size, in examples per update; the base recipe's if not given."""
+    rule: RuleName = "legw"
+    """How the recipe is carried to the batch size."""
+    recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
+    """Base recipe, if not the application's own."""
+    epochs: Number = None
+    """The base's length in epochs, if not the base recipe's; the rule may stretch it."""
+    warmup_epochs: Number = None
+    """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
+    steps: Number = None
+    """The base's length in updates, if not the base recipe's; the rule scales it."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, if not the base recipe's; legw keeps it."""
+    lr: Number = None
+    """Learning rate to take in place of the rule's; above 0."""
+    seed: int = 0
+    """Seed of the weights, the order of examples and the random draws."""
+    out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
+    """Run folder; runs/APP-RULE-bN-sSEED if not given."""
+    dry_run: Flag = False
+    """Show recipe, updates, split, memory and time, from a short measurement; train nothing,
+    write nothing. Without ImageNet's images it measures on noise."""
+    processes: Count = None
+    """With --dry-run: how many processes to plan for, if not those that are started."""
+    resume: Flag = False
+    """Go on with the run in the folder, from its last checkpoint."""
+    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder with the application's data."""
+    holdout: Literal["test", "validation"] = "test"
+    """What the metric is measured on; validation leaves out part of the training data,
+    where the data have no validation part of their own."""
+    vocabulary: Count = None
+    """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
+    the number of subwords."""
+    source: Language = None
+    """Translation: the language that is translated, as the files' names end; en if not given."""
+    target: Language = None
+    """Translation: the language translated into, as the files' names end; de if not given."""
+    skip_broken: Flag = False
+    """Images: leave broken files out, and say how many, in place of an error."""
+    workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
+    """ImageNet: processes that decode images, 0 for none; one for each core less one if not
+    given."""
+    machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
+    noise: Noise = None
+    """Noise scale in examples, or a folder with runs in which it was measured: a batch far
+    past it gets a note."""
+    measure_noise: Flag = False
+    """Sample the gradient's noise every 100 updates, into noise.jsonl in the run folder."""
+    tensorboard: Flag = False
+    """Write TensorBoard scalars too, below the run folder."""
+    json: Flag = False
+    """Print the summary as one JSON object; all else goes to stderr."""
+
+
+def run(options: Options) -> int:
+    """Train, show how it goes, and return 0, 3 (diverged) or 130 (interrupted)."""
+    from legw.train.dist import joined
+
+    settings = options.machine.settings(options.resume)
+    with joined(settings.device, settings.patience_seconds) as world:
+        return _train(options, settings, world)
+
+
+def _train(options: Options, settings: Settings, world: World) -> int:
+    """Train on this and all other processes; the first alone shows anything."""
+    from rich.console import Console
+
+    from legw.train import fit
+
+    console = Console(stderr=options.json, highlight=False, quiet=not world.first)
+    rule = rules.find(options.rule)
+    base = overridden(base_recipe(options.app, options.recipe), options)
+    base = with_noise(base, options.noise)
+    batch_size = base.batch_size if options.batch_size is None else options.batch_size
+    outcome = carry(base, batch_size, rule, lr=options.lr)
+    assert outcome.scaled is not None
+    recipe = outcome.scaled
+    if options.dry_run:
+        return _show_plan(options, outcome, recipe, settings, world)
+    task = world.together(lambda: _task(options))
+    folder: Path = world.share(options.out or _free_folder(options, batch_size))
+    console.print(headline(counted(outcome, task.num_examples)), markup=False, soft_wrap=True)
+    if options.resume and not (folder / "manifest.json").exists():
+        console.print(f"note: {folder}: holds no run to go on with; a new one begins",
+                      markup=False, soft_wrap=True)  # fmt: skip
+    for line in (*outcome.warnings, *too_few(task, recipe)):
+        console.print(f"note: {line}", markup=False, soft_wrap=True)
+    summary = fit(
+        task,
+        recipe,
+        out=folder,
+        seed=options.seed,
+        base=base,
+        rule=rule.name,
+        settings=settings,
+        observers=_observers(options, folder, console),
+    )
+    return _finish(options, folder, summary, console, tells=world.first)
+
+
+def _task(options: Options, *, made_up: bool = False) -> Task:
+    return task_of(
+        options.app,
+        options.data,
+        options.holdout,
+        vocabulary=options.vocabulary,
+        source=options.source,
+        target=options.target,
+        skip_broken=options.skip_broken,
+        workers=options.workers,
+        made_up=made_up,
+    )
+
+
+def _show_plan(
+    options: Options, outcome: Outcome, recipe: Recipe, settings: Settings, world: World
+) -> int:
+    """Show what the run would be and cost."""
+    from legw.train.estimate import estimate
+
+    missing = ""
+    try:
+        task = world.together(lambda: _task(options))
+    except DataError as error:
+        if options.app != "resnet50-imagenet" or options.data is not None:
+            raise
+        missing, task = str(error), _task(options, made_up=True)
+    size = settings.micro_batch_size
+    found = estimate(
+        task,
+        recipe,
+        device=world.device,
+        processes=options.processes or world.size,
+        micro_batch_size=None if size == "auto" else size,
+        precision=settings.precision,
+        lanes=settings.lanes,
+        one_lane=settings.compile or rules.find(options.rule).steers,
+    )
+    if world.first:
+        notes = [*outcome.warnings, *too_few(task, recipe)]
+        notes += cautions(found, made_up=missing)
+        outcome = counted(outcome, task.num_examples)
+        if options.json:
+            output.print_json(plan_json(outcome, found, notes))
+        else:
+            show_plan(outcome, found, notes, with_data=not missing)
+    return 0
+
+
+def _observers(options: Options, folder: Path, console: Console) -> list[Observer]:
+    from legw.cli.progress import Display
+
+    observers: list[Observer] = [Display(console, options.app)]
+    if options.measure_noise:
+        from legw.probes import NoiseProbe
+
+        observers.append(NoiseProbe(folder))
+    if options.tensorboard:
+        from legw.train.tensorboard import TensorBoard
+
+        observers.append(TensorBoard(folder))
+    return observers
+
+
+def _free_folder(options: Options, batch_size: int) -> Path:
+    """Return runs/APP-RULE-bN-sSEED, with a number behind it where that is taken."""
+    app = options.app.replace(":", "-")
+    first = Path("runs") / f"{app}-{options.rule}-b{batch_size}-s{options.seed}"
+    folder, number = first, 1
+    while folder.exists():
+        taken, number = folder, number + 1
+        folder = first.with_name(f"{first.name}-{number}")
+        if options.resume and not folder.exists():
+            return taken
+    return folder
+
+
+def _finish(
+    options: Options, folder: Path, summary: Summary, console: Console, *, tells: bool
+) -> int:
+    if not tells:
+        return {"diverged": 3, "interrupted": 130}.get(summary.status, 0)
+    if options.json:
+        print((folder / "summary.json").read_text(encoding="utf-8"), end="")
+    if summary.status == "diverged":
+        raise DivergedError(
+            f"{folder}: diverged at update {summary.updates}: {summary.reason}; the folder stays"
+        )
+    if summary.status == "interrupted":
+        raise KeyboardInterrupt(
+            f"{folder}: stopped after update {summary.updates}; the same command with "
+            f"--resume --out {folder} goes on"
+        )
+    console.print(
+        f"{summary.metric['name']} {figure(summary.metric['value'])}, "
+        f"loss {figure(summary.final_loss)}, {summary.updates} updates "
+        f"in {summary.seconds:.1f} s → {folder}",
+        markup=False,
+        soft_wrap=True,
+    )
+    return 0
+
+
+def too_few(task: Task, recipe: Recipe) -> list[str]:
+    """Return a note if the data at hand, unlike the recipe's, are fewer than one batch."""
+    count = task.num_examples(recipe.batch_size)
+    if recipe.batch_size <= count or count == recipe.epoch_examples:
+        return []
+    return [
+        f"{task.name}: the batch ({recipe.batch_size}) is larger than the data given ({count}), "
+        "so an update takes examples of several epochs; choose a smaller batch"
+    ]
+
+
+# The dry run: what a run would be and cost -----------------------------------------------
+
+
+def show_plan(
+    outcome: Outcome, found: Estimate, notes: list[str], *, with_data: bool = True
+) -> None:
+    """Print recipe, updates, split, memory and time; without data, nothing of their speed."""
+    from legw.cli import tables
+
+    assert outcome.scaled is not None
+    output.say(headline(outcome))
+    output.show(tables.side_by_side(outcome.base, outcome.scaled))
+    for line in plan_lines(found):
+        if with_data or not line.startswith("data: "):
+            output.say(line)
+    output.notes(notes, to_stderr=False)
+
+
+def plan_json(outcome: Outcome, found: Estimate, notes: list[str]) -> dict[str, Any]:
+    """Return the same as one object."""
+    return {
+        **outcome.to_dict(),
+        "estimate": {
+            **asdict(found),
+            "available_bytes": min(found.available_bytes, 2.0**60),  # JSON knows no infinity
+            "micro_batches": found.micro_batches,
+            "update_seconds": found.update_seconds,
+            "run_seconds": found.run_seconds,
+        },
+        "warnings": notes,
+    }
+
+
+def plan_lines(found: Estimate) -> list[str]:
+    """Return updates, split, memory, speed and time, one line each."""
+    groups = f", batch-norm in groups of {found.group}" if found.group > 1 else ""
+    whole = found.fixed_bytes + found.pass_bytes
+    ahead = "while others train" if found.data_ahead else "between passes"
+    measured = {str(size): rate for size, rate in found.rates.items()} | found.laned
+    rates = ", ".join(f"{way}: {_rate(rate)}" for way, rate in measured.items())
+    return [
+        f"updates: {found.updates}, of which {found.warmup_updates} warm up "
+        f"({found.num_examples} examples an epoch)",
+        f"split: {_count(found.processes, 'process', 'processes')} of at most "
+        f"{_count(found.share, 'example')} an update, in "
+        f"{_count(found.micro_batches, 'micro-batch', 'micro-batches')} of at most "
+        f"{found.micro_batch_size}{groups}",
+        f"memory: {_size(whole)} a process: {_size(found.fixed_bytes)} for "
+        f"{found.parameters} parameters, their gradients and the optimizer, "
+        f"{_size(found.pass_bytes)} for a micro-batch",
+        f"measured: {found.device}: examples/s forward and backward by micro-batch: {rates}",
+        f"data: {_rate(found.data_rate)} examples/s loaded {ahead}",
+        f"time: {seconds_text(found.update_seconds)} an update, "
+        f"{seconds_text(found.run_seconds)} in all; evaluations"
+        f"{' and the network' if found.processes > 1 else ''} come on top",
+    ]
+
+
+def cautions(found: Estimate, *, made_up: str = "") -> list[str]:
+    """Return what of an estimate deserves a second look."""
+    notes = []
+    if made_up:
+        notes.append(f"measured on noise in place of images, without decoding: {made_up}")
+    if found.fixed_bytes + found.pass_bytes > found.available_bytes:
+        notes.append(
+            f"a micro-batch of {found.micro_batch_size} would not fit: "
+            f"{_size(int(found.available_bytes))} are free here; "
+            "take a larger device, or a recipe with a smaller norm_batch_size"
+        )
+    if found.data_ahead and not made_up and found.data_rate < found.rate:
+        notes.append(
+            f"loading ({_rate(found.data_rate)} examples/s) is slower than compute "
+            f"({_rate(found.rate)}): more --workers or cores would help"
+        )
+    return notes
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> seconds_text(0.0123), seconds_text(75), seconds_text(7500), seconds_text(400000)
+    ('0.012 s', '75 s', '2.1 hours', '4.6 days')
+    """
+    if seconds < 300:
+        return f"{number(seconds, 2)} s"
+    for unit, size in (("minutes", 60.0), ("hours", 3600.0)):
+        if seconds < 100 * size:
+            return f"{number(seconds / size, 2)} {unit}"
+    return f"{number(seconds / 86400, 2)} days"
+
+
+def _rate(rate: float) -> str:
+    return number(rate, 3)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**29 else f"{count / 2**20:.1f} MiB"

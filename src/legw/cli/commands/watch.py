@@ -1,0 +1,149 @@
+"""`legw watch`: what is running, how far it is, and when it will end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+from tyro.conf import Positional, arg
+
+from legw.cli import output
+from legw.cli.options import Flag
+from legw.cli.output import figure
+from legw.errors import RunError, one_line
+from legw.study import watch
+from legw.study.durations import in_words
+from legw.study.watch import Progress, View
+
+LOOKS = {
+    "running": "green",
+    "finished": "",
+    "diverged": "red",
+    "interrupted": "yellow",
+    "stopped": "yellow",
+    "missing": "dim",
+}
+"""The color of each state, where there are colors."""
+
+MOST = 40
+"""Most runs that are shown one by one: the running ones before the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Show what is running in a folder: how far it is, the loss so far, when it will end.
+
+    In a terminal the table is kept up to date until everything has ended, or Ctrl-C.
+
+    Example: legw watch runs/digits-lstm-study --once
+    """
+
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER", help_behavior_hint="")]
+    """Folder of a study, of a run, or with runs at any depth."""
+    every: float = 2.0
+    """Seconds between two looks, above 0."""
+    once: Flag = False
+    """Look once and end, as it does where there is no terminal."""
+
+
+def run(
+    options: Options,
+    now: Callable[[], datetime] = datetime.now,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Look until all runs have ended; `now` and `sleep` are the clock."""
+    if not options.every > 0:
+        raise RunError(f"--every={options.every:g}: must be above 0")
+    if not options.folder.is_dir():
+        raise RunError(f"{options.folder}: is not a folder; give the folder of a study or of runs")
+    view = watch.look(options.folder)
+    if not view.runs:
+        raise RunError(f"{options.folder}: holds no runs; legw train and legw study make them")
+    screen = output.console()
+    if options.once or not screen.is_terminal:
+        output.show(table_of(view))
+        for line in below(view, now()):
+            output.say(line)
+        return 0
+    return live(options, view, screen, now, sleep)
+
+
+def live(
+    options: Options,
+    view: View,
+    screen: Console,
+    now: Callable[[], datetime],
+    sleep: Callable[[float], None],
+) -> int:
+    """Keep the table up to date until all runs have ended."""
+    with Live(drawn(view, now()), console=screen, auto_refresh=False) as shown:
+        while not view.done:
+            try:
+                sleep(options.every)
+            except KeyboardInterrupt:
+                return 0
+            view = watch.look(options.folder)
+            shown.update(drawn(view, now()), refresh=True)
+    return 0
+
+
+def drawn(view: View, now: datetime) -> RenderableType:
+    """Return the table of a view, and the lines that sum it up."""
+    return Group(table_of(view), *(Text(line) for line in below(view, now)))
+
+
+def table_of(view: View) -> Table:
+    """Return one row a run, the running ones where there are too many."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="")
+    table.add_column("run", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("", width=12)
+    for name in ("epoch", "loss", "metric", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = sorted(view.runs, key=lambda run: run.status != "running")[:MOST]
+    for run in sorted(shown, key=view.runs.index):
+        table.add_row(*_cells(run))
+    return table
+
+
+def _cells(run: Progress) -> list[RenderableType]:
+    state = Text(run.status, style=LOOKS.get(run.status, ""))
+    epoch = f"{run.epoch:.4g} of {run.epochs:.4g}" if run.epochs else ""
+    left = "" if run.seconds_left is None else in_words(run.seconds_left)
+    bar = ProgressBar(total=1.0, completed=run.share, width=12)
+    return [
+        Text(one_line(run.name, 60)),
+        state,
+        bar if run.status != "missing" else "",
+        epoch,
+        figure(run.loss) if run.loss is not None else "",
+        f"{run.metric_name} {figure(run.metric)}" if run.metric is not None else "",
+        left if run.status == "running" else "",
+    ]
+
+
+def below(view: View, now: datetime) -> list[str]:
+    """Return the lines under the table: how many, when the end is, and what is wrong."""
+    counts: dict[str, int] = {}
+    for run in view.runs:
+        counts[run.status] = counts.get(run.status, 0) + 1
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    line = f"{len(view.runs)} run{'' if len(view.runs) == 1 else 's'}: {states}"
+    if view.seconds_left is not None:
+        end = now + timedelta(seconds=view.seconds_left)
+        line += f"; the last ends in about {in_words(view.seconds_left)}, at {end:%a %H:%M}"
+    hidden = len(view.runs) - MOST
+    lines = [line] + ([f"and {hidden} more that are not shown"] if hidden > 0 else [])
+    if counts.get("stopped"):
+        lines.append("stopped: no process works on it; the command that began it goes on with it")
+    return lines + [f"note: {one_line(run.problem)}" for run in view.runs if run.problem]

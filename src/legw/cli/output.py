@@ -1,0 +1,178 @@
+"""Output of commands: numbers, notes, tables, files, and what befalls the standard streams."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO, cast
+
+from legw.errors import RunError, number, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+
+def factor(old: object, new: object) -> str:
+    """Return by what a number was multiplied, or "" where it was not, or is no number.
+
+    >>> factor(6.4, 0.1), factor(2, 2), factor("sgd", "adam")
+    ('÷64', '', '')
+    """
+    if not (isinstance(old, int | float) and isinstance(new, int | float)) or not old * new:
+        return ""
+    if old == new:
+        return ""
+    if new < old:
+        return f"÷{number(old / new, 3)}"
+    return f"×{number(new / old, 3)}"  # noqa: RUF001 # a sign that people read, not the letter
+
+
+def figure(value: float | None) -> str:
+    """Return a loss or metric in few digits; a dash where there is none.
+
+    >>> figure(0.98765), figure(None), figure(math.nan)
+    ('0.9877', '-', '-')
+    """
+    return "-" if value is None or math.isnan(value) else f"{value:.4g}"
+
+
+def console() -> Console:
+    """Return where tables go: plain where stdout is no terminal, or NO_COLOR is set."""
+    from rich.console import Console
+
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # for `main`; rich's own way out is exit code 1
+
+    return Ours(highlight=False, markup=False, emoji=False)
+
+
+def say(line: str) -> None:
+    """Print one line: wrapped between words on a terminal, whole for a pipe."""
+    console().print(line, soft_wrap=not sys.stdout.isatty())
+
+
+def show(*tables: Table) -> None:
+    """Print tables with an empty line around each, and no spaces at the ends of lines."""
+    screen = console()
+    print()
+    for table in tables:
+        with screen.capture() as drawn:
+            screen.print(table)
+        print(*(line.rstrip() for line in drawn.get().splitlines()), "", sep="\n")
+
+
+def notes(lines: Iterable[str], *, to_stderr: bool) -> None:
+    """Print each line as a `note:`; on stderr where stdout is for machines."""
+    for line in lines:
+        if to_stderr:
+            print(f"note: {line}", file=sys.stderr)
+        else:
+            say(f"note: {line}")
+
+
+def wrote(path: str, *, to_stderr: bool) -> None:
+    """Print which file was written."""
+    print(f"wrote {one_line(path)}", file=sys.stderr if to_stderr else sys.stdout)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one object, indented; NaN and infinity are errors, for JSON has neither."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def write(path: str | Path, content: str | bytes) -> None:
+    """Write a whole file or none: to a neighbour first, then in one step to its name.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        if path.exists() and not path.is_file():  # a pipe, /dev/stdout; a folder fails here
+            path.write_bytes(data)
+            return
+        path = path.resolve()  # of a link, replace what it points to
+        neighbour = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            neighbour.write_bytes(data)
+            neighbour.replace(path)
+        finally:
+            neighbour.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{one_line(str(path))}: cannot be written: {error.strerror}; choose another place"
+        ) from None
+
+
+# The standard streams ----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ready() -> Iterator[None]:
+    """Have streams that a command can print to, and tell in one line of output that is lost.
+
+    Raises:
+        RunError: the standard output is closed, or its disk is full.
+        BrokenPipeError: its reader has gone, which `main` takes for no mistake.
+    """
+    if sys.stderr is None:  # Python's own word for a closed stream
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 # to the end
+    if sys.stdout is None:
+        raise RunError("output: cannot be written: it is closed; give it with > FILE")
+    for stream in (sys.stdout, sys.stderr):
+        _never_fail_to_encode(stream)
+    with contextlib.redirect_stdout(cast(TextIO, _Output(sys.stdout))):
+        yield
+        sys.stdout.flush()
+
+
+def forget(stream: TextIO) -> None:
+    """Let the interpreter's own flush at its end succeed: what is left has no place to go."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+
+
+def _never_fail_to_encode(stream: TextIO) -> None:
+    """Show "?" for an arrow on a terminal that has none, instead of a traceback."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="replace")
+
+
+class _Output:
+    """A stream that says in one line that it cannot be written; all else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise self._told(error) from None
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise self._told(error) from None
+
+    def _told(self, error: OSError) -> Exception:
+        if isinstance(error, BrokenPipeError):
+            return error
+        forget(self._stream)
+        return RunError(f"output: cannot be written: {error.strerror}; write to another place")

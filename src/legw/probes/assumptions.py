@@ -1,0 +1,163 @@
+"""Assumption check: a ladder of short runs of a task, and what they say of the rule.
+
+task, base --check_assumptions--> runs in OUT, at 1, 2, 4 and 8 times the rule's rate
+           --analysis.check.judged--> verdicts
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from legw import rules, schedule
+from legw.analysis import check
+from legw.analysis.probed import Probed
+from legw.errors import LegwError
+from legw.probes.curvature import CurvatureProbe
+from legw.probes.ladder import (
+    Measuring,
+    Watch,
+    ladder,
+    probe_examples,
+    short_run,
+    unwatched,
+    updates_of,
+)
+from legw.probes.noise import NoiseProbe
+from legw.recipe import Recipe
+from legw.rules import Rule
+from legw.runs import records
+from legw.runs.records import Summary
+from legw.train import Settings, Task
+
+SAMPLES = 100
+"""About how many samples of the noise a run takes."""
+
+
+def check_assumptions(
+    task: Task,
+    base: Recipe,
+    *,
+    out: str | Path,
+    batch_sizes: Sequence[int] | None = None,
+    rule: Rule | str = "legw",
+    seeds: Sequence[int] = (0,),
+    updates: int = 200,
+    examples: int = 256,
+    settings: Settings | None = None,
+    watch: Watch = unwatched,
+) -> dict[str, Any]:
+    """Train a ladder of short runs and judge the rule's assumptions; `legw check` as a call.
+
+    Args:
+        task: what is trained; nothing is evaluated.
+        base: the tuned recipe.
+        out: folder of the runs; what was made in it is kept.
+        batch_sizes: in examples; None is the base's own, and 4 and 16 times it.
+        rule: how the base is carried to each batch size: a `Rule`, or the name of one.
+        seeds: one ladder each.
+        updates: of each run, at least 10; its whole warmup is made in any case.
+        examples: in the curvature's probe batch, at least 1; at most an epoch's are taken.
+        settings: how the runs are made; None is the usual.
+        watch: returns the observers of a run, for progress.
+
+    Returns:
+        What `--json` prints: ``verdict`` ("holds", "does not hold" or "cannot tell"), the
+        verdict and the reason of each of the ``assumptions``, and the measurements with the
+        thresholds. `legw.analysis.check` has the thresholds.
+
+    Raises:
+        LegwError: a value cannot be, the folder was measured otherwise, or several processes
+            were started.
+        KeyboardInterrupt: a run was interrupted; the same call goes on.
+    """
+    if updates < check.LEAST_UPDATES:
+        raise LegwError(f"check: updates={updates}: must be at least {check.LEAST_UPDATES}")
+    alone()
+    rule = rules.find(rule) if isinstance(rule, str) else rule
+    sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)
+    runs = _Ladder(task, base, rule, Path(out), updates, settings or Settings(), watch)
+    made = [runs.probed(size, seed, examples) for size in sizes for seed in seeds]
+    risen = {size: runs.rates(size, seeds) for size in sizes}
+    return check.judged(base, made, risen) | {"app": task.name, "rule": rule.name}
+
+
+def alone() -> None:
+    """Refuse to be one of several processes.
+
+    Raises:
+        LegwError: torchrun has started several.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise LegwError("check: runs in one process; start it without torchrun")
+
+
+class _Ladder:
+    """The runs of a check, each in its folder, where it is found again."""
+
+    def __init__(  # noqa: PLR0917 (all that `check_assumptions` knows)
+        self,
+        task: Task,
+        base: Recipe,
+        rule: Rule,
+        root: Path,
+        updates: int,
+        settings: Settings,
+        watch: Watch,
+    ) -> None:
+        self.task, self.base, self.rule, self.root = task, base, rule, root
+        self.updates, self.settings, self.watch = updates, settings, watch
+
+    def recipe(self, batch_size: int) -> Recipe:
+        return rules.apply(self.base, batch_size, self.rule)
+
+    def probed(self, batch_size: int, seed: int, wanted: int) -> Probed:
+        """Make a run at the rule's rate, with both probes."""
+        recipe = self.recipe(batch_size)
+        num_examples = self.task.num_examples(batch_size)
+        updates = updates_of(recipe, self.task, self.updates)
+        every = max(min(updates, schedule.updates(recipe, num_examples)) // SAMPLES, 1)
+        folder = self.root / f"{self.rule.name}-b{batch_size}-s{seed}"
+        examples = probe_examples(self.task, [batch_size], wanted)
+        curvature = CurvatureProbe(folder, examples=examples)
+        summary = self._fit(recipe, seed, folder, [curvature, NoiseProbe(folder, every=every)])
+        return Probed(recipe, seed, num_examples, folder, summary)
+
+    def rates(self, batch_size: int, seeds: Sequence[int]) -> dict[float, bool]:
+        """Return whether the loss rises, for multiples of the rate, up to the first that does."""
+        risen: dict[float, bool] = {}
+        for times in check.TIMES:
+            risen[times] = any(self._rises(batch_size, seed, times) for seed in seeds)
+            if risen[times]:
+                break
+        return risen
+
+    def _rises(self, batch_size: int, seed: int, times: float) -> bool:
+        name = f"{self.rule.name}-b{batch_size}-s{seed}"
+        folder = self.root / (name if times == 1 else f"{name}-x{times:g}")
+        if times > 1:
+            recipe = self.recipe(batch_size)
+            recipe = replace(
+                recipe, lr=times * recipe.lr, warmup_from_lr=times * recipe.warmup_from_lr
+            )
+            self._fit(recipe, seed, folder, [])
+        run = records.load(folder)
+        lost = run.summary is not None and run.summary.status == "diverged"
+        return lost or check.rises([row.loss for row in run.updates])
+
+    def _fit(self, recipe: Recipe, seed: int, folder: Path, probes: Sequence[Measuring]) -> Summary:
+        return short_run(
+            self.task,
+            recipe,
+            folder,
+            base=self.base,
+            rule=self.rule.name,
+            seed=seed,
+            updates=updates_of(recipe, self.task, self.updates),
+            probes=probes,
+            settings=self.settings,
+            watch=self.watch,
+        )

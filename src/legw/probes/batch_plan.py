@@ -1,0 +1,164 @@
+"""Batch-size plan: what each batch size would cost here or on many devices, and which to take.
+
+task --speed.measure--> Speed --analysis.cost.options--> [Option] --recommend--> Option
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from legw import rules
+from legw.analysis import cost
+from legw.analysis.cost import Network, Option
+from legw.analysis.noise import NoiseScale, stated
+from legw.errors import RecipeError
+from legw.probes import speed
+from legw.recipe import Recipe, to_dict
+from legw.rules import Rule
+from legw.runs.measurements import Speed
+from legw.train import Task
+from legw.train.dist import joined
+from legw.train.precision import Precision
+
+MOST_RUNGS = 12
+"""Most batch sizes of a ladder that nobody chose."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """What each batch size is predicted to cost, and the one that is recommended."""
+
+    base: Recipe
+    """The tuned recipe, with the noise scale where one is known."""
+    rule: Rule
+    """How it is carried."""
+    speed: Speed
+    """What one device does, as measured here."""
+    network: Network
+    """The devices and what joins them; its synchronisation as measured where several joined."""
+    noise: NoiseScale | None
+    """The noise scale that the times to the base's loss rest on; None where none is known."""
+    options: list[Option]
+    """One for each batch size, in ascending order."""
+    best: Option
+    """The recommended one."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, which JSON knows."""
+        assert self.best.recipe is not None, "what is recommended is possible"
+        passes = {str(size): seconds for size, seconds in self.speed.passes.items()}
+        rounds = {f"{n} x {size}": seconds for (size, n), seconds in self.speed.rounds.items()}
+        bandwidth = None if self.network.bandwidth == float("inf") else self.network.bandwidth
+        return {
+            "rule": self.rule.name,
+            "base": to_dict(self.base),
+            "speed": asdict(self.speed) | {"passes": passes, "rounds": rounds},
+            "network": asdict(self.network) | {"bandwidth": bandwidth},
+            "noise_scale": None if self.noise is None else asdict(self.noise),
+            "options": [_plain(one) for one in self.options],
+            "recommended": self.best.batch_size,
+            "recipe": to_dict(self.best.recipe),
+        }
+
+
+def _plain(one: Option) -> dict[str, Any]:
+    plain = {name: value for name, value in vars(one).items() if name not in ("recipe", "timing")}
+    timing = None if one.timing is None else asdict(one.timing) | {"seconds": one.timing.seconds}
+    lr = None if one.recipe is None else one.recipe.lr
+    return plain | {"lr": lr, "timing": timing, "notes": list(one.notes)}
+
+
+def plan_batch_size(
+    task: Task,
+    base: Recipe,
+    *,
+    batch_sizes: Sequence[int] | None = None,
+    rule: Rule | str = "legw",
+    network: Network | None = None,
+    noise: NoiseScale | float | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+) -> BatchPlan | None:
+    """Measure this device and predict what each batch size costs; `legw plan` as a call.
+
+    Under torchrun every process calls it: each measures its own device, and the time that
+    synchronisation takes is measured in place of the network's model.
+
+    Args:
+        task: what is to be trained.
+        base: the tuned recipe.
+        batch_sizes: in examples; None is doublings from the base's to the largest that the
+            rule allows, or an epoch's examples.
+        rule: how the base is carried: a `Rule`, or the name of one.
+        network: devices and what joins them; None is the one that is measured.
+        noise: gradient noise scale in examples, above 0, or as measured; None takes the
+            recipe's own, if it has one.
+        device: cpu, cuda, cuda:1, ...; auto is a GPU where there is one.
+        precision: fp32, or bf16 (autocast).
+
+    Returns:
+        The plan; None on all processes but the first.
+
+    Raises:
+        RecipeError: no batch size is possible.
+        RunError: not even the smallest micro-batch fits into memory.
+    """
+    rule = rules.find(rule) if isinstance(rule, str) else rule
+    if noise is None:
+        noise = base.noise_scale
+    if isinstance(noise, int | float):
+        noise = stated(noise)
+    if noise is not None:
+        base = replace(base, noise_scale=noise.value)
+    sizes = rungs(base, task, rule) if batch_sizes is None else sorted(batch_sizes)
+    network = network or Network()
+    with joined(device) as world:
+        found = speed.measure(
+            task,
+            base,
+            world=world,
+            largest=-(-max(sizes) // max(network.devices, world.size)),
+            precision=precision,
+            lanes=network.devices == 1 and not rule.steers,
+        )
+        if world.size > 1:  # what joins these processes is measured, not modelled
+            sync = sum(
+                speed.all_reduce_seconds(world, size)
+                for size in (found.gradient_bytes, cost.NUMBERS_BYTES)
+            )
+            network = Network(devices=world.size, sync_seconds=sync)
+        if not world.first:
+            return None
+    options = cost.options(
+        base,
+        rule,
+        sizes,
+        speed=found,
+        network=network,
+        num_examples={size: task.num_examples(size) for size in sizes},
+        noise=noise,
+    )
+    return BatchPlan(
+        base=base,
+        rule=rule,
+        speed=found,
+        network=network,
+        noise=noise,
+        options=options,
+        best=cost.recommend(options),
+    )
+
+
+def rungs(base: Recipe, task: Task, rule: Rule) -> list[int]:
+    """Return the base's batch size and its doublings, as far as the rule and the data go."""
+    sizes, size = [base.batch_size], base.batch_size * 2
+    while len(sizes) < MOST_RUNGS and size <= task.num_examples(base.batch_size):
+        try:
+            rules.apply(base, size, rule)
+        except RecipeError:
+            break
+        sizes.append(size)
+        size *= 2
+    return sizes

@@ -1,0 +1,347 @@
+"""Probed runs: short runs of one task at one or more batch sizes, with a probe in each.
+
+    task, base --measure_curvature--> runs in OUT/RULE-bN-sSEED --analysis.probed--> values
+    task, base --measure_noise-->     the same
+
+Each run lies in a folder of its own; one that has been made is found again and kept.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from legw import rules, schedule
+from legw.analysis import probed
+from legw.analysis.probed import Probed
+from legw.errors import LegwError
+from legw.probes.curvature import CurvatureProbe
+from legw.probes.noise import NoiseProbe
+from legw.recipe import Recipe
+from legw.rules import Rule
+from legw.runs import files
+from legw.runs.measurements import PROBES
+from legw.runs.records import Manifest, Summary
+from legw.train import Observer, Settings, Task, fit
+from legw.units import in_unit
+
+LADDER = (1, 4, 16)
+"""Batch sizes of a ladder, in base batches, where none are named."""
+
+SAMPLES = 2000
+"""About how many samples of the noise are taken of a run, where nobody says."""
+
+Measuring = CurvatureProbe | NoiseProbe
+Watch = Callable[[Path, int | None], Sequence[Observer]]
+"""(run folder, its updates or None for all) -> who looks on while the run goes on."""
+
+
+def unwatched(folder: Path, updates: int | None) -> Sequence[Observer]:
+    """Return no observers."""
+    return ()
+
+
+class Unjudged:
+    """A task whose metric is not taken: a probe's runs are not for their quality."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
+
+    def evaluate(self, model: Any) -> float:
+        """Return "not a number"."""
+        return float("nan")
+
+    def final_metrics(self, model: Any) -> dict[str, float]:
+        """Return none."""
+        return {}
+
+
+# Curvature ------------------------------------------------------------------------
+
+
+def measure_curvature(
+    task: Task,
+    base: Recipe,
+    *,
+    out: str | Path,
+    batch_sizes: Sequence[int] | None = None,
+    rule: Rule | str = "legw",
+    seeds: Sequence[int] = (0,),
+    updates: int = 300,
+    examples: int = 512,
+    dense: int = 100,
+    method: Literal["difference", "exact"] = "difference",
+    settings: Settings | None = None,
+    watch: Watch = unwatched,
+) -> dict[str, Any]:
+    """Measure the curvature along the gradient while training; `legw probe curvature` as a call.
+
+    Args:
+        task: what is trained; nothing is evaluated.
+        base: the tuned recipe.
+        out: folder of the runs; what was made in it is kept.
+        batch_sizes: in examples; None is the base's own, and 4 and 16 times it.
+        rule: how the base is carried to each batch size: a `Rule`, or the name of one.
+        seeds: one run each, at every batch size.
+        updates: of each run, at least 1; its whole warmup is made in any case.
+        examples: in the probe batch, at least 1; at most an epoch's are taken.
+        dense: so many updates are all measured at first, then as many for each doubling.
+        method: by two gradients, or exactly, which takes longer and more memory.
+        settings: how the runs are made; None is the usual.
+        watch: returns the observers of a run, for progress.
+
+    Returns:
+        What `--json` prints: the peaks, how they move with the batch size, and the warmup
+        that the base asks for.
+
+    Raises:
+        LegwError: a value cannot be, the folder was measured otherwise, or several processes
+            were started.
+        KeyboardInterrupt: a run was interrupted; the same call goes on.
+    """
+    if updates < 1:
+        raise LegwError(f"curvature: updates={updates}: must be at least 1")
+    rule = rules.find(rule) if isinstance(rule, str) else rule
+    sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)
+    recipes = [rules.apply(base, size, rule) for size in sizes]
+    count = probe_examples(task, sizes, examples)
+    runs = [
+        _one(
+            task,
+            recipe,
+            Path(out),
+            base=base,
+            rule=rule,
+            seed=seed,
+            updates=updates_of(recipe, task, updates),
+            make=lambda folder: CurvatureProbe(folder, examples=count, dense=dense, method=method),
+            settings=settings,
+            watch=watch,
+        )
+        for recipe in recipes
+        for seed in seeds
+    ]
+    return {
+        "probe": "curvature",
+        "app": task.name,
+        "rule": rule.name,
+        "probe_batch_size": count,
+        "method": method,
+    } | probed.curvature_result(base, runs)
+
+
+def ladder(base: Recipe) -> tuple[int, ...]:
+    """Return the batch sizes of a ladder that nobody chose: `LADDER` times the base's."""
+    return tuple(base.batch_size * k for k in LADDER)
+
+
+def probe_examples(task: Task, sizes: Sequence[int], wanted: int) -> int:
+    """Return the examples of a probe batch: so many, or as many as an epoch has."""
+    return min(wanted, *(task.num_examples(size) for size in sizes))
+
+
+def updates_of(recipe: Recipe, task: Task, wanted: int) -> int:
+    """Return how many updates a short run makes: so many, but its whole warmup and one more."""
+    num_examples = task.num_examples(recipe.batch_size)
+    return max(wanted, schedule.warmup_updates(recipe, num_examples) + 1)
+
+
+# Noise scale ----------------------------------------------------------------------
+
+
+def measure_noise(
+    task: Task,
+    base: Recipe,
+    *,
+    out: str | Path,
+    batch_size: int | None = None,
+    rule: Rule | str = "legw",
+    seeds: Sequence[int] = (0,),
+    epochs: float | None = None,
+    every: int | None = None,
+    stretches: int = 10,
+    settings: Settings | None = None,
+    watch: Watch = unwatched,
+) -> dict[str, Any]:
+    """Measure the gradient noise scale while training; `legw probe noise` as a call.
+
+    Args:
+        task: what is trained; nothing is evaluated.
+        base: the tuned recipe.
+        out: folder of the runs; what was made in it is kept.
+        batch_size: in examples; None is the base's own.
+        rule: how the base is carried there: a `Rule`, or the name of one.
+        seeds: one run each.
+        epochs: each run stops after so many, above 0 and at most the recipe's; None is its end.
+        every: updates between two samples, at least 1; None takes about `SAMPLES`.
+        stretches: of the run that each get an estimate, at least 1.
+        settings: how the runs are made; None is the usual.
+        watch: returns the observers of a run, for progress.
+
+    Returns:
+        What `--json` prints: the noise scale of the runs, of their last halves and stretches.
+
+    Raises:
+        LegwError: a value cannot be, the folder was measured otherwise, nothing was measured,
+            or several processes were started.
+        KeyboardInterrupt: a run was interrupted; the same call goes on.
+    """
+    if stretches < 1:
+        raise LegwError(f"noise: stretches={stretches}: must be at least 1")
+    rule = rules.find(rule) if isinstance(rule, str) else rule
+    recipe = rules.apply(base, base.batch_size if batch_size is None else batch_size, rule)
+    length = in_unit(recipe, "epochs", task.num_examples(recipe.batch_size)).length
+    share = 1.0 if epochs is None else epochs / length
+    if not 0 < share <= 1:
+        raise LegwError(
+            f"noise: epochs={epochs:g}: must be above 0, and at most the recipe's own {length:g}"
+        )
+    updates = math.ceil(share * schedule.updates(recipe, task.num_examples(recipe.batch_size)))
+    distance = spacing(updates) if every is None else every
+    runs = [
+        _one(
+            task,
+            recipe,
+            Path(out),
+            base=base,
+            rule=rule,
+            seed=seed,
+            updates=None if epochs is None else updates,
+            make=lambda folder: NoiseProbe(folder, every=distance),
+            settings=settings,
+            watch=watch,
+        )
+        for seed in seeds
+    ]
+    return {
+        "probe": "noise",
+        "app": task.name,
+        "rule": rule.name,
+        "every": distance,
+    } | probed.noise_result(base, runs, stretches)
+
+
+def spacing(updates: int) -> int:
+    """Return how many updates lie between two samples of a run of so many.
+
+    >>> spacing(90), spacing(11719)
+    (1, 5)
+    """
+    return max(updates // SAMPLES, 1)
+
+
+# Both -----------------------------------------------------------------------------
+
+
+def _one(
+    task: Task,
+    recipe: Recipe,
+    out: Path,
+    *,
+    base: Recipe,
+    rule: Rule,
+    seed: int,
+    updates: int | None,
+    make: Callable[[Path], Measuring],
+    settings: Settings | None,
+    watch: Watch,
+) -> Probed:
+    """Make one run with its probe, or find that it has been made."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise LegwError(
+            "probe: runs in one process; legw train --measure-noise works under torchrun"
+        )
+    folder = out / f"{rule.name}-b{recipe.batch_size}-s{seed}"
+    summary = short_run(
+        task,
+        recipe,
+        folder,
+        base=base,
+        rule=rule.name,
+        seed=seed,
+        updates=updates,
+        probes=[make(folder)],
+        settings=settings,
+        watch=watch,
+    )
+    return Probed(recipe, seed, task.num_examples(recipe.batch_size), folder, summary)
+
+
+def short_run(
+    task: Task,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    base: Recipe,
+    rule: str,
+    seed: int,
+    updates: int | None,
+    probes: Sequence[Measuring],
+    settings: Settings | None = None,
+    watch: Watch = unwatched,
+) -> Summary:
+    """Make the first updates of a run (None is all), or find that they have been made.
+
+    Their schedule is the whole run's: a decay begins where it would.
+
+    Raises:
+        LegwError: the folder holds measurements of another kind.
+        KeyboardInterrupt: the run was interrupted.
+    """
+    measured = {type(each).__name__: dict(each.options) for each in probes}
+    _check_measured(folder, measured)
+    summary = fit(
+        Unjudged(task),
+        recipe,
+        out=folder,
+        seed=seed,
+        base=base,
+        rule=rule,
+        settings=replace(settings or Settings(), resume=True, stop_after=updates),
+        observers=[*watch(folder, updates), _Noted(folder, measured), *probes],
+    )
+    if summary.status == "interrupted" and (updates is None or summary.updates < updates):
+        raise KeyboardInterrupt(f"{folder}: stopped after update {summary.updates}; "
+                                "the same command goes on")  # fmt: skip
+    return summary
+
+
+class _Noted(Observer):
+    """Writes beside a run how it was measured."""
+
+    def __init__(self, folder: Path, measured: Mapping[str, Any]) -> None:
+        self._folder, self._measured = folder, measured
+
+    def on_start(self, manifest: Manifest, updates_done: int) -> None:
+        files.write_json(self._folder / PROBES, self._measured)
+
+
+def _check_measured(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a folder whose run was measured otherwise; of an older one nothing is known."""
+    path = folder / PROBES
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        theirs = {each: dict(options) for each, options in found.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise LegwError(f"{path}: is damaged; choose another --out") from None
+    for kind, options in wanted.items():
+        if kind not in theirs:
+            measured = " and ".join(theirs) or "nothing"
+            raise LegwError(f"{folder}: holds a run with {measured}, not {kind}; "
+                            "choose another --out")  # fmt: skip
+        for name, value in options.items():
+            if theirs[kind].get(name) != value:
+                raise LegwError(
+                    f"{folder}: was measured with {name}={theirs[kind].get(name)}, not {value}; "
+                    "choose another --out"
+                )

@@ -1,0 +1,1 @@
+"""Charts, one function each, in one style: schedules, comparisons, costs to a target, probes."""

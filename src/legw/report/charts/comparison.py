@@ -1,0 +1,360 @@
+"""Charts of a study, one function each: from cells and curves to a Vega-Lite specification.
+
+Colors belong to rules: the base is grey, and a rule keeps its color in every chart.
+Altair builds the specifications and checks them; the data go in afterwards, because
+checking thousands of points takes a hundred times longer than drawing them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+from legw.analysis.table import Cell, Table
+from legw.report.charts.style import COLORS, styled
+from legw.study.plan import BASE
+
+DODGE = 0.05
+"""How far beside its batch size each rule is drawn, in powers of 2, so that bars show."""
+
+CROSS = "M-1,-1L1,1M-1,1L1,-1"
+"""The mark of a diverged run, as an SVG path."""
+
+
+UNITS = ("epochs", "updates", "seconds")
+"""What losses are drawn against; the first unless another is asked for."""
+
+AT = "datum.x * (unit == 'updates' ? datum.u : unit == 'seconds' ? datum.s : 1)"
+"""Where a point lies, from its epoch."""
+
+
+class Curve(NamedTuple):
+    """The curve of one run, or of one schedule."""
+
+    name: str
+    """What it is called in the legend: its rule, or its variant of the grid."""
+    run: str
+    """Which run it is."""
+    points: Sequence[tuple[float, float]]
+    """(epoch, value), epochs ascending."""
+    faint: bool = False
+    """Whether it lies behind a smoothed curve of the same run."""
+    lost: bool = False
+    """Whether the run diverged at its end."""
+    updates: float = 0.0
+    """Updates of an epoch."""
+    seconds: float = 0.0
+    """Training time of an epoch, the mean over the run."""
+
+
+def metric_by_batch(table: Table, *, title: str = "") -> dict[str, Any]:
+    """Return the chart of metric against batch size, one line a rule.
+
+    Lines join the means over finished runs and begin at the base; bars are 95 %
+    intervals, cut off at the chart's edge; small points are single runs; crosses at the
+    worse end are cells in which runs diverged.
+
+    Args:
+        table: the study's cells.
+        title: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    across = alt.X("x:Q", title="batch size").scale(type="log", base=2, nice=False, padding=24)
+    across = across.axis(values=table.batch_sizes, format="d", grid=False)
+    lines = (
+        alt.Chart()
+        .transform_filter("isValid(datum.mean)")
+        .mark_line(strokeWidth=2)
+        .encode(across, _metric(table, "mean:Q"), order="batch:Q")
+    )
+    return _metrics(table, across, [lines], legend=True, title=title)
+
+
+def metric_by_variant(table: Table, *, title: str = "") -> dict[str, Any]:
+    """Return the chart of metric for each variant of a grid, at a single batch size.
+
+    Args and Raises as for `metric_by_batch`.
+    """
+    import altair as alt
+
+    across = alt.X("name:N", title=None, sort=table.names).axis(labelAngle=-35, labelLimit=160)
+    return _metrics(table, across, [], legend=False, title=title)
+
+
+def loss_by_epoch(
+    curves: Sequence[Curve], *, names: Sequence[str], title: str = ""
+) -> dict[str, Any]:
+    """Return the chart of training loss against epoch, one line a run.
+
+    The scale is logarithmic where all losses are above 0. A cross ends a diverged run. The
+    parameter `unit` of the specification (epochs, updates or seconds) is what lies below.
+
+    Args:
+        curves: of each run a smoothed curve, and the raw one as a faint curve behind it.
+        names: what the legend lists and colors go by, the base first.
+        title: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    upward = _losses(curves)
+    across = alt.X("at:Q", title=UNITS[0]).scale(nice=False, zero=True).axis(grid=False)
+    color = color_scale(names, {curve.name for curve in curves})
+    faint = _lines("faint", AT, strokeWidth=0.7, opacity=0.25, clip=True)
+    plain = _lines("plain", AT, strokeWidth=2)
+    faint = faint.encode(across, upward, color)
+    plain = plain.encode(
+        across, upward, color, tooltip=["name:N", "run:N", alt.Tooltip("x:Q", title="epoch"), "y:Q"]
+    )
+    layers = [faint, plain] if any(curve.faint for curve in curves) else [plain]
+    lost = [curve for curve in curves if curve.lost and curve.points]
+    if lost:
+        ends = alt.Chart(alt.NamedData("lost")).transform_calculate(at=AT)
+        ends = ends.encode(across, upward, color)
+        layers.append(_crosses(ends, tooltip=["name:N", "run:N", "x:Q"]))
+    chart = alt.layer(*layers).properties(title=alt.Title(title), width=620, height=260)
+    chart = chart.add_params(alt.param(name="unit", value=UNITS[0]))
+    return with_data(
+        chart,
+        faint=[_arrays(curve) for curve in curves if curve.faint],
+        plain=[_arrays(curve) for curve in curves if not curve.faint],
+        lost=[
+            _arrays(c) | {"x": _short(c.points[-1][0]), "y": _short(c.points[-1][1])} for c in lost
+        ],
+    )
+
+
+def lr_by_epoch(
+    curves: Sequence[Curve], *, names: Sequence[str], title: str = ""
+) -> dict[str, Any]:
+    """Return the chart of learning rate against epoch, one line a schedule.
+
+    Args:
+        curves: the schedules; where two are equal, the later one is drawn over the other.
+        names: what the legend lists and colors go by, the base first.
+        title: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    upward = alt.Y("y:Q", title="learning rate").scale(zero=True).axis(tickCount=5, format="~g")
+    color = color_scale(names, {curve.name for curve in curves})
+    chart = _lines("plain", strokeWidth=2).encode(
+        _epochs(curves), upward, color, tooltip=["name:N", "x:Q", "y:Q"]
+    )
+    chart = chart.properties(title=alt.Title(title), width=620, height=260)
+    return with_data(chart, plain=[_arrays(curve) for curve in curves])
+
+
+# The metric's marks -----------------------------------------------------------------
+
+
+def _metrics(
+    table: Table, across: Any, lines: list[Any], *, legend: bool, title: str
+) -> dict[str, Any]:
+    """Return lines with the marks of all cells on them."""
+    import altair as alt
+
+    rows = _cell_rows(table)
+    color = color_scale(table.names, {row["name"] for row in rows} if legend else ())
+    tooltip = [
+        alt.Tooltip("name:N", title="rule" if legend else "variant"),
+        alt.Tooltip("batch:Q", title="batch size"),
+        alt.Tooltip("lr:Q", title="peak lr", format=".4~g"),
+        alt.Tooltip("said:N", title=table.metric),
+    ]
+    cells = alt.Chart().transform_filter("isValid(datum.mean) && !datum.anchor")
+    layers = [
+        *lines,
+        cells.mark_rule(strokeWidth=1.5, opacity=0.6, clip=True).encode(
+            across, _metric(table, "low:Q"), y2="high:Q"
+        ),
+        cells.transform_flatten(["metrics"])
+        .mark_circle(size=18, opacity=0.6)
+        .encode(across, _metric(table, "metrics:Q")),
+        cells.mark_circle(size=90, opacity=1).encode(
+            across, _metric(table, "mean:Q"), tooltip=tooltip
+        ),
+    ]
+    if any(row["diverged"] for row in rows):
+        lost = alt.Chart().transform_filter("datum.diverged > 0").encode(across)
+        lost = lost.encode(y=alt.YDatum(_span(table)[1]))
+        layers.append(_crosses(lost, tooltip=tooltip))
+    chart = alt.layer(*layers, data=alt.NamedData("cells")).encode(color)
+    chart = chart.properties(title=alt.Title(title), width=620, height=320)
+    return with_data(chart, cells=rows)
+
+
+def _metric(table: Table, field: str) -> Any:
+    """Return the metric's axis, the same for every mark."""
+    import altair as alt
+
+    return alt.Y(field, title=table.metric).scale(domain=list(_span(table)[0]), nice=False)
+
+
+def _cell_rows(table: Table) -> list[dict[str, Any]]:
+    """Return one row a cell, and at the start of each rule's line the base as its anchor."""
+    rows = []
+    anchored = {BASE}
+    for cell in (cell for cell in table.cells if not cell.reason):
+        name = table.name(cell.variant, cell.rule)
+        rows.append(_cell_row(table, cell) | {"name": name})
+        base = table.base_of(cell.variant)
+        if base is not None and cell.rule != BASE and name not in anchored:
+            anchored.add(name)
+            rows.append(_cell_row(table, base) | {"name": name, "anchor": True, "diverged": 0})
+    return rows
+
+
+def _cell_row(table: Table, cell: Cell) -> dict[str, Any]:
+    found = cell.estimate
+    return {
+        "x": _short(cell.batch_size * 2 ** _beside(table, cell)),
+        "batch": cell.batch_size,
+        "mean": found.mean if found else None,
+        "low": found.low if found else None,
+        "high": found.high if found else None,
+        "metrics": list(cell.metrics),
+        "diverged": cell.diverged,
+        "anchor": False,
+        "lr": cell.lr,
+        "said": ", ".join(table.text(cell)),
+    }
+
+
+def _span(table: Table) -> tuple[tuple[float, float], float]:
+    """Return the ends of the metric's axis, and where on it diverged runs are shown."""
+    values = [metric for cell in table.cells for metric in cell.metrics] or [0.0, 1.0]
+    low, high = min(values), max(values)
+    room = (high - low or abs(high) or 1.0) * 0.07
+    if not any(cell.diverged for cell in table.cells):
+        return (low - room, high + room), low
+    if table.higher_is_better:
+        return (low - 2.2 * room, high + room), low - 1.3 * room
+    return (low - room, high + 2.2 * room), high + 1.3 * room
+
+
+def _beside(table: Table, cell: Cell) -> float:
+    """Return how far beside its batch size a cell is drawn, in powers of 2; the base not at all."""
+    names = [name for name in table.names if name != BASE]
+    if cell.rule == BASE:
+        return 0.0
+    return DODGE * (names.index(table.name(cell.variant, cell.rule)) - (len(names) - 1) / 2)
+
+
+# Parts ---------------------------------------------------------------------------
+
+
+def _epochs(curves: Sequence[Curve]) -> Any:
+    import altair as alt
+
+    end = max((x for curve in curves for x, _ in curve.points), default=1.0)
+    return alt.X("x:Q", title="epoch").scale(domain=[0, end], nice=False).axis(grid=False)
+
+
+def color_of(name: str, names: Sequence[str]) -> int:
+    """Return which of `COLORS` a line has: 0 is the base's, the others take turns.
+
+    Args:
+        name: the line's.
+        names: of all lines, the base's first if it is there.
+
+    >>> [color_of(name, ["base", "legw", "linear"]) for name in ("base", "legw", "linear")]
+    [0, 1, 2]
+    """
+    if name == BASE:
+        return 0
+    others = [other for other in names if other != BASE]
+    return 1 + others.index(name) % (len(COLORS) - 1)
+
+
+def color_scale(names: Sequence[str], shown: Collection[str]) -> Any:
+    """Return the colors of all lines, which do not depend on those that are shown."""
+    import altair as alt
+
+    domain = [BASE, *(name for name in names if name != BASE)]
+    colors = [COLORS[color_of(name, names)] for name in domain]
+    listed = [name for name in domain if name in shown]
+    legend = alt.Legend(
+        orient="top", symbolType="stroke", symbolStrokeWidth=4, symbolOpacity=1, values=listed
+    )
+    return alt.Color("name:N", title=None, legend=legend if listed else None).scale(
+        domain=domain, range=colors
+    )
+
+
+def _losses(curves: Sequence[Curve]) -> Any:
+    """Return the losses' axis: it shows every peak, and of the noise below as much as fits."""
+    import altair as alt
+
+    low = min((y for curve in curves if not curve.faint for _, y in curve.points), default=0.1)
+    high = max((y for curve in curves for _, y in curve.points), default=1.0)
+    axis = alt.Y("y:Q", title="training loss")
+    if low <= 0 or not math.isfinite(high / low):
+        return axis.scale(zero=False).axis(tickCount=5, format="~g")
+    low, high = low / 1.5, high * 1.2
+    ticks = powers(low, high)
+    return axis.scale(type="log", domain=[low, high]).axis(values=ticks, format="~g")
+
+
+def powers(low: float, high: float) -> list[float]:
+    """Return powers of ten between two numbers above 0; with 2 and 5 where they are few.
+
+    >>> powers(0.5, 40.0)
+    [0.5, 1.0, 2.0, 5.0, 10.0, 20.0]
+    """
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1, 2, 5) if len(exponents) < 5 else (1,)
+    found = [float(f"{step}e{exponent}") for exponent in exponents for step in steps]
+    return [tick for tick in found if low <= tick <= high]
+
+
+def _lines(dataset: str, at: str = "datum.x", **looks: Any) -> Any:
+    """Return lines from curves that are one row each: names, and all x and y."""
+    import altair as alt
+
+    chart = alt.Chart(alt.NamedData(dataset)).transform_flatten(["x", "y"])
+    chart = chart.transform_calculate(at=at)
+    return chart.mark_line(strokeJoin="round", **looks).encode(detail="run:N", order="x:Q")
+
+
+def _arrays(curve: Curve) -> dict[str, Any]:
+    """Return a curve as one row, which is a quarter of the size of one row a point."""
+    return {
+        "name": curve.name,
+        "run": curve.run,
+        "x": [_short(x) for x, _ in curve.points],
+        "y": [_short(y) for _, y in curve.points],
+        "u": _short(curve.updates),
+        "s": _short(curve.seconds),
+    }
+
+
+def _crosses(chart: Any, *, tooltip: list[Any]) -> Any:
+    """Return a layer of crosses with a legend of its own."""
+    import altair as alt
+
+    shape = alt.Shape("end:N", title=None).scale(domain=["diverged"], range=[CROSS])
+    marks = chart.transform_calculate(end="'diverged'").mark_point(
+        size=70, strokeWidth=2.5, filled=False, opacity=1
+    )
+    return marks.encode(shape=shape.legend(orient="top", symbolSize=80), tooltip=tooltip)
+
+
+def with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
+    spec: dict[str, Any] = styled(chart).to_dict()
+    return spec | {"datasets": datasets}
+
+
+def _short(value: float) -> float:
+    """Return five digits of a number: more are not seen, and the page is smaller."""
+    return float(f"{value:.5g}")

@@ -1,0 +1,177 @@
+"""Charts of what probes measure, one function each: values in, an Altair chart out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from legw.analysis import probed
+from legw.analysis.curvature import Peak
+from legw.analysis.noise import NoiseScale
+from legw.report.charts.style import COLORS, styled
+
+REACH = 10.0
+"""An interval is drawn to so many times its value, and to as small a share of it."""
+
+CurvePoints = Sequence[tuple[float, float]]
+
+
+def curvature_by_epoch(
+    curves: Mapping[int, Sequence[CurvePoints]],
+    peaks: Mapping[int, Sequence[Peak]],
+    *,
+    title: str = "",
+    subtitle: str = "",
+) -> Any:
+    """Return the chart of curvature against epochs, a line a run, a color a batch size.
+
+    Both axes are logarithmic: a peak that moves in proportion to the batch moves by equal
+    steps. Dots are the peaks.
+
+    Args:
+        curves: for each batch size its runs, as (epoch, curvature), both above 0.
+        peaks: for each batch size where its runs' curvature is highest.
+        title, subtitle: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    rows = [
+        {"batch": str(size), "run": f"{size}-{number}", "epoch": x, "curvature": y}
+        for size, runs in curves.items()
+        for number, points in enumerate(runs)
+        for x, y in points
+        if y > 0
+    ]
+    dots = [
+        {"batch": str(size), "epoch": one.epoch, "curvature": one.curvature, "update": one.update}
+        for size, found in peaks.items()
+        for one in found
+    ]
+    across = alt.X("epoch:Q", title="epoch").scale(type="log", nice=False).axis(format="~g")
+    upward = alt.Y("curvature:Q", title="curvature along the gradient").scale(type="log")
+    color = _by_batch([str(size) for size in curves])
+    lines = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(strokeWidth=1.4, opacity=0.75)
+        .encode(across, upward.axis(format="~g"), color, detail="run:N", order="epoch:Q")
+    )
+    marks = (
+        alt.Chart(alt.Data(values=dots))
+        .mark_point(size=90, filled=True, opacity=1, stroke="white", strokeWidth=1)
+        .encode(across, upward, color, tooltip=["batch:N", "update:Q", "epoch:Q", "curvature:Q"])
+    )
+    chart = alt.layer(lines, marks).properties(width=620, height=320)
+    return styled(chart.properties(title=alt.Title(title, subtitle=subtitle)))
+
+
+def noise_by_epoch(
+    scales: Mapping[str, Sequence[NoiseScale]],
+    *,
+    batch_size: int,
+    title: str = "",
+    subtitle: str = "",
+) -> Any:
+    """Return the chart of noise scale against epochs, a line a run, bars for 95 % intervals.
+
+    The axis is logarithmic and an interval may begin at 0: a bar ends at a tenth of the value
+    and at ten times it, and where it is cut, or where there is no interval, the dot is hollow.
+    A triangle at the upper edge is a stretch that is lost in noise.
+
+    Args:
+        scales: label and stretches of each run.
+        batch_size: of the runs; a dashed line.
+        title, subtitle: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    rows = [
+        {
+            "run": name,
+            "epoch": (one.from_epoch + one.to_epoch) / 2,
+            "noise": one.value or None,  # which breaks the line
+            **_bar(one),
+        }
+        for name, found in scales.items()
+        for one in found
+    ]
+    across = alt.X("epoch:Q", title="epoch").scale(zero=True, nice=False)
+    upward = alt.Y("noise:Q", title="noise scale, examples").scale(type="log").axis(format="~g")
+    color = _by_batch(list(scales))
+    base = alt.Chart(alt.Data(values=rows))
+    layers = [
+        base.mark_line(strokeWidth=2).encode(across, upward, color, order="epoch:Q"),
+        base.transform_filter("isValid(datum.low)")
+        .mark_rule(strokeWidth=1.5, opacity=0.6)
+        .encode(across, alt.Y("low:Q"), color, y2="high:Q"),
+        *(
+            base.transform_filter(f"isValid(datum.noise) && {which}")
+            .mark_point(size=50, opacity=1, **look)
+            .encode(across, upward, color, tooltip=["run:N", "epoch:Q", "noise:Q"])
+            for which, look in (
+                ("!datum.cut", {"filled": True}),
+                ("datum.cut", {"filled": False, "fill": "white"}),
+            )
+        ),
+        base.transform_filter("!isValid(datum.noise)")
+        .mark_point(size=60, shape="triangle-up")
+        .encode(across, color, y=alt.value(8), tooltip=["run:N", "epoch:Q"]),
+        alt.Chart(alt.Data(values=[{"noise": batch_size}]))
+        .mark_rule(strokeDash=[5, 4], color=COLORS[0])
+        .encode(upward),
+    ]
+    chart = alt.layer(*layers).properties(width=620, height=300)
+    return styled(chart.properties(title=alt.Title(title, subtitle=subtitle)))
+
+
+def curvature_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of what `legw probe curvature` prints as JSON."""
+    lines: dict[int, list[Any]] = {}
+    tops: dict[int, list[Peak]] = {}
+    for row in found["runs"]:
+        lines.setdefault(row["batch_size"], []).append(row["curve"])
+        if row["peak"]:
+            tops.setdefault(row["batch_size"], []).append(Peak(**row["peak"]))
+    return curvature_by_epoch(
+        lines,
+        tops,
+        title=f"{found['app']}: curvature along the gradient, by {found['rule']}",
+        subtitle=probed.exponent_line(found),
+    )
+
+
+def noise_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of what `legw probe noise` prints as JSON."""
+    scales = {
+        f"seed {row['seed']}": [NoiseScale(**part) for part in row["stretches"]]
+        for row in found["runs"]
+    }
+    return noise_by_epoch(
+        scales,
+        batch_size=found["batch_size"],
+        title=f"{found['app']}: noise scale at batch {found['batch_size']}",
+        subtitle=probed.noise_lines(found)[0],
+    )
+
+
+def _bar(one: NoiseScale) -> dict[str, Any]:
+    """Return the ends of an interval as they are drawn, and whether one was cut or is missing."""
+    if not one.value or one.low is None or one.high is None:
+        return {"low": None, "high": None, "cut": True}
+    low, high = max(one.low, one.value / REACH), min(one.high, one.value * REACH)
+    return {"low": low, "high": high, "cut": (low, high) != (one.low, one.high)}
+
+
+def _by_batch(names: Sequence[str]) -> Any:
+    """Return the colors of lines that are ordered, from pale to dark."""
+    import altair as alt
+
+    legend = alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=4)
+    scale = alt.Scale(domain=list(names), scheme="viridis")
+    field = "batch:N" if all(name.isdecimal() for name in names) else "run:N"
+    return alt.Color(field, title=None, legend=legend).scale(scale)

@@ -1,0 +1,61 @@
+"""Style of all charts: the looks and colors that they share, and the files they become."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from legw.errors import LegwError
+
+FORMATS = ("svg", "png", "html")
+"""What `render` can write: the suffix of the file."""
+
+COLORS = (
+    "#8c8c8c", "#0072b2", "#d55e00", "#009e73", "#cc79a7",
+    "#e69f00", "#56b4e9", "#7f3c8d", "#a5aa99", "#80ba5a",
+)  # fmt: skip
+"""Grey for the base, then Okabe and Ito's colors and three more for the other rules."""
+
+
+def styled(chart: Any) -> Any:
+    """Return an Altair chart in the looks that all of ours share."""
+    return (
+        chart.configure(font="Helvetica, Arial, sans-serif", background="white", padding=16)
+        .configure_title(
+            anchor="start", frame="group", fontSize=16, subtitleFontSize=12,
+            subtitleColor="#555555", subtitlePadding=6,
+        )
+        .configure_axis(
+            labelFontSize=12, titleFontSize=12, titleFontWeight="normal", titlePadding=10,
+            gridColor="#e8e8e8", domainColor="#8c8c8c", tickColor="#8c8c8c",
+            labelColor="#333333", titleColor="#333333",
+        )
+        .configure_legend(labelFontSize=12, labelLimit=300, symbolSize=300)
+        .configure_view(stroke=None)
+    )  # fmt: skip
+
+
+def render(chart: Any, suffix: str) -> bytes:
+    """Return an Altair chart as the bytes of a file; HTML carries all it needs.
+
+    Args:
+        chart: an Altair chart.
+        suffix: one of `FORMATS`.
+
+    Raises:
+        LegwError: there is no such format.
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    if suffix not in FORMATS:
+        raise LegwError(f"chart format {suffix!r} is unknown; choose one of {', '.join(FORMATS)}")
+    import vl_convert  # noqa: F401 # here, where a missing one is told from a broken chart
+
+    if suffix == "html":
+        return str(chart.to_html(inline=True)).encode()
+    buffer = io.BytesIO()
+    if suffix == "png":
+        chart.save(buffer, format="png", scale_factor=2)
+        return buffer.getvalue()
+    text = io.StringIO()
+    chart.save(text, format="svg")
+    return text.getvalue().encode()

@@ -1,0 +1,372 @@
+"""The gradient of one global batch, whatever it is cut into.
+
+Every micro-batch adds the gradient of its *summed* loss; at the end the total is
+divided by the total weight (examples, or tokens) over all micro-batches and
+processes, and only then clipped. So no short micro-batch, unequal share or token
+count is weighted wrongly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from legw.recipe import Recipe
+from legw.train import batch_norm
+from legw.train.batches import Batches, derive, split
+from legw.train.dist import World
+from legw.train.hardware import seed_draws
+from legw.train.precision import Precision, autocast
+from legw.train.task import State, Task
+
+AHEAD = 4
+"""How many micro-batches ahead a task is told what it will be asked for."""
+
+
+@dataclass
+class Costs:
+    """Seconds of each kind of work, as seen by this process."""
+
+    data: float = 0.0
+    compute: float = 0.0
+    communication: float = 0.0
+    evaluation: float = 0.0
+    checkpoints: float = 0.0
+    probes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """What is known of the global batch's gradient, which itself lies in ``p.grad``."""
+
+    loss: Tensor
+    """Sum of the losses over the sum of the weights, 0-dim."""
+    norm: Tensor
+    """Norm of the whole gradient before clipping, 0-dim."""
+    flags: Tensor
+    """The sums over processes of the flags given, shape (flags,)."""
+    extra: Tensor
+    """What else was measured on the way, shape (numbers,); empty but for AdaScale."""
+
+
+class Flags:
+    """What all processes have agreed on: read at once on a CPU, one update late on a GPU.
+
+    Late, so that nobody waits for the update that has just been queued. The sums are the
+    same on every process, and so is what each does about them.
+    """
+
+    def __init__(self) -> None:
+        self._late: tuple[Tensor, Any] | None = None
+
+    def read(self, flags: Tensor) -> list[float]:
+        """Take an update's flags; return its own, or those of the update before."""
+        if flags.device.type != "cuda":
+            return list(flags.tolist())
+        before = self._late
+        host = flags.to("cpu", non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(flags.device))
+        self._late = (host, copied)
+        if before is None:
+            return [0.0] * len(flags)
+        before[1].synchronize()
+        return list(before[0].tolist())
+
+    def forget(self) -> None:
+        """Drop what was done meanwhile; what still holds is asked for again."""
+        self._late = None
+
+
+class GlobalBatch:
+    """One process's part in the gradients of a run's global batches.
+
+    Args:
+        task: data and loss.
+        model: on the world's device, already in fixed batch-norm groups.
+        recipe: batch size and clipping.
+        world: this process.
+        parts: this process's micro-batches, as slots of the global batch.
+        batches: the example ids of each update.
+        num_examples: examples in one epoch.
+        seed: of the random draws.
+        precision: fp32, or bf16 (autocast).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        world: World,
+        micro_batch_size: int,
+        group: int,
+        batches: Batches,
+        num_examples: int,
+        seed: int,
+        precision: Precision,
+    ) -> None:
+        self.task, self.model, self.recipe, self.world = task, model, recipe, world
+        self.batches, self.num_examples, self.seed = batches, num_examples, seed
+        self.precision, self.group = precision, group
+        self.micro_batch_size = micro_batch_size
+        self.costs = Costs()
+        own = self._own_parts()
+        self.idle = not own
+        self.parts = own or [slice(0, min(group, recipe.batch_size))]  # takes part with weight 0
+        self.carried: list[State] = [None] * len(self.parts)
+        self._before = self.carried
+        self._wrapped = self._wrap(model)
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._augment = getattr(task, "augment", None)
+        self._prefetch = getattr(task, "prefetch", None)
+        self._announced = -1
+
+    def _own_parts(self) -> list[slice]:
+        """Return this process's micro-batches, as slots of the global batch."""
+        return split(
+            self.recipe.batch_size,
+            self.micro_batch_size,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            group=self.group,
+        )
+
+    def _wrap(self, model: nn.Module) -> nn.Module:
+        """Return the model that sums gradients over processes."""
+        return self.world.wrap(model)
+
+    def all_cores(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, this thread has every core: for what is no part of an update."""
+        return contextlib.nullcontext()
+
+    def close(self) -> None:
+        """Give back what the gradient needed; nothing here."""
+
+    def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
+        """Leave the global batch's gradient in ``p.grad``, divided and clipped.
+
+        Args:
+            update: which update, from 0.
+            flags: numbers to be summed over processes on the same trip.
+        """
+        for parameter in self._parameters:
+            parameter.grad = None
+        sums = self._accumulate(update)
+        totals = self._over_processes(sums, flags)
+        grad_norm = self._normalise(totals[1])
+        loss, own = totals[0] / totals[1], len(sums)
+        return Gradient(loss, grad_norm, flags=totals[own:], extra=self._extra(totals[:own]))
+
+    def _over_processes(self, sums: Tensor, flags: tuple[float, ...]) -> Tensor:
+        """Return the sums and the flags, summed over processes."""
+        if not flags and self.world.size == 1:
+            return sums
+        totals = torch.cat([sums, _sent(torch.tensor(flags, dtype=sums.dtype), sums.device)])
+        began = time.perf_counter()
+        self.world.sum(totals)
+        self.costs.communication += time.perf_counter() - began
+        return totals
+
+    def _extra(self, totals: Tensor) -> Tensor:
+        """Return what was measured beside loss and weight, from the sums over processes."""
+        return totals[2:]
+
+    def _accumulate(self, update: int) -> Tensor:
+        """Sum gradients over this process's micro-batches; return (loss, weight) sums."""
+        ids_B = _pinned(self._begin(update), self.world.device)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
+        loss_sum, weight_sum = sums.unbind()
+        for index, slots in enumerate(self.parts):
+            self._announce(update * len(self.parts) + index)
+            batch = self._load(update, ids_B[slots], slots)
+            began = time.perf_counter()
+            seed_draws(derive(self.seed, "draws", update, slots.start), self.world.device)
+            with self._synchronised(index == len(self.parts) - 1):
+                loss, weight, state = forward_and_backward(
+                    self.task,
+                    self._wrapped,
+                    batch,
+                    self.carried[index],
+                    precision=self.precision,
+                    factor=0.0 if self.idle else 1.0,
+                )
+            if self.idle:
+                batch_norm.forget(self.model)
+            else:
+                self.carried[index] = state
+                loss_sum += loss
+                weight_sum += weight
+                self._after_part(index, weight)
+            self.costs.compute += time.perf_counter() - began
+        return sums
+
+    def _begin(self, update: int) -> Tensor:
+        """Return the update's example ids; where an epoch begins, no state is carried into it."""
+        ids_B = self.batches.ids(update)
+        if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
+            self.carried = [None] * len(self.parts)
+        self._before = list(self.carried)
+        return ids_B
+
+    def _after_part(self, index: int, weight: Any) -> None:
+        """Look at the gradient after a micro-batch."""
+
+    def _load(self, update: int, ids: Tensor, slots: slice) -> Any:
+        began = time.perf_counter()
+        batch = self._read(update, ids, slots)
+        self.costs.data += time.perf_counter() - began
+        return batch
+
+    def _read(self, update: int, ids: Tensor, slots: slice | Tensor) -> Any:
+        batch = self.task.batch(ids, self.world.device)
+        if self._augment is None:
+            return batch
+        return self._augment(batch, self._draws(ids, self.batches.epochs(update)[slots]))
+
+    @property
+    def share(self) -> slice:
+        """The slots of the global batch that this process has; empty where it has none."""
+        return slice(0, 0) if self.idle else slice(self.parts[0].start, self.parts[-1].stop)
+
+    @property
+    def readable(self) -> slice:
+        """The slots whose data `again` can return: all, but of a carried state the share's."""
+        carries = self._before[0] is not None
+        return self.share if carries else slice(0, self.recipe.batch_size)
+
+    def again(self, update: int, slots: slice | Tensor) -> tuple[Any, State]:
+        """Return the data of some slots of the last update, and the state they began with.
+
+        Args:
+            update: the one whose gradient was formed last.
+            slots: a part of `readable`, or the numbers of some of its slots.
+        """
+        batch = self._read(update, self.batches.ids(update)[slots], slots)
+        if self._before[0] is None:
+            return batch, None
+        first = self.share.start
+        rows = _from(first, slots)
+        return batch, tuple(tensor[rows] for tensor in _joined(self._before) or ())
+
+    def _announce(self, number: int) -> None:
+        """Tell the task which micro-batches come after this process's own of this number."""
+        if self._prefetch is None:
+            return
+        began = time.perf_counter()
+        for ahead in range(max(number, self._announced + 1), number + AHEAD + 1):
+            update, index = divmod(ahead, len(self.parts))
+            slots = self.parts[index]
+            ids = self.batches.ids(update)[slots]
+            self._prefetch(ids, self._draws(ids, self.batches.epochs(update)[slots]))
+            self._announced = ahead
+        self.costs.data += time.perf_counter() - began
+
+    def _draws(self, ids: Tensor, epochs: Tensor) -> Tensor:
+        """Return a seed for each example, a function of (seed, epoch, example id)."""
+        mixed = ids * 0x5851F42D4C957F2D + epochs * 0x14057B7EF767814F
+        return (mixed + derive(self.seed, "augment")) & 0x7FFFFFFFFFFFFFFF
+
+    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Sum gradients over processes in the last micro-batch only."""
+        if isinstance(self._wrapped, nn.parallel.DistributedDataParallel) and not last:
+            return self._wrapped.no_sync()
+        return contextlib.nullcontext()
+
+    def _normalise(self, weight: Tensor) -> Tensor:
+        """Divide the summed gradients by the global weight, then clip; return the norm."""
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        divisor = weight / self.world.size  # DistributedDataParallel leaves the mean of the sums
+        total_norm = torch.nn.utils.get_total_norm(grads) / divisor
+        factor = self._clipping(total_norm) / divisor
+        on_cpu = self.world.device.type == "cpu"  # reading a number back makes a GPU wait
+        torch._foreach_mul_(grads, factor.item() if on_cpu else factor)
+        return total_norm
+
+    def _clipping(self, total_norm: Tensor) -> Tensor | float:
+        """Return what the clip norm leaves of a gradient of this norm, in (0, 1]."""
+        if self.recipe.clip_norm is None:
+            return 1.0
+        return (self.recipe.clip_norm / (total_norm + 1e-6)).clamp(max=1.0)
+
+    # The carried state, one row a slot of the global batch -----------------------
+
+    def gather_carried(self) -> State:
+        """Return the whole batch's carried state, on the CPU of every process."""
+        there = not self.idle and self.carried[0] is not None
+        # Each GPU's would come back on a device of that number, which not every host has.
+        own = tuple(tensor.cpu() for tensor in _joined(self.carried) or ()) if there else None
+        shares = [share for share in self.world.gather(own) if share is not None]
+        return _joined(shares) if shares else None
+
+    def set_carried(self, whole: State) -> None:
+        """Take this process's part of a whole batch's carried state."""
+        if whole is None or self.idle:
+            self.carried = [None] * len(self.parts)
+            return
+        device = self.world.device
+        self.carried = [tuple(t[slots].to(device) for t in whole) for slots in self.parts]
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor that goes to a GPU without waiting: pageable memory would wait for it."""
+    return tensor.pin_memory() if device.type == "cuda" and tensor.numel() else tensor
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    return _pinned(tensor, device).to(device, non_blocking=True)
+
+
+def forward_and_backward(
+    task: Task,
+    model: nn.Module,
+    batch: Any,
+    state: State,
+    *,
+    precision: Precision,
+    factor: float = 1.0,
+) -> tuple[Tensor, Any, State]:
+    """Add one micro-batch's gradient, times a factor; return its loss, weight and state.
+
+    Loss and state come back cut from the graph that made them.
+    """
+    loss, weight, after = summed_loss(task, model, batch, state, precision)
+    (loss if factor == 1.0 else loss * factor).backward()  # type: ignore[no-untyped-call]
+    return loss.detach(), weight, after
+
+
+def summed_loss(
+    task: Task,
+    model: nn.Module,
+    batch: Any,
+    state: State,
+    precision: Precision,
+    *,
+    alone: bool = True,
+) -> tuple[Tensor, Any, State]:
+    """Return a micro-batch's loss with its graph, its weight, and the state cut from the graph.
+
+    Unless it is `alone`, weights are cast to half precision for itself: autocast keeps one
+    cast for all threads, and with it a part of the graph.
+    """
+    kind = next(model.parameters()).device.type
+    with autocast(kind, precision, keep_casts=alone):
+        loss, weight, after = task.loss(model, batch, state)
+    return loss, weight, None if after is None else tuple(tensor.detach() for tensor in after)
+
+
+def _joined(states: list[State]) -> State:
+    return tuple(torch.cat(tensors) for tensors in zip(*(s or () for s in states), strict=True))
+
+
+def _from(first: int, slots: slice | Tensor) -> slice | Tensor:
+    """Return slots counted from the share's first."""
+    if isinstance(slots, Tensor):
+        return slots - first
+    return slice(slots.start - first, slots.stop - first)

@@ -1,0 +1,117 @@
+"""What was measured of each way to cut a batch, kept from run to run.
+
+It is what a way does and what it takes, and never whether that fits: the next run may have
+another memory limit, or more of the memory free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from legw.errors import RunError
+from legw.runs import locks, records
+from legw.runs.cache import MICRO_BATCHES, cache_folder
+from legw.runs.files import write_json
+from legw.train.dist import World
+from legw.train.hardware import describe_device
+from legw.train.microbatch.candidates import Way
+from legw.train.precision import Precision
+from legw.train.task import Task
+
+MEMORY = "memory"
+"""Under this name the file keeps the bytes that ways took, by the names of the tables."""
+
+
+class Look(NamedTuple):
+    """What a way was seen to do, whatever the memory limit was."""
+
+    rate: float
+    """Examples per second, above 0."""
+    bytes: float
+    """Memory that it took beside the weights, in the process that needed most."""
+
+
+class Store:
+    """The tables measured before, one file for all tasks.
+
+    Args:
+        task, model, world, precision: what was measured, and where.
+        folder: of the file; None is ``~/.cache/legw``.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        world: World,
+        precision: Precision,
+        folder: Path | None,
+    ) -> None:
+        self._path = (folder or cache_folder()) / MICRO_BATCHES
+        parts = (
+            task.name,
+            f"{sum(p.numel() for p in model.parameters())} parameters",
+            describe_device(world.device),
+            precision,
+            f"{world.size} processes",
+            f"torch {torch.__version__}",
+        )
+        self._key = " | ".join(parts)
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Let the runs of a study measure one after the other: the second finds it done."""
+        return locks.in_turn(self._path.with_suffix(".lock"))
+
+    def read(self) -> dict[Way, Look]:
+        """Return the table of this task and machine; empty where there is none.
+
+        Earlier versions kept no memory, and a rate of 0 where a way had not fitted once: such
+        ways are measured again.
+        """
+        content = self._all()
+        try:
+            rates, memory = content[self._key], content[MEMORY][self._key]
+            looks = {
+                Way.read(way): Look(float(rate), float(memory[way]))
+                for way, rate in rates.items()
+                if way in memory
+            }
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return {}
+        return {way: look for way, look in looks.items() if look.rate > 0}
+
+    def write(self, table: dict[Way, Look]) -> None:
+        """Keep a table; a cache that cannot be written is no reason to stop.
+
+        Rates and memory lie apart, so that rates are where earlier versions look for them.
+        """
+        with contextlib.suppress(OSError, RunError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            content, looks = self._all(), sorted(table.items())
+            rates = {str(way): float(f"{look.rate:.6g}") for way, look in looks}
+            memory = content.get(MEMORY)
+            memory = memory if isinstance(memory, dict) else {}
+            memory |= {self._key: {str(way): int(look.bytes) for way, look in looks}}
+            write_json(self._path, content | {self._key: rates, MEMORY: memory})
+
+    def _all(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def earlier_way(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
+    """Return the micro-batch and lanes of the run in the folder, if made on such a machine."""
+    if not (folder / "manifest.json").exists():
+        return None
+    found = records.read_manifest(folder)
+    same_machine = (found.world_size, found.device) == (world_size, device)
+    return (found.micro_batch_size, found.lanes) if same_machine else None

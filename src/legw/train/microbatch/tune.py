@@ -1,0 +1,369 @@
+"""The fastest way to cut a batch, found by a short measurement on the real task.
+
+On a CPU the fastest micro-batch is far from the largest that fits: small pieces
+stay in the caches. On a GPU it is often the largest. So a ladder of sizes is
+timed, forward and backward, one at a time and, where they can be, in lanes
+(`legw.train.lanes`), and the highest throughput within the memory limit wins. What
+each way does and takes is kept in ``~/.cache/legw`` per task, size of model, device,
+precision and number of threads, so that the seeds of a study share one measurement;
+what fits is asked anew by every run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from legw.recipe import Recipe
+from legw.train import batch_norm
+from legw.train.accumulation import forward_and_backward
+from legw.train.dist import World
+from legw.train.hardware import (
+    available_memory,
+    describe_device,
+    memory_in_use,
+    out_of_memory,
+    peak_memory,
+    reset_peak_memory,
+)
+from legw.train.lanes import Lanes, Sums, add_gradient
+from legw.train.microbatch.cache import Look, Store, earlier_way
+from legw.train.microbatch.candidates import (
+    LONG_SECONDS,
+    SMALLEST,
+    Way,
+    best,
+    climb,
+    in_lanes,
+    ladder,
+    largest_share,
+    settle,
+)
+from legw.train.precision import Precision
+from legw.train.settings import Settings
+from legw.train.task import Task
+
+__all__ = [
+    "SMALLEST", "Choice", "Way", "best", "choose", "climb", "ladder", "settle",
+]  # fmt: skip
+
+ENOUGH_SECONDS = 0.2
+"""How long one size is timed, at least once and at most `MOST_PASSES` times."""
+
+MOST_PASSES = 20
+
+READY = 64
+"""Examples that are loaded before the clock starts, or one micro-batch where that is more, of a
+task that loads ahead."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that was chosen, and why."""
+
+    micro_batch_size: int
+    table: dict[Way, float]
+    """Examples per second for each way measured; 0 where it did not fit."""
+    measured: bool = True
+    """False where the table came from the cache, or there was nothing to choose."""
+    lanes: int = 1
+    """Micro-batches at once."""
+
+
+def for_run(
+    task: Task,
+    model: nn.Module,
+    recipe: Recipe,
+    settings: Settings,
+    folder: Path,
+    *,
+    world: World,
+    group: int,
+    lanes: tuple[int, ...],
+) -> Choice:
+    """Return the size that is given, or that a resumed run has, or the fastest.
+
+    Args:
+        task, model, world, group, lanes: as for `choose`.
+        recipe: its batch size is the most examples of a micro-batch.
+        settings: how the run is made.
+        folder: the run's.
+    """
+    size = settings.micro_batch_size
+    if size != "auto":
+        return Choice(min(size, recipe.batch_size), {}, measured=False, lanes=lanes[0])
+    device = describe_device(world.device)
+    before = world.agree(lambda: earlier_way(folder, world.size, device))
+    if before and before[1] in lanes:
+        return Choice(before[0], {}, measured=False, lanes=before[1])
+    return choose(
+        task,
+        model,
+        recipe,
+        world=world,
+        group=group,
+        precision=settings.precision,
+        memory_limit=settings.memory_limit,
+        lanes=lanes,
+    )
+
+
+def choose(
+    task: Task,
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    world: World,
+    group: int,
+    precision: Precision,
+    memory_limit: int | None = None,
+    lanes: tuple[int, ...] = (1,),
+    cache: Path | None = None,
+) -> Choice:
+    """Return the micro-batch, and the number of lanes, with the highest throughput that fits.
+
+    The model keeps its weights, buffers and mode; its gradients are dropped.
+
+    Args:
+        task: whose loss is timed.
+        model: on the world's device, in fixed batch-norm groups.
+        recipe: its batch size bounds the ladder.
+        world: all its processes measure together, and agree.
+        group: examples that must stay together (batch-norm groups), at least 1.
+        precision: fp32, or bf16 (autocast).
+        memory_limit: bytes that a process may use, of those that are free; None is 80 % of them.
+        lanes: how many micro-batches may be worked on at once, each number to be tried.
+        cache: folder of the tables; None is ``~/.cache/legw``.
+
+    Raises:
+        RunError: not even the smallest size fits.
+    """
+    share = largest_share(recipe.batch_size, world.size, group)
+    sizes = ladder(share, group)
+    if len(sizes) == 1:
+        return Choice(sizes[0], {}, measured=False, lanes=lanes[0])
+    store = Store(task, model, world, precision, cache)
+    with store.alone() if world.first else contextlib.nullcontext():
+        before: dict[Way, Look] = world.share(store.read() if world.first else None)
+        limit = _limit(memory_limit, world)
+        probe = _Probe(
+            task, model, recipe, world=world, precision=precision, limit=limit, looks=before
+        )
+        known = {way: probe.within(look) for way, look in before.items()}
+        measure = probe.throughput
+        alone = climb([Way(size) for size in sizes], measure, known)
+        table = dict(alone) if 1 in lanes else {}
+        for count in lanes:
+            if count > 1:
+                table |= climb(in_lanes(sizes, count, share), measure, known)
+        if not table:  # a batch too small for the lanes that are asked for
+            table = climb([Way(sizes[0], lanes[0])], measure, known)
+        measured = any(rate and way not in known for way, rate in table.items())
+        if measured:
+            table = settle(table, measure)
+        rates = {way: rate for way, rate in (alone | table).items() if rate}
+        looks = probe.looks | {way: Look(rates[way], probe.looks[way].bytes) for way in rates}
+        if world.first and looks != before:
+            store.write(looks)
+    chosen = best(table, share)
+    return Choice(chosen.size, table, measured=measured, lanes=chosen.lanes)
+
+
+def _limit(given: int | None, world: World) -> float:
+    """Return the bytes that each process may use, the same for all: they try the same ways."""
+    free = available_memory(world.device)
+    own = 0.8 * free if given is None else min(given, free)
+    return min(float(each) for each in world.gather(own))
+
+
+class _Probe:
+    """Times forward and backward passes over an epoch's examples, from the first on."""
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        recipe: Recipe,
+        *,
+        world: World,
+        precision: Precision,
+        limit: float,
+        looks: dict[Way, Look],
+    ) -> None:
+        self._task, self._model, self._world = task, model, world
+        self._precision, self._limit = precision, limit
+        self._ids = task.order(0, 0, recipe.batch_size)
+        self.looks = dict(looks)
+        """What is known of each way, the same in all processes."""
+        self._seen: set[Way] = set()
+
+    def within(self, look: Look) -> float:
+        """Return the examples per second of a way; 0 where it takes more than the limit."""
+        return look.rate if look.bytes <= self._limit else 0.0
+
+    def throughput(self, way: Way) -> float:
+        """Return examples per second cut in this way; 0 where it would not fit.
+
+        The lowest of all processes, with the most memory: a way must suit every one.
+        """
+        if self._foreseen(way) > self._limit:
+            return 0.0
+        found = self._world.gather(self._look(way))
+        if None in found:
+            return 0.0
+        earlier = [self.looks[way].bytes] if way in self.looks else []
+        most = max([*earlier, *(look.bytes for look in found)])
+        self.looks[way] = Look(min(look.rate for look in found), most)
+        return self.within(self.looks[way])
+
+    def _foreseen(self, way: Way) -> float:
+        """Return the bytes that a way takes: what the next smaller one took, in proportion.
+
+        It is 0 where nothing is known of a smaller one.
+        """
+        if way in self.looks:
+            return self.looks[way].bytes
+        smaller = [each for each in self.looks if each.examples <= way.examples]
+        if not smaller:
+            return 0.0
+        nearest = max(smaller, key=lambda each: each.examples)
+        return self.looks[nearest].bytes * way.examples / nearest.examples
+
+    def _look(self, way: Way) -> Look | None:
+        """Return what a way does in this process; None where memory runs out."""
+        device = self._world.device
+        before = memory_in_use(device)
+        reset_peak_memory(device)
+        try:
+            rate = self._timed(way)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            return None
+        finally:
+            self._model.zero_grad(set_to_none=True)
+            batch_norm.forget(self._model)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+        return Look(rate, max(peak_memory(device) - before, 0.0))
+
+    def _timed(self, way: Way) -> float:
+        """Return examples per second of the middle pass; of the first, where it takes long.
+
+        The fastest would favour what is short enough to slip between other work, which a
+        long run cannot; the mean would be spoilt by one that waited.
+        """
+        with contextlib.ExitStack() as held:
+            one = passing(
+                self._task, self._model, self._ids, way, world=self._world,
+                precision=self._precision, held=held,
+            )  # fmt: skip
+            if way not in self._seen:
+                began = self._now()
+                one()  # it allocates, and chooses kernels
+                first = self._now() - began
+                counts = self._counts(first)
+                self._seen.add(way)
+                if counts:
+                    return way.examples / first
+            marks = [self._now()]
+            while len(marks) == 1 or (
+                marks[-1] - marks[0] < ENOUGH_SECONDS and len(marks) <= MOST_PASSES
+            ):
+                one()
+                marks.append(self._now())
+        return way.examples / statistics.median(after - before for before, after in pairwise(marks))
+
+    def _counts(self, seconds: float) -> bool:
+        """Say whether a way's first pass may stand for the others.
+
+        On a CPU it may where it takes long, as what is done once is little of it; but not the
+        first pass of all, in which torch makes itself ready.
+        """
+        return seconds > LONG_SECONDS and bool(self._seen) and self._world.device.type == "cpu"
+
+    def _now(self) -> float:
+        if self._world.device.type == "cuda":
+            torch.cuda.synchronize(self._world.device)
+        return time.perf_counter()
+
+
+def load(task: Task, ids: Tensor, device: torch.device) -> Any:
+    """Return examples as training sees them, changed at random where the task does so.
+
+    Args:
+        task: whose data.
+        ids: int64 of shape (examples,), on the CPU.
+        device: where the data go.
+    """
+    batch = task.batch(ids, device)
+    augment = getattr(task, "augment", None)
+    return batch if augment is None else augment(batch, torch.arange(len(ids)) * 2**40)
+
+
+def passing(
+    task: Task,
+    model: nn.Module,
+    ids: Tensor,
+    way: Way,
+    *,
+    world: World,
+    precision: Precision,
+    held: contextlib.ExitStack,
+) -> Callable[[], None]:
+    """Return what goes forward and backward once: with one micro-batch, or one in each lane.
+
+    Args:
+        task, model: whose loss.
+        ids: examples in the order of training. Each pass takes those that come next, for
+            some tasks' differ in size; after the last comes the first. A task that loads ahead
+            in training has some micro-batches loaded here, and each pass takes the next of
+            them. In lanes nothing is loaded ahead.
+        way: how many examples, in how many lanes.
+        world: its device.
+        precision: fp32, or bf16 (autocast).
+        held: keeps the lanes' threads until it is closed.
+    """
+    turns = itertools.count()
+
+    def next_batch() -> Any:
+        begin = next(turns) * way.size
+        return load(task, ids[torch.arange(begin, begin + way.size) % len(ids)], world.device)
+
+    if way.lanes == 1:
+        if hasattr(task, "prefetch"):
+            ready = itertools.cycle([next_batch() for _ in range(max(READY // way.size, 1))])
+            next_batch = ready.__next__
+
+        def one() -> None:
+            batch = next_batch()
+            forward_and_backward(task, model, batch, None, precision=precision)
+
+        return one
+    threads = Lanes(way.lanes)
+    held.callback(threads.close)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+
+    sums = [Sums(parameters) for _ in range(way.lanes)]  # kept: to add up costs time, too
+
+    def lane(number: int) -> None:
+        batch = next_batch()
+        add_gradient(
+            task, model, batch, None, precision=precision, parameters=parameters,
+            sums=sums[number],
+        )  # fmt: skip
+
+    def several() -> None:
+        threads.run(lane)
+
+    return several

@@ -1,0 +1,166 @@
+"""Run folder: whether it is free, holds this very run, or another one; and its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from legw import rules
+from legw.errors import RunError
+from legw.recipe import Recipe, to_dict
+from legw.rules import steers
+from legw.runs import files, records
+from legw.runs.records import Manifest, Summary
+from legw.train.dist import World
+from legw.train.hardware import describe_device, environment
+from legw.train.microbatch.tune import Choice
+from legw.train.precision import Precision
+from legw.train.run_schedule import RunSchedule
+from legw.train.settings import Settings
+from legw.train.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What makes a run this run: everything that its result depends on.
+
+    Base and rule are part of it where the rule steers: others have done their work before.
+    """
+
+    task: str
+    recipe: Recipe
+    seed: int
+    precision: str
+    base: Recipe
+    rule: str
+    data: str = ""
+    """Fingerprint of the data; empty where the task has none."""
+
+
+def look(folder: Path, run: Identity, settings: Settings) -> Summary | None:
+    """Make the folder, or see that it holds this very run; return its summary if it ended.
+
+    A run that is to stop after some updates has ended, too, where it has made them.
+
+    Raises:
+        RunError: it cannot be written, holds another run, or holds this one and
+            `settings.resume` is not set.
+    """
+    records.create(folder)
+    if not (folder / "manifest.json").exists():
+        return None
+    if not settings.resume:
+        raise RunError(
+            f"{folder}: holds a run already; --resume goes on with it, or choose another --out"
+        )
+    _check_same(folder, records.read_manifest(folder), run)
+    summary = records.read_summary(folder)
+    if summary is None or summary.status in ("finished", "diverged"):
+        return summary
+    wanted = settings.stop_after
+    return summary if wanted is not None and summary.updates >= wanted else None
+
+
+def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
+    here = f"{folder}: holds a run of"
+    if found.recipe.batch_size != run.recipe.batch_size:
+        raise RunError(
+            f"{here} batch_size={found.recipe.batch_size}, not {run.recipe.batch_size}; "
+            f"another global batch is another recipe: legw scale {run.base.name} "
+            f"-b {run.recipe.batch_size} shows it, a new --out trains it"
+        )
+    theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
+    ours = {"task": run.task, "seed": run.seed, "precision": run.precision}
+    theirs |= to_dict(replace(found.recipe, source="", noise_scale=None))
+    ours |= to_dict(replace(run.recipe, source="", noise_scale=None))
+    if steers(found.rule, found.recipe, found.base) or steers(run.rule, run.recipe, run.base):
+        theirs |= _steering(found.rule, found.base)
+        ours |= _steering(run.rule, run.base)
+    for name in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(name) != ours.get(name):
+            raise RunError(
+                f"{here} {name}={theirs.get(name)!r}, not {ours.get(name)!r}; choose another --out"
+            )
+    if run.data and found.data and found.data != run.data:
+        raise RunError(
+            f"{here} other data ({found.data}, not {run.data}); "
+            "give the --data of its start, or choose another --out"
+        )
+
+
+def _steering(rule: str, base: Recipe) -> dict[str, object]:
+    values = to_dict(replace(base, source="", noise_scale=None))
+    return {"rule": rule, **{f"base {name}": value for name, value in values.items()}}
+
+
+def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> None:
+    """Write the manifest and the task's files: from here on the folder holds this run.
+
+    Raises:
+        RunError: the disk is full, the folder cannot be written, or it holds a run whose
+            files are others.
+    """
+    known = (folder / "manifest.json").exists()
+    for name, content in artifacts.items():
+        path = folder / name
+        if not path.exists():
+            files.write_atomically(path, content)
+        elif path.read_bytes() != content:
+            if known:
+                raise RunError(
+                    f"{path}: is another one than the task's; give the data of the run's start, "
+                    "or choose another --out"
+                )
+            files.write_atomically(path, content)
+    records.write_manifest(folder, manifest)
+    (folder / "summary.json").unlink(missing_ok=True)
+
+
+def describe(
+    task: Task,
+    course: RunSchedule,
+    *,
+    rule: str,
+    seed: int,
+    choice: Choice,
+    precision: Precision,
+    world: World,
+    data: str,
+) -> Manifest:
+    """Return the manifest of a run.
+
+    Args:
+        task: what is trained.
+        course: the recipe, its base, and how many updates they make.
+        rule: the name of the rule that scaled the recipe.
+        seed: the run's.
+        choice: of the micro-batch.
+        precision: fp32, or bf16.
+        world: its processes.
+        data: fingerprint of the data; empty where the task has none.
+    """
+    known = rules.RULES.get(rule)
+    return Manifest(
+        task=task.name,
+        rule=rule,
+        seed=seed,
+        base=course.base,
+        recipe=course.recipe,
+        num_examples=course.num_examples,
+        updates=course.updates,
+        micro_batch_size=choice.micro_batch_size,
+        lanes=choice.lanes,
+        precision=precision,
+        world_size=world.size,
+        device=describe_device(world.device),
+        metric=task.metric.name,
+        higher_is_better=task.metric.higher_is_better,
+        data=data,
+        environment=environment(),
+        notes=tuple(rules.cautions(course.base, course.recipe, known)) if known else (),
+        extra={
+            "micro_batch_table": {str(m): r for m, r in choice.table.items()},
+            "micro_batch_measured": choice.measured,
+        },
+    )

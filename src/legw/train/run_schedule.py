@@ -1,0 +1,120 @@
+"""How long a run is and which rates it has: by its recipe, or as a rule steers it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from legw import rules, schedule, units
+from legw.recipe import Recipe
+from legw.train.accumulation import GlobalBatch, Gradient
+from legw.train.adascale import AdaScale, MeasuredBatch, micro_gradient
+from legw.train.dist import World
+from legw.train.lanes import LanedBatch, tried
+from legw.train.task import Task
+
+
+class RunSchedule:
+    """The updates of a run.
+
+    Args:
+        task: counts its examples.
+        recipe: what is trained.
+        base: the recipe before scaling.
+        rule: the name of the rule that scaled it; of those that ship, one steers.
+    """
+
+    def __init__(self, task: Task, recipe: Recipe, base: Recipe, rule: str) -> None:
+        self.task, self.recipe, self.base = task, recipe, base
+        self.steered = rules.steers(rule, recipe, base)
+        self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
+        self.num_examples = task.num_examples(recipe.batch_size)
+        most = recipe.with_lengths(rules.MOST_LENGTH * recipe.length, recipe.warmup)
+        longest = most if self.steered else recipe
+        self.updates = schedule.updates(longest, self.num_examples)
+        """Updates of the run; of a steered one at most, until it has ended."""
+        if self.steered:
+            self._lr = schedule.in_steps(base, self.base_examples)
+        else:
+            self._lr = schedule.in_steps(recipe, self.num_examples)
+        self._each = 0
+        self._adascale: AdaScale | None = None
+
+    def epochs(self, updates: int) -> float:
+        """Return the passes over the data that so many updates make."""
+        return updates * self.recipe.batch_size / self.num_examples
+
+    def until(self, wanted: int | None) -> int:
+        """Return how many updates to make: as many as are wanted, None all; at most all."""
+        return self.updates if wanted is None else min(wanted, self.updates)
+
+    def passes(self, span_epochs: float, update: int) -> bool:
+        """Say whether a multiple of so many epochs, above 0, ends within an update."""
+        span, batch_size = span_epochs * self.num_examples, self.recipe.batch_size
+        return (update + 1) * batch_size // span > update * batch_size // span
+
+    def ends_epoch(self, update: int) -> bool:
+        """Say whether an epoch, or the run, ends within an update."""
+        return self.passes(1, update) or update + 1 == self.updates
+
+    def prepare(self, group: int) -> int:
+        """Take the model's batch-norm group; return the most examples of a micro-batch.
+
+        Raises:
+            RunError: the rule steers, and the groups leave fewer than two micro-gradients.
+        """
+        if not self.steered:
+            return self.recipe.batch_size
+        self._each = micro_gradient(self.base, self.recipe, group)
+        self._adascale = AdaScale(
+            scale=self.recipe.batch_size / self.base.batch_size,
+            count=-(-self.recipe.batch_size // self._each),
+            base_updates=schedule.updates(self.base, self.base_examples),
+        )
+        return self._each
+
+    def lanes(
+        self, asked: int | Literal["auto"], world: World, group: int, *, compiled: bool
+    ) -> tuple[int, ...]:
+        """Return which numbers of lanes the run may choose from.
+
+        A rule that steers looks at micro-gradients one after the other.
+
+        Raises:
+            RunError: more than one is asked for where there can be only one.
+        """
+        return tried(asked, self.task, world, group, barred=compiled or self.steered)
+
+    def global_batch(self, *args: Any, lanes: int = 1, **kwargs: Any) -> GlobalBatch:
+        """Return the global batch, such that its gradient shows what the rule needs."""
+        if self.steered:
+            return MeasuredBatch(*args, each=self._each, **kwargs)
+        if lanes > 1:
+            return LanedBatch(*args, lanes=lanes, **kwargs)
+        return GlobalBatch(*args, **kwargs)
+
+    def rate(self, update: int, gradient: Gradient) -> float:
+        """Return the learning rate of an update whose gradient is formed."""
+        if self._adascale is None:
+            return self._lr(update)
+        rate = self._adascale.rate(gradient, self._lr)
+        if self._adascale.done:
+            self.updates = update + 1
+        return rate
+
+    def said(self, updates: int) -> str:
+        """Return how a steered run ended after so many updates; empty for the others."""
+        if self._adascale is None:
+            return ""
+        base = units.in_unit(self.base, "epochs", self.base_examples)
+        return self._adascale.said(self.epochs(updates), base.length)
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Return plain values for a checkpoint; None where nothing is steered."""
+        return None if self._adascale is None else self._adascale.to_dict()
+
+    def restore(self, data: dict[str, Any] | None, updates: int) -> None:
+        """Go on from what `to_dict` wrote after so many updates."""
+        if data is not None:
+            self._adascale = AdaScale(**data)
+            if self._adascale.done:
+                self.updates = updates

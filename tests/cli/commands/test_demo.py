@@ -1,0 +1,56 @@
+"""`legw demo`: which study it is, and that it can be run again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from legw.cli.commands import demo, study
+from legw.study.plan import plan
+
+Legw = Callable[[str], Any]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[study.Options]:
+    """The studies that are run, without running them."""
+    found: list[study.Options] = []
+    monkeypatch.setattr(study, "run", lambda options: found.append(options) or 0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    return found
+
+
+def test_the_demo_is_a_study_of_the_rules_with_three_seeds(
+    legw: Legw, asked: list[study.Options]
+) -> None:
+    answer = legw("demo --out here --jobs 2")
+    assert (answer.code, answer.err) == (0, "")
+    (options,) = asked
+    assert (options.app, options.out, options.jobs) == ("digits-lstm", Path("here"), 2)
+    read = study.read(options)
+    planned = plan(read)
+    assert planned.undefined == ()
+    assert f"{len(planned.runs)} short runs" in answer.out
+    assert str(read.base.batch_size) in demo.BATCH_SIZES.split(",")
+    assert len(read.seeds) == 3
+    assert read.rules[0] == "legw"
+    assert "Open here/report.html for the curves" in answer.out
+
+
+def test_the_demo_uses_one_thread_a_run_unless_told_otherwise(
+    legw: Legw, asked: list[study.Options], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    legw("demo")
+    assert os.environ["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    legw("demo")
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_the_introduction_fits_a_terminal() -> None:
+    assert max(map(len, demo.INTRODUCTION.splitlines())) <= 88
