@@ -194,7 +194,7 @@ def _largest_divisor(share: int, most: int) -> int:
 
 def _float(form: str, name: str, value: Any) -> float:
     try:
-        found = float(value)
+        found = float("" if isinstance(value, bool) else value)
     except (TypeError, ValueError, OverflowError):
         raise RecipeError(f"{form}: {name}={shown(value)}: must be a number") from None
     if not math.isfinite(found):

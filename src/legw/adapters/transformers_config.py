@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import cast, get_args
 
@@ -60,6 +61,11 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
     steps = number(form, values, "max_steps", -1)
     if steps > 0:
         unit, length = "steps", steps
+        if values.get("num_train_epochs") is not None:
+            left_out.append(
+                f"num_train_epochs={shown(values['num_train_epochs'])}: is passed over, for "
+                "max_steps goes before it"
+            )
 
     def of_steps(name: str, count: float) -> float:
         """Return a number of updates in the unit of the run."""
@@ -69,6 +75,11 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
     warmup = number(form, values, "warmup_ratio", 0.0) * length
     given = number(form, values, "warmup_steps", 0)
+    if given and warmup:
+        left_out.append(
+            f"warmup_ratio={shown(values['warmup_ratio'])}: is passed over, for warmup_steps goes "
+            "before it"
+        )
     if 0 < given < 1:
         warmup = given * length
     elif given:
@@ -117,6 +128,7 @@ def _counted(values: Values) -> list[str]:
     ]
 
 
+@cache
 def installed() -> tuple[int, str] | None:
     """Return Transformers' major version, and the whole one; None where it is not installed."""
     try:
