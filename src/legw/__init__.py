@@ -54,8 +54,8 @@ __all__ = [
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
     "InverseSqrt", "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError",
     "Step", "WarmupStableDecay", "all_rules", "compare", "from_config", "in_steps", "in_unit",
-    "ladder", "lr_at", "preset", "read_recipe", "scale", "updates", "updates_per_epoch",
-    "warmup_updates", "with_lengths",
+    "ladder", "lr_at", "preset", "read_recipe", "scale", "scale_table", "updates",
+    "updates_per_epoch", "warmup_updates", "with_lengths",
 ]  # fmt: skip
 
 
@@ -65,6 +65,7 @@ LATER = {
     "all_rules": "legw.analysis.scaled",
     "compare": "legw.analysis.evidence",
     "ladder": "legw.analysis.scaled",
+    "scale_table": "legw.analysis.scaled",
 }
 """Names that are rarely needed, and the modules that they are imported from when asked for."""
 

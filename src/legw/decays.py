@@ -320,7 +320,7 @@ class Cosine(Decay):
     def factor(self, epoch: float, epochs: float) -> float:
         left = 1.0 - min(epoch / epochs, 1.0)
         if self.half_cycles != 1:
-            wave = 0.5 + 0.5 * math.cos(math.pi * self.half_cycles * (1.0 - left))
+            wave = math.cos(math.pi / 2.0 * self.half_cycles * (1.0 - left)) ** 2
             return self.end + (1.0 - self.end) * wave
         # (1 + cos(pi*(1 - left)))/2, without its cancellation near the end of a long run
         return self.end + (1.0 - self.end) * math.sin(math.pi / 2.0 * left) ** 2
@@ -416,7 +416,7 @@ class WarmupStableDecay(Decay):
             return left
         if self.shape == "cosine":
             return math.sin(math.pi / 2.0 * left) ** 2
-        return 1.0 - math.sqrt(1.0 - left)
+        return left / (1.0 + math.sqrt(1.0 - left))  # 1 - sqrt(1 - left)
 
     def first_drop(self, epochs: float) -> float | None:
         return (1.0 - self.tail) * epochs

@@ -35,12 +35,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from legw import words
 from legw.decays import Constant, Decay
 from legw.errors import RecipeError, one_line, shown, unknown_name
 from legw.lengths import UNITS, Unit
+from legw.notebook import table
 from legw.optimizers import HUGE, SGD, Optimizer
 
 if TYPE_CHECKING:
@@ -234,6 +235,13 @@ class Recipe:
 
     def _fault(self, name: str, rule: str) -> RecipeError:
         return RecipeError(f"{self.name}: {name}={shown(getattr(self, name))}: {rule}")
+
+    _base: ClassVar[Recipe | None] = None
+    """What `legw.scale` made it from, for a notebook to show; no part of the value."""
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows, beside the base where there is one."""
+        return table(to_dict(self), None if self._base is None else to_dict(self._base))
 
     @property
     def unit(self) -> Unit:

@@ -264,6 +264,8 @@ def scale(recipe: Recipe, batch_size: int, rule: Rule | str = LEGW) -> Recipe:
     scaled = apply(recipe, batch_size, rule)
     for line in cautions(recipe, scaled, rule):
         warnings.warn(line, LegwWarning, stacklevel=2)
+    if scaled is not recipe:
+        object.__setattr__(scaled, "_base", recipe)  # for a notebook
     return scaled
 
 

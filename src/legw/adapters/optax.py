@@ -90,7 +90,8 @@ def _wave(decay: Cosine, left: Array) -> Array:
     """Return a cosine, where so much of it is left."""
     if decay.half_cycles == 1:
         return decay.end + (1.0 - decay.end) * jnp.sin(math.pi / 2 * left) ** 2
-    wave = 0.5 + 0.5 * jnp.cos(math.pi * decay.half_cycles * (1.0 - left))
+    turn = math.pi / 2 * decay.half_cycles  # cos(turn*(1 - left)), exact near the end
+    wave = (math.cos(turn) * jnp.cos(turn * left) + math.sin(turn) * jnp.sin(turn * left)) ** 2
     return decay.end + (1.0 - decay.end) * wave
 
 
@@ -100,7 +101,7 @@ def _tail(decay: WarmupStableDecay, left: Array) -> Array:
     if decay.shape == "cosine":
         still = jnp.sin(math.pi / 2 * still) ** 2
     elif decay.shape == "1-sqrt":
-        still = 1.0 - jnp.sqrt(1.0 - still)
+        still = still / (1.0 + jnp.sqrt(1.0 - still))  # 1 - sqrt(1 - still)
     return decay.end + (1.0 - decay.end) * still
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Any
 
 from legw import remarks, rules, schedule
 from legw.errors import DataError, RecipeError, number
 from legw.lengths import UNITS
+from legw.notebook import table
 from legw.recipe import Recipe, to_dict
 from legw.recipe import usual as settings_usual
 from legw.rules import Rule
@@ -55,6 +57,27 @@ class Outcome:
     def notes(self) -> list[str]:
         """The warnings, for a reader who knows which recipe it is about."""
         return [line.removeprefix(f"{self.base.name}: ") for line in self.warnings]
+
+    def row(self) -> dict[str, Any]:
+        """Return one flat row of plain values, for a data frame; None where there is none.
+
+        >>> base = Recipe(batch_size=128, lr=0.1, steps=1000, warmup_steps=10)
+        >>> carry(base, 512, rules.LEGW).row()["lr"]
+        0.2
+        """
+        scaled = self.scaled
+        about = {"recipe": self.base.name, "rule": self.rule.name, "batch_size": self.batch_size,
+                 "k": self.k}  # fmt: skip
+        if scaled is None:
+            return about | {"lr": None, "error": self.error}
+        found = {name: value for name, value in quantities(scaled).items() if value is not None}
+        return about | found | {"error": None}
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: the two recipes side by side."""
+        if self.scaled is None:
+            return f"<p>{escape(self.error or '')}</p>"
+        return table(to_dict(self.scaled), to_dict(self.base))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `--json` prints: null where a count is not known."""
@@ -143,6 +166,27 @@ def all_rules(base: Recipe, batch_size: int) -> list[Outcome]:
     [('legw', 0.2), ('linear', 0.4)]
     """
     return [attempt(base, batch_size, rule) for rule in rules.RULES.values()]
+
+
+def scale_table(
+    base: Recipe, batch_sizes: Iterable[int], *, rules: Iterable[Rule | str] = ("legw",)
+) -> list[dict[str, Any]]:
+    """Return one row a rule and batch size, as plain values for polars, pandas or `print`.
+
+    Args:
+        base: the tuned recipe.
+        batch_sizes: in examples per update, each at least 1.
+        rules: each a `Rule`, or the name of one that ships.
+
+    Raises:
+        RecipeError: no rule has a name.
+
+    >>> base = Recipe(batch_size=128, lr=0.1, steps=1000, warmup_steps=10)
+    >>> [(row["batch_size"], row["steps"]) for row in scale_table(base, [128, 512])]
+    [(128, 1000), (512, 250.0)]
+    """
+    sizes = list(batch_sizes)
+    return [one.row() for rule in rules for one in ladder(base, sizes, rule)]
 
 
 def doublings(first: int, last: int) -> list[int]:
