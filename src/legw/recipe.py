@@ -258,7 +258,7 @@ def kinds(base: type[Any]) -> dict[str, type[Any]]:
         base: `Decay` or `Optimizer`.
 
     >>> sorted(kinds(Optimizer))
-    ['adam', 'adamw', 'lamb', 'lars', 'sgd']
+    ['adam', 'adamw', 'lamb', 'lars', 'muon', 'sgd']
     """
     found: dict[str, type[Any]] = {}
     for cls in base.__subclasses__():
