@@ -140,7 +140,8 @@ def test_a_gate_does_not_hear_of_the_others():
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_unsplit_matrices_step_as_in_torch(nesterov):
+def test_unsplit_matrices_step_as_in_torch(nesterov, monkeypatch):
+    monkeypatch.setattr("legw.train.orthogonal.CPU_BF16_SIDE", 0)  # torch always iterates in bf16
     shapes = [(30, 20), (20, 30), (16, 16)]
     ours, theirs = weights_of(shapes, torch.float32), weights_of(shapes, torch.float32)
     settings = {"lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
@@ -148,7 +149,7 @@ def test_unsplit_matrices_step_as_in_torch(nesterov):
     their = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **settings)
     for step in range(STEPS):
         assert_close(run(our, ours, [step]), run(their, theirs, [step]), rtol=0, atol=2e-3)
-    if fast_dtype(torch.device("cpu")) is torch.bfloat16:  # torch always iterates in bf16
+    if fast_dtype(torch.device("cpu")) is torch.bfloat16:
         assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -185,6 +186,13 @@ def test_zeros_stay_zeros_and_bf16_is_near():
     )
     assert low.dtype == high.dtype == torch.float32
     assert (low - high).norm() < 0.03 * high.norm()
+
+
+def test_small_matrices_are_turned_in_fp32_on_a_cpu():
+    """There bf16 has no time to pay for its beginning; the shape alone decides, not the stack."""
+    for shape in [(8, 32, 32), (1, 200, 64), (64, 95, 300)]:
+        matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        assert_same([orthogonal(matrices)], [orthogonal(matrices, dtype=torch.float32)])
 
 
 def test_channels_last_weights_step_as_others():
@@ -296,6 +304,18 @@ def test_stacks_of_equal_matrices_are_made_at_once(monkeypatch):
     optimizer = Muon([{"params": weights[:2], "split": 4}, {"params": weights[2:]}], 0.1)
     run(optimizer, weights, [0])
     assert seen == [(9, 2, 5), (1, 3, 3)]
+
+
+def test_groups_of_adamw_that_agree_step_at_once(monkeypatch):
+    """In one call, as one fused optimizer would; settings that differ keep their own."""
+    seen = []
+    monkeypatch.setattr(muon, "adamw", lambda weights, *_, **__: seen.append(len(weights)))
+    weights = weights_of([(3, 2), (2,), (4,), (5,)], torch.float32)
+    same = {"use_muon": False, "weight_decay": 0.0}
+    groups = [{"params": weights[:1], **same}, {"params": weights[1:3], **same}]
+    groups += [{"params": weights[3:], "use_muon": False, "weight_decay": 0.1}]
+    run(Muon(groups, 0.1), weights, [0])
+    assert seen == [3, 1]
 
 
 # Several processes ------------------------------------------------------------------

@@ -33,27 +33,34 @@ from legw.train.orthogonal import orthogonal
 RMS = 0.2
 """Root mean square of the entries of a step, per lr: about that of AdamW's steps."""
 
+ADAMW_SETTINGS = ("lr", "betas", "eps", "weight_decay", "foreach")
+"""Groups of AdamW's that agree in these are updated together."""
 
-@dataclass(frozen=True)
-class _Matrix:
-    """One matrix that is to be made orthogonal."""
 
-    direction: Tensor
-    """Shape (R, C)."""
-    into: Tensor
-    """Where the step goes: shape (R, C), of the same type and device."""
+@dataclass
+class _Stack:
+    """Matrices that are to be made orthogonal, each by itself: those of one weight, say."""
+
+    direction_NRC: Tensor
     ns_steps: int
+    step_NRC: Tensor | None = None
+    """The step against which the weight moves, times lr; None until it is made."""
 
     @property
     def alike(self) -> tuple[Any, ...]:
-        """Equal for matrices that can be stacked."""
-        return self.direction.shape, self.direction.dtype, self.direction.device, self.ns_steps
+        """Equal for stacks that can be made orthogonal together."""
+        x = self.direction_NRC
+        return x.shape[1:], x.dtype, x.device, self.ns_steps
+
+    def singly(self) -> list[_Stack]:
+        """Return a stack for each matrix."""
+        return [_Stack(matrix_1RC, self.ns_steps) for matrix_1RC in self.direction_NRC.split(1)]
 
     @property
     def cost(self) -> int:
         """Products of an iteration, up to a factor."""
-        rows, columns = sorted(self.direction.shape)
-        return rows * rows * columns
+        smaller, larger = sorted(self.direction_NRC.shape[1:])
+        return len(self.direction_NRC) * smaller * smaller * larger
 
 
 class Muon(MultiTensorOptimizer):
@@ -142,21 +149,22 @@ class Muon(MultiTensorOptimizer):
                 _check_matrices(weight, split)
 
     def _update_groups(self) -> None:
-        hidden: list[tuple[list[Tensor], list[Tensor], Group]] = []
-        matrices: list[_Matrix] = []
+        hidden: list[tuple[list[Tensor], list[_Stack], Group]] = []
+        others: dict[tuple[Any, ...], tuple[list[Tensor], Group]] = {}
         for group in self.param_groups:
-            for weights in batches(self._moving(group), group["foreach"]):
-                if not group["use_muon"]:
-                    self._update(weights, gradients_of(weights), group)
-                    continue
-                directions = self._directions(weights, group)
-                steps = [torch.empty_like(direction) for direction in directions]
-                hidden.append((weights, steps, group))
-                for direction, step in zip(directions, steps, strict=True):
-                    matrices += _matrices(direction, step, group)
-        self._orthogonalise(matrices)
-        for weights, steps, group in hidden:
-            _take(weights, steps, group)
+            moving = self._moving(group)
+            if not group["use_muon"]:
+                settings = tuple(group[name] for name in ADAMW_SETTINGS)
+                others.setdefault(settings, ([], group))[0].extend(moving)
+                continue
+            for weights in batches(moving, group["foreach"]):
+                hidden.append((weights, self._stacks(weights, group), group))
+        for moving, group in others.values():
+            for weights in batches(moving, group["foreach"]):
+                self._update(weights, gradients_of(weights), group)
+        self._orthogonalise([stack for _, stacks, _ in hidden for stack in stacks])
+        for weights, stacks, group in hidden:
+            _take(weights, stacks, group)
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], group: Group) -> None:
         """Take AdamW's step."""
@@ -175,58 +183,72 @@ class Muon(MultiTensorOptimizer):
             maximize=False,
         )
 
-    def _directions(self, weights: list[Tensor], group: Group) -> list[Tensor]:
-        """Move the weights' momenta; return the directions, each of two dimensions."""
+    def _stacks(self, weights: list[Tensor], group: Group) -> list[_Stack]:
+        """Move the weights' momenta; return the directions, a stack for each weight."""
         gradients = gradients_of(weights)
-        momenta = self._state("momentum_buffer", weights)
-        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = self._state("momentum_buffer", weights)
+        torch._foreach_lerp_(directions, gradients, 1 - group["momentum"])
         if group["nesterov"]:
-            momenta = list(torch._foreach_lerp(gradients, momenta, group["momentum"]))
-        return [momentum.flatten(1) for momentum in momenta]
+            directions = list(torch._foreach_lerp(gradients, directions, group["momentum"]))
+        split, ns_steps = group["split"], group["ns_steps"]
+        return [_Stack(u.reshape(split, len(u) // split, -1), ns_steps) for u in directions]
 
-    def _orthogonalise(self, matrices: list[_Matrix]) -> None:
-        """Fill every matrix's step, by this process or with the others' help."""
+    def _orthogonalise(self, stacks: Sequence[_Stack]) -> None:
+        """Make every stack's step, by this process or with the others' help."""
         if self._processes is None:
-            _fill(matrices)
+            _fill(stacks)
             return
         rank, size = self._processes.rank(), self._processes.size()
-        owners = _shares([matrix.cost for matrix in matrices], size)
-        _fill([each for each, owner in zip(matrices, owners, strict=True) if owner == rank])
-        kinds = dict.fromkeys((each.into.device, each.into.dtype) for each in matrices)
-        for kind in kinds:
-            steps: list[list[Tensor]] = [[] for _ in range(size)]
-            for each, owner in zip(matrices, owners, strict=True):
-                if (each.into.device, each.into.dtype) == kind:
-                    steps[owner].append(each.into)
+        apart = [stack.singly() for stack in stacks]
+        single = [each for stack in apart for each in stack]
+        owners = _shares([each.cost for each in single], size)
+        _fill([each for each, owner in zip(single, owners, strict=True) if owner == rank])
+        shares: dict[tuple[Any, ...], list[list[Tensor]]] = {}
+        for each, owner in zip(single, owners, strict=True):
+            if each.step_NRC is None:
+                each.step_NRC = torch.empty_like(each.direction_NRC)
+            kind = each.step_NRC.device, each.step_NRC.dtype
+            shares.setdefault(kind, [[] for _ in range(size)])[owner].append(each.step_NRC)
+        for steps in shares.values():
             _exchange(steps, rank, self._processes)
+        for stack, parts in zip(stacks, apart, strict=True):
+            stack.step_NRC = torch.cat(
+                [each.step_NRC for each in parts if each.step_NRC is not None]
+            )
 
 
-def _matrices(direction: Tensor, step: Tensor, group: Group) -> list[_Matrix]:
-    """Return the matrices that lie one above the other in a weight."""
-    pairs = zip(direction.chunk(group["split"]), step.chunk(group["split"]), strict=True)
-    return [_Matrix(part, into, group["ns_steps"]) for part, into in pairs]
-
-
-def _fill(matrices: Sequence[_Matrix]) -> None:
-    """Fill the matrices' steps; those of one shape are made orthogonal together."""
-    stacks: dict[tuple[Any, ...], list[_Matrix]] = {}
-    for matrix in matrices:
-        stacks.setdefault(matrix.alike, []).append(matrix)
-    for stack in stacks.values():
-        turned_NRC = orthogonal(torch.stack([each.direction for each in stack]), stack[0].ns_steps)
+def _fill(stacks: Sequence[_Stack]) -> None:
+    """Make the stacks' steps; matrices of one shape are made orthogonal together."""
+    together: dict[tuple[Any, ...], list[_Stack]] = {}
+    for stack in stacks:
+        together.setdefault(stack.alike, []).append(stack)
+    for alike in together.values():
+        directions = [stack.direction_NRC for stack in alike]
+        stacked_NRC = directions[0] if len(directions) == 1 else torch.cat(directions)
+        turned_NRC = orthogonal(stacked_NRC, alike[0].ns_steps)
         turned_NRC.mul_(RMS * math.sqrt(max(turned_NRC.shape[1:])))
-        torch._foreach_copy_([each.into for each in stack], list(turned_NRC))
+        steps = turned_NRC.split([len(direction) for direction in directions])
+        for stack, step_NRC in zip(alike, steps, strict=True):
+            stack.step_NRC = step_NRC
 
 
-def _take(weights: list[Tensor], steps: list[Tensor], group: Group) -> None:
+def _take(weights: list[Tensor], stacks: list[_Stack], group: Group) -> None:
     """Decay weights, and move them against their steps times lr."""
     lr, decay = group["lr"], group["weight_decay"]
     if isinstance(lr, Tensor):
         lr = lr.to(weights[0].device)
     if decay != 0:
         torch._foreach_mul_(weights, 1 - lr * decay)
-    torch._foreach_mul_(steps, lr)
-    torch._foreach_sub_(weights, [s.view(w.shape) for s, w in zip(steps, weights, strict=True)])
+    steps = [
+        stack.step_NRC.reshape(weight.shape)
+        for stack, weight in zip(stacks, weights, strict=True)
+        if stack.step_NRC is not None
+    ]
+    if isinstance(lr, Tensor):
+        torch._foreach_mul_(steps, lr)
+        torch._foreach_sub_(weights, steps)
+    else:
+        torch._foreach_add_(weights, steps, alpha=-lr)
 
 
 def _shares(costs: Sequence[int], size: int) -> list[int]:
