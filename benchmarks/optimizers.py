@@ -124,6 +124,7 @@ class WholeUpdates:
             precision=precision,
             **({} if way.lanes == 1 else {"lanes": way.lanes}),
         )
+        self._batch.share_with(self._optimizer)
         self._made = 0
 
     def __call__(self) -> float:

@@ -20,6 +20,7 @@ from legw.apps.rows import RowLSTM
 from legw.errors import RecipeError
 from legw.recipe import Recipe
 from legw.train import RecipeLR, muon
+from legw.train.lanes import Lanes
 from legw.train.muon import Muon
 from legw.train.muon_groups import described, muon_choices, muon_groups
 from legw.train.optim import build
@@ -372,6 +373,38 @@ def test_processes_share_the_work_and_agree(size, monkeypatch):
         assert_close(results[number], expected)
 
 
+@pytest.mark.parametrize("shapes", [[(8, 5), (8, 5), (3, 3)], [(8, 5)], [(8, 6), (2, 2), (2, 2)]])
+@pytest.mark.parametrize("count", [2, 3])
+def test_lanes_share_the_work_to_the_same_end(shapes, count, monkeypatch):
+    monkeypatch.setattr(muon, "LANES_COST", 0)
+    seen: set[int] = set()
+
+    def turned(x: Tensor, steps: int) -> Tensor:
+        seen.add(threading.get_ident())
+        return orthogonal(x, steps)
+
+    monkeypatch.setattr(muon, "orthogonal", turned)
+    ends = []
+    for lanes in (None, Lanes(count)):
+        weights = weights_of(shapes)
+        optimizer = Muon([{"params": weights[:1], "split": 2}, {"params": weights[1:]}], 0.1)
+        optimizer.lanes = lanes
+        ends.append(run(optimizer, weights, range(3)))
+        if lanes:
+            lanes.close()
+    assert len(seen) == min(count, sum(2 if at == 0 else 1 for at in range(len(shapes))))
+    assert_close(ends[1], ends[0])
+
+
+def test_small_work_stays_in_one_lane():
+    weights = weights_of([(8, 5)])
+    optimizer = Muon(weights, 0.1)
+    optimizer.lanes = Lanes(2)
+    optimizer.lanes.run = pytest.fail
+    run(optimizer, weights, [0])
+    optimizer.lanes.close()
+
+
 # Which tensors ----------------------------------------------------------------------
 
 
@@ -450,7 +483,8 @@ def test_groups_say_what_is_in_them():
         (True, 1, 0.1, 0.5, ["project.weight"]),
         (True, 4, 0.1, 0.5, ["lstm.weight_ih_l0", "lstm.weight_hh_l0"]),
         (False, 1, 0.05, 0.25, ["classify.weight"]),
-        (False, 1, 0.05, 0.0, ["project.bias", "lstm.bias_ih_l0", "lstm.bias_hh_l0", "classify.bias"]),
+        (False, 1, 0.05, 0.0,
+         ["project.bias", "lstm.bias_ih_l0", "lstm.bias_hh_l0", "classify.bias"]),
     ]  # fmt: skip
     assert described(muon_groups(RowLSTM(4, 4, 3))) == [
         "Muon: project.weight",
@@ -506,5 +540,5 @@ def test_bad_groups_are_refused(group, message):
 def test_sparse_gradients_are_refused():
     embedding = nn.Embedding(5, 3, sparse=True)
     embedding(torch.tensor([1, 2])).sum().backward()
-    with pytest.raises(RecipeError, match="muon: gradient of shape .* must be dense"):
+    with pytest.raises(RecipeError, match=r"muon: gradient of shape .* must be dense"):
         Muon([{"params": [embedding.weight], "use_muon": False}], lr=0.1).step()

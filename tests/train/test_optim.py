@@ -642,7 +642,7 @@ def test_build_refuses_what_it_does_not_know():
     with pytest.raises(RecipeError) as caught:
         build(optimizers.Optimizer(), small_model(), lr=0.1)
     assert str(caught.value) == (
-        "optimizer 'Optimizer' is unknown; (known: SGD, Adam, AdamW, LARS, LAMB)"
+        "optimizer 'Optimizer' is unknown; (known: SGD, Adam, AdamW, LARS, LAMB, Muon)"
     )
     with pytest.raises(RecipeError, match=f"^sgd: lr=-1: {re.escape(ANY)}$"):
         build(optimizers.SGD(), small_model(), lr=-1)
