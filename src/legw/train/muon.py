@@ -19,6 +19,7 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from legw.errors import RecipeError, shown
+from legw.optimizers import MUON_RMS
 from legw.train.multi_tensor import (
     Group,
     MultiTensorOptimizer,
@@ -32,9 +33,6 @@ from legw.train.orthogonal import orthogonal
 
 if TYPE_CHECKING:
     from legw.train.lanes import Lanes
-
-RMS = 0.2
-"""Root mean square of the entries of a step, per lr: about that of AdamW's steps."""
 
 ADAMW_SETTINGS = ("lr", "betas", "eps", "weight_decay", "foreach")
 """Groups of AdamW's that agree in these are updated together."""
@@ -77,7 +75,7 @@ class _Stack:
     @property
     def length(self) -> float:
         """Factor of a step, per lr."""
-        return RMS * math.sqrt(max(self.direction_NRC.shape[1:]))
+        return MUON_RMS * math.sqrt(max(self.direction_NRC.shape[1:]))
 
     def made(self) -> Tensor:
         """Return the matrices made orthogonal, which they have been."""

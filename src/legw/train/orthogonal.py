@@ -10,9 +10,7 @@ import functools
 import torch
 from torch import Tensor
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration ``X <- a*X + (b*X@X' + c*(X@X')@(X@X'))@X``, chosen by Jordan et
-al. 2024 so that small singular values grow fast; all end between about 0.7 and 1.2."""
+from legw.optimizers import NEWTON_SCHULZ
 
 TINY = 1e-7
 """The smallest norm that a matrix is divided by, so that one of zeros stays one."""
@@ -43,7 +41,7 @@ def orthogonal(matrices_NRC: Tensor, steps: int = 5, *, dtype: torch.dtype | Non
     tall = matrices_NRC.shape[1] > matrices_NRC.shape[2]
     x = (matrices_NRC.mT if tall else matrices_NRC).to(dtype or _computed_in(matrices_NRC))
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=TINY)
-    a, b, c = COEFFICIENTS
+    a, b, c = NEWTON_SCHULZ
     for _ in range(steps):
         gram = torch.bmm(x, x.mT)
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
