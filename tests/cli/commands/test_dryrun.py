@@ -137,9 +137,9 @@ def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.Monkey
     assert not estimate(Lines(), recipe(), device=CPU, one_lane=True).laned
     assert not estimate(Lines(), recipe(), device=CPU, processes=2).laned
     line = error_line(estimate, Normalised(), recipe(), device=CPU, lanes=2, kind=RunError)
-    assert line.endswith("lanes=2: needs a task that is concurrent (no dropout, no batch-norm), "
-                         "one process on a CPU, a model that is not compiled, and another rule "
-                         "than adascale; leave --lanes out")  # fmt: skip
+    assert line.endswith("lanes=2: needs a task that is concurrent (no draws from torch's "
+                         "generator, no batch-norm), one process on a CPU, a model that is not "
+                         "compiled, and another rule than adascale; leave --lanes out")  # fmt: skip
 
 
 class Cropped(Lines):
