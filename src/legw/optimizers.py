@@ -42,6 +42,8 @@ class Optimizer:
     kind: ClassVar[str] = ""
     adaptive: ClassVar[bool] = False
     """True where the step's length does not grow with the gradient's (Adam's family)."""
+    decoupled: ClassVar[tuple[str, ...]] = ()
+    """Settings that are weight decay beside the step, ``w -= lr*weight_decay*w``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,7 @@ class AdamW(Adam):
     """
 
     kind: ClassVar[str] = "adamw"
+    decoupled: ClassVar[tuple[str, ...]] = ("weight_decay",)
 
     weight_decay: float = 0.01
     """Share of the weights taken off per update, times lr, at least 0."""
@@ -189,6 +192,7 @@ class Muon(Optimizer):
 
     kind: ClassVar[str] = "muon"
     adaptive: ClassVar[bool] = True
+    decoupled: ClassVar[tuple[str, ...]] = ("weight_decay", "adamw_weight_decay")
 
     momentum: float = 0.95
     """Share of the gradient's average that is kept, in [0, 1)."""

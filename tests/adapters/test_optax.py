@@ -16,10 +16,12 @@ from legw import (
     Cosine,
     Exponential,
     Halving,
+    InverseSqrt,
     Muon,
     Polynomial,
     Recipe,
     Step,
+    WarmupStableDecay,
     in_steps,
     updates,
 )
@@ -38,6 +40,11 @@ DECAYS = [
     Polynomial(power=2),
     Polynomial(power=1, end=0.01, after_warmup=False),
     Step(milestones_epochs=(3, 6.5)),
+    Cosine(half_cycles=3, end=0.1),
+    WarmupStableDecay(tail=0.3),
+    WarmupStableDecay(tail=0.3, shape="cosine", end=0.05),
+    WarmupStableDecay(tail=0.5, shape="1-sqrt", after_warmup=True),
+    InverseSqrt(time_scale_epochs=1.7),
 ]
 OPTIMIZERS = [
     SGD(momentum=0.9, weight_decay=0.01),
@@ -67,6 +74,17 @@ def test_the_traced_schedule_is_the_closed_form(
     traced = jax.jit(recipe_schedule(recipe, num_examples))(steps)
     lr = in_steps(recipe, num_examples)
     assert traced.tolist() == pytest.approx([lr(s) for s in steps.tolist()], rel=1e-6, abs=1e-12)
+
+
+def test_a_recipe_in_steps_needs_no_number_of_examples() -> None:
+    from legw.adapters.optax import recipe_schedule
+
+    recipe = Recipe(batch_size=8, lr=0.4, steps=500 / 3, warmup_steps=20, decay=Cosine(end=0.1))
+    steps = jax.numpy.arange(0, 170)
+    lr = in_steps(recipe)
+    assert recipe_schedule(recipe)(steps).tolist() == pytest.approx(
+        [lr(s) for s in steps.tolist()], rel=1e-6
+    )
 
 
 def test_an_optimizer_of_ones_own_is_refused() -> None:

@@ -175,6 +175,18 @@ def test_first_drop() -> None:
         assert flat.first_drop(90) is None
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1, True, "1", 10**400])
+@pytest.mark.parametrize("field", ["constant_epochs", "every_epochs"])
+def test_a_length_out_of_range(field: str, value: object) -> None:
+    line = error_line(Exponential, **{field: value})
+    assert line.startswith(f"exponential: {field}=")
+    assert "must be a number, at least " in line
+
+
+def test_a_length_that_is_not_given_is_one_epoch() -> None:
+    assert Exponential() == Exponential(constant_epochs=1, every_epochs=None)
+
+
 NOT_NUMBERS = [float("nan"), float("inf"), -1, True, "1", None, 10**400]
 
 
@@ -184,8 +196,6 @@ NOT_NUMBERS = [float("nan"), float("inf"), -1, True, "1", None, 10**400]
     [
         (Step, "rate"),
         (Exponential, "rate"),
-        (Exponential, "constant_epochs"),
-        (Exponential, "every_epochs"),
         (Polynomial, "power"),
         (Polynomial, "end"),
         (Cosine, "end"),

@@ -19,10 +19,11 @@ from jax import Array
 from jax import numpy as jnp
 
 from legw import optimizers
-from legw.decays import Constant, Cosine, Polynomial
+from legw.decays import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
 from legw.errors import RecipeError, shown, unknown_name
 from legw.recipe import Recipe
-from legw.schedule import epoch_size, updates, warmup_updates
+from legw.schedule import update_length, updates, warmup_updates
+from legw.units import in_unit
 
 TINY = 1e-7
 """The smallest norm that a matrix is divided by, so that one of zeros stays one."""
@@ -42,10 +43,10 @@ def recipe_schedule(recipe: Recipe, num_examples: int | None = None) -> Callable
     Raises:
         RecipeError: the number of examples is not known.
     """
-    size = epoch_size(recipe, num_examples)
-    ramp_updates = warmup_updates(recipe, size)
-    ramp_length = recipe.warmup_epochs * size / recipe.batch_size
-    factor = _factor(recipe, size)
+    each, one = update_length(recipe, num_examples)
+    ramp_updates = warmup_updates(recipe, num_examples)
+    ramp_length = recipe.warmup * one / each
+    factor = _factor(recipe, num_examples)
     peak, low = recipe.lr, recipe.warmup_from_lr
 
     def schedule(count: Any) -> Array:
@@ -57,12 +58,13 @@ def recipe_schedule(recipe: Recipe, num_examples: int | None = None) -> Callable
     return schedule
 
 
-def _factor(recipe: Recipe, size: int) -> Callable[[Array], Array]:
+def _factor(recipe: Recipe, num_examples: int | None) -> Callable[[Array], Array]:
     """Return the decay as a function of the update."""
     decay = recipe.decay
-    start = recipe.warmup_epochs if decay.after_warmup else 0.0
-    length = (recipe.epochs - start) * size / recipe.batch_size
-    end_update = recipe.epochs * size / recipe.batch_size
+    each, one = update_length(recipe, num_examples)
+    start = recipe.warmup if decay.after_warmup else 0.0
+    length = (recipe.length - start) * one / each
+    end_update = recipe.length * one / each
     whole, part = int(end_update), end_update - int(end_update)
 
     def left(update: Array) -> Array:
@@ -75,19 +77,45 @@ def _factor(recipe: Recipe, size: int) -> Callable[[Array], Array]:
         power, end = decay.power, decay.end
         return lambda update: end + (1.0 - end) * left(update) ** power
     if type(decay) is Cosine:
-        end = decay.end
-        return lambda update: end + (1.0 - end) * jnp.sin(math.pi / 2 * left(update)) ** 2
-    return _stairs(recipe, size, start)
+        return lambda update: _wave(decay, left(update))
+    if type(decay) is WarmupStableDecay:
+        return lambda update: _tail(decay, left(update))
+    if type(decay) is InverseSqrt:
+        end, in_steps = decay.end, in_unit(recipe, "steps", num_examples).decay
+        assert isinstance(in_steps, InverseSqrt) and in_steps.time_scale_steps is not None
+        scale, begin = in_steps.time_scale_steps, start * one / each
+        return lambda update: jnp.maximum(
+            end, 1.0 / jnp.sqrt(1.0 + jnp.clip(update - begin, 0.0, length) / scale)
+        )
+    return _stairs(recipe, num_examples, start)
 
 
-def _stairs(recipe: Recipe, size: int, start: float) -> Callable[[Array], Array]:
+def _wave(decay: Cosine, left: Array) -> Array:
+    """Return a cosine, where so much of it is left."""
+    if decay.half_cycles == 1:
+        return decay.end + (1.0 - decay.end) * jnp.sin(math.pi / 2 * left) ** 2
+    wave = jnp.cos(math.pi / 2 * decay.half_cycles * (1.0 - left)) ** 2
+    return decay.end + (1.0 - decay.end) * wave
+
+
+def _tail(decay: WarmupStableDecay, left: Array) -> Array:
+    """Return a trapezoid, where so much of the run is left."""
+    still = jnp.clip(left / decay.tail, 0.0, 1.0)
+    if decay.shape == "cosine":
+        still = jnp.sin(math.pi / 2 * still) ** 2
+    elif decay.shape == "1-sqrt":
+        still = still / (1.0 + jnp.sqrt(1.0 - still))  # 1 - sqrt(1 - still)
+    return decay.end + (1.0 - decay.end) * still
+
+
+def _stairs(recipe: Recipe, num_examples: int | None, start: float) -> Callable[[Array], Array]:
     """Return a decay of jumps (or one of the user's own) by the updates at which it changes."""
-    decay, step = recipe.decay, recipe.batch_size / size
-    length = recipe.epochs - start
+    decay, (each, one) = recipe.decay, update_length(recipe, num_examples)
+    length = recipe.length - start
     factors, first = [decay.factor(0.0, length)], [0]
-    for update in range(1, updates(recipe, size) + 1):
-        epoch = min(update * step, recipe.epochs) - start
-        factor = decay.factor(max(epoch, 0.0), length)
+    for update in range(1, updates(recipe, num_examples) + 1):
+        position = min(update * each / one, recipe.length) - start
+        factor = decay.factor(max(position, 0.0), length)
         if factor != factors[-1]:
             factors.append(factor)
             first.append(update)

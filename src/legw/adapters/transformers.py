@@ -33,6 +33,7 @@ def trainer_optimizers(
     """Return what `Trainer` takes as `optimizers`: the recipe's optimizer and its schedule.
 
     Muon and the AdamW beside it are one optimizer, whose groups keep the ratio of their rates.
+    Biases and norms are not decayed, as in `Trainer`'s own optimizer.
 
     Args:
         model: on any device; `Trainer` moves it without making new parameters.
@@ -46,7 +47,33 @@ def trainer_optimizers(
         RecipeError: the number of examples is not known, or the model has nothing of a name.
     """
     optimizer = optim.build(recipe.optimizer, model, recipe.lr, output=output, exclude=exclude)
+    _without_decay(optimizer, model)
     return optimizer, RecipeLR(optimizer, recipe, num_examples)
+
+
+def _without_decay(optimizer: Optimizer, model: Module) -> None:
+    """Give biases and norms a group without weight decay, as `Trainer` itself does.
+
+    An optimizer with several groups, as of LARS, LAMB and Muon, has them already.
+
+    Args:
+        optimizer: of the model's parameters, not stepped yet.
+        model: whose parameters `Trainer` names by their layers and names.
+    """
+    if len(optimizer.param_groups) > 1 or not optimizer.param_groups[0]["weight_decay"]:
+        return
+    from transformers import Trainer
+
+    looked_up: Any = Trainer.get_decay_parameter_names  # it looks at the model alone
+    names = set(looked_up(None, model))
+    decayed = {id(weight) for name, weight in model.named_parameters() if name in names}
+    (group,) = optimizer.param_groups
+    others = [weight for weight in group["params"] if id(weight) not in decayed]
+    if others and len(others) < len(group["params"]):
+        group["params"] = [weight for weight in group["params"] if id(weight) in decayed]
+        optimizer.param_groups.append({**group, "params": others, "weight_decay": 0.0})
+    elif others:
+        group["weight_decay"] = 0.0
 
 
 def trainer_arguments(

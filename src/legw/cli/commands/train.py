@@ -60,6 +60,10 @@ class Options:
     """The base's length in epochs, if not the base recipe's; the rule may stretch it."""
     warmup_epochs: Number = None
     """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
+    steps: Number = None
+    """The base's length in updates, if not the base recipe's; the rule scales it."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, if not the base recipe's; legw keeps it."""
     lr: Number = None
     """Learning rate to take in place of the rule's; above 0."""
     seed: int = 0
@@ -119,11 +123,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
 
     console = Console(stderr=options.json, highlight=False, quiet=not world.first)
     rule = rules.find(options.rule)
-    base = overridden(
-        base_recipe(options.app, options.recipe),
-        epochs=options.epochs,
-        warmup_epochs=options.warmup_epochs,
-    )
+    base = overridden(base_recipe(options.app, options.recipe), options)
     base = with_noise(base, options.noise)
     batch_size = base.batch_size if options.batch_size is None else options.batch_size
     outcome = carry(base, batch_size, rule, lr=options.lr)
