@@ -14,7 +14,7 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(4, 4)
-        self.norm = nn.LayerNorm(4)
+        self.norm = nn.Sequential(nn.LayerNorm(4))
         self.head = nn.Linear(4, 2)
 
 

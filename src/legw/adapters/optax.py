@@ -94,7 +94,8 @@ def _wave(decay: Cosine, left: Array) -> Array:
     """Return a cosine, where so much of it is left."""
     if decay.half_cycles == 1:
         return decay.end + (1.0 - decay.end) * jnp.sin(math.pi / 2 * left) ** 2
-    wave = jnp.cos(math.pi / 2 * decay.half_cycles * (1.0 - left)) ** 2
+    turn = math.pi / 2 * decay.half_cycles  # cos(turn*(1 - left)), exact near the end
+    wave = (math.cos(turn) * jnp.cos(turn * left) + math.sin(turn) * jnp.sin(turn * left)) ** 2
     return decay.end + (1.0 - decay.end) * wave
 
 
