@@ -9,9 +9,12 @@ from legw.cli import outputs, tables
 from legw.cli.outcome import Outcome, headline
 from legw.train.estimate import Estimate
 
+MOST_NAMES = 12
+"""Names of tensors in a line; JSON has all of them."""
+
 
 def show(outcome: Outcome, found: Estimate, notes: list[str], *, with_data: bool = True) -> None:
-    """Print recipe, updates, split, memory and time; without data, nothing of their speed."""
+    """Print recipe, groups, updates, split, memory, time; without data, nothing of their speed."""
     assert outcome.scaled is not None
     outputs.say(headline(outcome))
     outputs.show(tables.side_by_side(outcome.base, outcome.scaled))
@@ -37,13 +40,14 @@ def as_json(outcome: Outcome, found: Estimate, notes: list[str]) -> dict[str, An
 
 
 def lines(found: Estimate) -> list[str]:
-    """Return updates, split, memory, speed and time, one line each."""
+    """Return Muon's groups, updates, split, memory, speed and time, one line each."""
     groups = f", batch-norm in groups of {found.group}" if found.group > 1 else ""
     whole = found.fixed_bytes + found.pass_bytes
     ahead = "while others train" if found.data_ahead else "between passes"
     measured = {str(size): rate for size, rate in found.rates.items()} | found.laned
     rates = ", ".join(f"{way}: {_rate(rate)}" for way, rate in measured.items())
     return [
+        *(f"optimizer: {_shortened(group)}" for group in found.optimizer_groups),
         f"updates: {found.updates}, of which {found.warmup_updates} warm up "
         f"({found.num_examples} examples an epoch)",
         f"split: {_count(found.processes, 'process', 'processes')} of at most "
@@ -92,6 +96,17 @@ def seconds_text(seconds: float) -> str:
         if seconds < 100 * size:
             return f"{outputs.number(seconds / size, 2)} {unit}"
     return f"{outputs.number(seconds / 86400, 2)} days"
+
+
+def _shortened(group: str) -> str:
+    """Return the line of a group with its first names, and how many more there are.
+
+    >>> _shortened("AdamW: " + ", ".join(f"w{n}" for n in range(14)))
+    'AdamW: w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11 and 2 more'
+    """
+    names = group.split(", ")
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _rate(rate: float) -> str:
