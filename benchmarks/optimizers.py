@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from legw.train.step import GlobalBatch, Precision
-from legw.train.ways import Way
 from torchvision.models import resnet50
 
 from benchmarks import rows
@@ -19,9 +17,11 @@ from benchmarks.ratios import Ratio, alternate, run
 from legw import optimizers
 from legw.optimizers import Optimizer
 from legw.train import Task, norm
+from legw.train.accumulation import GlobalBatch, Precision
 from legw.train.batches import Batches, derive
 from legw.train.dist import World
 from legw.train.lanes import LanedBatch
+from legw.train.microbatch.candidates import Way
 from legw.train.optim import build, for_task
 
 ROUNDS = 30
