@@ -16,7 +16,7 @@ from benchmarks import rows
 from benchmarks.ratios import Ratio, alternate, run
 from legw import optimizers
 from legw.optimizers import Optimizer
-from legw.train import Task, norm
+from legw.train import Task, batch_norm
 from legw.train.accumulation import GlobalBatch, Precision
 from legw.train.batches import Batches, derive
 from legw.train.dist import World
@@ -115,7 +115,7 @@ class WholeUpdates:
             recipe,
             world=World(torch.device("cpu")),
             micro_batch_size=way.size,
-            group=norm.fix_groups(self.model, recipe.norm_batch_size),
+            group=batch_norm.fix_groups(self.model, recipe.norm_batch_size),
             batches=Batches(
                 lambda epoch: task.order(0, epoch, batch_size), num_examples, batch_size
             ),
