@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from legw.train.ways import Way
 from torch import nn
 
 from benchmarks import __main__ as bench
@@ -106,6 +107,15 @@ def test_both_ways_to_update_resnet_agree() -> None:
     many, one_by_one = (list(update.model.parameters()) for update in updates)
     assert len(many) == 161
     torch.testing.assert_close(many, one_by_one)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_muons_whole_updates_are_those_of_fit(lanes: int, tmp_path: Path) -> None:
+    recipe = replace(ROWS_RECIPE, lr=0.02, optimizer=optimizers.MUON)
+    expected = losses_of_fit(ROWS, recipe, tmp_path)
+    ours = optimizers.WholeUpdates(ROWS, recipe, Way(7, lanes), "fp32")
+    assert [ours() for _ in expected] == pytest.approx(expected, rel=1e-4)
+    ours.close()
 
 
 def test_an_images_step_is_timed_with_and_without_its_batch() -> None:
