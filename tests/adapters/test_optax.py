@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,13 @@ from legw import (
 from legw.decays import Decay
 from legw.optimizers import Optimizer
 
-jax = pytest.importorskip("jax", reason="jax not installed; pip install -e '.[dev]'")
-pytest.importorskip("optax", reason="optax not installed; pip install -e '.[dev]'")
+
+@pytest.fixture(scope="module")
+def jax() -> Any:
+    """JAX, which takes seconds to import: one process alone does."""
+    pytest.importorskip("optax", reason="optax not installed; pip install -e '.[dev]'")
+    return pytest.importorskip("jax", reason="jax not installed; pip install -e '.[dev]'")
+
 
 DECAYS = [
     Constant(),
@@ -52,7 +58,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("decay", DECAYS, ids=lambda decay: type(decay).__name__)
 @pytest.mark.parametrize(("batch_size", "num_examples"), [(256, 1437), (100, 1000), (7, 99_991)])
 def test_the_traced_schedule_is_the_closed_form(
-    decay: Decay, batch_size: int, num_examples: int
+    jax: Any, decay: Decay, batch_size: int, num_examples: int
 ) -> None:
     """Over the run and some after its end in one jitted call: all updates, of many every 29th."""
     from legw.adapters.optax import recipe_schedule
@@ -68,6 +74,7 @@ def test_the_traced_schedule_is_the_closed_form(
     assert traced.tolist() == pytest.approx([lr(s) for s in steps.tolist()], rel=1e-6, abs=1e-12)
 
 
+@pytest.mark.usefixtures("jax")
 def test_an_optimizer_of_ones_own_is_refused() -> None:
     from expect import error_line
     from legw.adapters.optax import recipe_optimizer
@@ -81,7 +88,7 @@ def test_an_optimizer_of_ones_own_is_refused() -> None:
 
 
 @pytest.mark.parametrize("data", OPTIMIZERS, ids=lambda data: type(data).__name__)
-def test_an_optimizer_steps_as_the_torch_one(data: Optimizer) -> None:
+def test_an_optimizer_steps_as_the_torch_one(jax: Any, data: Optimizer) -> None:
     """Twelve updates under a moving rate: matrix, bias, and a matrix that is 0 at first."""
     import numpy
     import optax
@@ -114,7 +121,7 @@ def test_an_optimizer_steps_as_the_torch_one(data: Optimizer) -> None:
         numpy.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-6, err_msg=name)
 
 
-def test_clipping_is_the_recipes() -> None:
+def test_clipping_is_the_recipes(jax: Any) -> None:
     from legw.adapters.optax import recipe_optimizer
 
     recipe = replace(Recipe(batch_size=1, lr=1.0, epochs=1), clip_norm=0.5)
