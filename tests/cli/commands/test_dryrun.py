@@ -137,8 +137,8 @@ def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.Monkey
     assert not estimate(Lines(), recipe(), device=CPU, one_lane=True).laned
     assert not estimate(Lines(), recipe(), device=CPU, processes=2).laned
     line = error_line(estimate, Normalised(), recipe(), device=CPU, lanes=2, kind=RunError)
-    assert line.endswith("lanes=2: needs a task that is concurrent (no dropout, no batch-norm), "
-                         "one process on a CPU, a model that is not compiled, and another rule "
+    assert line.endswith("lanes=2: needs a task that is concurrent (no draws from torch's "
+                         "generator, no batch-norm), one process on a CPU, a model that is not compiled, and another rule "
                          "than adascale; leave --lanes out")  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def test_the_lines() -> None:
         "optimizer, 0.50 GiB for a micro-batch",
         "measured: cpu: examples/s forward and backward by micro-batch: 8: 20, 16: 50",
         "data: 25 examples/s loaded between passes",
-        "time: 6.5 s an update, 260 s in all; evaluations and the network come on top",
+        "time: 6.5 s an update, 4.3 min in all; evaluations and the network come on top",
     ]
 
 
