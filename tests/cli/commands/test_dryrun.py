@@ -193,7 +193,7 @@ def test_the_lines() -> None:
         "optimizer, 0.50 GiB for a micro-batch",
         "measured: cpu: examples/s forward and backward by micro-batch: 8: 20, 16: 50",
         "data: 25 examples/s loaded between passes",
-        "time: 6.5 s an update, 260 s in all; evaluations and the network come on top",
+        "time: 6.5 s an update, 4.3 min in all; evaluations and the network come on top",
     ]
 
 
