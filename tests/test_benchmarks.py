@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from legw.train.ways import Way
 from torch import nn
 
 from benchmarks import __main__ as bench
@@ -21,6 +20,7 @@ from legw.optimizers import LAMB
 from legw.runs import records
 from legw.train import Settings, Task, fit
 from legw.train.batches import derive
+from legw.train.microbatch.candidates import Way
 
 UPDATES = 5
 
