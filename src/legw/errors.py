@@ -54,13 +54,49 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+def clean(text: str) -> str:
+    """Return text from outside as it is shown: what is not printable, as Python escapes it.
+
+    Escape codes move a terminal's cursor, right-to-left marks and line breaks make a line say
+    something else; here they are letters. Every output passes what it was given through this.
+
+    >>> clean("plain text, 中 and é"), clean("a\\x1b[2Jb\\u202ec")
+    ('plain text, 中 and é', 'a\\\\x1b[2Jb\\\\u202ec')
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def shown(value: object) -> str:
     """Return a value for an error line, as Python writes it, in at most 80 characters.
 
     >>> shown("fast"), shown(0.5)
     ("'fast'", '0.5')
     """
-    return one_line(repr(value), 80)
+    try:
+        return one_line(repr(value), 80)
+    except (RecursionError, ValueError):  # nested without end; a number of too many digits
+        return f"<{type(value).__name__}>"
+
+
+def too_deep(value: object, most: int = 32) -> bool:
+    """Whether lists and tables lie in each other more than `most` deep: no file of ours does.
+
+    >>> too_deep([[1]]), too_deep([[1]], most=1)
+    (False, True)
+    """
+    level = [value]
+    for _ in range(most + 1):
+        if not level:
+            return False
+        level = [
+            item
+            for each in level
+            if isinstance(each, dict | list | tuple)
+            for item in (each.values() if isinstance(each, dict) else each)
+        ]
+    return bool(level)
 
 
 def number(value: object, digits: int = 5) -> str:

@@ -21,7 +21,7 @@ import torch
 
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
-from legw.runs import locks, records
+from legw.runs import files, locks, records
 from legw.runs.records import Status, Summary
 from legw.train import batch_norm, checkpoint, optim, param_groups, precision
 from legw.train.accumulation import Flags, Gradient
@@ -107,7 +107,7 @@ class _Run:
         self.num_examples = self.course.num_examples
         self.position = checkpoint.Position()
         self.last_metric: float | None = None
-        self.final_metrics: dict[str, float] = {}
+        self.final_metrics: dict[str, float | None] = {}
         self.asked = StopSignals()
         self.stopped = ""
         self.agreed = Flags()
@@ -168,6 +168,7 @@ class _Run:
         """
         split(self.recipe.batch_size, self.recipe.batch_size, world_size=self.world.size)
         held.enter_context(locks.held(records.create(self.folder)))
+        files.clear_half_written(self.folder)
         fingerprint = getattr(self.task, "fingerprint", None)
         self.data = fingerprint() if fingerprint else ""
         run = Identity(
@@ -387,14 +388,25 @@ class _Run:
         content: dict[str, Any] | None = self.world.agree(self._newest_checkpoint)
         if content is None:
             return None
-        checkpoint.load_into(self.model, self.optimizer, content, self.folder)
+        checkpoint.load_into(self.model, self.optimizer, content)
         self.position = checkpoint.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
-        vars(self.global_batch.costs).update(content.get("costs", {}))
+        known = vars(self.global_batch.costs)
+        known |= {name: s for name, s in content.get("costs", {}).items() if name in known}
         self.last_metric = content["last_metric"]
         self.course.restore(content.get("steering"), self.position.updates)
         return content
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """Read it on the first process: the others need no access to its disk."""
-        return checkpoint.load_newest(self.folder, lambda line: warnings.warn(line, LegwWarning, 2))
+        expected = checkpoint.Expected(
+            model=self.model,
+            optimizer=self.optimizer,
+            batch_size=self.recipe.batch_size,
+            most_updates=self.course.updates,
+            steering=self.course.to_dict(),
+            carried=self.global_batch.carried_like,
+        )
+        return checkpoint.load_newest(
+            self.folder, lambda line: warnings.warn(line, LegwWarning, 2), expected
+        )

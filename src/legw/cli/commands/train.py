@@ -115,6 +115,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     """Train on this and all other processes; the first alone shows anything."""
     from rich.console import Console
 
+    from legw.runs import records
     from legw.train import fit
 
     console = Console(stderr=options.json, highlight=False, quiet=not world.first)
@@ -134,7 +135,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     task = world.together(lambda: _task(options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(headline(counted(outcome, task.num_examples)), markup=False, soft_wrap=True)
-    if options.resume and not (folder / "manifest.json").exists():
+    if options.resume and not records.begun(folder):
         console.print(f"note: {folder}: holds no run to go on with; a new one begins",
                       markup=False, soft_wrap=True)  # fmt: skip
     for line in (*outcome.warnings, *too_few(task, recipe)):
