@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from legw.errors import RunError, one_line
 from legw.runs.files import write_atomically
 from legw.runs.reading import check_plain
-from legw.train.checkpoint_content import Damaged, Expected, OtherModel, check
+from legw.train.checkpoint_content import DamagedError, Expected, OtherModelError, check
 from legw.train.divergence import Divergence
 from legw.train.hardware import out_of_memory
 
@@ -153,14 +153,14 @@ def load_newest(
         instead = "; taking the one before" if before else ""
         try:
             return check(_content(path), _number(path), expected)
-        except OtherModel as error:
+        except OtherModelError as error:
             other = other or one_line(str(error), limit=120)
             if before:
                 warn(f"{path.name}: is of another model ({one_line(str(error), 120)}){instead}")
         except Exception as error:  # a damaged file fails in many ways
-            if not isinstance(error, Damaged) and out_of_memory(error):
+            if not isinstance(error, DamagedError) and out_of_memory(error):
                 raise
-            ours = isinstance(error, Damaged | RunError)
+            ours = isinstance(error, DamagedError | RunError)
             why = one_line(str(error), 120) if ours else type(error).__name__
             warn(f"{path.name}: is damaged ({why}){instead}")
     if other:
@@ -197,7 +197,7 @@ def _verify(path: Path) -> None:
         parts = archive.infolist()
         packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
         if packed or sum(part.file_size for part in parts) > path.stat().st_size:
-            raise Damaged("its parts are larger than the file")
+            raise DamagedError("its parts are larger than the file")
         damaged = archive.testzip()
     if damaged is not None:
-        raise Damaged(f"{one_line(damaged, 60)} has a wrong checksum")
+        raise DamagedError(f"{one_line(damaged, 60)} has a wrong checksum")

@@ -29,11 +29,11 @@ ADAM = ("step", "exp_avg", "exp_avg_sq")
 MOMENTUM = ("momentum_buffer",)
 
 
-class Damaged(Exception):
+class DamagedError(Exception):
     """A content that no run of ours has written; its text says why."""
 
 
-class OtherModel(Exception):
+class OtherModelError(Exception):
     """A content that belongs to another model or optimizer; its text says how it differs."""
 
 
@@ -103,21 +103,21 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
         The same with tensors of their own memory, and the run's own optimizer settings.
 
     Raises:
-        Damaged: no run of ours has written it so.
-        OtherModel: its weights or its optimizer are those of another model.
+        DamagedError: no run of ours has written it so.
+        OtherModelError: its weights or its optimizer are those of another model.
     """
     if not isinstance(content, dict):
-        raise Damaged("is no checkpoint of legw")
+        raise DamagedError("is no checkpoint of legw")
     names = ("model", "optimizer", "position", "carried", "last_metric", "metrics_bytes")
     for name in names:
         if name not in content:
-            raise Damaged(f"{name} is missing")
+            raise DamagedError(f"{name} is missing")
     _check_plain(content, updates)
     model = _table(content["model"], "model")
     if expected is None:
         return {**content, "model": {name: _own(value) for name, value in model.items()}}
     if content["position"]["updates"] > expected.most_updates:
-        raise Damaged(f"updates={updates}: the whole run has {expected.most_updates}")
+        raise DamagedError(f"updates={updates}: the whole run has {expected.most_updates}")
     _check_steering(content.get("steering"), expected.steering)
     _check_model(model, expected.model.state_dict())
     state = _check_optimizer(content["optimizer"], expected.optimizer, updates)
@@ -143,35 +143,36 @@ def _check_plain(content: Mapping[str, Any], updates: int) -> None:
         for mean in (position.since_evaluation, position.evaluated, position.last_epoch):
             at_least(mean, count=0)
     except RunError as error:
-        raise Damaged(str(error).removeprefix("cannot be read: ")) from None
+        raise DamagedError(str(error).removeprefix("cannot be read: ")) from None
     if position.updates != updates:
-        raise Damaged(f"updates={position.updates}: its file's name says {updates}")
+        raise DamagedError(f"updates={position.updates}: its file's name says {updates}")
     if not (math.isfinite(position.seconds) and math.isfinite(position.wall_seconds)):
-        raise Damaged("seconds: must be finite")
+        raise DamagedError("seconds: must be finite")
     if len(position.divergence.recent) > WINDOW:
-        raise Damaged(f"divergence: recent: has more than {WINDOW} losses")
-    counts = (position.since_evaluation.count, position.evaluated.count, position.last_epoch.count)
-    if max(counts) > updates:
-        raise Damaged(f"position: means of {max(counts)} updates, of which {updates} were made")
+        raise DamagedError(f"divergence: recent: has more than {WINDOW} losses")
+    means = (position.since_evaluation, position.evaluated, position.last_epoch)
+    most = max(mean.count for mean in means)
+    if most > updates:
+        raise DamagedError(f"position: a mean of {most} updates, of which {updates} were made")
 
 
 def _check_steering(found: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> None:
     """See that a rule that steers goes on with numbers that it can have come to."""
     if found is None or own is None:
         if (found is None) != (own is None):
-            raise Damaged("steering: is of a run that another rule makes")
+            raise DamagedError("steering: is of a run that another rule makes")
         return
     if found.keys() != own.keys():
-        raise Damaged(f"steering: has {shown(sorted(map(str, found)))}")
+        raise DamagedError(f"steering: has {shown(sorted(map(str, found)))}")
     for name, value in found.items():
         if name in ("scale", "count", "base_updates"):
             if value != own[name]:
-                raise Damaged(f"steering: {name}={shown(value)}, where this run has {own[name]}")
+                raise DamagedError(f"steering: {name}={shown(value)}, not {own[name]} as here")
             continue
         missing = value is None and name != "gained"
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not missing and not (number and math.isfinite(value) and value >= 0):
-            raise Damaged(f"steering: {name}={shown(value)}: must be a number, at least 0")
+            raise DamagedError(f"steering: {name}={shown(value)}: must be a number, at least 0")
 
 
 # Tensors ----------------------------------------------------------------------------
@@ -179,7 +180,7 @@ def _check_steering(found: Mapping[str, Any] | None, own: Mapping[str, Any] | No
 
 def _table(found: Any, what: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise Damaged(f"{what}: must be tensors by their names")
+        raise DamagedError(f"{what}: must be tensors by their names")
     return found
 
 
@@ -202,23 +203,23 @@ def _own(value: Any) -> Any:
 def _like(value: Any, own: Tensor, what: str) -> None:
     """See that a value is a tensor like the run's own."""
     if not _is_plain(value):
-        raise Damaged(f"{what}: must be a dense tensor")
+        raise DamagedError(f"{what}: must be a dense tensor")
     if value.shape != own.shape:
-        raise OtherModel(f"{what} has shape {tuple(value.shape)}, not {tuple(own.shape)}")
+        raise OtherModelError(f"{what} has shape {tuple(value.shape)}, not {tuple(own.shape)}")
     if value.dtype != own.dtype:
-        raise OtherModel(f"{what} has dtype {value.dtype}, not {own.dtype}")
+        raise OtherModelError(f"{what} has dtype {value.dtype}, not {own.dtype}")
 
 
 def _check_model(found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     if missing := [name for name in own if name not in found]:
-        raise OtherModel(f"has no {one_line(missing[0], 60)}")
+        raise OtherModelError(f"has no {one_line(missing[0], 60)}")
     if more := [name for name in found if name not in own]:
-        raise OtherModel(f"has {one_line(more[0], 60)}, which this model has not")
+        raise OtherModelError(f"has {one_line(more[0], 60)}, which this model has not")
     for name, tensor in own.items():
         if isinstance(tensor, Tensor):
             _like(found[name], tensor, one_line(name, 60))
         elif type(found[name]) is not type(tensor):
-            raise OtherModel(f"{one_line(name, 60)} is {shown(found[name])}")
+            raise OtherModelError(f"{one_line(name, 60)} is {shown(found[name])}")
 
 
 def _check_optimizer(found: Any, optimizer: Optimizer, updates: int) -> dict[int, dict[str, Any]]:
@@ -228,36 +229,36 @@ def _check_optimizer(found: Any, optimizer: Optimizer, updates: int) -> dict[int
         and isinstance(found.get("state"), dict)
         and isinstance(found.get("param_groups"), list)
     ):
-        raise Damaged("optimizer: must be a state and groups")
+        raise DamagedError("optimizer: must be a state and groups")
     _check_groups(found["param_groups"], optimizer)
     members = [(group, p) for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Any]] = {}
     for number, values in found["state"].items():
         if not isinstance(number, int) or not 0 <= number < len(members):
-            raise OtherModel(f"optimizer: has state of parameter {shown(number)}")
+            raise OtherModelError(f"optimizer: has state of parameter {shown(number)}")
         group, parameter = members[number]
         state[number] = _check_state(
             _table(values, f"optimizer: state of parameter {number}"),
             parameter, _names(optimizer, group), number, updates,
         )  # fmt: skip
     if updates and not state and any(_names(optimizer, group) for group, _ in members):
-        raise Damaged("optimizer: has no state")
+        raise DamagedError("optimizer: has no state")
     return state
 
 
 def _check_groups(found: list[Any], optimizer: Optimizer) -> None:
     own = optimizer.state_dict()["param_groups"]
     if len(found) != len(own):
-        raise OtherModel(f"optimizer: has {len(found)} groups, not {len(own)}")
+        raise OtherModelError(f"optimizer: has {len(found)} groups, not {len(own)}")
     for theirs, ours in zip(found, own, strict=True):
         if not isinstance(theirs, dict) or theirs.get("params") != ours["params"]:
-            raise OtherModel("optimizer: its groups have other parameters")
+            raise OtherModelError("optimizer: its groups have other parameters")
         for name, value in ours.items():
             if name in FREE or name not in theirs:
                 continue
             other = theirs[name]
             if type(other) is not type(value) or other != value:
-                raise OtherModel(f"optimizer: {name}={shown(other)}, not {shown(value)}")
+                raise OtherModelError(f"optimizer: {name}={shown(other)}, not {shown(value)}")
 
 
 def _names(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -281,7 +282,7 @@ def _check_state(
     here = f"optimizer: parameter {number}"
     kept = {name: value for name, value in found.items() if value is not None}
     if names is not None and set(names) != kept.keys():
-        raise OtherModel(f"{here}: keeps {shown(sorted(kept))}, not {shown(sorted(names))}")
+        raise OtherModelError(f"{here}: keeps {shown(sorted(kept))}, not {shown(sorted(names))}")
     for name, value in kept.items():
         what = f"{here}: {one_line(name, 40)}"
         if name == "step":
@@ -290,9 +291,9 @@ def _check_state(
             _like(value, parameter, what)
         elif isinstance(value, Tensor):
             if not _is_plain(value) or value.shape not in (parameter.shape, torch.Size()):
-                raise OtherModel(f"{what} has another shape than its parameter")
+                raise OtherModelError(f"{what} has another shape than its parameter")
         elif not isinstance(value, int | float | str):
-            raise Damaged(f"{what}={shown(value)}: must be a tensor or a number")
+            raise DamagedError(f"{what}={shown(value)}: must be a tensor or a number")
     return {name: _own(value) for name, value in found.items()}
 
 
@@ -300,10 +301,10 @@ def _check_step(value: Any, what: str, updates: int) -> None:
     if _is_plain(value) and value.shape == () and value.is_floating_point():
         value = value.item()
     elif isinstance(value, Tensor):
-        raise Damaged(f"{what}: must be one number")
+        raise DamagedError(f"{what}: must be one number")
     whole = isinstance(value, int | float) and not isinstance(value, bool)
     if not (whole and 0 <= value <= updates and value == int(value)):
-        raise Damaged(f"{what}={shown(value)}: must be a whole number, at most {updates}")
+        raise DamagedError(f"{what}={shown(value)}: must be a whole number, at most {updates}")
 
 
 def _check_carried(found: Any, expected: Expected) -> tuple[Tensor, ...] | None:
@@ -311,13 +312,13 @@ def _check_carried(found: Any, expected: Expected) -> tuple[Tensor, ...] | None:
     if found is None:
         return None
     if not isinstance(found, tuple) or not all(_is_plain(each) for each in found):
-        raise Damaged("carried: must be dense tensors")
+        raise DamagedError("carried: must be dense tensors")
     own = expected.carried()
     if own is None:
-        raise OtherModel("carries a state, and this task carries none")
+        raise OtherModelError("carries a state, and this task carries none")
     theirs = [(tuple(each.shape), each.dtype) for each in found]
     ours = [((expected.batch_size, *each.shape[1:]), each.dtype) for each in own]
     if theirs != ours:
-        raise OtherModel(f"carries a state of shapes {[shape for shape, _ in theirs]}, "
+        raise OtherModelError(f"carries a state of shapes {[shape for shape, _ in theirs]}, "
                          f"not {[shape for shape, _ in ours]}")  # fmt: skip
     return tuple(_own(each) for each in found)

@@ -25,7 +25,9 @@ from legw.runs import files, locks, records
 from legw.runs.records import Status, Summary
 from legw.train import batch_norm, checkpoint, optim, param_groups, precision
 from legw.train.accumulation import Flags, Gradient
+from legw.train.audience import READER_GONE, Audience
 from legw.train.batches import Batches, derive, split
+from legw.train.checkpoint_content import Expected
 from legw.train.dist import World, joined
 from legw.train.hardware import peak_memory
 from legw.train.microbatch import tune
@@ -121,6 +123,7 @@ class _Run:
             return self._complete(observers, held)
 
     def _complete(self, observers: Sequence[Observer], held: contextlib.ExitStack) -> Summary:
+        self.audience = Audience(observers if self.world.first else (), self._reader_gone)
         done = self.world.agree(lambda: self._look(held))
         if done is not None:
             return done
@@ -146,20 +149,24 @@ class _Run:
             num_examples=self.num_examples,
             position=self.position,
             clock=lambda: time.perf_counter() - self.clock,
-            observers=observers,
+            observers=[self.audience],
             keep_bytes=content["metrics_bytes"] if content else 0,
         )
         if self.world.first:
             self.probes = [each for each in observers if isinstance(each, Probe)]
-        self._tell(observers, "on_start", manifest, self.position.updates)
         try:
             with self.asked:
+                self.audience.on_start(manifest, self.position.updates)
                 self._train()
         finally:
             self.recorder.close()
         summary = self.world.agree(self._end)
-        self._tell(observers, "on_end", summary)
+        self.audience.on_end(summary)
         return summary
+
+    def _reader_gone(self) -> None:
+        """Stop as at a signal: who looks on has gone, and wanted no more than was shown."""
+        self.asked.name = self.asked.name or READER_GONE
 
     def _look(self, held: contextlib.ExitStack) -> Summary | None:
         """See that the batch and the folder suit; return the summary of a run that has ended.
@@ -343,11 +350,6 @@ class _Run:
             costs={**costs, "peak_memory_bytes": peak_memory(self.world.device)},
         )
 
-    def _tell(self, observers: Sequence[Observer], event: str, *values: object) -> None:
-        if self.world.first:
-            for observer in observers:
-                getattr(observer, event)(*values)
-
     # Checkpoints ------------------------------------------------------------------------
 
     def _save_due(self) -> bool:
@@ -399,7 +401,7 @@ class _Run:
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """Read it on the first process: the others need no access to its disk."""
-        expected = checkpoint.Expected(
+        expected = Expected(
             model=self.model,
             optimizer=self.optimizer,
             batch_size=self.recipe.batch_size,
