@@ -54,8 +54,12 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+KEPT = "\u200c\u200d"
+"""Joiners, of which letters of some scripts are made; they move nothing."""
+
+
 def clean(text: str) -> str:
-    """Return text from outside as it is shown: what is not printable, as Python escapes it.
+    """Return text from outside as it is shown: what is no letter or space, as Python escapes it.
 
     Escape codes move a terminal's cursor, right-to-left marks and line breaks make a line say
     something else; here they are letters. Every output passes what it was given through this.
@@ -65,7 +69,19 @@ def clean(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    import unicodedata
+
+    return "".join(
+        each
+        if each.isprintable() or each in KEPT or unicodedata.category(each) == "Zs"
+        else repr(each)[1:-1]
+        for each in text
+    )
+
+
+def clean_lines(text: str) -> str:
+    """Return text of several lines, each as `clean` returns it."""
+    return "\n".join(clean(line) for line in text.split("\n"))
 
 
 def shown(value: object) -> str:

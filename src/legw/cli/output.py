@@ -87,6 +87,12 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
+def print_toml(text: str) -> None:
+    """Print TOML; what `clean` would not let through is written as TOML escapes it."""
+    kept = (each if each == "\n" or clean(each) == each else f"\\U{ord(each):08X}" for each in text)
+    print("".join(kept), end="")
+
+
 def write(path: str | Path, content: str | bytes) -> None:
     """Write a whole file or none: to a neighbour first, then in one step to its name.
 

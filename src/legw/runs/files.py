@@ -20,6 +20,10 @@ def write_json(path: Path, data: object) -> None:
         RunError: the disk is full or the folder cannot be written.
     """
     text = json.dumps(finite(data), indent=2, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable():  # it may be shown in a terminal as it is
+        text = "".join(
+            each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text
+        )
     write_atomically(path, (text + "\n").encode())
 
 

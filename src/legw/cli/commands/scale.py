@@ -110,7 +110,7 @@ def _show(outcome: Outcome, options: Options) -> None:
     assert outcome.scaled is not None
     text = recipe.to_toml(outcome.scaled)
     if options.toml == "-":
-        print(text, end="")
+        output.print_toml(text)
     elif options.json:
         output.print_json(outcome.to_dict())
     else:

@@ -127,7 +127,7 @@ def _cells(run: Progress) -> list[RenderableType]:
         bar if run.status != "missing" else "",
         epoch,
         figure(run.loss) if run.loss is not None else "",
-        f"{run.metric_name} {figure(run.metric)}" if run.metric is not None else "",
+        f"{one_line(run.metric_name, 30)} {figure(run.metric)}" if run.metric is not None else "",
         left if run.status == "running" else "",
     ]
 
