@@ -239,7 +239,8 @@ class Halving(Decay):
         if epoch < start - EDGE:
             return 1.0
         interval = (epochs - start) / self.times
-        return self.rate ** min(math.floor((epoch - start + EDGE) / interval) + 1, self.times)
+        passed = (epoch - start + EDGE) / interval if interval else math.inf
+        return self.rate ** (math.floor(passed) + 1 if passed < self.times else self.times)
 
     def first_drop(self, epochs: float) -> float | None:
         return self.begin * epochs if self.rate < 1 else None

@@ -106,12 +106,13 @@ def too_deep(value: object, most: int = 32) -> bool:
     for _ in range(most + 1):
         if not level:
             return False
-        level = [
-            item
+        inside = {
+            id(item): item  # once each: YAML may name one list in many places
             for each in level
             if isinstance(each, dict | list | tuple)
             for item in (each.values() if isinstance(each, dict) else each)
-        ]
+        }
+        level = list(inside.values())
     return bool(level)
 
 

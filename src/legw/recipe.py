@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from legw.decays import Constant, Decay
-from legw.errors import RecipeError, one_line, shown, unknown_name
+from legw.errors import RecipeError, one_line, shown, too_deep, unknown_name
 from legw.optimizers import HUGE, SGD, Optimizer
 
 if TYPE_CHECKING:
@@ -347,13 +347,18 @@ def read(path: str | Path) -> Recipe:
         line = one_line(str(error))
         raise RecipeError(f"{here}: is not {language}: {line}; correct it there") from None
     except RecursionError:
-        raise RecipeError(f"{here}: is nested too deeply; a recipe is a few flat tables") from None
+        raise RecipeError(f"{here}: {_TOO_DEEP}") from None
+    if too_deep(data):
+        raise RecipeError(f"{here}: {_TOO_DEEP}")
     if not isinstance(data, dict):
         raise RecipeError(f"{here}: must be one JSON object with the recipe's fields")
     try:
         return from_dict({"name": path.stem, **data})
     except RecipeError as error:
         raise RecipeError(f"{here}: {error}") from None
+
+
+_TOO_DEEP = "is nested too deeply; a recipe is a few flat tables"
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from legw.errors import RunError, one_line, shown
+from legw.errors import RunError, one_line, shown, too_deep
 from legw.runs.reading import at_least, typed
 from legw.train.divergence import WINDOW
 
@@ -112,7 +112,7 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
     for name in names:
         if name not in content:
             raise DamagedError(f"{name} is missing")
-    _check_plain(content, updates)
+    content = {**content, "position": _check_plain(content, updates)}
     model = _table(content["model"], "model")
     if expected is None:
         return {**content, "model": {name: _own(value) for name, value in model.items()}}
@@ -133,10 +133,14 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
 # Plain values -----------------------------------------------------------------------
 
 
-def _check_plain(content: Mapping[str, Any], updates: int) -> None:
+def _check_plain(content: Mapping[str, Any], updates: int) -> dict[str, Any]:
+    """Return the position; see that it and all other plain values are what they should be."""
     names = ("position", "metrics_bytes", "last_metric", "costs", "steering")
+    values = {name: content[name] for name in names if name in content}
+    if too_deep(values, most=4) or not _is_all_plain(values):
+        raise DamagedError("has something else in a number's place")
     try:
-        plain = typed(_Plain, {name: content[name] for name in names if name in content})
+        plain = typed(_Plain, values)
         position = plain.position
         at_least(plain, metrics_bytes=0)
         at_least(position, updates=0, seconds=0, wall_seconds=0)
@@ -154,6 +158,16 @@ def _check_plain(content: Mapping[str, Any], updates: int) -> None:
     most = max(mean.count for mean in means)
     if most > updates:
         raise DamagedError(f"position: a mean of {most} updates, of which {updates} were made")
+    return asdict(position)
+
+
+def _is_all_plain(value: Any) -> bool:
+    """Whether there are only numbers, texts, lists and tables of them in a value."""
+    if isinstance(value, dict):
+        return all(isinstance(name, str) and _is_all_plain(each) for name, each in value.items())
+    if isinstance(value, list):
+        return all(_is_all_plain(each) for each in value)
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _check_steering(found: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> None:

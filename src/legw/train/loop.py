@@ -29,7 +29,7 @@ from legw.train.audience import READER_GONE, Audience
 from legw.train.batches import Batches, derive, split
 from legw.train.checkpoint_content import Expected
 from legw.train.dist import World, joined
-from legw.train.hardware import peak_memory
+from legw.train.hardware import peak_memory, warn_of_compiling
 from legw.train.microbatch import tune
 from legw.train.probe import Probe, measure
 from legw.train.recorder import Recorder
@@ -197,9 +197,13 @@ class _Run:
         self.model = self.task.model().to(self.world.device)
         self.group = batch_norm.fix_groups(self.model, self.recipe.norm_batch_size)
         self.model.train()
-        if self.settings.compile:
-            self.model.compile()
         most, settings = self.course.prepare(self.group), self.settings
+        lanes = self.course.lanes(
+            settings.lanes, self.world, self.group, compiled=settings.compile
+        )
+        if settings.compile:
+            warn_of_compiling(self.world.device)
+            self.model.compile()
         self.choice = tune.for_run(
             self.task,
             self.model,
@@ -208,9 +212,7 @@ class _Run:
             self.folder,
             world=self.world,
             group=self.group,
-            lanes=self.course.lanes(
-                settings.lanes, self.world, self.group, compiled=settings.compile
-            ),
+            lanes=lanes,
         )
         if begin := getattr(self.task, "begin", None):
             begin(self.seed, batch_size, self.choice.micro_batch_size)
