@@ -6,9 +6,21 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from legw.decays import Constant, Cosine, Decay, Exponential, Halving, Polynomial, Step
+from legw.decays import (
+    Constant,
+    Cosine,
+    Decay,
+    Exponential,
+    Halving,
+    InverseSqrt,
+    Polynomial,
+    Step,
+    WarmupStableDecay,
+)
+from legw.lengths import UNITS
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Optimizer
 from legw.recipe import Recipe
+from legw.units import in_unit
 
 BELOW_ONE = st.floats(0, 1, exclude_max=True)
 """Momenta, betas, ends."""
@@ -46,6 +58,20 @@ def decays() -> st.SearchStrategy[Decay]:
         ),
         st.builds(Polynomial, power=st.floats(0.1, 4), end=BELOW_ONE, after_warmup=late),
         st.builds(Cosine, end=BELOW_ONE, after_warmup=late),
+        st.builds(Cosine, end=BELOW_ONE, half_cycles=st.floats(0.1, 9), after_warmup=late),
+        st.builds(
+            WarmupStableDecay,
+            tail=SHARES,
+            shape=st.sampled_from(["linear", "cosine", "1-sqrt"]),
+            end=BELOW_ONE,
+            after_warmup=late,
+        ),
+        st.builds(
+            InverseSqrt,
+            time_scale_epochs=st.floats(0.01, 1000),
+            end=BELOW_ONE,
+            after_warmup=late,
+        ),
         st.builds(
             Halving, begin=BELOW_ONE, times=st.integers(1, 20), rate=SHARES, after_warmup=late
         ),
@@ -107,3 +133,16 @@ def full_recipes(draw: st.DrawFn) -> Recipe:
             **draw(st.sampled_from(sizes)),
         )
     )
+
+
+@st.composite
+def recipes_in_any_unit(draw: st.DrawFn) -> Recipe:
+    """Any recipe with its lengths in epochs, steps, examples or tokens; it knows its epoch."""
+    recipe = draw(
+        recipes(
+            batch_size=st.integers(1, 2**12),
+            num_examples=st.integers(1, 10**7),
+            tokens_per_example=st.integers(1, 2**12),
+        )
+    )
+    return in_unit(recipe, draw(st.sampled_from(UNITS)))

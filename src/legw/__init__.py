@@ -14,7 +14,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from legw.decays import Constant, Cosine, Decay, Exponential, Halving, Polynomial, Step
+from legw.decays import (
+    Constant,
+    Cosine,
+    Decay,
+    Exponential,
+    Halving,
+    InverseSqrt,
+    Polynomial,
+    Step,
+    WarmupStableDecay,
+)
 from legw.errors import (
     DataError,
     DivergedError,
@@ -28,7 +38,8 @@ from legw.presets import find as preset
 from legw.recipe import Recipe
 from legw.recipe import read as read_recipe
 from legw.rules import Rule, scale
-from legw.schedule import in_steps, lr_at, updates, warmup_updates
+from legw.schedule import in_steps, lr_at, updates, updates_per_epoch, warmup_updates
+from legw.units import in_unit, with_lengths
 
 if TYPE_CHECKING:
     from legw import train as train
@@ -41,9 +52,10 @@ __version__ = "0.1.0"
 __all__ = [
     "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
     "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
-    "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError", "Step",
-    "all_rules", "compare", "from_config", "in_steps", "ladder", "lr_at", "preset", "read_recipe",
-    "scale", "updates", "warmup_updates",
+    "InverseSqrt", "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError",
+    "Step", "WarmupStableDecay", "all_rules", "compare", "from_config", "in_steps", "in_unit",
+    "ladder", "lr_at", "preset", "read_recipe", "scale", "scale_table", "updates",
+    "updates_per_epoch", "warmup_updates", "with_lengths",
 ]  # fmt: skip
 
 
@@ -53,6 +65,7 @@ LATER = {
     "all_rules": "legw.analysis.scaled",
     "compare": "legw.analysis.evidence",
     "ladder": "legw.analysis.scaled",
+    "scale_table": "legw.analysis.scaled",
 }
 """Names that are rarely needed, and the modules that they are imported from when asked for."""
 

@@ -14,6 +14,13 @@ from legw.errors import RecipeError, shown
 HUGE = 1e15
 """Above every number that a recipe can mean; keeps arithmetic with them finite."""
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration ``X <- a*X + (b*X@X' + c*(X@X')@(X@X'))@X``, chosen by Jordan et
+al. 2024 so that small singular values grow fast; all end between about 0.7 and 1.2."""
+
+MUON_RMS = 0.2
+"""Root mean square of the entries of Muon's step, per lr: about that of AdamW's steps."""
+
 
 def check_range(kind: str, name: str, value: float, low: float, high: float = HUGE) -> None:
     """Raise RecipeError unless ``low <= value < high`` (and value is a number).
@@ -35,6 +42,8 @@ class Optimizer:
     kind: ClassVar[str] = ""
     adaptive: ClassVar[bool] = False
     """True where the step's length does not grow with the gradient's (Adam's family)."""
+    decoupled: ClassVar[tuple[str, ...]] = ()
+    """Settings that are weight decay beside the step, ``w -= lr*weight_decay*w``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +110,7 @@ class AdamW(Adam):
     """
 
     kind: ClassVar[str] = "adamw"
+    decoupled: ClassVar[tuple[str, ...]] = ("weight_decay",)
 
     weight_decay: float = 0.01
     """Share of the weights taken off per update, times lr, at least 0."""
@@ -182,6 +192,7 @@ class Muon(Optimizer):
 
     kind: ClassVar[str] = "muon"
     adaptive: ClassVar[bool] = True
+    decoupled: ClassVar[tuple[str, ...]] = ("weight_decay", "adamw_weight_decay")
 
     momentum: float = 0.95
     """Share of the gradient's average that is kept, in [0, 1)."""

@@ -20,14 +20,22 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from legw.decays import Decay
 from legw.errors import LegwWarning, RecipeError, unknown_name
-from legw.optimizers import SGD, Adam, Optimizer, check_range
+from legw.lengths import power_of
+from legw.optimizers import SGD, Adam, Muon, Optimizer, check_range
 from legw.recipe import Recipe, check_count, check_name
-from legw.schedule import epoch_size
+from legw.schedule import epoch_size, update_length
 
 FAR = 4.0
 """A batch this many times the noise scale is far past it: there, twice the batch saves less
 than a tenth of the updates to the same loss."""
+
+LONG = 0.2
+"""A warmup above this share of the run gets a note."""
+
+MOST_WARMUP = 0.5
+"""A warmup above this share of the run is a caution, wherever the recipe is scaled."""
 
 MOST_LENGTH = 4.0
 """A steered run ends after this many times its base's epochs, whatever it has gained."""
@@ -55,6 +63,17 @@ class Rule:
     """Power of k that multiplies the warmup's epochs; 1 keeps its number of updates."""
     stretch_power: float = 0.0
     """Power of k that multiplies epochs, warmup and milestones; 1 keeps the updates."""
+    weight_decay_power: float = 0.0
+    """Power of k that multiplies decoupled weight decay (AdamW's, Muon's). With `lr_power`
+    0.5, 0.5 keeps the examples over which weights are forgotten, ``B/(lr*weight_decay)``.
+    Decay that is added to the gradient (SGD's, Adam's, LARS's, LAMB's) is left."""
+    beta2_power: float = 0.0
+    """``beta2 -> beta2**(k**power)`` for Adam's family and Muon; 1 keeps the examples over
+    which squared gradients are averaged."""
+    beta2_floor: float = 0.0
+    """Lowest beta2 to which `beta2_power` takes it, in [0, 1); a lower one stays."""
+    clip_norm_power: float = 0.0
+    """Power of k that multiplies `clip_norm`, where the recipe has one."""
     warmup_epochs: float | None = None
     """Fixed length of the warmup in epochs, at least 0, from the base's rate; None scales."""
     optimizer: Callable[[Optimizer, float], Optimizer] | None = None
@@ -72,8 +91,10 @@ class Rule:
     def __post_init__(self) -> None:
         check_name("rule", self.name)
         what = f"rule {self.name}"
-        for name in ("lr_power", "warmup_power", "stretch_power"):
+        for name in ("lr_power", "warmup_power", "stretch_power", "weight_decay_power",
+                     "beta2_power", "clip_norm_power"):  # fmt: skip
             check_range(what, name, getattr(self, name), -8, 8)
+        check_range(what, "beta2_floor", self.beta2_floor, 0, 1)
         if self.warmup_epochs is not None:
             check_range(what, "warmup_epochs", self.warmup_epochs, 0)
 
@@ -94,12 +115,6 @@ def _adam_sde(optimizer: Optimizer, k: float) -> Optimizer:
         beta2=1.0 - k * (1.0 - optimizer.beta2),
         epsilon=optimizer.epsilon / math.sqrt(k),
     )
-
-
-def _beta2_half_life(optimizer: Optimizer, k: float) -> Optimizer:
-    """``beta2' = beta2**k``: the average over squared gradients spans the same examples."""
-    assert isinstance(optimizer, Adam)
-    return replace(optimizer, beta2=optimizer.beta2**k)
 
 
 LEGW = Rule(
@@ -159,10 +174,22 @@ ADAM_SDE = Rule(
 BETA2_HALF_LIFE = Rule(
     name="beta2-half-life",
     lr_power=0.0,
-    optimizer=_beta2_half_life,
+    beta2_power=1.0,
     needs=Adam,
     formula="beta2**k, beta1 and lr unchanged (the paper gives no law for lr)",
     source="Marek et al. 2025, arXiv 2507.07101",
+)
+LEGW_TIMESCALES = Rule(
+    name="legw-timescales",
+    lr_power=0.5,
+    warmup_power=1.0,
+    weight_decay_power=0.5,
+    beta2_power=1.0,
+    beta2_floor=0.9,
+    formula="legw, and weight_decay*sqrt(k) where it is decoupled, beta2**k down to 0.9: "
+    "weights and squared gradients are remembered for the same number of examples",
+    source="weight decay: Wang and Aitchison 2024, arXiv 2405.13698; beta2: Marek et al. 2025, "
+    "arXiv 2507.07101",
 )
 ADASCALE = Rule(
     name="adascale",
@@ -177,8 +204,8 @@ ADASCALE = Rule(
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
-        LEGW, LINEAR, LINEAR_EPOCH, GOYAL, SQRT, FIXED, HOFFER, ADAM_SDE, BETA2_HALF_LIFE,
-        ADASCALE,
+        LEGW, LEGW_TIMESCALES, LINEAR, LINEAR_EPOCH, GOYAL, SQRT, FIXED, HOFFER, ADAM_SDE,
+        BETA2_HALF_LIFE, ADASCALE,
     )
 }  # fmt: skip
 """The rules that ship, by name, in the order in which tables show them."""
@@ -237,6 +264,8 @@ def scale(recipe: Recipe, batch_size: int, rule: Rule | str = LEGW) -> Recipe:
     scaled = apply(recipe, batch_size, rule)
     for line in cautions(recipe, scaled, rule):
         warnings.warn(line, LegwWarning, stacklevel=2)
+    if scaled is not recipe:
+        object.__setattr__(scaled, "_base", recipe)  # for a notebook
     return scaled
 
 
@@ -261,12 +290,11 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
         )
     if rule.steers and k < 1:
         raise RecipeError(f"{here} is undefined below the base's batch; choose another rule")
-    stretch = math.pow(k, rule.stretch_power)
-    epochs = recipe.epochs * stretch
-    warmup = _warmup(recipe, rule, k) * stretch
-    if warmup > 0 and warmup >= epochs * (1 - ROUNDING):
+    length, warmup = _lengths(recipe, batch_size, rule)
+    if warmup > 0 and warmup >= length * (1 - ROUNDING):
         raise RecipeError(
-            f"{here} would warm up for {warmup:g} of {epochs:g} epochs; {_largest(recipe, rule)}"
+            f"{here} would warm up for {warmup:g} of {length:g} {recipe.unit}; "
+            f"{_choices(recipe, batch_size, rule)}"
         )
     try:
         optimizer = (
@@ -274,22 +302,67 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
         )
     except RecipeError as error:
         raise RecipeError(f"{here} {error}") from None
+    clip = recipe.clip_norm
+    if clip is not None and rule.clip_norm_power:
+        clip = power_of(clip, k, rule.clip_norm_power)
     return replace(
-        recipe,
+        recipe.with_lengths(length, warmup),
         batch_size=batch_size,
         lr=recipe.lr * math.pow(k, rule.lr_power),
-        epochs=epochs,
-        warmup_epochs=warmup,
         warmup_from_lr=_warmup_from(recipe, rule, k),
-        decay=recipe.decay.stretched(stretch) if stretch != 1 else recipe.decay,
-        optimizer=optimizer,
+        decay=_stretched(recipe, rule, k),
+        optimizer=_memory(optimizer, rule, k),
+        clip_norm=clip,
     )
 
 
-def _warmup(recipe: Recipe, rule: Rule, k: float) -> float:
-    if rule.warmup_epochs is not None:
-        return rule.warmup_epochs
-    return recipe.warmup_epochs * math.pow(k, rule.warmup_power)
+def _stretched(recipe: Recipe, rule: Rule, k: float) -> Decay:
+    """Return the decay over the scaled run, its lengths divided where that is exact."""
+    power = rule.stretch_power - (recipe.unit == "steps")
+    if power == 0:
+        return recipe.decay
+    if recipe.decay.unit is None:
+        return recipe.decay.stretched(math.pow(k, power))
+    times, over = (math.pow(k, power), 1.0) if power > 0 else (1.0, math.pow(k, -power))
+    return recipe.decay.in_unit(recipe.decay.unit, times, over)
+
+
+def _memory(optimizer: Optimizer, rule: Rule, k: float) -> Optimizer:
+    """Return the optimizer with what a rule changes of its memory: weight decay, beta2."""
+    new: dict[str, float] = {}
+    if rule.weight_decay_power:
+        new = {
+            name: power_of(getattr(optimizer, name), k, rule.weight_decay_power)
+            for name in optimizer.decoupled
+        }
+    if rule.beta2_power and isinstance(optimizer, Adam | Muon):
+        beta2 = optimizer.beta2 ** math.pow(k, rule.beta2_power)
+        new["beta2"] = max(beta2, min(rule.beta2_floor, optimizer.beta2))
+    return replace(optimizer, **new) if new else optimizer
+
+
+def _lengths(recipe: Recipe, batch_size: int, rule: Rule) -> tuple[float, float]:
+    """Return length and warmup of the scaled recipe, in its unit.
+
+    What is equal in epochs, or in examples or tokens, is 1/k of the steps.
+    """
+    k = batch_size / recipe.batch_size
+    less = 1 if recipe.unit == "steps" else 0
+    length = power_of(recipe.length, k, rule.stretch_power - less)
+    if rule.warmup_epochs is None:
+        power = rule.warmup_power + rule.stretch_power - less
+        return length, power_of(recipe.warmup, k, power) if power else recipe.warmup
+    if recipe.unit == "epochs":
+        return length, rule.warmup_epochs * math.pow(k, rule.stretch_power)
+    if recipe.epoch_examples is None:
+        raise RecipeError(
+            f"{recipe.name}: num_examples is not known, and {rule.name} warms up for "
+            f"{rule.warmup_epochs:g} epochs; give it, or choose another rule"
+        )
+    scaled = replace(recipe, batch_size=batch_size)
+    each, one = update_length(scaled)
+    epoch = epoch_size(scaled) * each / (batch_size * one)
+    return length, rule.warmup_epochs * epoch * math.pow(k, rule.stretch_power)
 
 
 def _warmup_from(recipe: Recipe, rule: Rule, k: float) -> float:
@@ -298,19 +371,55 @@ def _warmup_from(recipe: Recipe, rule: Rule, k: float) -> float:
     return recipe.warmup_from_lr * math.pow(k, rule.lr_power)
 
 
-def _largest(recipe: Recipe, rule: Rule) -> str:
-    """Say how large a batch fits: the largest with ``warmup_epochs * k**power < epochs``."""
-    power = rule.warmup_power
-    if rule.warmup_epochs is not None or power <= 0:
-        return "train for more epochs or choose another rule"
-    limit = recipe.batch_size * math.pow(recipe.epochs / recipe.warmup_epochs, 1.0 / power)
-    return f"the largest batch that fits is {math.ceil(limit * (1 - ROUNDING)) - 1}"
+def _choices(recipe: Recipe, batch_size: int, rule: Rule) -> str:
+    """Say what would fit: a smaller batch, a shorter warmup of the base, other rules.
+
+    The largest batch has ``warmup * k**power < length``, and so has the longest warmup.
+    """
+    power, choices = rule.warmup_power, ["train for longer"]
+    if rule.warmup_epochs is None and power > 0:
+        limit = recipe.batch_size * math.pow(recipe.length / recipe.warmup, 1.0 / power)
+        choices = [f"the largest batch that fits is {math.ceil(limit * (1 - ROUNDING)) - 1}"]
+        longest = below(recipe.length / math.pow(batch_size / recipe.batch_size, power))
+        option = "" if recipe.unit not in ("epochs", "steps") else f" (--warmup-{recipe.unit})"
+        choices.append(f"at this one a base warmup of {longest:.12g} {recipe.unit}{option} fits")
+    others = [other.name for other in RULES.values() if other != rule
+              and _fits(recipe, batch_size, other)]  # fmt: skip
+    if others:
+        choices.append(f"rules that fit: {', '.join(others)}")
+    return "; ".join(choices)
+
+
+def _fits(recipe: Recipe, batch_size: int, rule: Rule) -> bool:
+    """Say whether a rule is defined here, and its warmup ends before the run does."""
+    if rule.needs is not None and not isinstance(recipe.optimizer, rule.needs):
+        return False
+    try:
+        length, warmup = _lengths(recipe, batch_size, rule)
+        if rule.optimizer is not None:
+            rule.optimizer(recipe.optimizer, batch_size / recipe.batch_size)
+    except RecipeError:
+        return False
+    return warmup < length * (1 - ROUNDING)
+
+
+def below(limit: float) -> float:
+    """Return a number of three digits that is less than a limit above 0, and near it.
+
+    >>> below(25 / 300), below(0.5)
+    (0.0833, 0.499)
+    """
+    limit *= 1 - 1e-9
+    unit = 10.0 ** (math.floor(math.log10(limit)) - 2)
+    digits = math.ceil(limit / unit) - 1
+    return float(f"{digits * unit:.3g}")
 
 
 def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """Return one line for each thing about a scaled recipe that deserves a second look.
 
-    These are: no warmup to scale; a warmup past the first decay; linear scaling of an
+    These are: no warmup to scale; a warmup past the first decay, or above half of the
+    run; linear scaling of an
     adaptive optimizer; a batch far past the measured noise scale, or larger than the data
     set, or fewer than 5 updates an epoch (where the numbers are known); a rule that
     steers, whose rates and length these are not. At ``k = 1`` there are none.
@@ -329,6 +438,7 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     found = [
         _no_warmup(base, rule),
         _past_the_decay(scaled),
+        long_warmup(scaled) if warmup_share(scaled) > MOST_WARMUP else "",
         _adaptive_linear(base, rule),
         _past_the_noise(base, scaled),
         _steered(rule, scaled.batch_size / base.batch_size),
@@ -338,7 +448,7 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
 
 def _no_warmup(base: Recipe, rule: Rule) -> str:
-    if base.warmup_epochs > 0 or rule.warmup_power == 0:
+    if base.warmup > 0 or rule.warmup_power == 0:
         return ""
     twin = next((r for r in RULES.values() if r.lr_power == rule.lr_power and _only_lr(r)), None)
     same = f", so {rule.name} equals {twin.name} here" if twin else ""
@@ -346,17 +456,46 @@ def _no_warmup(base: Recipe, rule: Rule) -> str:
 
 
 def _only_lr(rule: Rule) -> bool:
-    length = rule.warmup_power == rule.stretch_power == 0 and rule.warmup_epochs is None
-    return length and rule.optimizer is None
+    powers = (rule.warmup_power, rule.stretch_power, rule.weight_decay_power, rule.beta2_power,
+              rule.clip_norm_power)  # fmt: skip
+    return not any(powers) and rule.warmup_epochs is None and rule.optimizer is None
 
 
 def _past_the_decay(scaled: Recipe) -> str:
-    drop = scaled.decay.first_drop(scaled.epochs)
-    if drop is None or scaled.decay.after_warmup or scaled.warmup_epochs <= drop:
+    drop = scaled.decay.first_drop(scaled.length)
+    if drop is None or scaled.decay.after_warmup or scaled.warmup <= drop:
         return ""
+    one = scaled.unit[:-1]
     return (
-        f"the warmup ends at epoch {scaled.warmup_epochs:g}, "
-        f"after the first decay at epoch {drop:g}; choose a smaller batch"
+        f"the warmup ends at {one} {scaled.warmup:g}, "
+        f"after the first decay at {one} {drop:g}; choose a smaller batch"
+    )
+
+
+def warmup_share(recipe: Recipe) -> float:
+    """Return the warmup's share of the run, in [0, 1).
+
+    >>> warmup_share(Recipe(batch_size=8, lr=1, steps=1000, warmup_steps=50))
+    0.05
+    """
+    return recipe.warmup / recipe.length
+
+
+def long_warmup(scaled: Recipe) -> str:
+    """Return a line for a warmup above a fifth of the run, else nothing.
+
+    A base's warmup is often habit and not need.
+
+    >>> long_warmup(Recipe(batch_size=8, lr=1, steps=1000, warmup_steps=200))
+    ''
+    """
+    share = warmup_share(scaled)
+    if share <= LONG * (1 + ROUNDING):
+        return ""
+    option = scaled.unit if scaled.unit in ("epochs", "steps") else "epochs"
+    return (
+        f"the warmup is {share:.0%} of the run; try a shorter one of the base "
+        f"(--warmup-{option}): legw probe curvature says what the base needs"
     )
 
 

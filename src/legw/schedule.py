@@ -8,19 +8,21 @@ and ``s`` the update from 0:
     warmup updates = ceil(w * N / B)        updates = max(1, ceil(E * N / B))
 
 So no update of the run has rate 0, the last warmup update is at the peak, and a
-per-epoch decay changes exactly on the epoch's boundary.
+per-epoch decay changes exactly on the epoch's boundary. Lengths in another unit have the
+same formulas: of updates with ``B/N = 1/1``, of examples with ``B/1``, of tokens with ``B*T/1``,
+``T`` tokens an example.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 from legw.errors import RecipeError, shown
 from legw.recipe import Recipe, check_count
 
-Ramp = Literal["end", "start"]
+Ramp = Literal["end", "start", "between"]
 
 GUARD = 1e-9
 """Guard, in updates, against counting one more for a rounding error.
@@ -34,15 +36,19 @@ def updates(recipe: Recipe, num_examples: int | None = None) -> int:
 
     Args:
         recipe: what is trained.
-        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own. Only
+            lengths in epochs need it.
 
     Raises:
         RecipeError: the number of examples is not known or out of range.
 
     >>> updates(Recipe(batch_size=128, lr=0.1, epochs=2), num_examples=1000)
     16
+    >>> updates(Recipe(batch_size=128, lr=0.1, steps=100_000 / 3))
+    33334
     """
-    return max(1, _ceil(recipe.epochs * epoch_size(recipe, num_examples) / recipe.batch_size))
+    each, unit = update_length(recipe, num_examples)
+    return max(1, _ceil(recipe.length * unit / each))
 
 
 def warmup_updates(recipe: Recipe, num_examples: int | None = None) -> int:
@@ -54,19 +60,8 @@ def warmup_updates(recipe: Recipe, num_examples: int | None = None) -> int:
     >>> warmup_updates(big, num_examples=1281167)
     391
     """
-    return _ceil(recipe.warmup_epochs * epoch_size(recipe, num_examples) / recipe.batch_size)
-
-
-def counts(recipe: Recipe) -> tuple[int | None, int | None]:
-    """Return the updates of the run and of its warmup; None where the examples are not known.
-
-    >>> counts(Recipe(batch_size=8, lr=1, epochs=2)), counts(Recipe(
-    ...     batch_size=8, lr=1, epochs=2, warmup_epochs=0.5, num_examples=80))
-    ((None, None), (20, 5))
-    """
-    if recipe.epoch_examples is None:
-        return None, None
-    return updates(recipe), warmup_updates(recipe)
+    each, unit = update_length(recipe, num_examples)
+    return _ceil(recipe.warmup * unit / each)
 
 
 def lr_at(
@@ -80,7 +75,8 @@ def lr_at(
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
         ramp: where in the update the ramp is read: "end" is ``(s+1)/n``; "start" is
             ``s/n``, the convention of the code published with the paper, whose first
-            update has the rate `warmup_from_lr`.
+            update has the rate `warmup_from_lr`; "between" is ``(s+1)/(n+1)``, nanoGPT's,
+            whose warmup has neither end.
 
     Raises:
         RecipeError: the number of examples is not known, or a value is out of range.
@@ -105,25 +101,94 @@ def in_steps(
     >>> [lr(0), lr(1), lr(2)]
     [0.2, 0.4, 0.4]
     """
-    if ramp not in ("end", "start"):
-        raise RecipeError(f"{recipe.name}: ramp={shown(ramp)}: must be 'end' or 'start'")
-    size = epoch_size(recipe, num_examples)
-    batch, warmup, epochs = recipe.batch_size, recipe.warmup_epochs, recipe.epochs
+    if ramp not in get_args(Ramp):
+        raise RecipeError(f"{recipe.name}: ramp={shown(ramp)}: must be 'end', 'start' or 'between'")
+    batch, size = update_length(recipe, num_examples)
+    warmup, length = recipe.warmup, recipe.length
     peak, low, decay = recipe.lr, recipe.warmup_from_lr, recipe.decay
     decay_start = warmup if decay.after_warmup else 0.0
-    ramp_updates = warmup_updates(recipe, size)
-    shift = 1 if ramp == "end" else 0
+    ramp_updates = warmup_updates(recipe, num_examples)
+    shift = 0 if ramp == "start" else 1
+    gap = batch if ramp == "between" else 0
+    last = ramp_updates - 1 if ramp == "end" else ramp_updates
 
     def lr(update: int) -> float:
         if update < 0:
             raise RecipeError(f"{recipe.name}: update={update}: must be at least 0")
         top = peak
-        if update + shift < ramp_updates:
-            top = low + (peak - low) * ((update + shift) * batch / (warmup * size))
-        epoch = min(update * batch / size, epochs)
-        return top * decay.factor(max(epoch - decay_start, 0.0), epochs - decay_start)
+        if update < last:
+            top = low + (peak - low) * ((update + shift) * batch / (warmup * size + gap))
+        position = min(update * batch / size, length)
+        return top * decay.factor(max(position - decay_start, 0.0), length - decay_start)
 
     return lr
+
+
+def update_length(recipe: Recipe, num_examples: int | None = None) -> tuple[int, int]:
+    """Return the length of one update in the recipe's unit, as a fraction.
+
+    Args:
+        recipe: what is trained.
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+
+    Returns:
+        Numerator and denominator: ``B/N`` epochs, 1/1 step, ``B/1`` examples, ``B*T/1``
+        tokens.
+
+    Raises:
+        RecipeError: lengths are in epochs, and the number of examples is not known.
+
+    >>> update_length(Recipe(batch_size=128, lr=0.1, epochs=2), num_examples=1000)
+    (128, 1000)
+    >>> update_length(Recipe(batch_size=128, lr=0.1, steps=2000))
+    (1, 1)
+    """
+    unit, batch = recipe.unit, recipe.batch_size
+    if unit == "epochs":
+        return batch, epoch_size(recipe, num_examples)
+    if num_examples is not None:
+        check_count(recipe.name, "num_examples", num_examples)
+    return {"steps": 1, "examples": batch, "tokens": batch * (recipe.example_tokens or 1)}[unit], 1
+
+
+def updates_per_epoch(batches: int, accumulation: int = 1, *, keep_last: bool = True) -> int:
+    """Return the updates that a loop with gradient accumulation makes in an epoch.
+
+    Args:
+        batches: micro-batches of one epoch on one process, ``len(loader)``; at least 1.
+        accumulation: micro-batches of one update, at least 1.
+        keep_last: whether a short window at the epoch's end makes an update of its own.
+
+    Raises:
+        RecipeError: a number is none, or no window is full.
+
+    >>> updates_per_epoch(45, 8), updates_per_epoch(45, 8, keep_last=False)
+    (6, 5)
+    """
+    for name, value in (("batches", batches), ("accumulation", accumulation)):
+        check_count("updates_per_epoch", name, value)
+    whole, rest = divmod(batches, accumulation)
+    count = whole + (rest > 0 and keep_last)
+    if not count:
+        raise RecipeError(
+            f"updates_per_epoch: batches={batches}: fill no window of {accumulation}; "
+            "accumulate fewer, or keep the last"
+        )
+    return count
+
+
+def counts(recipe: Recipe) -> tuple[int | None, int | None]:
+    """Return the updates of the run and of its warmup; None where they cannot be counted.
+
+    >>> counts(Recipe(batch_size=8, lr=1, epochs=2)), counts(Recipe(
+    ...     batch_size=8, lr=1, epochs=2, warmup_epochs=0.5, num_examples=80))
+    ((None, None), (20, 5))
+    >>> counts(Recipe(batch_size=128, lr=0.1, steps=2000, warmup_steps=100))
+    (2000, 100)
+    """
+    if recipe.unit == "epochs" and recipe.epoch_examples is None:
+        return None, None
+    return updates(recipe), warmup_updates(recipe)
 
 
 def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from expect import error_line
 from legw import LAMB, SGD, AdamW, Constant, Cosine, Exponential, Polynomial, Step, from_config
+from legw.units import epochs_of
 
 HF: dict[str, Any] = {
     "per_device_train_batch_size": 16,
@@ -66,8 +67,9 @@ def test_transformers_is_scaled_in_the_same_form() -> None:
 
 def test_a_warmup_in_updates_keeps_its_updates() -> None:
     values = HF | {"warmup_steps": 100, "max_steps": 4000}
-    config = from_config(values, num_examples=64_000)
-    assert (config.recipe.epochs, config.recipe.warmup_epochs) == (2.0, 0.05)
+    config = from_config(values)
+    assert (config.recipe.steps, config.recipe.warmup_steps) == (4000, 100)
+    assert epochs_of(config.recipe, num_examples=64_000) == (0.05, 2.0)
     big = config.scaled(256).values
     assert (big["warmup_steps"], big["max_steps"]) == (100, 500)
     small = config.scaled(256, "sqrt").values
@@ -158,10 +160,14 @@ def test_a_rule_that_warms_up_does_not_leave_the_constant_rate(more: dict[str, A
 
 
 def test_what_transformers_says_beyond_a_recipe_is_named() -> None:
-    values = HF | {"lr_scheduler_type": "inverse_sqrt", "optim": "adafactor", "eval_steps": 500}
+    values = HF | {
+        "lr_scheduler_type": "cosine_with_restarts",
+        "optim": "adafactor",
+        "eval_steps": 500,
+    }
     config = from_config(values)
     assert config.left_out == (
-        "lr_scheduler_type='inverse_sqrt': legw has no such decay; it stays",
+        "lr_scheduler_type='cosine_with_restarts': legw has no such decay; it stays",
         "optim='adafactor': legw has no such optimizer, and takes it for adamw",
         "warmup: Trainer's first update has rate 0 (ramp='start' in legw)",
         "eval_steps=500: counts updates, and stays",
@@ -355,8 +361,8 @@ def test_what_cannot_be(tmp_path: Path) -> None:
     assert error_line(from_config, TIMM | {"batch_size": 0}) == (
         "timm: batch_size=0: must be a whole number, at least 1"
     )
-    assert error_line(from_config, HF | {"max_steps": 10}) == (
-        "transformers: max_steps=10: counts updates; give num_examples, to have epochs"
+    assert error_line(from_config, HF | {"warmup_steps": 10}) == (
+        "transformers: warmup_steps=10.0: counts updates; give num_examples, to have epochs"
     )
     assert error_line(from_config(HF).scaled, 33, processes=2) == (
         "transformers: batch_size=33: is no whole number of examples on each of 2 processes; "

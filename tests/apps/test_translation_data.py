@@ -347,7 +347,7 @@ def test_bad_options(folder: Path, options: dict[str, Any], line: str) -> None:
 
 def test_options_of_translation_alone() -> None:
     assert error_line(find, "digits-lstm", Options(source="en"), kind=RunError) == (
-        "digits-lstm: source=en: is for gnmt, gnmt-small alone; leave it out"
+        "digits-lstm: source=en: is for gnmt, gnmt-small, gnmt-small-muon alone; leave it out"
     )
 
 

@@ -474,5 +474,5 @@ def test_a_negative_update() -> None:
 @pytest.mark.parametrize("value", ["middle", "", None, 1])
 def test_an_unknown_ramp(value: Any) -> None:
     assert error_line(in_steps, PLAIN, 10, ramp=value) == (
-        f"mine: ramp={value!r}: must be 'end' or 'start'"
+        f"mine: ramp={value!r}: must be 'end', 'start' or 'between'"
     )

@@ -28,14 +28,17 @@ from torch.optim.lr_scheduler import (
 
 from expect import error_line
 from legw import decays, scale
+from legw.errors import LegwWarning
 from legw.recipe import Recipe
-from legw.schedule import in_steps, updates, warmup_updates
+from legw.schedule import in_steps, updates, updates_per_epoch, warmup_updates
 from legw.train import RecipeLR
 from strategies import recipes
 
 BIG = Recipe(name="mine", batch_size=10, lr=0.4, epochs=8, warmup_epochs=2.5, num_examples=100)
 """25 updates of warmup, 80 in all, 10 an epoch; the decay is constant."""
 LINEAR = replace(BIG, decay=decays.Polynomial(power=1))
+
+PAST = pytest.mark.filterwarnings("ignore:.* is past the end:legw.errors.LegwWarning")
 
 DECAYS = [
     decays.Constant(),
@@ -75,6 +78,7 @@ def run(
 # Agreement with the schedule ------------------------------------------------
 
 
+@PAST
 @pytest.mark.parametrize("decay", DECAYS, ids=lambda decay: decay.kind)
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("warmup_epochs", [2.5, 0.15625, 0.05, 0.0])
@@ -87,6 +91,7 @@ def test_every_update_has_the_rate_of_the_schedule(decay, late, warmup_epochs) -
     assert scheduler.get_last_lr() == [lr(90)] == [lr(80)]
 
 
+@PAST
 @given(recipes(), st.integers(1, 10**6), st.sampled_from(["end", "start"]), st.integers(0, 30))
 @settings(deadline=None, max_examples=40)
 def test_any_recipe_agrees_with_its_schedule(recipe, num_examples, ramp, steps) -> None:
@@ -164,8 +169,14 @@ def test_groups_with_rates_of_their_own_are_measured_against_the_recipe() -> Non
         (
             (0.1, 0.01),
             1e-3,
-            "RecipeLR: param_groups: lr=[0.1, 0.01]: none is the optimizer's lr=0.001, above 0, "
-            "or the recipe's 0.4, to take ratios to; give lr=recipe.lr to the optimizer",
+            "RecipeLR: param_groups: lr=[0.1, 0.01]: groups have rates of their own, and none is "
+            "the recipe's 0.4; say which rate has the ratio 1 with base= or reference_lr=",
+        ),
+        (  # 0.001 is torch's own default, and perhaps nobody's choice
+            (0.01, 0.001),
+            1e-3,
+            "RecipeLR: param_groups: lr=[0.01, 0.001]: groups have rates of their own, and none is "
+            "the recipe's 0.4; say which rate has the ratio 1 with base= or reference_lr=",
         ),
         (
             (),
@@ -190,18 +201,185 @@ def test_a_rate_that_is_no_number_is_refused() -> None:
     )
 
 
-def test_a_group_that_comes_later_needs_a_new_scheduler() -> None:
+def test_a_group_that_joins_is_taken_in(capsys) -> None:
     optimizer = sgd(lr=0.1)
     scheduler = RecipeLR(optimizer, BIG)
     run(optimizer, scheduler, end=10)
+    assert capsys.readouterr().err == "", "one peak needs no word"
     optimizer.add_param_group({"params": [Parameter(torch.ones(1))], "lr": 0.05})
-    assert error_line(scheduler.step) == (
-        "RecipeLR: param_groups: the optimizer has 2, the schedule is for 1; "
-        "build RecipeLR when all groups are there"
+    optimizer.add_param_group({"params": [Parameter(torch.ones(1))]})
+    run(optimizer, scheduler, begin=10, end=11)
+    assert scheduler.base_lrs == [0.4, 0.2, 0.4]
+    lr = in_steps(BIG)(11)
+    assert rates(optimizer) == [lr, 0.5 * lr, lr]
+    assert capsys.readouterr().err == (
+        "RecipeLR: mine: peaks 0.4 (2 groups), 0.2 (1 group); "
+        "lr=0.1 of the groups has the ratio 1\n"
     )
     again = RecipeLR(optimizer, BIG, last_epoch=9)
-    assert again.base_lrs == [0.4, 0.2]
-    assert rates(optimizer) == [in_steps(BIG)(10), 0.5 * in_steps(BIG)(10)]
+    assert again.base_lrs == [0.4, 0.2, 0.4]
+    assert rates(optimizer)[1] == 0.5 * in_steps(BIG)(10)
+    loaded = RecipeLR(optimizer, BIG)
+    loaded.load_state_dict(scheduler.state_dict())
+    assert rates(optimizer) == [lr, 0.5 * lr, lr]
+
+
+def test_a_group_that_joins_a_wrapped_scheduler_or_leaves_needs_a_new_one() -> None:
+    optimizer, scheduler = build("cosine")
+    optimizer.add_param_group({"params": [Parameter(torch.ones(1))], "lr": 0.05})
+    optimizer.step()
+    assert error_line(scheduler.step) == (
+        "RecipeLR: param_groups: the optimizer has 3, the schedule is for 2; "
+        "build RecipeLR when all groups are there"
+    )
+    optimizer = sgd(0.1, 0.05, lr=0.1)
+    scheduler = RecipeLR(optimizer, BIG)
+    optimizer.step()
+    del optimizer.param_groups[1]
+    assert "the optimizer has 1, the schedule is for 2" in error_line(scheduler.step)
+
+
+def test_what_ratios_are_to_can_be_stated() -> None:
+    base = replace(BIG, lr=0.01)
+    for stated in ({"base": base}, {"reference_lr": 0.01}):
+        optimizer = SGD([{"params": [Parameter(torch.ones(1))], "lr": lr} for lr in (0.01, 0.001)])
+        assert RecipeLR(optimizer, BIG, **stated).base_lrs == pytest.approx([0.4, 0.04], rel=1e-15)
+    assert error_line(RecipeLR, sgd(0.1, 0.2), BIG, base=base) == (
+        "RecipeLR: param_groups: lr=[0.1, 0.2]: none is the base's 0.01, to take ratios to; "
+        "give lr=base.lr to the optimizer, or reference_lr= here"
+    )
+    assert error_line(RecipeLR, sgd(), BIG, reference_lr=0) == (
+        "RecipeLR: reference_lr=0: must be a number above 0, the rate that has the ratio 1"
+    )
+    assert error_line(RecipeLR, sgd(), BIG, base=base, reference_lr=1) == (
+        "mine: reference_lr=1: the base says it, 0.01; leave one out"
+    )
+
+
+def test_peaks_are_printed_once_and_by_the_first_process(capsys, monkeypatch) -> None:
+    scheduler = RecipeLR(sgd(0.1, 0.01, 0.1, lr=0.1), BIG)
+    said = (
+        "RecipeLR: mine: peaks 0.4 (2 groups), 0.04 (1 group); "
+        "lr=0.1 of the groups has the ratio 1\n"
+    )
+    assert capsys.readouterr().err == said
+    run(scheduler.optimizer, scheduler, end=3)
+    monkeypatch.setenv("RANK", "1")
+    RecipeLR(sgd(0.1, 0.01, lr=0.1), BIG)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_list_of_optimizers_has_one_schedule() -> None:
+    """As Muon and AdamW, or the two networks of a GAN."""
+    one, two = sgd(0.4, lr=0.4), AdamW([Parameter(torch.ones(1))], lr=0.004)
+    scheduler = RecipeLR([one, two], LINEAR)
+    assert scheduler.base_lrs == [0.4, 0.004]
+    lr = in_steps(LINEAR)
+    for s in range(30):
+        assert rates(one) == [lr(s)]
+        assert rates(two) == [pytest.approx(0.01 * lr(s), rel=1e-15)]
+        one.step()
+        two.step()
+        scheduler.step()
+    one.add_param_group({"params": [Parameter(torch.ones(1))], "lr": 0.2})  # not the last group
+    one.step()
+    scheduler.step()
+    assert scheduler.base_lrs == [0.4, 0.2, 0.004]
+    other, more = sgd(0.4, 0.2, lr=0.4), AdamW([Parameter(torch.ones(1))], lr=0.004)
+    again = RecipeLR([other, more], LINEAR)
+    again.load_state_dict(scheduler.state_dict())
+    other.load_state_dict(one.state_dict())
+    more.load_state_dict(two.state_dict())
+    assert rates(other) + rates(more) == rates(one) + rates(two)
+    assert copy.deepcopy(again).base_lrs == again.base_lrs
+
+
+@pytest.mark.parametrize("optimizers", [[], [1], ["sgd"]])
+def test_a_list_of_something_else(optimizers) -> None:
+    line = error_line(RecipeLR, optimizers, BIG)
+    assert line.endswith("must be a torch optimizer, or a list of them, each once")
+    twice = sgd()
+    assert error_line(RecipeLR, [twice, twice], BIG).endswith("each once")
+
+
+# The loop's own epoch, its end, and steps that are skipped -------------------
+
+
+def test_a_loop_with_accumulation_and_a_short_last_window() -> None:
+    """45 batches of 8, accumulated by 8: 6 updates an epoch, of which the last is short."""
+    big = Recipe(batch_size=64, lr=0.4, epochs=15, warmup_epochs=1, decay=decays.Polynomial())
+    made = updates_per_epoch(45, 8)
+    optimizer = sgd()
+    scheduler = RecipeLR(optimizer, big, updates_per_epoch=made)
+    for _ in range(15):
+        for batch in range(45):
+            if (batch + 1) % 8 == 0 or batch + 1 == 45:
+                optimizer.step()
+                scheduler.step()
+    assert scheduler.last_epoch == scheduler.updates == 90
+    assert rates(optimizer) == [0]
+    assert error_line(RecipeLR, sgd(), big, 360, updates_per_epoch=6) == (
+        "recipe: updates_per_epoch=6: says how many examples an epoch has; leave num_examples out"
+    )
+    assert error_line(RecipeLR, sgd(), big, updates_per_epoch=0) == (
+        "recipe: updates_per_epoch=0: must be a whole number, at least 1"
+    )
+
+
+def test_windows_that_cannot_be() -> None:
+    assert error_line(updates_per_epoch, 5, 0) == (
+        "updates_per_epoch: accumulation=0: must be a whole number, at least 1"
+    )
+    assert error_line(updates_per_epoch, 5, 8, keep_last=False) == (
+        "updates_per_epoch: batches=5: fill no window of 8; accumulate fewer, or keep the last"
+    )
+
+
+def test_an_update_past_the_end_is_told_once() -> None:
+    optimizer = sgd()
+    scheduler = RecipeLR(optimizer, BIG)
+    run(optimizer, scheduler)
+    with pytest.warns(LegwWarning, match="update 81 is past the end of the schedule, 80 updates"):
+        run(optimizer, scheduler, begin=80, end=81)
+    run(optimizer, scheduler, begin=81, end=90)
+    assert rates(optimizer) == [in_steps(BIG)(80)]
+
+
+def test_a_stream_of_data_needs_no_number_of_examples() -> None:
+    recipe = Recipe(batch_size=64, lr=0.4, steps=20, warmup_steps=4)
+    optimizer = sgd()
+    scheduler = RecipeLR(optimizer, recipe)
+    assert (scheduler.warmup_updates, scheduler.updates) == (4, 20)
+    assert [seen for [seen] in run(optimizer, scheduler, end=5)] == pytest.approx(
+        [0.1, 0.2, 0.3, 0.4, 0.4]
+    )
+
+
+def test_a_step_that_the_optimizer_tells_it_skipped_does_not_move_the_schedule() -> None:
+    optimizer = sgd()
+    scheduler = RecipeLR(optimizer, BIG)
+    optimizer.step_was_skipped = True  # type: ignore[attr-defined]
+    run(optimizer, scheduler, end=3)
+    assert scheduler.last_epoch == 0
+    optimizer.step_was_skipped = False  # type: ignore[attr-defined]
+    run(optimizer, scheduler, end=1)
+    assert scheduler.last_epoch == 1
+
+
+def test_a_state_of_another_batch_goes_on_at_the_same_examples() -> None:
+    optimizer, scheduler = build("none")
+    run(optimizer, scheduler, end=40)
+    bigger = replace(LINEAR, batch_size=20, warmup_epochs=5, lr=0.8)
+    again = sgd(0.1, 0.03, lr=0.1)
+    loaded = RecipeLR(again, bigger)
+    with pytest.warns(LegwWarning) as caught:
+        loaded.load_state_dict(scheduler.state_dict())
+    assert [str(w.message) for w in caught] == [
+        "mine: RecipeLR: after 40 updates of 10 examples the run goes on at batch 20 as after "
+        "20 updates: so many hold the same examples"
+    ]
+    assert loaded.last_epoch == 20
+    assert rates(again)[0] == in_steps(bigger)(20)
 
 
 def test_a_second_phase_keeps_the_ratios_of_the_first() -> None:
@@ -340,8 +518,8 @@ def test_states_of_something_else_are_refused_and_change_nothing() -> None:
     assert error_line(load, StepLR(sgd(), 1).state_dict()) == (
         f"{what}: batch_size is missing; give what RecipeLR.state_dict() returned"
     )
-    assert error_line(load, {**state, "batch_size": 32}) == (
-        f"{what}: batch_size=32: this recipe has 10; go on with the same one, or give last_epoch="
+    assert error_line(load, {**state, "batch_size": 0}) == (
+        f"{what}: batch_size=0: must be a whole number, at least 1"
     )
     assert error_line(load, {**state, "own_lrs": [0.4]}) == (
         "RecipeLR: param_groups: the optimizer has 2, the schedule is for 1; "

@@ -139,24 +139,24 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
     """Return timm's arguments of a scaled recipe, and what they cannot say; see `forms.Form`."""
     old = count("timm", values, "batch_size", 128)
     size, times = passes(big.batch_size, old, processes)
-    prefix = big.warmup_epochs if values.get("warmup_prefix") else 0.0
+    prefix = big.warmup if values.get("warmup_prefix") else 0.0  # timm counts in epochs
     new = dict(values)
     new |= {
         "batch_size": size,
         "grad_accum_steps": times,
         "lr": big.lr,  # given, so that timm does not scale lr_base by itself
-        "epochs": _whole(big.epochs - prefix),
-        "warmup_epochs": _whole(big.warmup_epochs),
+        "epochs": _whole(big.length - prefix),
+        "warmup_epochs": _whole(big.warmup),
         "warmup_lr": big.warmup_from_lr,
         "sched_on_updates": True,
     }
-    if big.warmup_epochs and values.get("sched") == "none":
+    if big.warmup and values.get("sched") == "none":
         new["sched"] = "constant"  # none has no warmup either
     if values.get("min_lr"):
         new["min_lr"] = number("timm", values, "min_lr", 0.0) * big.lr / base.lr
     if isinstance(big.decay, Step):
         new["decay_milestones"] = [_whole(epoch) for epoch in big.decay.milestones_epochs]
-    if isinstance(big.decay, Exponential):
+    if isinstance(big.decay, Exponential) and big.decay.every_epochs is not None:
         new["decay_epochs"] = _whole(big.decay.every_epochs)
     if isinstance(big.optimizer, kinds.Adam) and big.optimizer != base.optimizer:
         new |= {

@@ -32,6 +32,9 @@ from legw.runs.measurements import Noise
 
 Answer = Literal["holds", "does not hold", "cannot tell"]
 
+LEAST_UPDATES = 10
+"""Fewer updates say nothing about whether the loss rises."""
+
 TIMES = (1.0, 2.0, 4.0, 8.0)
 """Multiples of the rule's rate that are tried, until the loss rises."""
 

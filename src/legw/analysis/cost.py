@@ -319,7 +319,10 @@ def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -
     They are those of the base's epochs, however long the rule makes the run.
     """
     assert noise.value is not None and option.recipe is not None
-    same_epochs = option.seconds * base.epochs / option.recipe.epochs
+    stretched = option.recipe.length / base.length
+    if base.unit == "steps":
+        stretched *= option.batch_size / base.batch_size
+    same_epochs = option.seconds / stretched
     factor = _factor(option, base, noise.value)
     ends = [noise.value if end is None else end for end in (noise.low, noise.high)]
     times = sorted(same_epochs * _factor(option, base, end) for end in ends)

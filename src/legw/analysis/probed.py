@@ -16,6 +16,7 @@ from legw.recipe import Recipe, to_dict
 from legw.runs import measurements, records
 from legw.runs.measurements import Curvature, Noise
 from legw.runs.records import Summary
+from legw.units import epochs_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def curvature_result(base: Recipe, runs: Sequence[Probed]) -> dict[str, Any]:
         else {
             "updates": updates,
             "epochs": updates * base.batch_size / epoch,
-            "base_epochs": base.warmup_epochs,
+            "base_epochs": epochs_of(base, epoch)[0],
         },
     }
 

@@ -7,16 +7,21 @@ base --all_rules--> [Outcome], one a rule
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from html import escape
 from typing import Any
 
-from legw import rules, schedule
+from legw import remarks, rules, schedule
 from legw.errors import DataError, RecipeError, number
+from legw.lengths import UNITS
+from legw.notebook import table
 from legw.recipe import Recipe, to_dict
+from legw.recipe import usual as settings_usual
 from legw.rules import Rule
 
-MAIN = ("batch_size", "lr", "warmup_epochs", "warmup_updates", "epochs", "updates")
-"""The quantities that every comparison shows, in this order."""
+MAIN = ("batch_size", "lr", "min_lr", "warmup_share", "warmup_updates", "updates", "steps",
+        *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip
+"""The quantities that a headline shows in words of its own, or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +47,37 @@ class Outcome:
         return self.batch_size / self.base.batch_size
 
     @property
+    def remarks(self) -> list[str]:
+        """What is worth knowing without being a warning; nothing at the base's batch."""
+        if self.scaled is None:
+            return []
+        return remarks.remarks(self.base, self.scaled, self.rule)
+
+    @property
     def notes(self) -> list[str]:
         """The warnings, for a reader who knows which recipe it is about."""
         return [line.removeprefix(f"{self.base.name}: ") for line in self.warnings]
+
+    def row(self) -> dict[str, Any]:
+        """Return one flat row of plain values, for a data frame; None where there is none.
+
+        >>> base = Recipe(batch_size=128, lr=0.1, steps=1000, warmup_steps=10)
+        >>> carry(base, 512, rules.LEGW).row()["lr"]
+        0.2
+        """
+        scaled = self.scaled
+        about = {"recipe": self.base.name, "rule": self.rule.name, "batch_size": self.batch_size,
+                 "k": self.k}  # fmt: skip
+        if scaled is None:
+            return about | {"lr": None, "error": self.error}
+        found = {name: value for name, value in quantities(scaled).items() if value is not None}
+        return about | found | {"error": None}
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows: the two recipes side by side."""
+        if self.scaled is None:
+            return f"<p>{escape(self.error or '')}</p>"
+        return table(to_dict(self.scaled), to_dict(self.base))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that `--json` prints: null where a count is not known."""
@@ -57,6 +90,9 @@ class Outcome:
             "num_examples": None if scaled is None else scaled.epoch_examples,
             "updates": None if scaled is None else updates(scaled),
             "warmup_updates": None if scaled is None else warmup_updates(scaled),
+            "warmup_share": None if scaled is None else rules.warmup_share(scaled),
+            "remarks": self.remarks,
+            "evidence": remarks.evidence(self.base.optimizer),
             "warnings": list(self.warnings),
         }
 
@@ -132,6 +168,27 @@ def all_rules(base: Recipe, batch_size: int) -> list[Outcome]:
     return [attempt(base, batch_size, rule) for rule in rules.RULES.values()]
 
 
+def scale_table(
+    base: Recipe, batch_sizes: Iterable[int], *, rules: Iterable[Rule | str] = ("legw",)
+) -> list[dict[str, Any]]:
+    """Return one row a rule and batch size, as plain values for polars, pandas or `print`.
+
+    Args:
+        base: the tuned recipe.
+        batch_sizes: in examples per update, each at least 1.
+        rules: each a `Rule`, or the name of one that ships.
+
+    Raises:
+        RecipeError: no rule has a name.
+
+    >>> base = Recipe(batch_size=128, lr=0.1, steps=1000, warmup_steps=10)
+    >>> [(row["batch_size"], row["steps"]) for row in scale_table(base, [128, 512])]
+    [(128, 1000), (512, 250.0)]
+    """
+    sizes = list(batch_sizes)
+    return [one.row() for rule in rules for one in ladder(base, sizes, rule)]
+
+
 def doublings(first: int, last: int) -> list[int]:
     """Return the batch sizes ``first, 2*first, 4*first, ...`` and ``last``.
 
@@ -189,21 +246,25 @@ def quantities(recipe: Recipe) -> dict[str, object]:
     The settings of decay and optimizer follow their kind, as `decay.rate`.
 
     >>> list(quantities(Recipe(batch_size=8, lr=1, epochs=2)))[:3]
-    ['batch_size', 'lr', 'warmup_from_lr']
+    ['batch_size', 'lr', 'min_lr']
     """
     found: dict[str, object] = {
         "batch_size": recipe.batch_size,
         "lr": recipe.lr,
+        "min_lr": recipe.min_lr,
         "warmup_from_lr": recipe.warmup_from_lr,
-        "warmup_epochs": recipe.warmup_epochs,
+        f"warmup_{recipe.unit}": recipe.warmup,
         "warmup_updates": warmup_updates(recipe),
-        "epochs": recipe.epochs,
+        "warmup_share": rules.warmup_share(recipe),
+        recipe.unit: recipe.length,
         "updates": updates(recipe),
+        "tokens_per_example": recipe.tokens_per_example,
         "num_examples": recipe.epoch_examples,
     }
     for name, part in (("decay", recipe.decay), ("optimizer", recipe.optimizer)):
         found[name] = part.kind
-        found |= {f"{name}.{setting}": value for setting, value in asdict(part).items()}
+        settings = asdict(part).items()
+        found |= {f"{name}.{setting}": value for setting, value in settings if value is not None}
     return found | {"clip_norm": recipe.clip_norm, "norm_batch_size": recipe.norm_batch_size}
 
 
@@ -211,18 +272,23 @@ def usual(recipe: Recipe) -> dict[str, object]:
     """Return the quantities that say nothing: those with their default, or not known."""
     silent: dict[str, object] = {"warmup_from_lr": 0.0, "clip_norm": None, "norm_batch_size": 128}
     silent |= {"updates": None, "warmup_updates": None, "num_examples": None}
+    silent |= {"min_lr": None, "tokens_per_example": None, "warmup_share": 0.0}
+    if recipe.unit == "steps":  # which are the updates, but for their fraction
+        silent |= {"updates": recipe.length, "warmup_updates": recipe.warmup}
     for name, part in (("decay", recipe.decay), ("optimizer", recipe.optimizer)):
-        silent |= {f"{name}.{f.name}": f.default for f in fields(part)}
+        silent |= {f"{name}.{setting}": value for setting, value in settings_usual(part).items()}
     return silent
 
 
 def comparison(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
     """Return name, old and new value of all that is worth showing: not usual, or changed."""
-    old, new, silent = quantities(base), quantities(scaled), usual(base)
+    old, new = quantities(base), quantities(scaled)
+    silent, as_silent = usual(base), usual(scaled)
     return [
-        (name, old[name], new[name])
-        for name in old
-        if old[name] != new[name] or name not in silent or old[name] != silent[name]
+        (name, old.get(name), new.get(name))
+        for name in [*old, *(name for name in new if name not in old)]
+        if name not in silent
+        or (old.get(name), new.get(name)) != (silent[name], as_silent.get(name))
     ]
 
 
@@ -244,7 +310,7 @@ def headline(outcome: Outcome) -> str:
 
 def others(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
     """Return what changed beside the batch size, the rate, the warmup and the counts."""
-    shown = {*MAIN, "num_examples"} - {"epochs"}
+    shown = {*MAIN, "num_examples"}
     return [
         (name, old, new)
         for name, old, new in comparison(base, scaled)
@@ -262,11 +328,11 @@ def short(name: str) -> str:
 
 
 def _warmup(base: Recipe, scaled: Recipe) -> str:
-    if base.warmup_epochs == scaled.warmup_epochs == 0:
+    if base.warmup == scaled.warmup == 0:
         return "no warmup"
-    count = warmup_updates(scaled)
+    count = None if scaled.unit == "steps" else warmup_updates(scaled)
     unit = "" if count is None else f" ({count} update{'' if count == 1 else 's'})"
-    return f"warmup {_arrow(base.warmup_epochs, scaled.warmup_epochs)} epochs{unit}"
+    return f"warmup {_arrow(base.warmup, scaled.warmup)} {scaled.unit}{unit}"
 
 
 def _arrow(old: object, new: object) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
@@ -17,6 +17,7 @@ from legw import presets, recipe, rules
 from legw.analysis.scaled import doublings
 from legw.errors import LegwError, RecipeError, RunError, one_line, unknown_name
 from legw.recipe import Recipe
+from legw.units import with_lengths
 
 if TYPE_CHECKING:
     from legw.train import Settings, Task
@@ -65,16 +66,18 @@ def find_recipe(named: str, num_examples: int | None = None) -> Recipe:
     return found if num_examples is None else found.with_num_examples(num_examples)
 
 
-def overridden(
-    base: Recipe, *, epochs: float | None = None, warmup_epochs: float | None = None
-) -> Recipe:
-    """Return the base recipe with the values given on the command line.
+def overridden(base: Recipe, options: object) -> Recipe:
+    """Return the base recipe with the lengths given on the command line.
+
+    Args:
+        base: the recipe.
+        options: any with some of `epochs`, `warmup_epochs`, `steps` and `warmup_steps`.
 
     Raises:
-        RecipeError: a value cannot be.
+        RecipeError: a length cannot be, or two are in two units.
     """
-    given = {"epochs": epochs, "warmup_epochs": warmup_epochs}
-    return replace(base, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    names = ("epochs", "warmup_epochs", "steps", "warmup_steps")
+    return with_lengths(base, **{name: getattr(options, name, None) for name in names})
 
 
 def _from_file(named: str) -> Recipe:

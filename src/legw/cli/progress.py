@@ -22,6 +22,7 @@ from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.study.plan import Planned
 from legw.study.pool import Failed, Onlooker
 from legw.train import Observer
+from legw.units import in_unit
 
 REDRAW_SECONDS = 0.1
 """Least time between two redraws of the bar: a small run makes thousands of updates a second."""
@@ -108,9 +109,10 @@ class Display(Observer):
         if self._progress is not None or now - self._shown_at < LINE_SECONDS:
             return
         self._shown_at = now
+        length = in_unit(self._manifest.recipe, "epochs", self._manifest.num_examples).length
         self._console.print(
             clean(
-                f"{self._title}: epoch {row.epoch:.4g} of {self._manifest.recipe.epochs:g}, "
+                f"{self._title}: epoch {row.epoch:.4g} of {length:g}, "
                 f"loss {figure(row.loss)}, {self._manifest.metric} {figure(row.metric)}"
             ),
             highlight=False,
@@ -239,7 +241,7 @@ class _Line(Onlooker):
         if self._board.progress or now - self._board.shown_at < LINE_SECONDS:
             return
         self._board.shown_at = now
-        length = self._manifest.recipe.epochs
+        length = in_unit(self._manifest.recipe, "epochs", self._manifest.num_examples).length
         self._board.say(
             f"{self._where}: epoch {row.epoch:.4g} of {length:g}, "
             f"loss {figure(row.loss)},{self._metric}"

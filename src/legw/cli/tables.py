@@ -17,14 +17,17 @@ from legw.analysis.table import Cell
 from legw.analysis.table import Table as Results
 from legw.cli.output import factor
 from legw.errors import clean, number
+from legw.lengths import UNITS
 from legw.recipe import Recipe
+from legw.rules import warmup_share
 from legw.study import durations
 from legw.study.durations import Rates
 from legw.study.plan import BASE, Plan, Planned
 from legw.study.plan import Row as RunRow
+from legw.units import epochs_of
 
-SCALED = ("batch_size", "lr", "warmup_from_lr", "warmup_epochs", "warmup_updates", "epochs",
-          "updates")  # fmt: skip
+SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "updates", *UNITS,
+          *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip
 """The quantities that rules multiply: those whose factor is worth reading."""
 
 
@@ -38,7 +41,8 @@ def side_by_side(base: Recipe, scaled: Recipe) -> Table:
     for name, old, new in comparison(base, scaled):
         label = f"  {short(name)}" if "." in name else name
         by = factor(old, new) if name in SCALED else ""
-        values = clean(number(old)), clean(number(new))
+        said = percent if name == "warmup_share" else number
+        values = clean(said(old)), clean(said(new))
         table.add_row(label, *values, by, style="" if old == new else "bold")
     return table
 
@@ -73,7 +77,7 @@ def listing(recipes: Iterable[Recipe]) -> Table:
     table.add_column("decay")
     table.add_column("optim")
     for recipe in recipes:
-        counts = (recipe.batch_size, recipe.lr, recipe.warmup_epochs, recipe.epochs)
+        counts = (recipe.batch_size, recipe.lr, recipe.warmup, recipe.length)
         table.add_row(recipe.name, *map(number, counts), recipe.decay.kind, recipe.optimizer.kind)
     return table
 
@@ -101,10 +105,15 @@ class Row(NamedTuple):
     def counts(self) -> list[str]:
         """Return what the columns of every such table say."""
         scaled = self.scaled
+        count = len(columns(self.base))
         if scaled is None:
-            return ["-"] * 5
-        rates = (scaled.lr, scaled.warmup_epochs, warmup_updates(scaled))
-        return [number(value) for value in (*rates, scaled.epochs, updates(scaled))]
+            return ["-"] * count
+        share = percent(warmup_share(scaled))
+        if scaled.unit == "steps":
+            return [number(scaled.lr), number(scaled.warmup), share, number(updates(scaled))]
+        rates = (scaled.lr, scaled.warmup, warmup_updates(scaled))
+        rest = (scaled.length, updates(scaled))
+        return [*map(number, rates), share, *map(number, rest)]
 
     def also(self) -> str:
         """Return what else the rule changed."""
@@ -114,12 +123,30 @@ class Row(NamedTuple):
         return "\n".join(
             f"{short(name).removeprefix('warmup_')} {number(new, 3)}"
             for name, _, new in changed
-            if name != "epochs"
+            if name not in UNITS
         )
 
 
+def columns(base: Recipe) -> tuple[str, ...]:
+    """Return the headings of what `Row.counts` says; steps are updates, and need no others."""
+    if base.unit == "steps":
+        return ("lr", "warmup\nsteps", "share", "steps")
+    unit = base.unit
+    return ("lr", f"warmup\n{unit}", "warmup\nupdates", "share", unit, "updates")
+
+
+def percent(share: object) -> str:
+    """Return a share of the run as people read it.
+
+    >>> percent(0.1111), percent(0.00005), percent(0.0)
+    ('11 %', '0.005 %', '0 %')
+    """
+    assert isinstance(share, float)
+    return f"{100 * share:.2g} %"
+
+
 def _fill(table: Table, rows: list[Row]) -> Table:
-    for name in ("lr", "warmup\nepochs", "warmup\nupdates", "epochs", "updates"):
+    for name in columns(rows[0].base):
         table.add_column(name, justify="right")
     several = any(row.also() for row in rows)
     if several:
@@ -156,7 +183,8 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
         recipe = run.recipe
         words = [f"{count} {state}" for state, count in states[_key(run)].items()]
         whole, warmup = schedule.counts(recipe)
-        values = (recipe.lr, recipe.warmup_epochs, warmup, recipe.epochs, whole)
+        ramp, length = epochs_of(recipe)
+        values = (recipe.lr, ramp, warmup, length, whole)
         cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
         time = durations.seconds(run, rates) if rates else None
         cells += [] if time is None else [durations.in_words(time)]

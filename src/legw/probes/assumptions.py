@@ -36,9 +36,6 @@ from legw.train import Settings, Task
 SAMPLES = 100
 """About how many samples of the noise a run takes."""
 
-LEAST_UPDATES = 10
-"""Fewer updates say nothing about whether the loss rises."""
-
 
 def check_assumptions(
     task: Task,
@@ -77,8 +74,8 @@ def check_assumptions(
             were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if updates < LEAST_UPDATES:
-        raise LegwError(f"check: updates={updates}: must be at least {LEAST_UPDATES}")
+    if updates < check.LEAST_UPDATES:
+        raise LegwError(f"check: updates={updates}: must be at least {check.LEAST_UPDATES}")
     alone()
     rule = rules.find(rule) if isinstance(rule, str) else rule
     sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)

@@ -27,6 +27,7 @@ from legw.runs import files, reading
 from legw.runs.measurements import PROBES
 from legw.runs.records import Manifest, Summary
 from legw.train import Observer, Settings, Task, fit
+from legw.units import in_unit
 
 LADDER = (1, 4, 16)
 """Batch sizes of a ladder, in base batches, where none are named."""
@@ -196,11 +197,11 @@ def measure_noise(
         raise LegwError(f"noise: stretches={stretches}: must be at least 1")
     rule = rules.find(rule) if isinstance(rule, str) else rule
     recipe = rules.apply(base, base.batch_size if batch_size is None else batch_size, rule)
-    share = 1.0 if epochs is None else epochs / recipe.epochs
+    length = in_unit(recipe, "epochs", task.num_examples(recipe.batch_size)).length
+    share = 1.0 if epochs is None else epochs / length
     if not 0 < share <= 1:
         raise LegwError(
-            f"noise: epochs={epochs:g}: must be above 0, and at most the recipe's own "
-            f"{recipe.epochs:g}"
+            f"noise: epochs={epochs:g}: must be above 0, and at most the recipe's own {length:g}"
         )
     updates = math.ceil(share * schedule.updates(recipe, task.num_examples(recipe.batch_size)))
     distance = spacing(updates) if every is None else every

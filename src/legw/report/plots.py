@@ -21,6 +21,7 @@ from legw.report.charts.style import COLORS
 from legw.rules import STEERING
 from legw.runs.records import Run
 from legw.study.plan import BASE, Row
+from legw.units import in_unit
 
 PANELS = 8
 """Most batch sizes whose curves are drawn: the smallest, the largest, and some between."""
@@ -160,12 +161,14 @@ def _rates(evidence: Evidence, table: Table, size: int) -> list[Curve]:
 
 def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
     manifest = run.manifest
+    recipe = manifest.recipe.with_num_examples(manifest.num_examples)
     try:
-        whole = points(manifest.recipe.with_num_examples(manifest.num_examples))
+        whole = points(recipe)
+        end = in_unit(recipe, "epochs").length
     except LegwError:  # a folder that was tampered with: its curve is left out
         return []
     line = [(point.epoch, point.lr) for point in whole]
-    return corners([*line, (manifest.recipe.epochs, line[-1][1])])
+    return corners([*line, (end, line[-1][1])])
 
 
 def _without_legend(part: dict[str, Any]) -> dict[str, Any]:

@@ -91,8 +91,8 @@ def facts(evidence: Evidence) -> Iterator[str]:
     if evidence.study and evidence.study.holdout != "test":
         yield f"Measured on the {evidence.study.holdout} data."
     yield (
-        f"Base recipe: batch {base.batch_size}, lr {base.lr:g}, warmup {base.warmup_epochs:g} "
-        f"of {base.epochs:g} epochs, {base.optimizer.kind}, {base.decay.kind} decay; "
+        f"Base recipe: batch {base.batch_size}, lr {base.lr:g}, warmup {base.warmup:g} "
+        f"of {base.length:g} {base.unit}, {base.optimizer.kind}, {base.decay.kind} decay; "
         f"{manifest.num_examples} examples."
     )
     starts = sorted(run.manifest.environment.get("started", "") for _, run in evidence.runs)

@@ -28,6 +28,7 @@ from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
 from legw.study import baselines
 from legw.study.grid import Grid, differences, label, variants
+from legw.units import epochs_of
 
 BASE = "base"
 """What the run at the base batch is called, whatever the rule."""
@@ -352,6 +353,7 @@ def _row(run: Planned, place: Path) -> Row:
 
 
 def _empty_row(recipe: Recipe, rule: str, seed: int, variant: str, status: str) -> Row:
+    warmup_epochs, epochs = epochs_of(recipe)
     return Row(
         recipe=recipe.name,
         rule=rule,
@@ -363,8 +365,8 @@ def _empty_row(recipe: Recipe, rule: str, seed: int, variant: str, status: str) 
         seconds=None,
         variant=variant,
         lr=recipe.lr,
-        warmup_epochs=recipe.warmup_epochs,
-        epochs=recipe.epochs,
+        warmup_epochs=warmup_epochs,
+        epochs=epochs,
     )
 
 

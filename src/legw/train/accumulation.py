@@ -146,6 +146,9 @@ class GlobalBatch:
         """Within it, this thread has every core: for what is no part of an update."""
         return contextlib.nullcontext()
 
+    def share_with(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the optimizer's step use what is idle between two gradients; nothing here."""
+
     def close(self) -> None:
         """Give back what the gradient needed; nothing here."""
 

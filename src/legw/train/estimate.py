@@ -14,14 +14,14 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from legw import schedule
+from legw import optimizers, schedule
 from legw.recipe import Recipe
 from legw.train import batch_norm, optim
 from legw.train.accumulation import forward_and_backward
@@ -37,6 +37,7 @@ from legw.train.hardware import (
 from legw.train.lanes import tried
 from legw.train.microbatch import tune
 from legw.train.microbatch.candidates import Way, climb, in_lanes, largest_share
+from legw.train.muon_groups import described, muon_groups
 from legw.train.precision import Precision, warn_if_slow
 from legw.train.task import Task
 
@@ -97,6 +98,8 @@ class Estimate:
     """Of the whole run."""
     warmup_updates: int
     """Of its warmup."""
+    optimizer_groups: list[str] = field(default_factory=list)
+    """For Muon: which optimizer has which tensors, a line for each group; else empty."""
 
     @property
     def micro_batches(self) -> int:
@@ -183,6 +186,7 @@ def estimate(
         num_examples=num_examples,
         updates=schedule.updates(recipe, num_examples),
         warmup_updates=schedule.warmup_updates(recipe, num_examples),
+        optimizer_groups=_groups(task, recipe, model),
     )
 
 
@@ -277,6 +281,13 @@ def _first_to_mean(passes: _Passes, rates: dict[int, float]) -> float:
 def _data_rate(passes: _Passes, size: int) -> float:
     passes.load(size)  # what is loaded once, and processes that load, start here
     return size / min(_timed(lambda: passes.load(size), passes.device) for _ in range(2))
+
+
+def _groups(task: Task, recipe: Recipe, model: nn.Module) -> list[str]:
+    data = recipe.optimizer
+    if not isinstance(data, optimizers.Muon):
+        return []
+    return described(muon_groups(model, data, output=getattr(task, "output_layer", None)))
 
 
 def _step(

@@ -237,6 +237,7 @@ class _Run:
             seed=self.seed,
             precision=self.settings.precision,
         )
+        self.global_batch.share_with(self.optimizer)
 
     # The updates --------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ Rates may be floats or tensors of one element; here they are read as floats.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import weakref
 from collections.abc import Callable, Sequence
@@ -69,18 +70,31 @@ def built_with(optimizer: Optimizer) -> list[float]:
     return [float(rate) for rate in rates]
 
 
-def reference(optimizer: Optimizer, peak: float) -> float:
+def reference(
+    optimizer: Optimizer, peak: float, *, stated: float | None = None, base_lr: float | None = None
+) -> float:
     """Return the rate that counts as ratio 1.
 
-    It is the optimizer's own `lr`, where a group has that, or else the recipe's.
+    It is what is stated; or else the optimizer's own `lr`, where a group has that, or the
+    recipe's. An `lr` that is torch's own for the class was perhaps never given: where groups
+    have rates of their own, it says nothing.
 
     Args:
         optimizer: as it was built, or as it was loaded.
         peak: the recipe's rate, above 0.
+        stated: the rate itself, above 0.
+        base_lr: the base recipe's rate, which a group must have.
 
     Raises:
-        RecipeError: no group has either.
+        RecipeError: no group has the rate that is known, or none is.
     """
+    if stated is not None:
+        if not (_is_number(stated) and 0 < float(stated) < math.inf):
+            raise RecipeError(
+                f"RecipeLR: reference_lr={shown(stated)}: must be a number above 0, the rate that "
+                "has the ratio 1"
+            )
+        return float(stated)
     known = [group[REFERENCE] for group in optimizer.param_groups if REFERENCE in group]
     if known:
         return float(known[0])
@@ -88,14 +102,53 @@ def reference(optimizer: Optimizer, peak: float) -> float:
     for rate, group in zip(rates, optimizer.param_groups, strict=True):
         if group["lr"] is default:  # one tensor for both, which a scheduler may have filled since
             default = rate
-    wanted = [float(lr) for lr in (default, peak) if _is_number(lr) and lr > 0]
+    if base_lr is not None:
+        wanted = [base_lr]
+    else:
+        unsaid = _differ(rates) and default == _usual_lr(optimizer)
+        default = None if unsaid else default
+        wanted = [float(lr) for lr in (default, peak) if _is_number(lr) and lr > 0]
     for lr in wanted:
         for rate in rates:
             if math.isclose(rate, lr, rel_tol=1e-6):  # a tensor has seven digits
                 return rate
+    if base_lr is not None:
+        raise RecipeError(
+            f"RecipeLR: param_groups: lr={shown(rates)}: none is the base's {base_lr:g}, to take "
+            "ratios to; give lr=base.lr to the optimizer, or reference_lr= here"
+        )
+    if default is None:
+        raise RecipeError(
+            f"RecipeLR: param_groups: lr={shown(rates)}: groups have rates of their own, and none "
+            f"is the recipe's {peak:g}; say which rate has the ratio 1 with base= or reference_lr="
+        )
     raise RecipeError(
         f"RecipeLR: param_groups: lr={shown(rates)}: none is the optimizer's lr={shown(default)}, "
         f"above 0, or the recipe's {peak:g}, to take ratios to; give lr=recipe.lr to the optimizer"
+    )
+
+
+def _differ(rates: Sequence[float]) -> bool:
+    return any(not math.isclose(rate, rates[0], rel_tol=1e-6) for rate in rates)
+
+
+def _usual_lr(optimizer: Optimizer) -> object:
+    """Return the `lr` that an optimizer of this class has where none is given."""
+    known = inspect.signature(type(optimizer).__init__).parameters.get("lr")
+    return None if known is None else known.default
+
+
+def peaks(rates: Sequence[float]) -> str:
+    """Return the peaks of groups in a few words: equal ones together.
+
+    >>> peaks([0.4, 0.4, 0.04])
+    '0.4 (2 groups), 0.04 (1 group)'
+    """
+    counts: dict[str, int] = {}
+    for rate in rates:
+        counts[f"{rate:.5g}"] = counts.get(f"{rate:.5g}", 0) + 1
+    return ", ".join(
+        f"{rate} ({count} group{'' if count == 1 else 's'})" for rate, count in counts.items()
     )
 
 

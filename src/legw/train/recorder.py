@@ -16,6 +16,7 @@ from legw.runs.records import Evaluation, Update
 from legw.train.accumulation import Gradient
 from legw.train.checkpoint import Mean, Position
 from legw.train.task import Observer
+from legw.units import in_unit
 
 READ_BACK = 50
 """Updates between two reads of the losses from an accelerator: reading waits for it."""
@@ -57,6 +58,7 @@ class Recorder:
     ) -> None:
         self._steered = steered
         self._recipe, self._num_examples = recipe, num_examples
+        self._epochs = in_unit(recipe, "epochs", num_examples).length
         self._position, self._clock = position, clock
         self._observers = observers if folder else ()
         self._unread: list[_Unread] = []
@@ -117,7 +119,7 @@ class Recorder:
             if seen % epoch < self._recipe.batch_size:
                 position.last_epoch = Mean()
             position.last_epoch.add(loss)
-        elif seen >= (self._recipe.epochs - 1) * epoch:
+        elif seen >= (self._epochs - 1) * epoch:
             position.last_epoch.add(loss)
 
     def _write(self, row: Update) -> None:

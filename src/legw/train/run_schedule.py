@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
-from legw import rules, schedule
+from legw import rules, schedule, units
 from legw.recipe import Recipe
 from legw.train.accumulation import GlobalBatch, Gradient
 from legw.train.adascale import AdaScale, MeasuredBatch, micro_gradient
@@ -29,7 +28,7 @@ class RunSchedule:
         self.steered = rules.steers(rule, recipe, base)
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         self.num_examples = task.num_examples(recipe.batch_size)
-        most = replace(recipe, epochs=rules.MOST_LENGTH * recipe.epochs)
+        most = recipe.with_lengths(rules.MOST_LENGTH * recipe.length, recipe.warmup)
         longest = most if self.steered else recipe
         self.updates = schedule.updates(longest, self.num_examples)
         """Updates of the run; of a steered one at most, until it has ended."""
@@ -106,7 +105,8 @@ class RunSchedule:
         """Return how a steered run ended after so many updates; empty for the others."""
         if self._adascale is None:
             return ""
-        return self._adascale.said(self.epochs(updates), self.base.epochs)
+        base = units.in_unit(self.base, "epochs", self.base_examples)
+        return self._adascale.said(self.epochs(updates), base.length)
 
     def to_dict(self) -> dict[str, Any] | None:
         """Return plain values for a checkpoint; None where nothing is steered."""

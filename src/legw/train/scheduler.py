@@ -6,6 +6,10 @@ update; here it is written into the optimizer's groups, and kept right over rest
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -14,9 +18,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from legw import schedule
 from legw.decays import Constant
-from legw.errors import RecipeError, shown
-from legw.recipe import Recipe
+from legw.errors import LegwWarning, RecipeError, shown
+from legw.recipe import Recipe, check_count
 from legw.train import param_groups
+from legw.train.several import SeveralOptimizers
 
 
 class RecipeLR(LRScheduler):
@@ -29,8 +34,11 @@ class RecipeLR(LRScheduler):
     from construction on: update 0 has its own rate. The recipe decides the rate, whatever
     `lr` the optimizer was built with; that one only says which group has which ratio. If no
     group has the optimizer's `lr` (each was given its own), ratios are to the recipe's `lr`,
-    and one group must have that. After the end of the run the last rate stays. Of torch's
-    names, `last_epoch` is the update that comes next, `base_lrs` are the groups' peaks.
+    and one group must have that; or say what they are to with `base` or `reference_lr`. Where
+    groups have several peaks, these are printed once, to stderr. A group that joins later
+    has the ratio of its own `lr`. After the end of the run the last rate stays, with a
+    warning. Of torch's names, `last_epoch` is the update that comes next, `base_lrs` are the
+    groups' peaks.
 
     An *update* is one ``optimizer.step()`` on the global batch: call `step` once for all
     its micro-batches, and once on each process.
@@ -43,12 +51,22 @@ class RecipeLR(LRScheduler):
     Tensor rates are filled in place, so a compiled step sees them: build its optimizer with
     ``lr=torch.tensor(big.lr)``, as torch may compile a float in, again for each new one.
     The state_dict is plain data (``weights_only=True``), and loads before or after the
-    optimizer's. It holds position and ratios; the recipe, given here, must have its batch.
+    optimizer's. It holds position and ratios. Where the recipe, given here, has another
+    batch, the position is converted by the examples seen, with a warning that says so.
+
+    An optimizer that tells of a skipped step (`step_was_skipped`, as accelerate's) does not
+    move the schedule; with a GradScaler of torch's own, leave `step` out where its scale fell.
 
     Args:
-        optimizer: its groups' `lr` are overwritten: here, by `step`, and after a load.
+        optimizer: its groups' `lr` are overwritten: here, by `step`, and after a load. Or a
+            list of optimizers that are stepped together.
         recipe: what is trained.
-        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own. Only
+            lengths in epochs need it.
+        updates_per_epoch: updates that the loop makes in an epoch, at least 1, in place of
+            num_examples; `legw.updates_per_epoch` counts them.
+        base: the recipe before scaling: ratios are to its `lr`, which a group must have.
+        reference_lr: the rate that has the ratio 1, above 0, in place of `base`.
         after_warmup: torch scheduler that follows the warmup, `ReduceLROnPlateau`, too;
             the recipe's own decay must be `Constant`.
         ramp: where in an update the warmup is read, "end" or "start" (`schedule.lr_at`).
@@ -76,21 +94,43 @@ class RecipeLR(LRScheduler):
 
     def __init__(
         self,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         recipe: Recipe,
         num_examples: int | None = None,
         *,
+        updates_per_epoch: int | None = None,
+        base: Recipe | None = None,
+        reference_lr: float | None = None,
         after_warmup: LRScheduler | None = None,
         ramp: schedule.Ramp = "end",
         last_epoch: int = -1,
     ) -> None:
         self.recipe, self.ramp, self.after_warmup = recipe, ramp, after_warmup
-        self.num_examples = schedule.epoch_size(recipe, num_examples)
-        self.warmup_updates = schedule.warmup_updates(recipe, self.num_examples)
+        if updates_per_epoch is not None:
+            check_count(recipe.name, "updates_per_epoch", updates_per_epoch)
+            if num_examples is not None:
+                raise RecipeError(
+                    f"{recipe.name}: updates_per_epoch={updates_per_epoch}: says how many "
+                    "examples an epoch has; leave num_examples out"
+                )
+            num_examples = updates_per_epoch * recipe.batch_size
+        if base is not None and reference_lr is not None:
+            raise RecipeError(
+                f"{recipe.name}: reference_lr={shown(reference_lr)}: the base says it, "
+                f"{base.lr:g}; leave one out"
+            )
+        if isinstance(optimizer, Sequence):
+            optimizer = SeveralOptimizers(optimizer)
+        self.num_examples = num_examples
+        self.updates = schedule.updates(recipe, num_examples)
+        self.warmup_updates = schedule.warmup_updates(recipe, num_examples)
+        self._past = False
         self._lr(last_epoch + 1)  # refuses what is out of range before anything is changed
         if after_warmup is not None:
             self._check_after_warmup(after_warmup, optimizer, last_epoch)
-        self._reference = param_groups.reference(optimizer, recipe.lr)
+        self._reference = param_groups.reference(
+            optimizer, recipe.lr, stated=reference_lr, base_lr=None if base is None else base.lr
+        )
         self._own = built = param_groups.built_with(optimizer)
         if after_warmup is not None and param_groups.REFERENCE not in optimizer.param_groups[0]:
             self._own = param_groups.read(optimizer)  # it may begin below its base, as LinearLR
@@ -102,13 +142,17 @@ class RecipeLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
         self.base_lrs = [_rescaled(rate, recipe.lr, self._reference) for rate in built]
         param_groups.after_loads(optimizer, self._write)
+        self._say_peaks()
 
     def step(self, epoch: int | None = None) -> None:
         """Move on to the next update's rate; call it after ``optimizer.step()``.
 
         Raises:
-            RecipeError: an argument is given, the optimizer has new groups, or
-                `after_warmup` was stepped by itself.
+            RecipeError: an argument is given, the optimizer has fewer groups, or new ones
+                where there is an `after_warmup`, or that was stepped by itself.
+
+        Warns:
+            LegwWarning: an update was made past the end of the schedule; once.
         """
         if epoch is not None:
             raise RecipeError(
@@ -116,7 +160,18 @@ class RecipeLR(LRScheduler):
                 "update (a metric goes to step_after_warmup, a position to last_epoch=)"
             )
         self._check_stepped()
+        if getattr(self.optimizer, "step_was_skipped", False) and not self._is_initial:
+            return
         super().step()
+        if self.last_epoch > self.updates and not (self._past or self._is_initial):
+            self._past = True
+            warnings.warn(
+                f"{self.recipe.name}: RecipeLR: update {self.last_epoch} is past the end of the "
+                f"schedule, {self.updates} updates: the last rate stays; give the length that "
+                "the loop has (updates_per_epoch=, or steps in the recipe)",
+                LegwWarning,
+                stacklevel=2,
+            )
 
     def step_after_warmup(self, *args: Any) -> None:
         """Step the wrapped scheduler, per epoch or per update, as you would step it alone.
@@ -148,6 +203,7 @@ class RecipeLR(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         """Return each group's rate for the update `last_epoch`."""
+        self._take_in()
         self._check_groups(self._own)
         lr = self._lr(self.last_epoch)
         return [_rescaled(own, lr, self._reference) for own in self._own]
@@ -170,13 +226,16 @@ class RecipeLR(LRScheduler):
             state_dict: what `state_dict` returned.
 
         Raises:
-            RecipeError: it is of another scheduler, another batch size or other groups.
+            RecipeError: it is of another scheduler or other groups.
+
+        Warns:
+            LegwWarning: it is of another batch size; the line says where the run goes on.
         """
         self._check_state(state_dict)
         if self.after_warmup is not None:
             self.after_warmup.load_state_dict(state_dict["after_warmup"])
             self._stepped = _position(self.after_warmup)
-        self.last_epoch = state_dict["last_epoch"]
+        self.last_epoch = self._position_of(state_dict)
         self._step_count = self.last_epoch + 1
         self._own, self._reference = list(state_dict["own_lrs"]), state_dict["reference_lr"]
         self._write()
@@ -186,6 +245,51 @@ class RecipeLR(LRScheduler):
 
     def _write(self) -> None:
         self._last_lr = param_groups.write(self.optimizer, self.get_lr())
+
+    def _take_in(self) -> None:
+        """Give groups that joined since the last step their ratio; theirs is their own `lr`."""
+        found = self.optimizer.param_groups
+        if self.after_warmup is not None or len(found) <= len(self._own):
+            return
+        known = iter(self._own)
+        rates = param_groups.built_with(self.optimizer)
+        try:
+            own = [
+                next(known) if param_groups.REFERENCE in group else rate
+                for group, rate in zip(found, rates, strict=True)
+            ]
+        except StopIteration:
+            return  # what was loaded has groups of another run, and is refused
+        for group, rate in zip(found, own, strict=True):
+            group.setdefault("initial_lr", rate)
+            group[param_groups.REFERENCE] = self._reference
+        self._own = own
+        self.base_lrs = [_rescaled(rate, self.recipe.lr, self._reference) for rate in own]
+        self._say_peaks()
+
+    def _say_peaks(self) -> None:
+        """Print the groups' peaks where there are several, on the first process."""
+        said = param_groups.peaks([float(rate) for rate in self.base_lrs])
+        if ", " in said and os.environ.get("RANK", "0") == "0":
+            print(
+                f"RecipeLR: {self.recipe.name}: peaks {said}; lr={self._reference:.5g} of the "
+                "groups has the ratio 1",
+                file=sys.stderr,
+            )
+
+    def _position_of(self, state: dict[str, Any]) -> int:
+        """Return the update that comes next, by the examples seen, and say so if it moved."""
+        made, old, new = int(state["last_epoch"]), int(state["batch_size"]), self.recipe.batch_size
+        if old == new:
+            return made
+        here = round(made * old / new)
+        warnings.warn(
+            f"{self.recipe.name}: RecipeLR: after {made} updates of {old} examples the run goes "
+            f"on at batch {new} as after {here} updates: so many hold the same examples",
+            LegwWarning,
+            stacklevel=3,
+        )
+        return here
 
     def _check_after_warmup(
         self, scheduler: LRScheduler, optimizer: Optimizer, last_epoch: int
@@ -227,11 +331,7 @@ class RecipeLR(LRScheduler):
                 raise RecipeError(
                     f"{what}: {name} is missing; give what RecipeLR.state_dict() returned"
                 )
-        if state["batch_size"] != self.recipe.batch_size:
-            raise RecipeError(
-                f"{what}: batch_size={state['batch_size']}: this recipe has "
-                f"{self.recipe.batch_size}; go on with the same one, or give last_epoch="
-            )
+        check_count(what, "batch_size", state["batch_size"])
         self._check_groups(state["own_lrs"])
         if (state["after_warmup"] is None) != (self.after_warmup is None):
             raise RecipeError(

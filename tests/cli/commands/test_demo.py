@@ -25,19 +25,23 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[study.Options]:
     return found
 
 
-def test_the_demo_is_a_study_of_the_rules_with_three_seeds(
+def test_the_demo_is_a_study_of_the_rules_on_the_base_that_carries(
     legw: Legw, asked: list[study.Options]
 ) -> None:
     answer = legw("demo --out here --jobs 2")
     assert (answer.code, answer.err) == (0, "")
     (options,) = asked
-    assert (options.app, options.out, options.jobs) == ("digits-lstm", Path("here"), 2)
+    assert (options.app, options.out, options.jobs) == (
+        "digits-lstm-muon", Path("here"), 2,
+    )  # fmt: skip
     read = study.read(options)
     planned = plan(read)
     assert planned.undefined == ()
     assert f"{len(planned.runs)} short runs" in answer.out
     assert str(read.base.batch_size) in demo.BATCH_SIZES.split(",")
-    assert len(read.seeds) == 3
+    assert len(read.seeds) == 5
+    assert read.tolerance == "0.015" and "within 1.5 points" in answer.out
+    assert "sqrt ends about where" in answer.out
     assert read.rules[0] == "legw"
     assert "Open here/report.html for the curves" in answer.out
 
@@ -53,4 +57,5 @@ def test_the_demo_uses_one_thread_a_run_unless_told_otherwise(
 
 
 def test_the_introduction_fits_a_terminal() -> None:
-    assert max(map(len, demo.INTRODUCTION.splitlines())) <= 88
+    lines = demo.INTRODUCTION.splitlines() + demo.EXPLANATION.splitlines()
+    assert max(map(len, lines)) <= 92

@@ -137,9 +137,9 @@ def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.Monkey
     assert not estimate(Lines(), recipe(), device=CPU, one_lane=True).laned
     assert not estimate(Lines(), recipe(), device=CPU, processes=2).laned
     line = error_line(estimate, Normalised(), recipe(), device=CPU, lanes=2, kind=RunError)
-    assert line.endswith("lanes=2: needs a task that is concurrent (no dropout, no batch-norm), "
-                         "one process on a CPU, a model that is not compiled, and another rule "
-                         "than adascale; leave --lanes out")  # fmt: skip
+    assert line.endswith("lanes=2: needs a task that is concurrent (no draws from torch's "
+                         "generator, no batch-norm), one process on a CPU, a model that is not "
+                         "compiled, and another rule than adascale; leave --lanes out")  # fmt: skip
 
 
 class Cropped(Lines):
@@ -197,6 +197,14 @@ def test_the_lines() -> None:
     ]
 
 
+def test_muons_groups_come_first() -> None:
+    many = "AdamW: " + ", ".join(f"w{number}" for number in range(30))
+    lines = dryrun.lines(example(optimizer_groups=["Muon: a, b", many]))
+    assert lines[0] == "optimizer: Muon: a, b"
+    assert lines[1].startswith("optimizer: AdamW: w0, w1, ") and lines[1].endswith("and 18 more")
+    assert lines[2:] == dryrun.lines(example())
+
+
 def test_slow_loading_gets_a_note() -> None:
     assert train.cautions(example(data_ahead=True)) == [
         "loading (25 examples/s) is slower than compute (50): more --workers or cores would help"
@@ -225,6 +233,23 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["estimate"]["run_seconds"] == pytest.approx(
         85 * found["estimate"]["update_seconds"]
     )
+
+
+GROUPS = [
+    "Muon: project.weight",
+    "Muon (each as 4 matrices): lstm.weight_ih_l0, lstm.weight_hh_l0",
+    "AdamW: classify.weight",
+    "AdamW: project.bias, lstm.bias_ih_l0, lstm.bias_hh_l0, classify.bias",
+]
+
+
+def test_which_optimizer_has_which_tensors(capsys: pytest.CaptureFixture[str]) -> None:
+    text = out(capsys, "digits-lstm --recipe digits-lstm-muon -b 512")
+    shown = [line for line in text.splitlines() if line.startswith("optimizer: ")]
+    assert shown == [f"optimizer: {group}" for group in GROUPS]
+    found = json.loads(out(capsys, "digits-lstm --recipe digits-lstm-muon -b 512 --json"))
+    assert found["estimate"]["optimizer_groups"] == GROUPS
+    assert "\noptimizer: " not in out(capsys, "digits-lstm -b 512")
 
 
 def test_lanes_as_the_run_would_have_them(

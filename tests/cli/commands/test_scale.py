@@ -18,6 +18,7 @@ from expect import GOLDEN
 from legw import SGD, recipe, rules, schedule
 from legw.presets import GNMT, MNIST_LSTM, PTB_MEDIUM, RECIPES
 from legw.recipe import from_dict, to_dict
+from legw.remarks import evidence, remarks
 
 Legw = Callable[[str], Any]
 
@@ -59,14 +60,14 @@ def test_a_rule_that_changes_the_optimizer_says_so(legw: Legw) -> None:
 def test_cautions_are_notes_below_the_table(legw: Legw) -> None:
     out = legw("scale ptb-medium -b 640").out
     [caution] = rules.cautions(PTB_MEDIUM, rules.apply(PTB_MEDIUM, 640, rules.LEGW), rules.LEGW)
-    assert out.endswith(f"\n\nnote: {caution.removeprefix('ptb-medium: ')}\n")
+    assert f"\n\nnote: {caution.removeprefix('ptb-medium: ')}\n" in out
     assert ": lr 1 → 5.6569, no warmup\n" in out
 
 
 def test_a_given_rate_beats_the_rule(legw: Legw) -> None:
     answer = legw("scale resnet50-imagenet -b 2048 --lr 5")
     assert "(k=4, legw): lr 4 → 5, " in answer.out
-    assert answer.out.endswith("note: lr=5 is given; legw says 8\n")
+    assert "\n\nnote: lr=5 is given; legw says 8\n" in answer.out
 
 
 def test_a_file_without_the_number_of_examples(legw: Legw, tmp_path: Path) -> None:
@@ -102,9 +103,13 @@ def test_json_is_one_object_with_both_recipes(legw: Legw, name: str) -> None:
         "num_examples": big.epoch_examples,
         "updates": schedule.updates(big),
         "warmup_updates": schedule.warmup_updates(big),
+        "warmup_share": big.warmup / big.length,
+        "remarks": remarks(base, big, rules.LEGW),
+        "evidence": evidence(base.optimizer),
         "warnings": cautions,
     }
-    assert answer.err == "".join(f"note: {c.removeprefix(f'{name}: ')}\n" for c in cautions)
+    notes = [c.removeprefix(f"{name}: ") for c in cautions] + answer.json["remarks"]
+    assert answer.err == "".join(f"note: {line}\n" for line in notes)
 
 
 def test_json_without_the_number_of_examples_has_nulls(legw: Legw, tmp_path: Path) -> None:
@@ -145,7 +150,7 @@ def test_toml_on_stdout_is_all_there_is(legw: Legw, tmp_path: Path) -> None:
 
 def test_toml_beside_json(legw: Legw, tmp_path: Path) -> None:
     file = tmp_path / "big.toml"
-    answer = legw(f"scale mnist-lstm -b 8192 --json --toml {file}")
+    answer = legw(f"scale mnist-lstm -b 4096 --json --toml {file}")
     assert to_dict(recipe.read(file)) == answer.json["scaled"]
     assert answer.err == f"wrote {file}\n"
 
@@ -168,10 +173,10 @@ def test_all_rules_has_one_row_each_and_the_reasons_below(legw: Legw) -> None:
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines()[1:13])) <= 80
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line}
-    assert rows["base"] == ["4", "0.15625", "391", "90", "225206"]
-    assert rows["legw"] == ["5.6569", "0.3125", "391", "90", "112603"]
-    assert rows["goyal"] == ["8", "5", "6256", "90", "112603", "from_lr", "4"]
-    assert rows["hoffer"] == ["5.6569", "0.3125", "391", "180", "225206"]
+    assert rows["base"] == ["4", "0.15625", "391", "0.17", "%", "90", "225206"]
+    assert rows["legw"] == ["5.6569", "0.3125", "391", "0.35", "%", "90", "112603"]
+    assert rows["goyal"] == ["8", "5", "6256", "5.6", "%", "90", "112603", "from_lr", "4"]
+    assert rows["hoffer"] == ["5.6569", "0.3125", "391", "0.17", "%", "180", "225206"]
     reason = "is defined for the Adam family only, not for lars; choose another rule"
     for name in ("adam-sde", "beta2-half-life"):
         assert rows[name] == reason.split(), "below the row of dashes"
@@ -184,7 +189,8 @@ def test_a_note_about_some_rules_names_them_and_one_about_all_does_not(legw: Leg
         assert f"\nnote: {name} was made for SGD; with adam the rate grows as sqrt(k)" in out
     few = legw("scale mnist-lstm -b 16384 --ladder 16384:30000").out
     assert "\nnote: batch 30000: only 2.0 updates per epoch, fewer than 5" in few
-    assert few.count("note: ") == 2
+    assert "\nnote: batch 16384: the warmup is 51% of the run; try a shorter one" in few
+    assert few.count("note: ") == 4
     none = legw("scale ptb-medium --ladder 40:320").out
     assert none.count("note: ") == 1
     assert "\nnote: the base recipe has no warmup, so legw equals sqrt here" in none
@@ -219,11 +225,13 @@ def test_a_ladder_goes_on_after_a_rung_that_fails(legw: Legw) -> None:
     code, out, err = legw("scale resnet50-imagenet --ladder 262144:524288")
     assert (code, err) == (0, "")
     rows = [line.split() for line in out.splitlines()]
-    assert ["512", "1", "4", "0.15625", "391", "90", "225206"] in rows, "the base is there"
-    assert ["524288", "1024", "-", "-", "-", "-", "-", "see", "below"] in rows
+    base = ["512", "1", "4", "0.15625", "391", "0.17", "%", "90", "225206"]
+    assert base in rows, "the base is there"
+    assert ["524288", "1024", "-", "-", "-", "-", "-", "-", "see", "below"] in rows
     assert (
         "\nbatch 524288: legw would warm up for 160 of 90 epochs; "
-        "the largest batch that fits is 294911\n"
+        "the largest batch that fits is 294911; at this one a base warmup of 0.0878 epochs "
+        "(--warmup-epochs) fits; rules that fit: linear, goyal, sqrt, fixed, hoffer\n"
     ) in out
     found = legw("scale resnet50-imagenet --ladder 262144:524288 --json").json
     assert [row["error"] is None for row in found["rows"]] == [True, False]
@@ -255,7 +263,9 @@ KNOWN = ", ".join(RECIPES)
         (
             "scale resnet50-imagenet -b 524288",
             "resnet50-imagenet: batch_size=524288 (k=1024): legw would warm up for 160 of 90 "
-            "epochs; the largest batch that fits is 294911",
+            "epochs; the largest batch that fits is 294911; at this one a base warmup of "
+            "0.0878 epochs (--warmup-epochs) fits; rules that fit: linear, goyal, sqrt, fixed, "
+            "hoffer",
         ),
         (
             "scale mnist-lstm --ladder 8192:128",

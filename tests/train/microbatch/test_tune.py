@@ -243,7 +243,7 @@ def test_rates_are_where_others_look_for_them(own_cache: Path) -> None:
 def test_the_measurement_leaves_the_model_alone() -> None:
     task = Normalised()
     model = task.model()
-    tune.norm.fix_groups(model, 8)
+    tune.batch_norm.fix_groups(model, 8)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tune.choose(task, model, recipe(), world=CPU, group=8, precision="fp32")
     for name, tensor in model.state_dict().items():

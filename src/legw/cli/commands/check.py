@@ -7,6 +7,7 @@ from typing import Annotated, Any, Optional
 
 from tyro.conf import arg
 
+from legw.analysis.check import LEAST_UPDATES
 from legw.cli import output
 from legw.cli.commands import probe
 from legw.cli.options import read_seeds, task_of
@@ -39,13 +40,11 @@ class Options(probe.Runs):
 
 def run(options: Options) -> int:
     """Train, measure, judge, and show on what grounds."""
+    kind = probe.plot_format(options)
+    if options.updates < LEAST_UPDATES:
+        raise LegwError(f"--updates={options.updates}: must be at least {LEAST_UPDATES}")
     from legw.probes import CurvatureProbe, assumptions
 
-    kind = probe.plot_format(options)
-    if options.updates < assumptions.LEAST_UPDATES:
-        raise LegwError(
-            f"--updates={options.updates}: must be at least {assumptions.LEAST_UPDATES}"
-        )
     assumptions.alone()
     base = probe.base_of(options)
     sizes = probe.sizes_of(options.batch_sizes)

@@ -12,15 +12,23 @@ from tyro.conf import arg
 from legw.cli import output
 from legw.cli.commands import study
 
-APP = "digits-lstm"
-BATCH_SIZES = "16,128,512"
+APP = "digits-lstm-muon"
+BATCH_SIZES = "16,512"
 RULES = "legw,linear,sqrt,fixed"
-SEEDS = "3"
+SEEDS = "5"
+TOLERANCE = "0.015"
 
 INTRODUCTION = """\
-A recipe for digits-lstm (an LSTM that reads 8x8 images of digits row by row) is tuned
-at batch 16. Four rules carry it to batch 128 and 512, and nothing is tuned again:
-which of them keeps the accuracy? 27 short runs, about a minute on 2 cores.
+A recipe for an LSTM that reads 8x8 images of digits row by row is tuned at batch 16.
+Four rules carry it to batch 512, and nothing is tuned again. Which of them keeps the
+accuracy, within 1.5 points? 25 short runs, about a minute on 2 cores.
+"""
+
+EXPLANATION = """\
+fixed learns too slowly in so few updates, and the rate of linear is too high. sqrt ends about where
+legw does here: they differ in the warmup alone, which this optimizer (Muon) hardly needs.
+With plain SGD the same comparison looks otherwise, and every rule loses:
+legw study digits-lstm --batch-sizes 16,512 --rules legw,linear,sqrt,fixed
 """
 
 
@@ -48,10 +56,12 @@ def run(options: Options) -> int:
         batch_sizes=BATCH_SIZES,
         rules=RULES,
         seeds=SEEDS,
+        tolerance=TOLERANCE,
         out=options.out,
         jobs=options.jobs,
     )
     code = study.run(asked)
+    print(f"\n{EXPLANATION}")
     output.say(f"Open {options.out / 'report.html'} for the curves; to train anew, remove "
                 f"{options.out} first.")  # fmt: skip
     return code

@@ -64,6 +64,10 @@ class Options:
     """Base recipe, if not the application's own."""
     epochs: Number = None
     """Length of the run in epochs, if not the base recipe's."""
+    steps: Number = None
+    """Length of the base's run in updates, if not the base recipe's."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, if not the base recipe's."""
     noise: Noise = None
     """Noise scale in examples, or a folder with runs in which it was measured."""
     nodes: Annotated[int, arg(metavar="N")] = 1
@@ -94,7 +98,7 @@ def run(options: Options) -> int:
     """Measure, predict, and show the batch sizes side by side."""
     _check(options)
     network = _network(options)
-    base = overridden(base_recipe(options.app, options.recipe), epochs=options.epochs)
+    base = overridden(base_recipe(options.app, options.recipe), options)
     rule = rules.find(options.rule)
     noise = None if options.noise is None else read_noise(options.noise)
     sizes = options.batch_sizes

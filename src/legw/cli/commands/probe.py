@@ -21,7 +21,6 @@ from legw.cli.options import (
     RuleName,
     base_recipe,
     file_format,
-    overridden,
     read_seeds,
     task_of,
     whole_numbers,
@@ -29,6 +28,7 @@ from legw.cli.options import (
 from legw.errors import LegwError, one_line
 from legw.report.charts import probes
 from legw.report.charts.style import FORMATS, render
+from legw.units import epochs_of, with_lengths
 
 if TYPE_CHECKING:
     from legw.recipe import Recipe
@@ -52,6 +52,8 @@ class Runs:
     """Base recipe, if not the application's own."""
     warmup_epochs: Number = None
     """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, if not the base recipe's; legw keeps it."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder of the runs; runs/APP-PROBE if not given. What was made in it is kept."""
     plot: File = None
@@ -172,10 +174,10 @@ def _noise(options: Noise) -> int:
         NoiseProbe(every=options.every)  # says what cannot be
     size = base.batch_size if options.batch_size is None else options.batch_size
     recipe = rules.apply(base, size, rules.find(options.rule))
-    if options.epochs is not None and not 0 < options.epochs / recipe.epochs <= 1:
+    length = epochs_of(recipe)[1]  # where it is not known, the data will say
+    if options.epochs is not None and length and not 0 < options.epochs / length <= 1:
         raise LegwError(
-            f"--epochs={options.epochs:g}: must be above 0, and at most the recipe's own "
-            f"{recipe.epochs:g}"
+            f"--epochs={options.epochs:g}: must be above 0, and at most the recipe's own {length:g}"
         )
     seeds = read_seeds(options.seeds)
     found = ladder.measure_noise(
@@ -210,7 +212,9 @@ def _noise(options: Noise) -> int:
 def base_of(options: Runs) -> Recipe:
     """Return the base recipe that is meant."""
     base = base_recipe(options.app, options.recipe)
-    return overridden(base, warmup_epochs=options.warmup_epochs)
+    return with_lengths(
+        base, warmup_epochs=options.warmup_epochs, warmup_steps=options.warmup_steps
+    )
 
 
 def sizes_of(text: str | None) -> tuple[int, ...] | None:

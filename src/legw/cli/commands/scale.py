@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from legw import recipe, rules
+from legw import recipe, remarks, rules
 from legw.analysis.scaled import Outcome, all_rules, carry, headline, ladder
 from legw.cli import output
 from legw.cli.options import (
@@ -24,6 +24,7 @@ from legw.cli.options import (
 )
 from legw.errors import LegwError, number
 from legw.recipe import Recipe, to_dict
+from legw.schedule import counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,10 @@ class Options:
     """The base's length in epochs, in place of the recipe's own."""
     warmup_epochs: Number = None
     """The base's warmup in epochs, in place of the recipe's own; the rule scales it."""
+    steps: Number = None
+    """The base's length in updates, in place of the recipe's own."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, in place of the recipe's own; legw keeps it."""
     lr: Number = None
     """Peak learning rate, in place of the rule's; above 0."""
     toml: File = None
@@ -64,11 +69,7 @@ def run(options: Options) -> int:
     """Print one scaled recipe, or one for each rule or rung."""
     _check(options)
     rule = rules.find(options.rule)
-    base = overridden(
-        find_recipe(options.recipe, options.num_examples),
-        epochs=options.epochs,
-        warmup_epochs=options.warmup_epochs,
-    )
+    base = overridden(find_recipe(options.recipe, options.num_examples), options)
     if options.noise is not None:
         from legw.analysis.noise import with_noise
 
@@ -115,7 +116,10 @@ def _show(outcome: Outcome, options: Options) -> None:
         output.print_json(outcome.to_dict())
     else:
         _print_one(outcome)
-    output.notes(outcome.notes, to_stderr=options.json or options.toml == "-")
+    quiet = options.json or options.toml == "-"
+    output.notes([*outcome.notes, *outcome.remarks], to_stderr=quiet)
+    if not quiet:
+        output.say(f"evidence: {remarks.evidence(outcome.base.optimizer)}")
     if options.toml not in (None, "-"):
         output.write(str(options.toml), text)
         output.wrote(str(options.toml), to_stderr=options.json)
@@ -131,7 +135,7 @@ def _print_one(outcome: Outcome) -> None:
 
 
 def _say_what_is_unknown(base: Recipe) -> None:
-    if base.epoch_examples is None:
+    if counts(base)[0] is None:
         output.say("note: num_examples is not known; --num-examples N counts the updates")
 
 
@@ -155,6 +159,7 @@ def _print_rows(base: Recipe, outcomes: list[Outcome], options: Options) -> None
             output.say(_in_its_row(outcome.error, outcome, options))
     output.notes(_shared_notes(outcomes, options), to_stderr=False)
     _say_what_is_unknown(base)
+    output.say(f"evidence: {remarks.evidence(base.optimizer)}")
 
 
 def _in_its_row(line: str, outcome: Outcome, options: Options) -> str:

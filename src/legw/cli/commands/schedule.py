@@ -23,9 +23,9 @@ from legw.cli.options import (
 )
 from legw.errors import LegwError, one_line
 from legw.recipe import Recipe
-from legw.report.charts.schedule import Point, all_points, lr_curve, points
+from legw.report.charts.schedule import Point, all_points, axis, lr_curve, points
 from legw.report.charts.style import FORMATS, render
-from legw.schedule import Ramp, epoch_size
+from legw.schedule import Ramp, update_length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,10 @@ class Options:
     """The base's length in epochs, in place of the recipe's own."""
     warmup_epochs: Number = None
     """The base's warmup in epochs, in place of the recipe's own; the rule scales it."""
+    steps: Number = None
+    """The base's length in updates, in place of the recipe's own."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, in place of the recipe's own; legw keeps it."""
     lr: Number = None
     """Peak learning rate, in place of the rule's; above 0."""
     plot: File = None
@@ -61,15 +65,11 @@ def run(options: Options) -> int:
     """Draw one schedule, beside the base's where they differ."""
     rule = rules.find(options.rule)
     suffix = _suffix(options.plot)
-    base = overridden(
-        find_recipe(options.recipe, options.num_examples),
-        epochs=options.epochs,
-        warmup_epochs=options.warmup_epochs,
-    )
+    base = overridden(find_recipe(options.recipe, options.num_examples), options)
     batch_size = base.batch_size if options.batch_size is None else options.batch_size
     outcome = carry(base, batch_size, rule, lr=options.lr)
     assert outcome.scaled is not None
-    epoch_size(outcome.scaled)  # an unknown number of examples ends here
+    update_length(outcome.scaled)  # an unknown number of examples ends here
     if options.plot is not None:
         output.write(options.plot, _file(outcome, suffix, options.ramp))
     if options.json:
@@ -115,7 +115,12 @@ def _file(outcome: Outcome, suffix: str, ramp: Ramp) -> str | bytes:
     if suffix == "csv":
         return _csv(outcome.scaled, ramp)
     name, _, change = headline(outcome).partition(": ")
-    chart = lr_curve(_curves(outcome, ramp), title=f"{name}: learning rate", subtitle=change)
+    chart = lr_curve(
+        _curves(outcome, ramp),
+        title=f"{name}: learning rate",
+        subtitle=change,
+        across=axis(outcome.scaled),
+    )
     return render(chart, suffix)
 
 
@@ -123,7 +128,7 @@ def _csv(recipe: Recipe, ramp: Ramp) -> str:
     """Return every update as one line, with all digits of its rate."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Point._fields)
+    writer.writerow(["update", axis(recipe), "lr"])
     writer.writerows(all_points(recipe, ramp=ramp))
     return text.getvalue()
 
@@ -135,4 +140,5 @@ def _draw(outcome: Outcome, ramp: Ramp) -> None:
     color = console.is_terminal and not console.no_color
     width = max(min(console.width, 80), 20)
     print()
-    print(lr_text(_curves(outcome, ramp), width=width, color=color))
+    across = axis(outcome.scaled or outcome.base)
+    print(lr_text(_curves(outcome, ramp), width=width, color=color, across=across))

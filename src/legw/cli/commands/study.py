@@ -83,6 +83,10 @@ class Options:
     more than once. Its best trial is compared, and all its trials are its cost."""
     epochs: Number = None
     """Length of every run, if not the base recipe's."""
+    steps: Number = None
+    """Length of the base's run in updates, if not the base recipe's; the rules scale it."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, if not the base recipe's; the rules scale it."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """The study's folder; runs/APP-study if not given. Finished runs in it are kept."""
     tolerance: Annotated[str, arg(metavar="X|X%")] = "1%"
@@ -154,7 +158,7 @@ def read(options: Options) -> Study:
     base = base_recipe(options.app, options.recipe)
     return Study(
         task=options.app,
-        base=overridden(base, epochs=options.epochs),
+        base=overridden(base, options),
         batch_sizes=whole_numbers("--batch-sizes", options.batch_sizes, least=1),
         rules=_rules(options.rules),
         seeds=read_seeds(options.seeds),

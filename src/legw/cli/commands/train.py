@@ -61,6 +61,10 @@ class Options:
     """The base's length in epochs, if not the base recipe's; the rule may stretch it."""
     warmup_epochs: Number = None
     """The base's warmup in epochs, if not the base recipe's; the rule scales it."""
+    steps: Number = None
+    """The base's length in updates, if not the base recipe's; the rule scales it."""
+    warmup_steps: Number = None
+    """The base's warmup in updates, if not the base recipe's; legw keeps it."""
     lr: Number = None
     """Learning rate to take in place of the rule's; above 0."""
     seed: int = 0
@@ -119,11 +123,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
 
     console = output.console(stderr=options.json, quiet=not world.first)
     rule = rules.find(options.rule)
-    base = overridden(
-        base_recipe(options.app, options.recipe),
-        epochs=options.epochs,
-        warmup_epochs=options.warmup_epochs,
-    )
+    base = overridden(base_recipe(options.app, options.recipe), options)
     base = with_noise(base, options.noise)
     batch_size = base.batch_size if options.batch_size is None else options.batch_size
     outcome = carry(base, batch_size, rule, lr=options.lr)
@@ -274,6 +274,9 @@ def too_few(task: Task, recipe: Recipe) -> list[str]:
 
 # The dry run: what a run would be and cost -----------------------------------------------
 
+MOST_NAMES = 12
+"""Names of tensors in a line; JSON has all of them."""
+
 
 def show_plan(
     outcome: Outcome, found: Estimate, notes: list[str], *, with_data: bool = True
@@ -306,13 +309,14 @@ def plan_json(outcome: Outcome, found: Estimate, notes: list[str]) -> dict[str, 
 
 
 def plan_lines(found: Estimate) -> list[str]:
-    """Return updates, split, memory, speed and time, one line each."""
+    """Return Muon's groups, updates, split, memory, speed and time, one line each."""
     groups = f", batch-norm in groups of {found.group}" if found.group > 1 else ""
     whole = found.fixed_bytes + found.pass_bytes
     ahead = "while others train" if found.data_ahead else "between passes"
     measured = {str(size): rate for size, rate in found.rates.items()} | found.laned
     rates = ", ".join(f"{way}: {_rate(rate)}" for way, rate in measured.items())
     return [
+        *(f"optimizer: {_shortened(group)}" for group in found.optimizer_groups),
         f"updates: {found.updates}, of which {found.warmup_updates} warm up "
         f"({found.num_examples} examples an epoch)",
         f"split: {_count(found.processes, 'process', 'processes')} of at most "
@@ -361,6 +365,17 @@ def seconds_text(seconds: float) -> str:
         if seconds < 100 * size:
             return f"{number(seconds / size, 2)} {unit}"
     return f"{number(seconds / 86400, 2)} days"
+
+
+def _shortened(group: str) -> str:
+    """Return the line of a group with its first names, and how many more there are.
+
+    >>> _shortened("AdamW: " + ", ".join(f"w{n}" for n in range(14)))
+    'AdamW: w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11 and 2 more'
+    """
+    names = group.split(", ")
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _rate(rate: float) -> str:

@@ -25,7 +25,7 @@ class Point(NamedTuple):
     update: int
     """Which update, from 0."""
     epoch: float
-    """Where it starts, in epochs."""
+    """Where it starts, in epochs; in examples seen where those of an epoch are not known."""
     lr: float
     """Its learning rate."""
 
@@ -34,7 +34,7 @@ def all_points(recipe: Recipe, *, ramp: Ramp = "end") -> Iterator[Point]:
     """Yield every update of a recipe's schedule, with the exact learning rates.
 
     Args:
-        recipe: what is trained; it must know its number of examples.
+        recipe: what is trained; if in epochs, it must know its number of examples.
         ramp: as for `legw.schedule.lr_at`.
 
     Raises:
@@ -73,15 +73,22 @@ def points(recipe: Recipe, *, ramp: Ramp = "end") -> list[Point]:
     return [_point(recipe, lr, update) for update in sorted({*kept, *jumps})]
 
 
+def axis(recipe: Recipe) -> str:
+    """Return what the positions of a recipe's points are counted in: epoch, or examples.
+
+    >>> axis(Recipe(batch_size=8, lr=1.0, steps=100))
+    'examples'
+    """
+    return "examples" if recipe.epoch_examples is None else "epoch"
+
+
 def _point(recipe: Recipe, lr: Callable[[int], float], update: int) -> Point:
-    size = recipe.epoch_examples
-    assert size, "in_steps has checked that it is known"
-    return Point(update, update * recipe.batch_size / size, lr(update))
+    return Point(update, update * recipe.batch_size / (recipe.epoch_examples or 1), lr(update))
 
 
 def _without_warmup(recipe: Recipe) -> Callable[[int], float]:
     """Return the decay alone, whose jumps no ramp hides."""
-    return in_steps(replace(recipe, warmup_epochs=0.0, warmup_from_lr=0.0))
+    return in_steps(replace(recipe.with_lengths(recipe.length, 0.0), warmup_from_lr=0.0))
 
 
 def _jump(lr: Callable[[int], float], low: int, high: int) -> tuple[int, ...]:
@@ -110,7 +117,13 @@ def end_epoch(line: Sequence[Point]) -> float:
     return last.epoch * (last.update + 1) / last.update if last.update else 1.0
 
 
-def lr_curve(curves: Mapping[str, Sequence[Point]], *, title: str = "", subtitle: str = "") -> Any:
+def lr_curve(
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    title: str = "",
+    subtitle: str = "",
+    across: str = "epoch",
+) -> Any:
     """Return the Altair chart of learning rates over epochs, one line a schedule.
 
     Args:
@@ -118,6 +131,7 @@ def lr_curve(curves: Mapping[str, Sequence[Point]], *, title: str = "", subtitle
             of several the first is the base's, in grey.
         title: above the chart.
         subtitle: below the title, smaller.
+        across: what positions are counted in.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
@@ -129,18 +143,18 @@ def lr_curve(curves: Mapping[str, Sequence[Point]], *, title: str = "", subtitle
         {"recipe": label, **point._asdict()} for label, line in curves.items() for point in line
     ]
     end = max(end_epoch(line) for line in curves.values())
-    across = alt.X("epoch:Q", title="epoch").scale(domain=[0, end], nice=False)
+    along = alt.X("epoch:Q", title=across).scale(domain=[0, end], nice=False)
     upward = alt.Y("lr:Q", title="learning rate").scale(zero=True)
     color = alt.Color("recipe:N", title=None).scale(domain=list(curves), range=colors)
     return styled(
         alt.Chart(alt.Data(values=rows), width=620, height=300)
         .mark_line(strokeWidth=2.5, strokeJoin="round")
         .encode(
-            x=across.axis(grid=False, tickCount=10, labelFlush=False),
+            x=along.axis(grid=False, tickCount=10, labelFlush=False),
             y=upward.axis(tickCount=6, domain=False, ticks=False, labelPadding=8),
             color=color.legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, offset=12),
             order="update:Q",
-            tooltip=["recipe:N", "update:Q", "epoch:Q", "lr:Q"],
+            tooltip=["recipe:N", "update:Q", alt.Tooltip("epoch:Q", title=across), "lr:Q"],
         )
         .properties(title=alt.Title(title, subtitle=subtitle, offset=12))
     )

@@ -15,7 +15,12 @@ COLORS = ("gray", "blue+", "orange", "green", "magenta")
 
 
 def lr_text(
-    curves: Mapping[str, Sequence[Point]], *, width: int = 80, height: int = 20, color: bool = False
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    width: int = 80,
+    height: int = 20,
+    color: bool = False,
+    across: str = "epoch",
 ) -> str:
     """Return learning rates over epochs as lines of text.
 
@@ -24,6 +29,7 @@ def lr_text(
         width: columns, at least 20.
         height: lines, at least 8, with the legend.
         color: True adds ANSI colors.
+        across: what positions are counted in.
     """
     import plotext
 
@@ -44,7 +50,7 @@ def lr_text(
     _rule(figure.ruler("x"), max(end_epoch(line) for line in curves.values()), width // 8)
     _rule(figure.ruler("y"), max(p.lr for line in curves.values() for p in line), height // 4)
     figure.axes(active=False, side=1)
-    figure.label("epoch", "x")
+    figure.label(across, "x")
     drawn = figure.build().string(colorless=not color).splitlines()
     return "\n".join(["   ".join(legend), *(row.rstrip() for row in drawn)])
 
