@@ -192,7 +192,7 @@ def _carried(folder: Path, batch_size: int, tolerance: str) -> str:
     if base is None or large is None or not (base.metrics and large.metrics):
         return "not finished yet | - | - | -"
     figures = [f"{c.batch_size}: {_figure(c)} (n = {len(c.metrics)})" for c in (base, large)]
-    verdict = f"**{table.verdict(large)}** ({table.tolerance})"
+    verdict = f"**{table.verdict(large)}** ({table.tolerance.of(table.metric)})"
     return " | ".join([*figures, verdict, _to_quality(found, base, large)])
 
 

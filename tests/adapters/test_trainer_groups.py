@@ -14,7 +14,7 @@ class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(4, 4)
-        self.norm = nn.Sequential(nn.LayerNorm(4))
+        self.norm = nn.LayerNorm(4)
         self.head = nn.Linear(4, 2)
 
 
@@ -45,7 +45,7 @@ def test_what_has_groups_or_no_decay_is_left() -> None:
     assert len(one.param_groups) == 1
     two, _ = trainer_optimizers(Small(), Recipe(batch_size=8, lr=0.1, steps=9, optimizer=LAMB()))
     assert len(two.param_groups) == 2
-    norm = nn.LayerNorm(4)
+    norm = nn.Sequential(nn.LayerNorm(4))
     recipe = Recipe(batch_size=8, lr=0.1, steps=9, optimizer=SGD(weight_decay=0.1))
     alone, _ = trainer_optimizers(norm, recipe)
     assert [group["weight_decay"] for group in alone.param_groups] == [0.0]

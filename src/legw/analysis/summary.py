@@ -55,9 +55,9 @@ def _verdict(table: Table, cell: Cell) -> str:
     if verdict is None:
         return "A"
     if verdict.outcome == "keeps":
-        return f"Keeps the base's {table.metric} within {table.tolerance}: a"
+        return f"Keeps the base's {table.metric} within {table.tolerance.of(table.metric)}: a"
     if verdict.outcome == "cannot tell":
-        return f"Cannot tell whether the base's {table.metric} is kept within {table.tolerance}: a"
+        return f"Cannot tell whether the base's {table.metric} is kept within {table.tolerance.of(table.metric)}: a"
     if cell.diverged:
         return f"Loses {cell.diverged} of {_runs(cell.total)}, by divergence: a"
     return f"Loses {verdict.amount}: a"

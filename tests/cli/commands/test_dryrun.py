@@ -199,10 +199,10 @@ def test_the_lines() -> None:
 
 def test_muons_groups_come_first() -> None:
     many = "AdamW: " + ", ".join(f"w{number}" for number in range(30))
-    lines = dryrun.lines(example(optimizer_groups=["Muon: a, b", many]))
+    lines = train.plan_lines(example(optimizer_groups=["Muon: a, b", many]))
     assert lines[0] == "optimizer: Muon: a, b"
     assert lines[1].startswith("optimizer: AdamW: w0, w1, ") and lines[1].endswith("and 18 more")
-    assert lines[2:] == dryrun.lines(example())
+    assert lines[2:] == train.plan_lines(example())
 
 
 def test_slow_loading_gets_a_note() -> None:
