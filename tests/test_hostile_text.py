@@ -33,9 +33,13 @@ from legw.study.plan import Study
 
 LIE = "legw: all is well"
 HOSTILE = (
-    "a\x1b[2J\x1b]0;title\x07b\x9b31m\u202etxt\u2066\u200f\u2028\x85\r\n"
-    f"{LIE}\n| x | <script>alert(1)</script> </script> [red]*`$\x00\ud800"
-).encode("utf-8", "replace").decode()  # JSON in a file has no half of a pair
+    (
+        "a\x1b[2J\x1b]0;title\x07b\x9b31m\u202etxt\u2066\u200f\u2028\x85\r\n"
+        f"{LIE}\n| x | <script>alert(1)</script> </script> [red]*`$\x00\ud800"
+    )
+    .encode("utf-8", "replace")
+    .decode()
+)  # JSON in a file has no half of a pair
 NAME = "run\x1b[31m\u202e\n" + LIE
 """A folder's name: all but what a path cannot hold."""
 
@@ -44,7 +48,7 @@ def assert_clean(text: str, where: str) -> None:
     """See that nothing moves a cursor, turns a line round, or begins a line of its own."""
     for letter in text:
         fine = letter.isprintable() or letter == "\n" or unicodedata.category(letter) == "Zs"
-        assert fine, f"{where}: {letter!r} in {text[max(0, text.index(letter) - 60):][:120]!r}"
+        assert fine, f"{where}: {letter!r} in {text[max(0, text.index(letter) - 60) :][:120]!r}"
     assert not [line for line in text.splitlines() if line.strip().startswith(LIE)], where
 
 
@@ -105,7 +109,11 @@ def folder(tmp_path: Path) -> Path:
         path = made / "summary.json"
         if path.exists():
             data = json.loads(path.read_text(encoding="utf-8"))
-            data |= {"reason": HOSTILE, "metrics": {HOSTILE: 1.0}, "metric": {"name": HOSTILE, "value": 0.5}}
+            data |= {
+                "reason": HOSTILE,
+                "metrics": {HOSTILE: 1.0},
+                "metric": {"name": HOSTILE, "value": 0.5},
+            }
             path.write_text(json.dumps(data), encoding="utf-8")
         with (made / "metrics.jsonl").open("ab") as file:
             file.write(json.dumps({"kind": HOSTILE}).encode() + b"\n\xff\x1b[2J\n")

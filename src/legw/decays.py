@@ -408,7 +408,8 @@ class WarmupStableDecay(Decay):
             )
 
     def factor(self, epoch: float, epochs: float) -> float:
-        left = min(max((epochs - epoch) / (self.tail * epochs), 0.0), 1.0)
+        span = self.tail * epochs
+        left = min(max((epochs - epoch) / span, 0.0), 1.0) if span else float(epoch < epochs)
         return self.end + (1.0 - self.end) * self._fall(left)
 
     def _fall(self, left: float) -> float:

@@ -449,7 +449,8 @@ def _part(where: str, what: str, cls: type[Any], settings: dict[str, Any]) -> An
         if not path:  # the class's own check has spoken
             raise RecipeError(f"{what}: {error}") from None
         key = path.strip("`").removeprefix("$.").partition("[")[0]
-        raise RecipeError(f"{where}: {key}={shown(settings.get(key))}: {reason}") from None
+        value = shown(settings.get(key))
+        raise RecipeError(f"{where}: {key}={value}: {one_line(reason)}") from None
 
 
 def _names(cls: type[Any]) -> tuple[str, ...]:

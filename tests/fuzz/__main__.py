@@ -21,7 +21,9 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=-1, help="one case of it alone")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = run(given.cases, Path(folder), seed=given.seed, only=given.only, number=given.number)
+        result = run(
+            given.cases, Path(folder), seed=given.seed, only=given.only, number=given.number
+        )
     if result.failures:
         print(result.grouped(), flush=True)
     print(result.table())

@@ -86,7 +86,11 @@ def line_of(error: LegwError) -> str:
 def quiet() -> Iterator[io.StringIO]:
     """Take what is printed, and let no warning become an error."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings():
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield out
 
@@ -108,15 +112,27 @@ def any_recipe(chance: random.Random) -> dict[str, Any]:
          "every_epochs": number(1, 1e-6)},
         {"kind": "halving", "begin": chance.choice((0, 0.5, 1 - 1e-16, 0.999999)),
          "times": chance.choice((1, 4, 10**6, 10**14)), "rate": number(0.5, 1)},
+        {"kind": "wsd", "tail": number(0.2, 1), "end": 0.1,
+         "shape": chance.choice(("linear", "cosine", "1-sqrt"))},
+        {"kind": "inverse-sqrt", "time_scale_epochs": number(1), "end": 0},
+        {"kind": "cosine", "half_cycles": number(1, 3)},
     )  # fmt: skip
     found: dict[str, Any] = {
         "name": chance.choice(("mine", "中", "a b")),
         "batch_size": int(chance.choice((1, 8, 64, 2**20, 2**53))),
-        "lr": number(0.1), "epochs": number(1, 10, 90.5), "decay": dict(chance.choice(decays)),
+        "lr": number(0.1), "decay": dict(chance.choice(decays)),
         "optimizer": {"kind": chance.choice(("sgd", "adam", "adamw", "lars", "lamb", "muon"))},
     }  # fmt: skip
+    unit = chance.choice(("epochs", "epochs", "epochs", "steps", "examples", "tokens"))
+    found[unit] = number(1, 10, 90.5)
+    if unit == "tokens":
+        found["tokens_per_example"] = chance.choice((1, 512, 2**53))
+    if unit != "epochs":
+        for name in list(found["decay"]):
+            if name.endswith("_epochs"):
+                found["decay"][name.replace("epochs", unit)] = found["decay"].pop(name)
     if chance.random() < 0.5:
-        found["warmup_epochs"] = found["epochs"] * chance.choice((0.1, 0.5, 1e-9, 1 - 1e-16))
+        found[f"warmup_{unit}"] = found[unit] * chance.choice((0.1, 0.5, 1e-9, 1 - 1e-16))
     if chance.random() < 0.3:
         found["warmup_from_lr"] = found["lr"] * chance.choice((0, 0.5, 1, 1e-300))
     if chance.random() < 0.8:
@@ -246,7 +262,7 @@ class Folders:
         lost: dict[str, Any] = {"lr=0.2_legw_b64_s0": {"status": "diverged", "losses": [2.3, 9.0]}}
         runs = write_study(self.folder, asked, **lost)
         write_run(self.folder / "runs" / "other", recipe=replace(BASE, lr=0.5), status=None)
-        names = [run.name for run in runs][-3:] + ["other"]
+        names = [*[run.name for run in runs][-3:], "other"]
         for name in names:
             row = Noise(update=1, epoch=0.5, trace=2.0, squared_norm=1.0, examples=8)
             append(self.folder / "runs" / name, [replace(row, update=u) for u in range(30)])
@@ -520,7 +536,7 @@ class Commands:
 
     def __call__(self, chance: random.Random) -> str:
         words = chance.choice(self.lines).split()
-        for _ in range(chance.choice((1, 1, 2))):
+        for _ in range(chance.choice((0, 1, 1, 2))):
             place = chance.randrange(len(words) + 1)
             other = str(chance.choice(EXTREME))[:200].replace("\ud800", "?").replace("\0", "?")
             if words[:1] == ["train"] and place == 0:
@@ -528,7 +544,6 @@ class Commands:
             words[place : place + chance.randrange(2)] = [chance.choice((other, "--json", "-b"))]
         if words[:1] == ["train"] and "--micro-batch-size" not in words:
             return "ok"  # it would train
-        out = io.StringIO()
         before = sys.stdout
         with quiet() as out:
             code = cli.main(words)

@@ -117,8 +117,19 @@ def changed_bytes(content: bytes, chance: random.Random) -> bytes:
         elif what == 5:
             data[0:0] = chance.choice((b"\xef\xbb\xbf", b"\x00", b"\xff\xfe", b"[", b"{"))
         elif what == 6:
-            data[at:at] = chance.choice((b"\n", b"\r", b"\x00", b'"', b"NaN", b"1e999", b"{" * 50,
-                                       b"[" * 5000, b'{"a":' * 900))
+            data[at:at] = chance.choice(
+                (
+                    b"\n",
+                    b"\r",
+                    b"\x00",
+                    b'"',
+                    b"NaN",
+                    b"1e999",
+                    b"{" * 50,
+                    b"[" * 5000,
+                    b'{"a":' * 900,
+                )
+            )
         else:
             data += chance.choice((b"\n", b"{", b"\x00" * 50, b"x" * 70_000))
     return bytes(data)

@@ -40,7 +40,9 @@ class Result:
 
     def table(self) -> str:
         """Return the split by kind, as lines."""
-        lines = [f"{'kind':<24}{'cases':>8}{'ended well':>12}{'one line':>10}{'else':>6}{'CPU s':>8}"]
+        lines = [
+            f"{'kind':<24}{'cases':>8}{'ended well':>12}{'one line':>10}{'else':>6}{'CPU s':>8}"
+        ]
         total: Counter[str] = Counter()
         for kind, counts in self.counts.items():
             total += counts

@@ -1,4 +1,4 @@
-"""Two thousand cases of the fuzzer, of every kind: `python -m tests.fuzz` runs as many as wanted."""
+"""Two thousand cases of the fuzzer, of every kind; `python -m tests.fuzz` runs more."""
 
 from __future__ import annotations
 

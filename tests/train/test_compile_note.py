@@ -14,8 +14,8 @@ from train.runs import train
 def test_compiling_on_a_cpu_is_told_beforehand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    compiled: list[object] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled.append)
     with pytest.warns(LegwWarning, match=r"^--compile: on a CPU torch.compile works for minutes"):
         train("lines", tmp_path, updates=2, compile=True)
     assert len(compiled) == 1

@@ -265,7 +265,9 @@ def _check_groups(found: list[Any], optimizer: Optimizer) -> None:
     if len(found) != len(own):
         raise OtherModelError(f"optimizer: has {len(found)} groups, not {len(own)}")
     for theirs, ours in zip(found, own, strict=True):
-        if not isinstance(theirs, dict) or theirs.get("params") != ours["params"]:
+        numbers = theirs.get("params") if isinstance(theirs, dict) else None
+        whole = isinstance(numbers, list) and all(type(each) is int for each in numbers)
+        if not whole or numbers != ours["params"]:
             raise OtherModelError("optimizer: its groups have other parameters")
         for name, value in ours.items():
             if name in FREE or name not in theirs:
@@ -312,13 +314,11 @@ def _check_state(
 
 
 def _check_step(value: Any, what: str, updates: int) -> None:
-    if _is_plain(value) and value.shape == () and value.is_floating_point():
-        value = value.item()
-    elif isinstance(value, Tensor):
-        raise DamagedError(f"{what}: must be one number")
-    whole = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (whole and 0 <= value <= updates and value == int(value)):
-        raise DamagedError(f"{what}={shown(value)}: must be a whole number, at most {updates}")
+    if not (_is_plain(value) and value.shape == () and value.is_floating_point()):
+        raise DamagedError(f"{what}: must be a tensor of one number")
+    number = value.item()
+    if not (0 <= number <= updates and number == int(number)):
+        raise DamagedError(f"{what}={shown(number)}: must be a whole number, at most {updates}")
 
 
 def _check_carried(found: Any, expected: Expected) -> tuple[Tensor, ...] | None:

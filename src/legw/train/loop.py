@@ -198,9 +198,7 @@ class _Run:
         self.group = batch_norm.fix_groups(self.model, self.recipe.norm_batch_size)
         self.model.train()
         most, settings = self.course.prepare(self.group), self.settings
-        lanes = self.course.lanes(
-            settings.lanes, self.world, self.group, compiled=settings.compile
-        )
+        lanes = self.course.lanes(settings.lanes, self.world, self.group, compiled=settings.compile)
         if settings.compile:
             warn_of_compiling(self.world.device)
             self.model.compile()
