@@ -256,9 +256,9 @@ def test_lanes_as_the_run_would_have_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert re.search(r"measured: .*, 2 x 256: ", out(capsys, "digits-lstm -b 512"))
-    assert " 2 x " not in out(capsys, "digits-lstm -b 512 --lanes 1")
-    assert " 2 x " not in out(capsys, "digits-lstm -b 512 --rule adascale")
+    assert re.search(r"measured: .*, 2 x 32: ", out(capsys, "digits-lstm -b 64"))
+    assert " 2 x " not in out(capsys, "digits-lstm -b 64 --lanes 1")
+    assert " 2 x " not in out(capsys, "digits-lstm -b 64 --rule adascale")
 
 
 def small(num_classes: int) -> nn.Module:
