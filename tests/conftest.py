@@ -7,7 +7,8 @@ long as on one thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,16 @@ if WORKERS > 1:
 # Without deadlines: on a shared machine a slow example of hypothesis is not a bug.
 settings.register_profile("shared machine", deadline=None, max_examples=40)
 settings.load_profile("shared machine")
+
+
+@pytest.fixture(autouse=True)
+def threads_come_back() -> Iterator[None]:
+    """Give torch as many threads after a test as before: one test's number costs all others."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -84,6 +84,7 @@ def test_plain_pairs_train_the_same(tmp_path: Path) -> None:
     assert_same_losses(plain.train_pairs(model, *given), expected)
 
 
+@pytest.mark.slow
 def test_jax_trains_the_same(tmp_path: Path) -> None:
     pytest.importorskip("optax", reason="JAX and optax are installed by make bench")
     from benchmarks import xla
@@ -99,6 +100,7 @@ def test_jax_trains_the_same(tmp_path: Path) -> None:
     assert_same_losses(xla.train_words(weights, *given), expected)
 
 
+@pytest.mark.slow
 def test_both_ways_to_update_resnet_agree() -> None:
     torch.manual_seed(0)
     updates = [optimizers.Updates(LAMB(), "cpu", foreach) for foreach in (None, False)]
