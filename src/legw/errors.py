@@ -54,13 +54,66 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+KEPT = "\u200c\u200d"
+"""Joiners, of which letters of some scripts are made; they move nothing."""
+
+
+def clean(text: str) -> str:
+    """Return text from outside as it is shown: what is no letter or space, as Python escapes it.
+
+    Escape codes move a terminal's cursor, right-to-left marks and line breaks make a line say
+    something else; here they are letters. Every output passes what it was given through this.
+
+    >>> clean("plain text, 中 and é"), clean("a\\x1b[2Jb\\u202ec")
+    ('plain text, 中 and é', 'a\\\\x1b[2Jb\\\\u202ec')
+    """
+    if text.isprintable():
+        return text
+    import unicodedata
+
+    return "".join(
+        each
+        if each.isprintable() or each in KEPT or unicodedata.category(each) == "Zs"
+        else repr(each)[1:-1]
+        for each in text
+    )
+
+
+def clean_lines(text: str) -> str:
+    """Return text of several lines, each as `clean` returns it."""
+    return "\n".join(clean(line) for line in text.split("\n"))
+
+
 def shown(value: object) -> str:
     """Return a value for an error line, as Python writes it, in at most 80 characters.
 
     >>> shown("fast"), shown(0.5)
     ("'fast'", '0.5')
     """
-    return one_line(repr(value), 80)
+    try:
+        return one_line(repr(value), 80)
+    except (RecursionError, ValueError):  # nested without end; a number of too many digits
+        return f"<{type(value).__name__}>"
+
+
+def too_deep(value: object, most: int = 32) -> bool:
+    """Whether lists and tables lie in each other more than `most` deep: no file of ours does.
+
+    >>> too_deep([[1]]), too_deep([[1]], most=1)
+    (False, True)
+    """
+    level = [value]
+    for _ in range(most + 1):
+        if not level:
+            return False
+        inside = {
+            id(item): item  # once each: YAML may name one list in many places
+            for each in level
+            if isinstance(each, dict | list | tuple)
+            for item in (each.values() if isinstance(each, dict) else each)
+        }
+        level = list(inside.values())
+    return bool(level)
 
 
 def number(value: object, digits: int = 5) -> str:
@@ -68,6 +121,8 @@ def number(value: object, digits: int = 5) -> str:
 
     >>> [number(x) for x in (8192, 0.15625, 1 / 3, 123456.7, 6.25e-4, None, (30.0, 60.0), True)]
     ['8192', '0.15625', '0.33333', '123457', '0.000625', '-', '[30, 60]', 'true']
+    >>> number(99.7, 2)
+    '100'
     """
     if value is None:
         return "-"
@@ -76,8 +131,27 @@ def number(value: object, digits: int = 5) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(number(item, digits) for item in value)}]"
     if isinstance(value, float):
-        return f"{value:.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
+        text = f"{value:.{digits}g}"
+        return f"{value:.0f}" if "e+" in text and abs(value) < 1e15 else text
     return str(value)
+
+
+def duration(seconds: float, digits: int = 2) -> str:
+    """Return a time as people say it, in the unit in which it is a small number.
+
+    Args:
+        seconds: at least 0.
+        digits: significant digits; whole units are never cut off.
+
+    >>> [duration(s) for s in (0.0123, 42, 600, 6000, 7200, 300000, 100 * 86400)]
+    ['0.012 s', '42 s', '10 min', '100 min', '2 h', '3.5 d', '100 d']
+    >>> duration(200000, digits=3)
+    '2.31 d'
+    """
+    for unit, size, least in (("d", 86400.0, 2), ("h", 3600.0, 2), ("min", 60.0, 1.5)):
+        if seconds >= least * size:
+            return f"{number(seconds / size, digits)} {unit}"
+    return f"{number(float(seconds), digits)} s"
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

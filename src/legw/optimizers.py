@@ -14,6 +14,13 @@ from legw.errors import RecipeError, shown
 HUGE = 1e15
 """Above every number that a recipe can mean; keeps arithmetic with them finite."""
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Of the quintic iteration ``X <- a*X + (b*X@X' + c*(X@X')@(X@X'))@X``, chosen by Jordan et
+al. 2024 so that small singular values grow fast; all end between about 0.7 and 1.2."""
+
+MUON_RMS = 0.2
+"""Root mean square of the entries of Muon's step, per lr: about that of AdamW's steps."""
+
 
 def check_range(kind: str, name: str, value: float, low: float, high: float = HUGE) -> None:
     """Raise RecipeError unless ``low <= value < high`` (and value is a number).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from legw import (
     Exponential,
     Halving,
     InverseSqrt,
+    Muon,
     Polynomial,
     Recipe,
     Step,
@@ -27,8 +29,13 @@ from legw import (
 from legw.decays import Decay
 from legw.optimizers import Optimizer
 
-jax = pytest.importorskip("jax", reason="jax not installed; pip install -e '.[dev]'")
-pytest.importorskip("optax", reason="optax not installed; pip install -e '.[dev]'")
+
+@pytest.fixture(scope="module")
+def jax() -> Any:
+    """JAX, which takes seconds to import: one process alone does."""
+    pytest.importorskip("optax", reason="optax not installed; pip install -e '.[dev]'")
+    return pytest.importorskip("jax", reason="jax not installed; pip install -e '.[dev]'")
+
 
 DECAYS = [
     Constant(),
@@ -59,7 +66,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("decay", DECAYS, ids=lambda decay: type(decay).__name__)
 @pytest.mark.parametrize(("batch_size", "num_examples"), [(256, 1437), (100, 1000), (7, 99_991)])
 def test_the_traced_schedule_is_the_closed_form(
-    decay: Decay, batch_size: int, num_examples: int
+    jax: Any, decay: Decay, batch_size: int, num_examples: int
 ) -> None:
     """Over the run and some after its end in one jitted call: all updates, of many every 29th."""
     from legw.adapters.optax import recipe_schedule
@@ -75,7 +82,7 @@ def test_the_traced_schedule_is_the_closed_form(
     assert traced.tolist() == pytest.approx([lr(s) for s in steps.tolist()], rel=1e-6, abs=1e-12)
 
 
-def test_a_recipe_in_steps_needs_no_number_of_examples() -> None:
+def test_a_recipe_in_steps_needs_no_number_of_examples(jax: Any) -> None:
     from legw.adapters.optax import recipe_schedule
 
     recipe = Recipe(batch_size=8, lr=0.4, steps=500 / 3, warmup_steps=20, decay=Cosine(end=0.1))
@@ -86,6 +93,7 @@ def test_a_recipe_in_steps_needs_no_number_of_examples() -> None:
     )
 
 
+@pytest.mark.usefixtures("jax")
 def test_an_optimizer_of_ones_own_is_refused() -> None:
     from expect import error_line
     from legw.adapters.optax import recipe_optimizer
@@ -95,11 +103,11 @@ def test_an_optimizer_of_ones_own_is_refused() -> None:
 
     recipe = Recipe(batch_size=8, lr=1.0, epochs=2, optimizer=Mine())
     line = error_line(recipe_optimizer, recipe, 100)
-    assert line == "optimizer 'Mine' is unknown; (known: SGD, Adam, AdamW, LARS, LAMB)"
+    assert line == "optimizer 'Mine' is unknown; (known: SGD, Adam, AdamW, LARS, LAMB, Muon)"
 
 
 @pytest.mark.parametrize("data", OPTIMIZERS, ids=lambda data: type(data).__name__)
-def test_an_optimizer_steps_as_the_torch_one(data: Optimizer) -> None:
+def test_an_optimizer_steps_as_the_torch_one(jax: Any, data: Optimizer) -> None:
     """Twelve updates under a moving rate: matrix, bias, and a matrix that is 0 at first."""
     import numpy
     import optax
@@ -132,7 +140,7 @@ def test_an_optimizer_steps_as_the_torch_one(data: Optimizer) -> None:
         numpy.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-6, err_msg=name)
 
 
-def test_clipping_is_the_recipes() -> None:
+def test_clipping_is_the_recipes(jax: Any) -> None:
     from legw.adapters.optax import recipe_optimizer
 
     recipe = replace(Recipe(batch_size=1, lr=1.0, epochs=1), clip_norm=0.5)
@@ -142,3 +150,144 @@ def test_clipping_is_the_recipes() -> None:
         {"w": jax.numpy.asarray([3.0, 4.0])}, optimizer.init(weights), weights
     )
     assert steps["w"].tolist() == pytest.approx([-0.3, -0.4])
+
+
+# Muon -------------------------------------------------------------------------------------
+
+MUONS = {
+    "default": Muon(),
+    "plain momentum": Muon(momentum=0.8, nesterov=False, ns_steps=3),
+    "decays": Muon(weight_decay=0.2, adamw_weight_decay=0.3, adamw_lr_ratio=0.5, beta2=0.9),
+    "stacked": Muon(split_gates=False),
+}
+
+
+def network():
+    """Return a torch model with a stack of gates, a plain matrix, a convolution, and the rest."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    parts = {
+        "embed": nn.Embedding(7, 6),
+        "lstm": nn.LSTM(6, 8),
+        "tall": nn.Linear(5, 12),
+        "wide": nn.Conv2d(3, 4, 3),
+        "output": nn.Linear(8, 3),
+    }
+    return nn.ModuleDict(parts)
+
+
+def counts_of(model) -> dict[str, int]:
+    from legw.train import muon_choices
+
+    choices = muon_choices(model, output="output")
+    return {choice.name: choice.split if choice.use_muon else 0 for choice in choices}
+
+
+def muon_recipe(data: Optimizer = MUONS["default"]) -> Recipe:
+    return Recipe(
+        name="small", batch_size=100, lr=0.05, epochs=2, warmup_epochs=0.4, optimizer=data,
+        decay=Cosine(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUONS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("float64", 1e-7)])
+def test_muon_steps_as_the_torch_one(name: str, dtype: str, tolerance: float) -> None:
+    """All weights after each of 20 jitted updates, under a moving rate.
+
+    The numbers are about 1 and move by 0.01 to 0.1 an update. In single precision they stay
+    within 5e-6; the schedule, which is float32 here, allows 1e-7 in double precision.
+    """
+    import numpy
+    import optax
+    import torch
+
+    from legw.adapters.optax import recipe_optimizer
+    from legw.train import RecipeLR, optim
+
+    recipe = muon_recipe(MUONS[name])
+    with jax.enable_x64(dtype == "float64"):
+        draws = numpy.random.default_rng(0)
+        model = network().to(getattr(torch, dtype))
+        weights = {n: jax.numpy.asarray(p.detach().numpy()) for n, p in model.named_parameters()}
+        mine = optim.build(recipe.optimizer, model, recipe.lr, output="output")
+        schedule = RecipeLR(mine, recipe, 1000)
+        theirs = recipe_optimizer(recipe, 1000, hidden=counts_of(model))
+        state = theirs.init(weights)
+        update = jax.jit(theirs.update)
+        for _ in range(updates(recipe, 1000)):
+            slopes = {n: draws.normal(size=w.shape).astype(dtype) for n, w in weights.items()}
+            for key, parameter in model.named_parameters():
+                parameter.grad = torch.from_numpy(slopes[key].copy())
+            mine.step()
+            schedule.step()
+            steps, state = update(slopes, state, weights)
+            weights = optax.apply_updates(weights, steps)
+            for key, parameter in model.named_parameters():
+                found, wanted = numpy.asarray(weights[key]), parameter.detach().numpy()
+                assert found.dtype == wanted.dtype == dtype
+                numpy.testing.assert_allclose(found, wanted, 0, tolerance, err_msg=key)
+
+
+def test_hidden_may_be_a_function_of_the_parameters() -> None:
+    """With trees in trees; the same steps as from the tree itself."""
+    from legw.adapters.optax import recipe_optimizer
+
+    weights = {"a": [jax.numpy.ones((4, 3)), jax.numpy.ones(3)], "b": jax.numpy.ones((2, 2))}
+    slopes = jax.tree.map(lambda w: jax.random.normal(jax.random.key(0), w.shape), weights)
+    tree = {"a": [2, 0], "b": 1}
+
+    def by_shape(params):
+        return jax.tree.map(lambda w: 0 if w.ndim < 2 else w.shape[0] // 2, params)
+
+    found = []
+    for hidden in (tree, by_shape):
+        optimizer = recipe_optimizer(muon_recipe(), 1000, hidden=hidden)
+        state = jax.jit(optimizer.init)(weights)
+        found.append(jax.jit(optimizer.update)(slopes, state, weights)[0])
+    assert jax.tree.all(jax.tree.map(lambda one, two: bool((one == two).all()), *found))
+    bias = found[0]["a"][1]
+    assert abs(bias).tolist() == pytest.approx([0.05 / 4] * 3), "Adam's first step has length lr"
+
+
+def test_an_array_of_zeros_stays_finite() -> None:
+    from legw.adapters.optax import recipe_optimizer
+
+    weights = {"w": jax.numpy.zeros((3, 3))}
+    optimizer = recipe_optimizer(muon_recipe(), 1000, hidden={"w": 1})
+    steps, _ = optimizer.update(weights, optimizer.init(weights), weights)
+    assert not steps["w"].any()
+
+
+def test_what_muon_must_know() -> None:
+    from expect import error_line
+    from legw.adapters.optax import recipe_optimizer
+
+    recipe = muon_recipe()
+    assert error_line(recipe_optimizer, recipe, 1000) == (
+        "small: hidden=None: muon must know how many matrices each array holds; "
+        "give a tree of whole numbers, 0 for AdamW"
+    )
+    other = replace(recipe, optimizer=AdamW())
+    assert error_line(recipe_optimizer, other, 1000, hidden={"w": 1}) == (
+        "small: hidden: is for muon, and the optimizer is adamw; leave it out"
+    )
+    weights = {"w": jax.numpy.ones((4, 3)), "b": jax.numpy.ones(3)}
+    for hidden, line in {
+        (1, 1): "muon: hidden['b']=1: the array of shape (3,) is no matrix; give 0",
+        (3, 0): "muon: hidden['w']=3: must divide the first axis of the array of shape (4, 3)",
+        (-1, 0): "muon: hidden['w']=-1: must be a whole number, at least 0",
+        (True, 0): "muon: hidden['w']=True: must be a whole number, at least 0",
+    }.items():
+        optimizer = recipe_optimizer(recipe, 1000, hidden=dict(zip("wb", hidden, strict=True)))
+        assert error_line(optimizer.init, weights) == line
+    optimizer = recipe_optimizer(recipe, 1000, hidden={"w": 1})
+    assert error_line(optimizer.init, weights).startswith(
+        "muon: hidden: must have the parameters' structure, PyTreeDef({'b': *, 'w': *}); has"
+    )
+    optimizer = recipe_optimizer(recipe, 1000, hidden={"w": 1, "b": 0})
+    assert error_line(optimizer.update, weights, optimizer.init(weights)) == (
+        "muon: params=None: give them as update(gradients, state, params)"
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from legw.apps.augment import below, crop_and_flip, splitmix64
+from legw.apps.augment import below, crop_and_flip, shifted, splitmix64
 
 MASK = 2**64 - 1
 
@@ -90,3 +90,67 @@ def test_all_shifts_and_both_mirrors_occur() -> None:
     image = torch.arange(36).view(1, 6, 6, 1)
     found = crop_and_flip(image.expand(2000, 6, 6, 1), torch.arange(2000), 1)
     assert len(torch.unique(found, dim=0)) == 3 * 3 * 2
+
+
+# Shifts -----------------------------------------------------------------------------------
+
+
+def shifted_by_hand(image: torch.Tensor, down: int, right: int) -> torch.Tensor:
+    """Return the image moved pixel by pixel; what comes in is 0."""
+    height, width = image.shape
+    moved = torch.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            from_row, from_column = row + down, column + right
+            if 0 <= from_row < height and 0 <= from_column < width:
+                moved[row, column] = image[from_row, from_column]
+    return moved
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
+def test_each_image_is_shifted_by_its_own_seed(most: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(1, 256, (40, 6, 9), generator=generator).to(dtype)
+    seeds = torch.randint(0, 2**63 - 1, (40,), generator=generator)
+    found = shifted(images, seeds, most)
+    assert found.dtype is dtype and found.shape == images.shape
+    for index in range(40):
+        down, right = (
+            ((reference(int(seeds[index]), draw) >> 32) * (2 * most + 1) >> 32) - most
+            for draw in (0, 1)
+        )
+        assert torch.equal(found[index], shifted_by_hand(images[index], down, right))
+
+
+def test_zeros_come_in_and_nothing_else_is_lost() -> None:
+    """Of a picture that is 1 everywhere a strip is 0 on each side that it left."""
+    ones = torch.ones(500, 5, 7)
+    found = shifted(ones, torch.arange(500), 2)
+    rows, columns = found.amax(2).sum(1), found.amax(1).sum(1)
+    assert set(rows.tolist()) == {3, 4, 5} and set(columns.tolist()) == {5, 6, 7}
+    assert torch.equal(found.sum((1, 2)), rows * columns)
+    assert not shifted(torch.zeros(3, 4, 4), torch.arange(3), 2).any()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_all_shifts_occur_about_equally_often(most: int) -> None:
+    count, kinds = 50_000, (2 * most + 1) ** 2
+    image = torch.zeros(11, 11)
+    image[5, 5] = 1
+    found = shifted(image.expand(count, 11, 11), torch.arange(count) * 7919, most)
+    places = torch.bincount(found.flatten(1).argmax(1), minlength=121)
+    seen = places[places > 0]
+    assert len(seen) == kinds
+    squared = ((seen.double() - count / kinds) ** 2 / (count / kinds)).sum()
+    assert abs(squared - (kinds - 1)) < 5 * (2 * kinds) ** 0.5  # chi squared
+
+
+def test_a_shift_does_not_depend_on_the_batch_it_is_in() -> None:
+    images = torch.rand(20, 8, 8)
+    seeds = torch.arange(20) * 104729
+    whole = shifted(images, seeds, 3)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(whole[order], shifted(images[order], seeds[order], 3))
+    pieces = [shifted(images[i : i + 3], seeds[i : i + 3], 3) for i in range(0, 20, 3)]
+    assert torch.equal(whole, torch.cat(pieces))

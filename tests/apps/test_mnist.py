@@ -10,9 +10,13 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from torch import nn
 
-from legw import DataError
+from legw import DataError, Recipe
 from legw.apps import Options, find, mnist
+from legw.apps.augment import shifted
+from legw.apps.row_lstm import ShiftedRowTask
+from legw.train import Settings, fit
 
 
 def write_mnist(folder: Path, *, compressed: bool = True) -> None:
@@ -103,6 +107,63 @@ def test_the_real_files() -> None:
     assert torch.bincount(task.train[1]).tolist() == [
         5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949,
     ]  # fmt: skip
+
+
+# Shifts ---------------------------------------------------------------------------------------
+
+
+def test_one_application_shifts_its_images(folder: Path) -> None:
+    plain: Any = find("mnist-lstm", Options(data=folder))
+    task: Any = find("mnist-lstm-muon", Options(data=folder))
+    assert task.most == 2 and not hasattr(plain, "augment")
+    assert torch.equal(task.train[0], plain.train[0]) and torch.equal(task.test[0], plain.test[0])
+    batch = task.batch(torch.arange(50), torch.device("cpu"))
+    moved, labels = task.augment(batch, torch.arange(50) * 7919)
+    assert moved.shape == batch[0].shape and torch.equal(labels, batch[1])
+    assert torch.equal(moved, shifted(batch[0], torch.arange(50) * 7919, 2))
+
+
+class Watched(ShiftedRowTask):
+    """Notes what its models are shown, in training and in evaluation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shown: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+
+    def model(self) -> nn.Module:
+        model = super().model()
+        model.register_forward_pre_hook(
+            lambda model, inputs: self.shown[model.training].append(inputs[0])
+        )
+        return model
+
+
+def test_images_are_shifted_in_training_and_not_in_evaluation(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(1, 256, (40, 6, 6), generator=generator, dtype=torch.uint8)
+    part = images, torch.arange(40) % 10
+    task = Watched("watched", part, part, scale=255.0, hidden_size=4, most=2)
+    recipe = Recipe(batch_size=40, lr=0.01, epochs=3)
+    settings = Settings(device="cpu", micro_batch_size=40, lanes=1)
+    fit(task, recipe, out=tmp_path, settings=settings)
+    pixels = images.float() / 255
+    assert len(task.shown[False]) == 3 and len(task.shown[True]) == 3
+    for seen in task.shown[False]:
+        assert torch.equal(seen, pixels)
+    for epoch, seen in enumerate(task.shown[True]):
+        order = task.order(0, epoch, 40)
+        assert all(
+            any(torch.equal(row, each) for each in all_shifts(image))
+            for row, image in zip(seen, pixels[order], strict=True)
+        )
+        unmoved = sum(map(torch.equal, seen, pixels[order]))
+        assert unmoved < 10, "one in 25 stays where it is, in the mean"
+
+
+def all_shifts(image: torch.Tensor) -> list[torch.Tensor]:
+    """Return the image moved by -2 to 2 pixels both ways."""
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
+    return [padded[down : down + 6, right : right + 6] for down in range(5) for right in range(5)]
 
 
 def test_digits_are_split_once_and_for_all() -> None:

@@ -347,7 +347,7 @@ def test_bad_options(folder: Path, options: dict[str, Any], line: str) -> None:
 
 def test_options_of_translation_alone() -> None:
     assert error_line(find, "digits-lstm", Options(source="en"), kind=RunError) == (
-        "digits-lstm: source=en: is for gnmt, gnmt-small alone; leave it out"
+        "digits-lstm: source=en: is for gnmt, gnmt-small, gnmt-small-muon alone; leave it out"
     )
 
 
@@ -478,6 +478,7 @@ def train(task: TranslationTask, out: Path, **changes: Any) -> Any:
     return fit(task, Recipe(**(recipe | changes)), out=out, settings=settings)
 
 
+@pytest.mark.slow
 def test_it_learns_a_few_sentences_by_heart(tmp_path: Path) -> None:
     folder, out = write_pairs(tmp_path, lines=12), tmp_path / "run"
     for language in ("en", "de"):

@@ -111,18 +111,18 @@ def brute_force(batch: Batch, direction: list[Tensor]) -> float:
     return float(vector @ hessian @ vector / (vector @ vector))
 
 
-@pytest.mark.parametrize("method", [by_difference, by_product])
 @pytest.mark.parametrize("make", [Lines, Streams])
-def test_both_methods_agree_with_the_full_hessian(make: Any, method: Any, tmp_path: Path) -> None:
+def test_both_methods_agree_with_the_full_hessian(make: Any, tmp_path: Path) -> None:
     task = make()
 
-    def look(moment: Moment) -> tuple[float, float]:
+    def look(moment: Moment) -> list[float]:
         batch = Batch(moment, task.order(1, 0, 64)[:40])
         direction = [slope.detach() for slope in moment.slopes]
-        return float(method(batch, direction)), brute_force(batch, direction)
+        both = [float(method(batch, direction)) for method in (by_difference, by_product)]
+        return [*both, brute_force(batch, direction)]
 
-    found, expected = look_at(task, look, tmp_path / "run")
-    assert found == pytest.approx(expected, rel=1e-6)
+    *found, expected = look_at(task, look, tmp_path / "run")
+    assert found == pytest.approx([expected, expected], rel=1e-6)
 
 
 @pytest.mark.parametrize("method", [by_difference, by_product])
@@ -130,7 +130,8 @@ def test_both_methods_agree_with_the_full_hessian(make: Any, method: Any, tmp_pa
 def test_a_quadratic_gives_its_spectrum(dtype: torch.dtype, method: Any, tmp_path: Path) -> None:
     """Along an eigenvector the curvature is the eigenvalue, with its sign.
 
-    In single precision an error of rounding is in proportion to the largest of them.
+    In single precision an error of rounding is in proportion to the largest of them: up to
+    about 1e-4 of it, depending on the CPU's kernels.
     """
     task = Quadratic(dtype)
 
@@ -139,7 +140,7 @@ def test_a_quadratic_gives_its_spectrum(dtype: torch.dtype, method: Any, tmp_pat
         return [float(method(batch, [axis.to(dtype)[None]])) for axis in task.axes.T]
 
     found = look_at(task, look, tmp_path / "run", at=0, lr=1e-4)
-    tolerance = 1e-6 if dtype == torch.float64 else 1e-2
+    tolerance = 1e-6 if dtype == torch.float64 else 2e-2
     assert found == pytest.approx(list(task.spectrum), rel=1e-5, abs=tolerance)
 
 

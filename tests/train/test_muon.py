@@ -5,7 +5,6 @@ The formula is written out for one matrix at a time, in double precision.
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from typing import Any
@@ -20,10 +19,11 @@ from legw.apps.row_lstm import RowLSTM
 from legw.errors import RecipeError
 from legw.recipe import Recipe
 from legw.train import RecipeLR, muon
+from legw.train.lanes import Lanes
 from legw.train.muon import Muon
 from legw.train.muon_groups import described, muon_choices, muon_groups
 from legw.train.optim import build
-from legw.train.orthogonal import COEFFICIENTS, fast_dtype, orthogonal
+from legw.train.orthogonal import fast_dtype, orthogonal
 from threads import threads
 
 STEPS = 12
@@ -38,7 +38,7 @@ def one_thread():
 
 def literal_orthogonal(matrix: Tensor, steps: int) -> Tensor:
     """Five products a step, as published, for one matrix."""
-    a, b, c = COEFFICIENTS
+    a, b, c = optimizers.NEWTON_SCHULZ
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / max(x.norm().item(), 1e-7)
     for _ in range(steps):
@@ -140,7 +140,8 @@ def test_a_gate_does_not_hear_of_the_others():
 
 
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_unsplit_matrices_step_as_in_torch(nesterov):
+def test_unsplit_matrices_step_as_in_torch(nesterov, monkeypatch):
+    monkeypatch.setattr("legw.train.orthogonal.CPU_BF16_SIDE", 0)  # torch always iterates in bf16
     shapes = [(30, 20), (20, 30), (16, 16)]
     ours, theirs = weights_of(shapes, torch.float32), weights_of(shapes, torch.float32)
     settings = {"lr": 0.02, "momentum": 0.9, "nesterov": nesterov, "weight_decay": 0.1}
@@ -148,7 +149,7 @@ def test_unsplit_matrices_step_as_in_torch(nesterov):
     their = torch.optim.Muon(theirs, adjust_lr_fn="match_rms_adamw", **settings)
     for step in range(STEPS):
         assert_close(run(our, ours, [step]), run(their, theirs, [step]), rtol=0, atol=2e-3)
-    if fast_dtype(torch.device("cpu")) is torch.bfloat16:  # torch always iterates in bf16
+    if fast_dtype(torch.device("cpu")) is torch.bfloat16:
         assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -187,6 +188,13 @@ def test_zeros_stay_zeros_and_bf16_is_near():
     assert (low - high).norm() < 0.03 * high.norm()
 
 
+def test_small_matrices_are_turned_in_fp32_on_a_cpu():
+    """There bf16 has no time to pay for its beginning; the shape alone decides, not the stack."""
+    for shape in [(8, 32, 32), (1, 200, 64), (64, 95, 300)]:
+        matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        assert_same([orthogonal(matrices)], [orthogonal(matrices, dtype=torch.float32)])
+
+
 def test_channels_last_weights_step_as_others():
     values, grads = torch.randn(4, 3, 3, 3), torch.randn(4, 3, 3, 3)
     results = []
@@ -200,21 +208,7 @@ def test_channels_last_weights_step_as_others():
     assert_close(results[:1], results[1:], rtol=1e-5, atol=1e-6)
 
 
-# The manners of a torch optimizer ---------------------------------------------------
-
-
-def test_a_closure_is_called_with_gradients_on():
-    weights, groups = both_parts()
-    optimizer = Muon(groups, 0.1)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = sum((weight**2).sum() for weight in weights)
-        loss.backward()
-        return loss
-
-    before = optimizer.step(closure).item()
-    assert optimizer.step(closure).item() < before
+# What torch does with an optimizer (with every one: test_every_optimizer.py) -----------
 
 
 def test_resuming_is_bitwise_the_same(tmp_path):
@@ -232,27 +226,6 @@ def test_resuming_is_bitwise_the_same(tmp_path):
     assert [group["lr"] for group in resumed.param_groups] == [0.1, 0.1, 0.05]
     assert [group["split"] for group in resumed.param_groups] == [4, 1, 1]
     assert_same(run(resumed, again, range(5, 10)), straight)
-
-
-def test_a_copy_goes_on_like_the_original():
-    weights, groups = both_parts()
-    optimizer = Muon(groups, 0.1)
-    run(optimizer, weights, range(3))
-    twins, twin = copy.deepcopy((weights, optimizer))
-    assert_same(run(twin, twins, range(3, 6)), run(optimizer, weights, range(3, 6)))
-
-
-def test_lr_may_be_a_tensor():
-    (by_float, one), (by_tensor, two) = both_parts(torch.float64), both_parts(torch.float64)
-    lr = torch.tensor(0.1, dtype=torch.float64)
-    for group in (*one, *two):
-        group.pop("lr", None)
-    first, second = Muon(one, 0.1, weight_decay=0.1), Muon(two, lr, weight_decay=0.1)
-    for step in range(4):
-        for group in first.param_groups:
-            group["lr"] = 0.1 / (step + 1)
-        lr.fill_(0.1 / (step + 1))
-        assert_close(run(second, by_tensor, [step]), run(first, by_float, [step]))
 
 
 def test_a_schedule_keeps_the_ratio_of_the_two_parts():
@@ -274,18 +247,6 @@ def test_a_schedule_keeps_the_ratio_of_the_two_parts():
     assert seen[0] == pytest.approx(0.04) and seen[10] == pytest.approx(0.4)
 
 
-def test_weights_without_gradient_stay():
-    weights, groups = both_parts()
-    optimizer = Muon(groups, 0.1)
-    optimizer.step()
-    assert not optimizer.state
-    weights[0].grad = torch.ones_like(weights[0])
-    before = [weight.detach().clone() for weight in weights]
-    optimizer.step()
-    assert not torch.equal(weights[0], before[0])
-    assert_same(weights[1:], before[1:])
-
-
 def test_stacks_of_equal_matrices_are_made_at_once(monkeypatch):
     """Eight gates of two weights and one more matrix of their shape: one product of nine."""
     seen = []
@@ -296,6 +257,18 @@ def test_stacks_of_equal_matrices_are_made_at_once(monkeypatch):
     optimizer = Muon([{"params": weights[:2], "split": 4}, {"params": weights[2:]}], 0.1)
     run(optimizer, weights, [0])
     assert seen == [(9, 2, 5), (1, 3, 3)]
+
+
+def test_groups_of_adamw_that_agree_step_at_once(monkeypatch):
+    """In one call, as one fused optimizer would; settings that differ keep their own."""
+    seen = []
+    monkeypatch.setattr(muon, "adamw", lambda weights, *_, **__: seen.append(len(weights)))
+    weights = weights_of([(3, 2), (2,), (4,), (5,)], torch.float32)
+    same = {"use_muon": False, "weight_decay": 0.0}
+    groups = [{"params": weights[:1], **same}, {"params": weights[1:3], **same}]
+    groups += [{"params": weights[3:], "use_muon": False, "weight_decay": 0.1}]
+    run(Muon(groups, 0.1), weights, [0])
+    assert seen == [3, 1]
 
 
 # Several processes ------------------------------------------------------------------
@@ -350,6 +323,38 @@ def test_processes_share_the_work_and_agree(size, monkeypatch):
     for number in range(size):
         assert_same(results[number], results[0])
         assert_close(results[number], expected)
+
+
+@pytest.mark.parametrize("shapes", [[(8, 5), (8, 5), (3, 3)], [(8, 5)], [(8, 6), (2, 2), (2, 2)]])
+@pytest.mark.parametrize("count", [2, 3])
+def test_lanes_share_the_work_to_the_same_end(shapes, count, monkeypatch):
+    monkeypatch.setattr(muon, "LANES_COST", 0)
+    seen: set[int] = set()
+
+    def turned(x: Tensor, steps: int) -> Tensor:
+        seen.add(threading.get_ident())
+        return orthogonal(x, steps)
+
+    monkeypatch.setattr(muon, "orthogonal", turned)
+    ends = []
+    for lanes in (None, Lanes(count)):
+        weights = weights_of(shapes)
+        optimizer = Muon([{"params": weights[:1], "split": 2}, {"params": weights[1:]}], 0.1)
+        optimizer.lanes = lanes
+        ends.append(run(optimizer, weights, range(3)))
+        if lanes:
+            lanes.close()
+    assert len(seen) > 1
+    assert_close(ends[1], ends[0])
+
+
+def test_small_work_stays_in_one_lane():
+    weights = weights_of([(8, 5)])
+    optimizer = Muon(weights, 0.1)
+    optimizer.lanes = Lanes(2)
+    optimizer.lanes.run = pytest.fail
+    run(optimizer, weights, [0])
+    optimizer.lanes.close()
 
 
 # Which tensors ----------------------------------------------------------------------
@@ -484,10 +489,3 @@ def test_bad_groups_are_refused(group, message):
     with pytest.raises(RecipeError) as caught:
         Muon([{"params": [weight], **group}], lr=0.1)
     assert str(caught.value) == message
-
-
-def test_sparse_gradients_are_refused():
-    embedding = nn.Embedding(5, 3, sparse=True)
-    embedding(torch.tensor([1, 2])).sum().backward()
-    with pytest.raises(RecipeError, match=r"muon: gradient of shape .* must be dense"):
-        Muon([{"params": [embedding.weight], "use_muon": False}], lr=0.1).step()

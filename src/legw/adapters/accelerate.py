@@ -5,6 +5,9 @@
 in place of ``accelerator.prepare(scheduler)``. That one moves a scheduler on
 `num_processes` times an update unless batches are split: it takes the schedule to have
 been made for one process. A recipe's is made for the global batch, whoever shares it.
+
+The recipe's own optimizer, also Muon with its AdamW, is
+``legw.train.optim.build(big.optimizer, model, big.lr)``: build it before `prepare`.
 """
 
 from __future__ import annotations

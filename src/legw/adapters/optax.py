@@ -1,6 +1,7 @@
-"""optax: the recipe as a traced schedule, and its optimizer, LARS and LAMB too.
+"""optax: the recipe as a traced schedule, and its optimizer, LARS, LAMB and Muon too.
 
     optimizer = recipe_optimizer(big, num_examples=60000)
+    optimizer = recipe_optimizer(big, num_examples=60000, hidden={"w": 1, "b": 0})  # Muon
 
 The schedule is `legw.schedule`'s closed form written for arrays: whole updates are
 counted in integers, and what rounds in single precision is added up before.
@@ -19,10 +20,13 @@ from jax import numpy as jnp
 
 from legw import optimizers
 from legw.decays import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
-from legw.errors import RecipeError, unknown_name
+from legw.errors import RecipeError, shown, unknown_name
 from legw.recipe import Recipe
 from legw.schedule import update_length, updates, warmup_updates
 from legw.units import in_unit
+
+TINY = 1e-7
+"""The smallest norm that a matrix is divided by, so that one of zeros stays one."""
 
 
 def recipe_schedule(recipe: Recipe, num_examples: int | None = None) -> Callable[[Any], Array]:
@@ -124,27 +128,49 @@ def _stairs(recipe: Recipe, num_examples: int | None, start: float) -> Callable[
 
 
 def recipe_optimizer(
-    recipe: Recipe, num_examples: int | None = None
+    recipe: Recipe, num_examples: int | None = None, *, hidden: Any = None
 ) -> optax.GradientTransformation:
     """Return the recipe's clipping, optimizer and schedule as one optax transformation.
 
     LARS and LAMB leave arrays of fewer than two dimensions (biases, norms) out of the
-    layer-wise ratio and of weight decay, as `legw.train.parameter_groups` does.
+    layer-wise ratio and of weight decay, as `legw.train.parameter_groups` does. Muon steps
+    as `legw.train.Muon` does, in single precision (double for double), to rounding; its
+    `update` needs the parameters.
 
     Args:
         recipe: what is trained.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+        hidden: for Muon, and only for it: what JAX's arrays do not say of themselves. A tree
+            of whole numbers with the parameters' structure, or a function that returns it
+            for the parameters: how many matrices lie one above the other along an array's
+            first axis (1 for a plain matrix, 4 for an LSTM's stacked gates), each made
+            orthogonal by itself; 0 leaves an array to AdamW. An array of more than two
+            dimensions is taken as (first axis, all others), as torch's convolutions lie.
+            With ``split_gates=False`` each array counts as one matrix.
 
     Raises:
-        RecipeError: the optimizer's type is unknown, or the number of examples.
+        RecipeError: the optimizer's type or the number of examples is unknown, `hidden` is
+            missing for Muon or given for another optimizer. From `init` and `update`:
+            `hidden` has another structure than the parameters, or does not suit an array.
     """
-    kind = _KINDS.get(type(recipe.optimizer))
+    data = recipe.optimizer
+    kind = _KINDS.get(type(data))
     if kind is None:
         known = [each.__name__ for each in _KINDS]
-        raise RecipeError(unknown_name("optimizer", type(recipe.optimizer).__name__, known))
-    step: optax.GradientTransformation = kind(
-        recipe.optimizer, recipe_schedule(recipe, num_examples)
-    )
+        raise RecipeError(unknown_name("optimizer", type(data).__name__, known))
+    is_muon = isinstance(data, optimizers.Muon)
+    if is_muon and hidden is None:
+        raise RecipeError(
+            f"{recipe.name}: hidden=None: muon must know how many matrices each array holds; "
+            "give a tree of whole numbers, 0 for AdamW"
+        )
+    if hidden is not None and not is_muon:
+        raise RecipeError(
+            f"{recipe.name}: hidden: is for muon, and the optimizer is {data.kind}; leave it out"
+        )
+    lr = recipe_schedule(recipe, num_examples)
+    settings = {"hidden": hidden} if is_muon else {}
+    step: optax.GradientTransformation = kind(data, lr, **settings)
     if recipe.clip_norm is None:
         return step
     return optax.chain(optax.clip_by_global_norm(recipe.clip_norm), step)
@@ -201,10 +227,111 @@ def _published_ratio(data: optimizers.LARS) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
-_KINDS: dict[type[optimizers.Optimizer], Callable[[Any, Any], optax.GradientTransformation]] = {
+# Muon -----------------------------------------------------------------------------
+#
+# optax.contrib.muon is another optimizer: it corrects momentum and gradient for the start at
+# 0, each by a factor of its own, and so mixes them differently in the first updates. Its
+# Newton-Schulz iteration is not public.
+
+
+def _muon(data: optimizers.Muon, lr: Any, hidden: Any) -> optax.GradientTransformation:
+    def parts(counts: Any) -> optax.GradientTransformation:
+        """Return the transformation for arrays of so many matrices."""
+        momentum = optax.chain(
+            _orthogonal_momentum(data, _masked(counts)),
+            optax.add_decayed_weights(data.weight_decay),
+            optax.scale_by_learning_rate(lr),
+        )
+        adamw = optax.adamw(
+            lambda count: data.adamw_lr_ratio * lr(count),
+            data.beta1,
+            data.beta2,
+            data.epsilon,
+            weight_decay=data.adamw_weight_decay,
+            mask=_matrices,
+        )
+        labels = jax.tree.map(lambda count: "muon" if count else "adamw", counts)
+        return optax.partition({"muon": momentum, "adamw": adamw}, labels)
+
+    def init(params: Any) -> Any:
+        return parts(_counts(hidden, params, data)).init(params)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> Any:
+        if params is None:
+            raise RecipeError("muon: params=None: give them as update(gradients, state, params)")
+        return parts(_counts(hidden, params, data)).update(gradients, state, params)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _orthogonal_momentum(data: optimizers.Muon, counts: Any) -> optax.GradientTransformation:
+    """Turn gradients into Muon's steps per lr; the state is the momentum."""
+
+    def init(params: Any) -> Any:
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(gradients: Any, state: Any, params: Any = None) -> Any:
+        keep = data.momentum
+        state = jax.tree.map(lambda m, g: m + (1 - keep) * (g - m), state, gradients)
+        along = state
+        if data.nesterov:
+            along = jax.tree.map(lambda m, g: g + keep * (m - g), state, gradients)
+        return jax.tree.map(lambda u, n: _turned(u, n, data.ns_steps), along, counts), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _turned(array: Array, count: int, ns_steps: int) -> Array:
+    """Return an array whose matrices are made orthogonal, times the length of Muon's steps."""
+    x_NRC = array.reshape(count, array.shape[0] // count, -1)
+    _, rows, columns = x_NRC.shape
+    x = x_NRC.astype(jnp.promote_types(array.dtype, jnp.float32))
+    if rows > columns:
+        x = x.mT
+    x = x / jnp.maximum(jnp.linalg.norm(x, axis=(1, 2), keepdims=True), TINY)
+    a, b, c = optimizers.NEWTON_SCHULZ
+    for _ in range(ns_steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * (gram @ gram)) @ x
+    if rows > columns:
+        x = x.mT
+    length = optimizers.MUON_RMS * math.sqrt(max(rows, columns))
+    return (length * x).reshape(array.shape).astype(array.dtype)
+
+
+def _masked(counts: Any) -> Any:
+    """Return the counts as `optax.partition` shows a tree to the part that Muon has."""
+    return jax.tree.map(lambda count: count or optax.MaskedNode(), counts)
+
+
+def _counts(hidden: Any, params: Any, data: optimizers.Muon) -> Any:
+    """Return how many matrices each array holds, as the user says."""
+    counts = hidden(params) if callable(hidden) else hidden
+    found, wanted = jax.tree.structure(counts), jax.tree.structure(params)
+    if found != wanted:
+        raise RecipeError(
+            f"muon: hidden: must have the parameters' structure, {wanted}; has {found}"
+        )
+    jax.tree.map_with_path(_check_count, counts, params)
+    return counts if data.split_gates else jax.tree.map(lambda count: min(count, 1), counts)
+
+
+def _check_count(path: Any, count: Any, array: Any) -> None:
+    what = f"muon: hidden{jax.tree_util.keystr(path)}={shown(count)}"
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise RecipeError(f"{what}: must be a whole number, at least 0")
+    shape = tuple(jnp.shape(array))
+    if count and len(shape) < 2:
+        raise RecipeError(f"{what}: the array of shape {shape} is no matrix; give 0")
+    if count and shape[0] % count:
+        raise RecipeError(f"{what}: must divide the first axis of the array of shape {shape}")
+
+
+_KINDS: dict[type[optimizers.Optimizer], Callable[..., optax.GradientTransformation]] = {
     optimizers.SGD: _sgd,
     optimizers.Adam: _adam,
     optimizers.AdamW: _adamw,
     optimizers.LARS: _lars,
     optimizers.LAMB: _lamb,
+    optimizers.Muon: _muon,
 }

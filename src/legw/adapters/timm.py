@@ -3,6 +3,9 @@
 timm's command line takes whole warmup epochs only, and moves its warmup once an epoch
 unless ``--sched-on-updates`` is given. This scheduler has the recipe's rate for each
 update, and keeps `lr_scale` of layer-wise decay.
+
+The recipe's own optimizer, also Muon with its AdamW, is
+``legw.train.optim.build(big.optimizer, model, big.lr)``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ processes are, so that `legw.train.RecipeLR` is given to it as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch.nn import Module
@@ -22,21 +23,30 @@ from legw.train.scheduler import RecipeLR
 
 
 def trainer_optimizers(
-    model: Module, recipe: Recipe, num_examples: int | None = None
+    model: Module,
+    recipe: Recipe,
+    num_examples: int | None = None,
+    *,
+    output: str | None = None,
+    exclude: Sequence[str] = (),
 ) -> tuple[Optimizer, RecipeLR]:
     """Return what `Trainer` takes as `optimizers`: the recipe's optimizer and its schedule.
 
+    Muon and the AdamW beside it are one optimizer, whose groups keep the ratio of their rates.
     Biases and norms are not decayed, as in `Trainer`'s own optimizer.
 
     Args:
         model: on any device; `Trainer` moves it without making new parameters.
         recipe: what is trained; its batch size is the global one.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+        output: name of the model's output layer, which Muon leaves to AdamW; None is the
+            linear layer that was registered last (see `legw.train.muon_groups`).
+        exclude: names of parameters or modules that Muon leaves to AdamW, too; may hold ``*``.
 
     Raises:
-        RecipeError: the number of examples is not known.
+        RecipeError: the number of examples is not known, or the model has nothing of a name.
     """
-    optimizer = optim.build(recipe.optimizer, model, recipe.lr)
+    optimizer = optim.build(recipe.optimizer, model, recipe.lr, output=output, exclude=exclude)
     _without_decay(optimizer, model)
     return optimizer, RecipeLR(optimizer, recipe, num_examples)
 

@@ -146,6 +146,9 @@ class GlobalBatch:
         """Within it, this thread has every core: for what is no part of an update."""
         return contextlib.nullcontext()
 
+    def share_with(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the optimizer's step use what is idle between two gradients; nothing here."""
+
     def close(self) -> None:
         """Give back what the gradient needed; nothing here."""
 
@@ -304,6 +307,18 @@ class GlobalBatch:
         own = tuple(tensor.cpu() for tensor in _joined(self.carried) or ()) if there else None
         shares = [share for share in self.world.gather(own) if share is not None]
         return _joined(shares) if shares else None
+
+    def carried_like(self) -> State:
+        """Return the state that the task carries, of a few examples, on the CPU."""
+        ids = self.batches.ids(0)[self.parts[0]]
+        self.model.eval()  # what batch-norm keeps stays as it is
+        try:
+            with torch.no_grad():
+                batch = self.task.batch(ids, self.world.device)
+                *_, state = summed_loss(self.task, self.model, batch, None, self.precision)
+        finally:
+            self.model.train()
+        return None if state is None else tuple(tensor.cpu() for tensor in state)
 
     def set_carried(self, whole: State) -> None:
         """Take this process's part of a whole batch's carried state."""

@@ -8,12 +8,16 @@ import os
 import platform
 import resource
 import sys
+import time
+import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 import legw
+from legw.errors import LegwWarning
 from legw.train.dropout import seed_thread
 
 STEERING = ("NVIDIA_TF32_OVERRIDE",)
@@ -53,6 +57,42 @@ def environment() -> dict[str, str]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **steering,
     }
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds, once all that the device has been asked to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    """Return how long an action takes on a device, in seconds."""
+    began = now(device)
+    action()
+    return now(device) - began
+
+
+def times_of(
+    action: Callable[[], object],
+    device: torch.device,
+    seconds: float = 0.0,
+    *,
+    least: int = 1,
+    most: int = 1_000,
+) -> list[float]:
+    """Return how long each of several calls of an action takes, in seconds.
+
+    Args:
+        action: called until `seconds` are spent, at least `least` and at most `most` times.
+        device: waited for after each call.
+        seconds: at least 0.
+        least, most: calls.
+    """
+    times: list[float] = []
+    while len(times) < least or (sum(times) < seconds and len(times) < most):
+        times.append(seconds_of(action, device))
+    return times
 
 
 def peak_memory(device: torch.device) -> float:
@@ -137,3 +177,17 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if "model name" in line)
     return next(names, platform.machine())
+
+
+def warn_of_compiling(device: torch.device) -> None:
+    """Warn before a model is compiled for a CPU: that takes minutes, and seldom pays there.
+
+    Warns:
+        LegwWarning: the device is a CPU.
+    """
+    if device.type == "cpu":
+        line = (
+            "--compile: on a CPU torch.compile works for minutes before the first update, as "
+            "long as a hundred times the whole run of a small model; leave it out to begin at once"
+        )
+        warnings.warn(line, LegwWarning, stacklevel=2)

@@ -25,6 +25,7 @@ from legw.train.accumulation import GlobalBatch, summed_loss
 from legw.train.batches import derive
 from legw.train.dist import World
 from legw.train.dropout import seed_thread
+from legw.train.muon import Muon
 from legw.train.precision import Precision
 from legw.train.task import State, Task
 
@@ -171,6 +172,10 @@ class LanedBatch(GlobalBatch):
 
     def all_cores(self) -> AbstractContextManager[None]:
         return self._lanes.all_cores()
+
+    def share_with(self, optimizer: torch.optim.Optimizer) -> None:
+        if isinstance(optimizer, Muon):
+            optimizer.lanes = self._lanes
 
     def close(self) -> None:
         self._lanes.close()

@@ -157,7 +157,10 @@ def can_fuse(weight: Tensor) -> bool:
     return (
         weight.device.type in FUSED_DEVICES
         and weight.is_floating_point()
-        and weight.stride() == torch.empty_like(weight, device="meta").stride()
+        and (
+            weight.is_contiguous()  # which is quickly seen, and asked at every step
+            or weight.stride() == torch.empty_like(weight, device="meta").stride()
+        )
     )
 
 

@@ -9,9 +9,9 @@ Shapes: N matrices, R rows, C columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
@@ -19,6 +19,7 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from legw.errors import RecipeError, shown
+from legw.optimizers import MUON_RMS
 from legw.train.multi_tensor import (
     Group,
     MultiTensorOptimizer,
@@ -30,30 +31,56 @@ from legw.train.multi_tensor import (
 )
 from legw.train.orthogonal import orthogonal
 
-RMS = 0.2
-"""Root mean square of the entries of a step, per lr: about that of AdamW's steps."""
+if TYPE_CHECKING:
+    from legw.train.lanes import Lanes
+
+ADAMW_SETTINGS = ("lr", "betas", "eps", "weight_decay", "foreach")
+"""Groups of AdamW's that agree in these are updated together."""
+
+LANES_COST = 2**22
+"""Stacks that cost less than this (see `_Stack`) are not worth waking other threads for."""
+
+UNEVEN = 1.25
+"""Whole weights are dealt out if no worker gets more than this, times an even share; else
+their matrices, which have to be put together again."""
 
 
-@dataclass(frozen=True)
-class _Matrix:
-    """One matrix that is to be made orthogonal."""
+@dataclass
+class _Stack:
+    """Matrices that are to be made orthogonal, each by itself: those of one weight, say."""
 
-    direction: Tensor
-    """Shape (R, C)."""
-    into: Tensor
-    """Where the step goes: shape (R, C), of the same type and device."""
+    direction_NRC: Tensor
     ns_steps: int
+    turned_NRC: Tensor | None = None
+    """The matrices made orthogonal; None until they are."""
 
     @property
     def alike(self) -> tuple[Any, ...]:
-        """Equal for matrices that can be stacked."""
-        return self.direction.shape, self.direction.dtype, self.direction.device, self.ns_steps
+        """Equal for stacks that can be made orthogonal together."""
+        x = self.direction_NRC
+        return x.shape[1:], x.dtype, x.device, self.ns_steps
 
     @property
     def cost(self) -> int:
-        """Products of an iteration, up to a factor."""
-        rows, columns = sorted(self.direction.shape)
-        return rows * rows * columns
+        """Multiplications of one product in an iteration."""
+        smaller, larger = sorted(self.direction_NRC.shape[1:])
+        return len(self.direction_NRC) * smaller * smaller * larger
+
+    def singly(self) -> list[_Stack]:
+        """Return a stack for each matrix; itself where it has one."""
+        if len(self.direction_NRC) == 1:
+            return [self]
+        return [_Stack(one_1RC, self.ns_steps) for one_1RC in torch.split(self.direction_NRC, 1)]
+
+    @property
+    def length(self) -> float:
+        """Factor of a step, per lr."""
+        return MUON_RMS * math.sqrt(max(self.direction_NRC.shape[1:]))
+
+    def made(self) -> Tensor:
+        """Return the matrices made orthogonal, which they have been."""
+        assert self.turned_NRC is not None
+        return self.turned_NRC
 
 
 class Muon(MultiTensorOptimizer):
@@ -96,6 +123,8 @@ class Muon(MultiTensorOptimizer):
     """
 
     kind = "muon"
+    lanes: Lanes | None = None
+    """Threads that share the work of a CPU, each with a core of its own; `fit` sets it."""
     _processes: Any = None
 
     def __init__(  # noqa: PLR0917 (positional, as torch's own)
@@ -142,21 +171,25 @@ class Muon(MultiTensorOptimizer):
                 _check_matrices(weight, split)
 
     def _update_groups(self) -> None:
-        hidden: list[tuple[list[Tensor], list[Tensor], Group]] = []
-        matrices: list[_Matrix] = []
+        hidden: list[tuple[list[Tensor], list[_Stack], Group]] = []
+        others: dict[tuple[Any, ...], tuple[list[Tensor], Group]] = {}
         for group in self.param_groups:
-            for weights in batches(self._moving(group), group["foreach"]):
-                if not group["use_muon"]:
+            moving = self._moving(group)
+            if not group["use_muon"]:
+                settings = tuple(group[name] for name in ADAMW_SETTINGS)
+                others.setdefault(settings, ([], group))[0].extend(moving)
+                continue
+            for weights in batches(moving, group["foreach"]):
+                hidden.append((weights, self._stacks(weights, group), group))
+
+        def meanwhile() -> None:
+            for moving, group in others.values():
+                for weights in batches(moving, group["foreach"]):
                     self._update(weights, gradients_of(weights), group)
-                    continue
-                directions = self._directions(weights, group)
-                steps = [torch.empty_like(direction) for direction in directions]
-                hidden.append((weights, steps, group))
-                for direction, step in zip(directions, steps, strict=True):
-                    matrices += _matrices(direction, step, group)
-        self._orthogonalise(matrices)
-        for weights, steps, group in hidden:
-            _take(weights, steps, group)
+
+        self._orthogonalise([stack for _, stacks, _ in hidden for stack in stacks], meanwhile)
+        for weights, stacks, group in hidden:
+            _take(weights, stacks, group)
 
     def _update(self, weights: list[Tensor], gradients: list[Tensor], group: Group) -> None:
         """Take AdamW's step."""
@@ -175,64 +208,102 @@ class Muon(MultiTensorOptimizer):
             maximize=False,
         )
 
-    def _directions(self, weights: list[Tensor], group: Group) -> list[Tensor]:
-        """Move the weights' momenta; return the directions, each of two dimensions."""
+    def _stacks(self, weights: list[Tensor], group: Group) -> list[_Stack]:
+        """Move the weights' momenta; return the directions, a stack for each weight."""
         gradients = gradients_of(weights)
-        momenta = self._state("momentum_buffer", weights)
-        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        directions = self._state("momentum_buffer", weights)
+        torch._foreach_lerp_(directions, gradients, 1 - group["momentum"])
         if group["nesterov"]:
-            momenta = list(torch._foreach_lerp(gradients, momenta, group["momentum"]))
-        return [momentum.flatten(1) for momentum in momenta]
+            directions = list(torch._foreach_lerp(gradients, directions, group["momentum"]))
+        split, ns_steps = group["split"], group["ns_steps"]
+        return [_Stack(u.reshape(split, len(u) // split, -1), ns_steps) for u in directions]
 
-    def _orthogonalise(self, matrices: list[_Matrix]) -> None:
-        """Fill every matrix's step, by this process or with the others' help."""
-        if self._processes is None:
-            _fill(matrices)
+    def _orthogonalise(self, stacks: Sequence[_Stack], meanwhile: Callable[[], None]) -> None:
+        """Make every stack's matrices orthogonal, by this thread or with the help of others.
+
+        This thread also does what is to be done meanwhile.
+        """
+        processes, lanes = self._processes, self.lanes
+        if processes is not None:
+            size = processes.size()
+        elif lanes is not None and sum(stack.cost for stack in stacks) >= LANES_COST:
+            size = lanes.count
+        else:
+            meanwhile()
+            _fill(stacks)
             return
-        rank, size = self._processes.rank(), self._processes.size()
-        owners = _shares([matrix.cost for matrix in matrices], size)
-        _fill([each for each, owner in zip(matrices, owners, strict=True) if owner == rank])
-        kinds = dict.fromkeys((each.into.device, each.into.dtype) for each in matrices)
-        for kind in kinds:
-            steps: list[list[Tensor]] = [[] for _ in range(size)]
-            for each, owner in zip(matrices, owners, strict=True):
-                if (each.into.device, each.into.dtype) == kind:
-                    steps[owner].append(each.into)
-            _exchange(steps, rank, self._processes)
+        apart = _apart(stacks, size)
+        parts = [part for each in apart for part in each]
+        dealt: list[list[_Stack]] = [[] for _ in range(size)]
+        for part, owner in zip(parts, _shares([part.cost for part in parts], size), strict=True):
+            dealt[owner].append(part)
+        if processes is not None:
+            meanwhile()
+            _fill(dealt[processes.rank()])
+            _exchange(dealt, processes)
+        elif lanes is not None:
+            dealt.reverse()  # the last has least, and this thread, lane 0, has more to do
+
+            def work(lane: int) -> None:
+                _fill(dealt[lane])
+                if lane == 0:
+                    meanwhile()
+
+            lanes.run(work)
+        for stack, each in zip(stacks, apart, strict=True):
+            if len(each) > 1:
+                stack.turned_NRC = torch.cat([part.made() for part in each])
 
 
-def _matrices(direction: Tensor, step: Tensor, group: Group) -> list[_Matrix]:
-    """Return the matrices that lie one above the other in a weight."""
-    pairs = zip(direction.chunk(group["split"]), step.chunk(group["split"]), strict=True)
-    return [_Matrix(part, into, group["ns_steps"]) for part, into in pairs]
+@torch.no_grad()
+def _fill(stacks: Sequence[_Stack]) -> None:
+    """Make the stacks' matrices orthogonal, those of one shape together."""
+    together: dict[tuple[Any, ...], list[_Stack]] = {}
+    for stack in stacks:
+        together.setdefault(stack.alike, []).append(stack)
+    for alike in together.values():
+        directions = [stack.direction_NRC for stack in alike]
+        stacked_NRC = directions[0] if len(directions) == 1 else torch.cat(directions)
+        turned_NRC = orthogonal(stacked_NRC, alike[0].ns_steps)
+        parts = torch.split(turned_NRC, [len(direction) for direction in directions])
+        for stack, part_NRC in zip(alike, parts, strict=True):
+            stack.turned_NRC = part_NRC
 
 
-def _fill(matrices: Sequence[_Matrix]) -> None:
-    """Fill the matrices' steps; those of one shape are made orthogonal together."""
-    stacks: dict[tuple[Any, ...], list[_Matrix]] = {}
-    for matrix in matrices:
-        stacks.setdefault(matrix.alike, []).append(matrix)
-    for stack in stacks.values():
-        turned_NRC = orthogonal(torch.stack([each.direction for each in stack]), stack[0].ns_steps)
-        turned_NRC.mul_(RMS * math.sqrt(max(turned_NRC.shape[1:])))
-        torch._foreach_copy_([each.into for each in stack], list(turned_NRC))
-
-
-def _take(weights: list[Tensor], steps: list[Tensor], group: Group) -> None:
-    """Decay weights, and move them against their steps times lr."""
+def _take(weights: list[Tensor], stacks: list[_Stack], group: Group) -> None:
+    """Decay weights, and move them against their orthogonal matrices times length and lr."""
     lr, decay = group["lr"], group["weight_decay"]
     if isinstance(lr, Tensor):
         lr = lr.to(weights[0].device)
     if decay != 0:
         torch._foreach_mul_(weights, 1 - lr * decay)
-    torch._foreach_mul_(steps, lr)
-    torch._foreach_sub_(weights, [s.view(w.shape) for s, w in zip(steps, weights, strict=True)])
+    by_length: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+    for weight, stack in zip(weights, stacks, strict=True):
+        moving, steps = by_length.setdefault(stack.length, ([], []))
+        moving.append(weight)
+        steps.append(stack.made().reshape(weight.shape))
+    for length, (moving, steps) in by_length.items():
+        if isinstance(lr, Tensor):
+            torch._foreach_mul_(steps, lr * length)
+            torch._foreach_sub_(moving, steps)
+        else:
+            torch._foreach_add_(moving, steps, alpha=-lr * length)
+
+
+def _apart(stacks: Sequence[_Stack], size: int) -> list[list[_Stack]]:
+    """Return each stack as the parts in which so many workers can share all evenly."""
+    costs, loads = [stack.cost for stack in stacks], [0] * size
+    for cost, owner in zip(costs, _shares(costs, size), strict=True):
+        loads[owner] += cost
+    if max(loads) * size <= UNEVEN * sum(costs):
+        return [[stack] for stack in stacks]
+    return [stack.singly() for stack in stacks]
 
 
 def _shares(costs: Sequence[int], size: int) -> list[int]:
-    """Return which of so many processes has which work, such that each has about as much.
+    """Return which of so many workers has which work, such that each has about as much.
 
-    The same on every process: the dearest first, each to the process that has least.
+    The same on every process: the dearest first, each to the one that has least.
 
     >>> _shares([1, 4, 1, 2], size=2)
     [1, 0, 1, 1]
@@ -244,19 +315,33 @@ def _shares(costs: Sequence[int], size: int) -> list[int]:
     return owners
 
 
-def _exchange(steps: list[list[Tensor]], rank: int, processes: Any) -> None:
-    """Send this process's tensors to all others, and fill theirs; of one device and dtype."""
-    numels = [sum(step.numel() for step in share) for share in steps]
-    first = next(share[0] for share in steps if share)
+def _exchange(dealt: Sequence[Sequence[_Stack]], processes: Any) -> None:
+    """Send the matrices that this process has turned to all others, and take theirs."""
+    kinds: dict[tuple[Any, ...], list[list[Tensor]]] = {}
+    for owner, stacks in enumerate(dealt):
+        for stack in stacks:
+            if stack.turned_NRC is None:
+                stack.turned_NRC = torch.empty_like(stack.direction_NRC)
+            kind = stack.turned_NRC.device, stack.turned_NRC.dtype
+            kinds.setdefault(kind, [[] for _ in dealt])[owner].append(stack.turned_NRC)
+    for tensors in kinds.values():
+        _exchange_alike(tensors, processes)
+
+
+def _exchange_alike(tensors: list[list[Tensor]], processes: Any) -> None:
+    """Exchange tensors of one device and dtype, given for each process; fill the others'."""
+    rank = processes.rank()
+    numels = [sum(tensor.numel() for tensor in share) for share in tensors]
+    first = next(share[0] for share in tensors if share)
     own = first.new_zeros(max(numels))
-    if steps[rank]:
-        torch.cat([step.flatten() for step in steps[rank]], out=own[: numels[rank]])
-    everything = [torch.empty_like(own) for _ in steps]
+    if tensors[rank]:
+        torch.cat([tensor.flatten() for tensor in tensors[rank]], out=own[: numels[rank]])
+    everything = [torch.empty_like(own) for _ in tensors]
     distributed.all_gather(everything, own, group=processes)
     for other, sent in enumerate(everything):
-        parts = torch.split(sent[: numels[other]], [step.numel() for step in steps[other]])
-        for step, part in zip(steps[other], parts, strict=True):
-            step.copy_(part.view_as(step))
+        parts = torch.split(sent[: numels[other]], [tensor.numel() for tensor in tensors[other]])
+        for tensor, part in zip(tensors[other], parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def _check_whole(name: str, value: object) -> None:

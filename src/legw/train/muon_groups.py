@@ -97,7 +97,9 @@ def muon_groups(
         model: see `muon_choices`, as for the arguments below.
         data: settings of the groups; None takes the defaults.
         lr: Muon's learning rate; AdamW's groups have ``lr*adamw_lr_ratio``.
-        output, exclude, split: see `muon_choices`.
+        output: see `muon_choices`.
+        exclude: see `muon_choices`.
+        split: see `muon_choices`.
 
     Returns:
         Groups of (name, parameter) pairs: hidden matrices by the number of parts, then

@@ -8,7 +8,7 @@ are torch's; `build` picks their fastest kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from legw import optimizers
-from legw.errors import RecipeError, unknown_name
+from legw.errors import RecipeError, shown, unknown_name
 from legw.optimizers import check_range
 from legw.recipe import Recipe
 from legw.train.multi_tensor import (
@@ -230,6 +230,7 @@ def build(
     *,
     foreach: bool | None = None,
     output: str | None = None,
+    exclude: Sequence[str] = (),
     process_group: Any = None,
 ) -> Optimizer:
     """Return the torch optimizer that the data describe, for the model's parameters.
@@ -242,12 +243,15 @@ def build(
         model: on the device where it is trained.
         lr: learning rate of the first update, at least 0.
         foreach: None takes the fastest kernels; True and False as in torch.
-        output: name of the model's output layer, for Muon (see `muon_groups`).
+        output: name of the model's output layer, for Muon (see `muon_groups`); the others
+            treat it as any layer.
+        exclude: names of parameters or modules that Muon leaves to AdamW (see
+            `muon_groups`); for Muon alone.
         process_group: processes that share Muon's work (see `Muon`); None shares nothing.
 
     Raises:
-        RecipeError: the optimizer's type is unknown, lr is out of range, or the model has
-            no layer of the output's name.
+        RecipeError: the optimizer's type is unknown, lr is out of range, the model has
+            nothing of a name, or names are excluded from another optimizer than Muon.
 
     >>> build(optimizers.LARS(momentum=0.8), torch.nn.Linear(2, 1), lr=4.0).defaults["momentum"]
     0.8
@@ -259,8 +263,12 @@ def build(
     check_range(optimizer.kind, "lr", lr, 0)
     settings = {"lr": lr, "foreach": foreach, **_settings(optimizer)}
     if isinstance(optimizer, optimizers.Muon):
-        groups = muon_groups(model, optimizer, lr, output=output)
+        groups = muon_groups(model, optimizer, lr, output=output, exclude=exclude)
         return Muon(groups, process_group=process_group, **settings)
+    if exclude:
+        raise RecipeError(
+            f"{optimizer.kind}: exclude={shown(list(exclude))}: is for muon; leave it out"
+        )
     if kind in (LARS, LAMB):
         return kind(parameter_groups(model), **settings)
     weights = _trainable(model)

@@ -131,15 +131,16 @@ def test_no_place_is_timed_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     found = estimate(Lines(), recipe(), device=CPU)
     assert found.laned and all(way.startswith("2 x ") for way in found.laned)
     assert not estimate(Lines(), recipe(), device=CPU, lanes=1).laned
     assert not estimate(Lines(), recipe(), device=CPU, one_lane=True).laned
     assert not estimate(Lines(), recipe(), device=CPU, processes=2).laned
     line = error_line(estimate, Normalised(), recipe(), device=CPU, lanes=2, kind=RunError)
-    assert line.endswith("lanes=2: needs a task that is concurrent (no dropout, no batch-norm), "
-                         "one process on a CPU, a model that is not compiled, and another rule "
-                         "than adascale; leave --lanes out")  # fmt: skip
+    assert line.endswith("lanes=2: needs a task that is concurrent (no draws from torch's "
+                         "generator, no batch-norm), one process on a CPU, a model that is not "
+                         "compiled, and another rule than adascale; leave --lanes out")  # fmt: skip
 
 
 class Cropped(Lines):
@@ -159,6 +160,7 @@ def test_lanes_are_timed_with_what_augment_makes() -> None:
 def test_what_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_memory", lambda device: 0.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     found = estimate(Lines(), recipe(), device=CPU)
     assert (list(found.rates), found.laned) == ([8], {})
     assert found.rate == found.rates[8]
@@ -193,8 +195,16 @@ def test_the_lines() -> None:
         "optimizer, 0.50 GiB for a micro-batch",
         "measured: cpu: examples/s forward and backward by micro-batch: 8: 20, 16: 50",
         "data: 25 examples/s loaded between passes",
-        "time: 6.5 s an update, 260 s in all; evaluations and the network come on top",
+        "time: 6.5 s an update, 4.3 min in all; evaluations and the network come on top",
     ]
+
+
+def test_muons_groups_come_first() -> None:
+    many = "AdamW: " + ", ".join(f"w{number}" for number in range(30))
+    lines = train.plan_lines(example(optimizer_groups=["Muon: a, b", many]))
+    assert lines[0] == "optimizer: Muon: a, b"
+    assert lines[1].startswith("optimizer: AdamW: w0, w1, ") and lines[1].endswith("and 18 more")
+    assert lines[2:] == train.plan_lines(example())
 
 
 def test_slow_loading_gets_a_note() -> None:
@@ -227,13 +237,31 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+GROUPS = [
+    "Muon: project.weight",
+    "Muon (each as 4 matrices): lstm.weight_ih_l0, lstm.weight_hh_l0",
+    "AdamW: classify.weight",
+    "AdamW: project.bias, lstm.bias_ih_l0, lstm.bias_hh_l0, classify.bias",
+]
+
+
+def test_which_optimizer_has_which_tensors(capsys: pytest.CaptureFixture[str]) -> None:
+    text = out(capsys, "digits-lstm --recipe digits-lstm-muon -b 512")
+    shown = [line for line in text.splitlines() if line.startswith("optimizer: ")]
+    assert shown == [f"optimizer: {group}" for group in GROUPS]
+    found = json.loads(out(capsys, "digits-lstm --recipe digits-lstm-muon -b 512 --json"))
+    assert found["estimate"]["optimizer_groups"] == GROUPS
+    assert "\noptimizer: " not in out(capsys, "digits-lstm -b 512")
+
+
 def test_lanes_as_the_run_would_have_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert re.search(r"measured: .*, 2 x 256: ", out(capsys, "digits-lstm -b 512"))
-    assert " 2 x " not in out(capsys, "digits-lstm -b 512 --lanes 1")
-    assert " 2 x " not in out(capsys, "digits-lstm -b 512 --rule adascale")
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    assert re.search(r"measured: .*, 2 x 32: ", out(capsys, "digits-lstm -b 64"))
+    assert " 2 x " not in out(capsys, "digits-lstm -b 64 --lanes 1")
+    assert " 2 x " not in out(capsys, "digits-lstm -b 64 --rule adascale")
 
 
 def small(num_classes: int) -> nn.Module:

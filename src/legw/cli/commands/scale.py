@@ -186,7 +186,7 @@ def _show(outcome: Outcome, options: Options, config: Config | None) -> None:
         )
     text = recipe.to_toml(outcome.scaled)
     if options.toml == "-":
-        print(text, end="")
+        output.print_toml(text)
     elif options.json:
         output.print_json(outcome.to_dict() | _of_config(config))
     else:

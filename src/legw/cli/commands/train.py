@@ -26,8 +26,9 @@ from legw.cli.options import (
     task_of,
 )
 from legw.cli.output import figure
-from legw.errors import DataError, DivergedError, number
+from legw.errors import DataError, DivergedError, RunError, clean, duration, number
 from legw.recipe import Recipe
+from legw.runs.files import finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,11 +118,10 @@ def run(options: Options) -> int:
 
 def _train(options: Options, settings: Settings, world: World) -> int:
     """Train on this and all other processes; the first alone shows anything."""
-    from rich.console import Console
-
+    from legw.runs import records
     from legw.train import fit
 
-    console = Console(stderr=options.json, highlight=False, quiet=not world.first)
+    console = output.console(stderr=options.json, quiet=not world.first)
     rule = rules.find(options.rule)
     base = overridden(base_recipe(options.app, options.recipe), options)
     base = with_noise(base, options.noise)
@@ -133,12 +133,12 @@ def _train(options: Options, settings: Settings, world: World) -> int:
         return _show_plan(options, outcome, recipe, settings, world)
     task = world.together(lambda: _task(options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
-    console.print(headline(counted(outcome, task.num_examples)), markup=False, soft_wrap=True)
-    if options.resume and not (folder / "manifest.json").exists():
-        console.print(f"note: {folder}: holds no run to go on with; a new one begins",
-                      markup=False, soft_wrap=True)  # fmt: skip
+    console.print(clean(headline(counted(outcome, task.num_examples))), soft_wrap=True)
+    if options.resume and not records.begun(folder):
+        line = f"note: {folder}: holds no run to go on with; a new one begins"
+        console.print(clean(line), soft_wrap=True)
     for line in (*outcome.warnings, *too_few(task, recipe)):
-        console.print(f"note: {line}", markup=False, soft_wrap=True)
+        console.print(clean(f"note: {line}"), soft_wrap=True)
     summary = fit(
         task,
         recipe,
@@ -232,24 +232,30 @@ def _free_folder(options: Options, batch_size: int) -> Path:
 def _finish(
     options: Options, folder: Path, summary: Summary, console: Console, *, tells: bool
 ) -> int:
+    from legw import cli
+    from legw.train.audience import READER_GONE
+
     if not tells:
-        return {"diverged": 3, "interrupted": 130}.get(summary.status, 0)
+        gone = summary.status == "interrupted" and summary.reason == READER_GONE
+        return 2 if gone else {"diverged": 3, "interrupted": 130}.get(summary.status, 0)
     if options.json:
-        print((folder / "summary.json").read_text(encoding="utf-8"), end="")
+        output.print_json(finite(asdict(summary)))
     if summary.status == "diverged":
         raise DivergedError(
             f"{folder}: diverged at update {summary.updates}: {summary.reason}; the folder stays"
         )
     if summary.status == "interrupted":
-        raise KeyboardInterrupt(
+        line = (
             f"{folder}: stopped after update {summary.updates}; the same command with "
             f"--resume --out {folder} goes on"
         )
+        if summary.reason == READER_GONE:
+            raise RunError(f"{cli.READER_GONE}; {line}")
+        raise KeyboardInterrupt(line)
     console.print(
         f"{summary.metric['name']} {figure(summary.metric['value'])}, "
         f"loss {figure(summary.final_loss)}, {summary.updates} updates "
-        f"in {summary.seconds:.1f} s → {folder}",
-        markup=False,
+        f"in {summary.seconds:.1f} s → {clean(str(folder))}",
         soft_wrap=True,
     )
     return 0
@@ -267,6 +273,9 @@ def too_few(task: Task, recipe: Recipe) -> list[str]:
 
 
 # The dry run: what a run would be and cost -----------------------------------------------
+
+MOST_NAMES = 12
+"""Names of tensors in a line; JSON has all of them."""
 
 
 def show_plan(
@@ -300,13 +309,14 @@ def plan_json(outcome: Outcome, found: Estimate, notes: list[str]) -> dict[str, 
 
 
 def plan_lines(found: Estimate) -> list[str]:
-    """Return updates, split, memory, speed and time, one line each."""
+    """Return Muon's groups, updates, split, memory, speed and time, one line each."""
     groups = f", batch-norm in groups of {found.group}" if found.group > 1 else ""
     whole = found.fixed_bytes + found.pass_bytes
     ahead = "while others train" if found.data_ahead else "between passes"
     measured = {str(size): rate for size, rate in found.rates.items()} | found.laned
     rates = ", ".join(f"{way}: {_rate(rate)}" for way, rate in measured.items())
     return [
+        *(f"optimizer: {_shortened(group)}" for group in found.optimizer_groups),
         f"updates: {found.updates}, of which {found.warmup_updates} warm up "
         f"({found.num_examples} examples an epoch)",
         f"split: {_count(found.processes, 'process', 'processes')} of at most "
@@ -318,8 +328,8 @@ def plan_lines(found: Estimate) -> list[str]:
         f"{_size(found.pass_bytes)} for a micro-batch",
         f"measured: {found.device}: examples/s forward and backward by micro-batch: {rates}",
         f"data: {_rate(found.data_rate)} examples/s loaded {ahead}",
-        f"time: {seconds_text(found.update_seconds)} an update, "
-        f"{seconds_text(found.run_seconds)} in all; evaluations"
+        f"time: {duration(found.update_seconds)} an update, "
+        f"{duration(found.run_seconds)} in all; evaluations"
         f"{' and the network' if found.processes > 1 else ''} come on top",
     ]
 
@@ -343,18 +353,15 @@ def cautions(found: Estimate, *, made_up: str = "") -> list[str]:
     return notes
 
 
-def seconds_text(seconds: float) -> str:
-    """Return a time as people say it.
+def _shortened(group: str) -> str:
+    """Return the line of a group with its first names, and how many more there are.
 
-    >>> seconds_text(0.0123), seconds_text(75), seconds_text(7500), seconds_text(400000)
-    ('0.012 s', '75 s', '2.1 hours', '4.6 days')
+    >>> _shortened("AdamW: " + ", ".join(f"w{n}" for n in range(14)))
+    'AdamW: w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11 and 2 more'
     """
-    if seconds < 300:
-        return f"{number(seconds, 2)} s"
-    for unit, size in (("minutes", 60.0), ("hours", 3600.0)):
-        if seconds < 100 * size:
-            return f"{number(seconds / size, 2)} {unit}"
-    return f"{number(seconds / 86400, 2)} days"
+    names = group.split(", ")
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _rate(rate: float) -> str:

@@ -20,9 +20,8 @@ from tyro.conf import Positional, arg
 from legw.cli import output
 from legw.cli.options import Flag
 from legw.cli.output import figure
-from legw.errors import RunError, one_line
+from legw.errors import RunError, duration, one_line
 from legw.study import watch
-from legw.study.durations import in_words
 from legw.study.watch import Progress, View
 
 LOOKS = {
@@ -67,7 +66,7 @@ def run(
     if not options.folder.is_dir():
         raise RunError(f"{options.folder}: is not a folder; give the folder of a study or of runs")
     view = watch.look(options.folder)
-    if not view.runs:
+    if not view.runs and not view.problems:
         raise RunError(f"{options.folder}: holds no runs; legw train and legw study make them")
     screen = output.console()
     if options.once or not screen.is_terminal:
@@ -119,7 +118,7 @@ def table_of(view: View) -> Table:
 def _cells(run: Progress) -> list[RenderableType]:
     state = Text(run.status, style=LOOKS.get(run.status, ""))
     epoch = f"{run.epoch:.4g} of {run.epochs:.4g}" if run.epochs else ""
-    left = "" if run.seconds_left is None else in_words(run.seconds_left)
+    left = "" if run.seconds_left is None else duration(run.seconds_left)
     bar = ProgressBar(total=1.0, completed=run.share, width=12)
     return [
         Text(one_line(run.name, 60)),
@@ -127,7 +126,7 @@ def _cells(run: Progress) -> list[RenderableType]:
         bar if run.status != "missing" else "",
         epoch,
         figure(run.loss) if run.loss is not None else "",
-        f"{run.metric_name} {figure(run.metric)}" if run.metric is not None else "",
+        f"{one_line(run.metric_name, 30)} {figure(run.metric)}" if run.metric is not None else "",
         left if run.status == "running" else "",
     ]
 
@@ -141,9 +140,10 @@ def below(view: View, now: datetime) -> list[str]:
     line = f"{len(view.runs)} run{'' if len(view.runs) == 1 else 's'}: {states}"
     if view.seconds_left is not None:
         end = now + timedelta(seconds=view.seconds_left)
-        line += f"; the last ends in about {in_words(view.seconds_left)}, at {end:%a %H:%M}"
+        line += f"; the last ends in about {duration(view.seconds_left)}, at {end:%a %H:%M}"
     hidden = len(view.runs) - MOST
     lines = [line] + ([f"and {hidden} more that are not shown"] if hidden > 0 else [])
     if counts.get("stopped"):
         lines.append("stopped: no process works on it; the command that began it goes on with it")
-    return lines + [f"note: {one_line(run.problem)}" for run in view.runs if run.problem]
+    problems = [*view.problems, *(run.problem for run in view.runs if run.problem)]
+    return lines + [f"note: {one_line(line)}" for line in problems]
