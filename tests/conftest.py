@@ -7,7 +7,10 @@ long as on one thread.
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator, Sequence
 
+import pytest
 from hypothesis import settings
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -19,6 +22,27 @@ settings.register_profile("shared machine", deadline=None, max_examples=40)
 settings.load_profile("shared machine")
 
 
+@pytest.fixture(autouse=True)
+def threads_come_back() -> Iterator[None]:
+    """Give torch as many threads after a test as before: one test's number costs all others."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else None
+    yield
+    if torch and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """Return one process more than there are cores: a fourth of the time is spent waiting."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Let one process run all tests of a file that share a fixture, which is then made once."""
+    for item in items:
+        info = getattr(item, "_fixtureinfo", None)
+        known = info.name2fixturedefs.values() if info else ()
+        shared = sorted(f.baseid for (*_, f) in known if f.baseid and f.scope != "function")
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(shared[0]))

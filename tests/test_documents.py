@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -218,74 +220,98 @@ def test_the_line_in_the_readme_is_what_scale_prints(capsys: pytest.CaptureFixtu
     assert first in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["tables.py", "theory.py"])
-def test_tables_are_made_from_the_results(name: str) -> None:
+RESULTS = ROOT / "results"
+
+
+class Done(NamedTuple):
+    """What a script came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def script(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Done]:
+    """Return a function that runs a script of `results` in this process."""
+
+    def run(name: str, *words: str | Path) -> Done:
+        monkeypatch.syspath_prepend(RESULTS)
+        monkeypatch.setattr("sys.argv", [name, *map(str, words)])
+        try:
+            runpy.run_path(str(RESULTS / name), run_name="__main__")
+        except SystemExit as end:
+            code = end.code
+        else:
+            code = 0
+        out, err = capsys.readouterr()
+        if isinstance(code, str):  # as Python itself does
+            return Done(1, out, f"{err}{code}\n")
+        return Done(code or 0, out, err)
+
+    return run
+
+
+def test_tables_are_made_from_the_results() -> None:
     """README and docs show what lies under results/, to the digit."""
-    script = ROOT / "results" / name
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=100
-    )
+        [sys.executable, str(RESULTS / "tables.py")], capture_output=True, text=True, check=False,
+        timeout=100,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_translation_page_quotes_what_its_script_prints() -> None:
-    script, study = ROOT / "results" / "translation.py", ROOT / "results" / "translation"
-    done = subprocess.run(
-        [sys.executable, str(script), str(study)], capture_output=True, text=True, check=True,
-        timeout=100,
-    )  # fmt: skip
+def test_the_theory_page_is_made_from_the_results(script: Callable[..., Done]) -> None:
+    done = script("theory.py")
+    assert done.code == 0, done.out + done.err
+
+
+def test_the_translation_page_quotes_what_its_script_prints(script: Callable[..., Done]) -> None:
+    done = script("translation.py", RESULTS / "translation")
     page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
-    assert done.stdout.startswith("base 64 (n = ") and f"\n{done.stdout}```\n" in page
+    assert done.code == 0
+    assert done.out.startswith("base 64 (n = ") and f"\n{done.out}```\n" in page
 
 
 @pytest.mark.parametrize(
     "words",
-    [("--beside", str(ROOT / "results" / "translation-mixed" / "legw-b1024-s0")),
+    [("--beside", str(RESULTS / "translation-mixed" / "legw-b1024-s0")),
      ("--after", "7,10,20,30")],
     ids=["beside", "after"],
 )  # fmt: skip
-def test_the_translation_page_quotes_what_stands_side_by_side(words: tuple[str, ...]) -> None:
-    results = ROOT / "results"
-    done = subprocess.run(
-        [sys.executable, str(results / "translation.py"), str(results / "translation"), *words],
-        capture_output=True, text=True, check=True, timeout=100,
-    )  # fmt: skip
+def test_the_translation_page_quotes_what_stands_side_by_side(
+    words: tuple[str, ...], script: Callable[..., Done]
+) -> None:
+    done = script("translation.py", RESULTS / "translation", *words)
     page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
-    assert done.stdout.startswith("after epoch ") and f"\n{done.stdout}```\n" in page
+    assert done.code == 0
+    assert done.out.startswith("after epoch ") and f"\n{done.out}```\n" in page
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_run_to_set_beside_has_been_evaluated(begun: bool, tmp_path: Path) -> None:
-    results = ROOT / "results"
+def test_a_run_to_set_beside_has_been_evaluated(
+    begun: bool, tmp_path: Path, script: Callable[..., Done]
+) -> None:
     if begun:
-        source = results / "translation-mixed" / "legw-b1024-s0" / "manifest.json"
+        source = RESULTS / "translation-mixed" / "legw-b1024-s0" / "manifest.json"
         shutil.copyfile(source, tmp_path / "manifest.json")
         (tmp_path / "metrics.jsonl").write_text("")
-    done = subprocess.run(
-        [sys.executable, str(results / "translation.py"), str(results / "translation"),
-         "--beside", str(tmp_path)],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"{tmp_path}") and done.stderr.count("\n") == 1
-    assert begun == done.stderr.endswith(": nothing has been evaluated yet\n")
+    done = script("translation.py", RESULTS / "translation", "--beside", tmp_path)
+    assert done.code == 2
+    assert done.err.startswith(f"{tmp_path}") and done.err.count("\n") == 1
+    assert begun == done.err.endswith(": nothing has been evaluated yet\n")
 
 
-def test_the_translation_script_says_what_is_missing(tmp_path: Path) -> None:
-    script = ROOT / "results" / "translation.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr == f"{tmp_path}: no run of the base has finished\n"
+def test_the_translation_script_says_what_is_missing(
+    tmp_path: Path, script: Callable[..., Done]
+) -> None:
+    done = script("translation.py", tmp_path)
+    assert done == (2, "", f"{tmp_path}: no run of the base has finished\n")
 
 
-def test_epochs_to_stand_side_by_side_are_whole_numbers() -> None:
-    results = ROOT / "results"
-    done = subprocess.run(
-        [sys.executable, str(results / "translation.py"), str(results / "translation"),
-         "--after", "7,soon"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == "--after=7,soon: must be epochs, for example 7,10,20\n"
+def test_epochs_to_stand_side_by_side_are_whole_numbers(script: Callable[..., Done]) -> None:
+    done = script("translation.py", RESULTS / "translation", "--after", "7,soon")
+    assert done.code == 2
+    assert done.err == "--after=7,soon: must be epochs, for example 7,10,20\n"

@@ -121,6 +121,8 @@ def number(value: object, digits: int = 5) -> str:
 
     >>> [number(x) for x in (8192, 0.15625, 1 / 3, 123456.7, 6.25e-4, None, (30.0, 60.0), True)]
     ['8192', '0.15625', '0.33333', '123457', '0.000625', '-', '[30, 60]', 'true']
+    >>> number(99.7, 2)
+    '100'
     """
     if value is None:
         return "-"
@@ -129,8 +131,27 @@ def number(value: object, digits: int = 5) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(number(item, digits) for item in value)}]"
     if isinstance(value, float):
-        return f"{value:.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
+        text = f"{value:.{digits}g}"
+        return f"{value:.0f}" if "e+" in text and abs(value) < 1e15 else text
     return str(value)
+
+
+def duration(seconds: float, digits: int = 2) -> str:
+    """Return a time as people say it, in the unit in which it is a small number.
+
+    Args:
+        seconds: at least 0.
+        digits: significant digits; whole units are never cut off.
+
+    >>> [duration(s) for s in (0.0123, 42, 600, 6000, 7200, 300000, 100 * 86400)]
+    ['0.012 s', '42 s', '10 min', '100 min', '2 h', '3.5 d', '100 d']
+    >>> duration(200000, digits=3)
+    '2.31 d'
+    """
+    for unit, size, least in (("d", 86400.0, 2), ("h", 3600.0, 2), ("min", 60.0, 1.5)):
+        if seconds >= least * size:
+            return f"{number(seconds / size, digits)} {unit}"
+    return f"{number(float(seconds), digits)} s"
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:

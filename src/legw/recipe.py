@@ -401,7 +401,8 @@ def kinds(base: type[Any]) -> dict[str, type[Any]]:
     """
     found: dict[str, type[Any]] = {}
     for cls in base.__subclasses__():
-        own = {cls.kind: cls} if vars(cls).get("kind") else {}
+        named = vars(cls).get("kind") and not getattr(cls, "elsewhere", False)
+        own = {cls.kind: cls} if named else {}
         found |= own | kinds(cls)
     return found
 

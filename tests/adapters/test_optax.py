@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,13 @@ from legw import (
 from legw.decays import Decay
 from legw.optimizers import Optimizer
 
-jax = pytest.importorskip("jax", reason="jax not installed; pip install -e '.[dev]'")
-pytest.importorskip("optax", reason="optax not installed; pip install -e '.[dev]'")
+
+@pytest.fixture(scope="module")
+def jax() -> Any:
+    """JAX, which takes seconds to import: one process alone does."""
+    pytest.importorskip("optax", reason="optax not installed; pip install -e '.[dev]'")
+    return pytest.importorskip("jax", reason="jax not installed; pip install -e '.[dev]'")
+
 
 DECAYS = [
     Constant(),
@@ -60,7 +66,7 @@ OPTIMIZERS = [
 @pytest.mark.parametrize("decay", DECAYS, ids=lambda decay: type(decay).__name__)
 @pytest.mark.parametrize(("batch_size", "num_examples"), [(256, 1437), (100, 1000), (7, 99_991)])
 def test_the_traced_schedule_is_the_closed_form(
-    decay: Decay, batch_size: int, num_examples: int
+    jax: Any, decay: Decay, batch_size: int, num_examples: int
 ) -> None:
     """Over the run and some after its end in one jitted call: all updates, of many every 29th."""
     from legw.adapters.optax import recipe_schedule
@@ -76,7 +82,7 @@ def test_the_traced_schedule_is_the_closed_form(
     assert traced.tolist() == pytest.approx([lr(s) for s in steps.tolist()], rel=1e-6, abs=1e-12)
 
 
-def test_a_recipe_in_steps_needs_no_number_of_examples() -> None:
+def test_a_recipe_in_steps_needs_no_number_of_examples(jax: Any) -> None:
     from legw.adapters.optax import recipe_schedule
 
     recipe = Recipe(batch_size=8, lr=0.4, steps=500 / 3, warmup_steps=20, decay=Cosine(end=0.1))
@@ -87,6 +93,7 @@ def test_a_recipe_in_steps_needs_no_number_of_examples() -> None:
     )
 
 
+@pytest.mark.usefixtures("jax")
 def test_an_optimizer_of_ones_own_is_refused() -> None:
     from expect import error_line
     from legw.adapters.optax import recipe_optimizer
@@ -100,7 +107,7 @@ def test_an_optimizer_of_ones_own_is_refused() -> None:
 
 
 @pytest.mark.parametrize("data", OPTIMIZERS, ids=lambda data: type(data).__name__)
-def test_an_optimizer_steps_as_the_torch_one(data: Optimizer) -> None:
+def test_an_optimizer_steps_as_the_torch_one(jax: Any, data: Optimizer) -> None:
     """Twelve updates under a moving rate: matrix, bias, and a matrix that is 0 at first."""
     import numpy
     import optax
@@ -133,7 +140,7 @@ def test_an_optimizer_steps_as_the_torch_one(data: Optimizer) -> None:
         numpy.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-6, err_msg=name)
 
 
-def test_clipping_is_the_recipes() -> None:
+def test_clipping_is_the_recipes(jax: Any) -> None:
     from legw.adapters.optax import recipe_optimizer
 
     recipe = replace(Recipe(batch_size=1, lr=1.0, epochs=1), clip_norm=0.5)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from adapters.test_examples import finish, need, start
+from adapters.test_examples import need
 from legw import from_config, in_steps, updates
 
 TIMM: dict[str, Any] = {
@@ -78,43 +79,15 @@ def test_timms_milestones_come_as_early_as_it_is_said(on_updates: bool) -> None:
     assert ("one update early" if on_updates else "one epoch early") in said
 
 
-SCRIPT = """
-import json, tempfile, torch
-from transformers import TrainingArguments, get_scheduler
-from legw import from_config
-
-mine = dict(per_device_train_batch_size=16, gradient_accumulation_steps=2, learning_rate=1e-4,
-            num_train_epochs=4.0, warmup_steps=30, optim="sgd", use_cpu=True)
-found = []
-for kind in ("linear", "cosine", "polynomial", "constant_with_warmup"):
-    values = dict(mine, lr_scheduler_type=kind, output_dir=tempfile.mkdtemp())
-    whole = from_config(TrainingArguments(**values), num_examples=12800)
-    assert whole.recipe == from_config(values, num_examples=12800).recipe
-    big = from_config(values, num_examples=12800).scaled(128)
-    arguments = TrainingArguments(**big.values)
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight], lr=arguments.learning_rate)
-    scheduler = get_scheduler(arguments.lr_scheduler_type, optimizer,
-                              int(arguments.warmup_steps), 400,
-                              arguments.lr_scheduler_kwargs)
-    rates = []
-    for _ in range(400):
-        rates.append(scheduler.get_last_lr()[0])
-        optimizer.step()
-        scheduler.step()
-    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
-    found.append([kind, batch, rates])
-print(json.dumps(found))
-"""
-
-
-def test_transformers_own_schedulers_have_the_recipes_rates() -> None:
-    need("transformers", "accelerate")
+def test_transformers_own_schedulers_have_the_recipes_rates(
+    output_of: Callable[[str], str],
+) -> None:
     mine = {
         "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2,
         "learning_rate": 1e-4, "num_train_epochs": 4.0, "warmup_steps": 30, "optim": "sgd",
     }  # fmt: skip
-    found = json.loads(finish(start(["-c", SCRIPT])).splitlines()[-1])
+    found = json.loads(output_of("schedulers").splitlines()[-2])  # the last: rates of its own
+    assert len(found) == 4
     for kind, batch, rates in found:
         values = mine | {"lr_scheduler_type": kind}
         big = from_config(values, num_examples=12800).scaled(128).recipe

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import math
 import statistics
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from scipy import stats as scipy_stats
 
 from legw.analysis import stats
+
+
+@pytest.fixture(scope="module")
+def scipy_stats() -> Any:
+    """scipy's, which takes a second to import: one process alone does."""
+    from scipy import stats as found
+
+    return found
+
 
 VALUES = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20)
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
 @pytest.mark.parametrize("freedom", [1, 1.3, 2, 2.5, 3, 4, 7.7, 30, 1000, 1e6])
-def test_quantiles_are_scipys(level: float, freedom: float) -> None:
+def test_quantiles_are_scipys(scipy_stats: Any, level: float, freedom: float) -> None:
     expected = scipy_stats.t.ppf((1 + level) / 2, freedom)
     assert stats.t_quantile(level, freedom) == pytest.approx(expected, rel=1e-6)
 
 
 @given(VALUES)
-def test_mean_and_interval_are_scipys(values: list[float]) -> None:
+def test_mean_and_interval_are_scipys(scipy_stats: Any, values: list[float]) -> None:
     assume(statistics.stdev(values) > 1e-6)
     found = stats.estimate(values)
     error = scipy_stats.sem(values)
@@ -35,7 +44,9 @@ def test_mean_and_interval_are_scipys(values: list[float]) -> None:
 
 
 @given(VALUES, VALUES)
-def test_welchs_interval_is_scipys(first: list[float], second: list[float]) -> None:
+def test_welchs_interval_is_scipys(
+    scipy_stats: Any, first: list[float], second: list[float]
+) -> None:
     assume(min(statistics.stdev(first), statistics.stdev(second)) > 1e-6)
     found = stats.welch(first, second)
     expected = scipy_stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)

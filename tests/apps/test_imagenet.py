@@ -301,6 +301,7 @@ def test_workers_cannot_be_fewer_than_none(root: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_step_of_resnet50(root: Path, tmp_path: Path) -> None:
     """The real net at the real size; more of it, and LAMB, is in test_resnet50.py."""
     rule = LARS(weight_decay=1e-4)

@@ -15,7 +15,7 @@ from torch import nn
 from legw import DataError, Recipe
 from legw.apps import Options, find, mnist
 from legw.apps.augment import shifted
-from legw.apps.rows import ShiftedRowTask
+from legw.apps.row_lstm import ShiftedRowTask
 from legw.train import Settings, fit
 
 

@@ -5,7 +5,6 @@ The formula is written out for one matrix at a time, in double precision.
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 from typing import Any
@@ -209,21 +208,7 @@ def test_channels_last_weights_step_as_others():
     assert_close(results[:1], results[1:], rtol=1e-5, atol=1e-6)
 
 
-# The manners of a torch optimizer ---------------------------------------------------
-
-
-def test_a_closure_is_called_with_gradients_on():
-    weights, groups = both_parts()
-    optimizer = Muon(groups, 0.1)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = sum((weight**2).sum() for weight in weights)
-        loss.backward()
-        return loss
-
-    before = optimizer.step(closure).item()
-    assert optimizer.step(closure).item() < before
+# What torch does with an optimizer (with every one: test_every_optimizer.py) -----------
 
 
 def test_resuming_is_bitwise_the_same(tmp_path):
@@ -243,27 +228,6 @@ def test_resuming_is_bitwise_the_same(tmp_path):
     assert_same(run(resumed, again, range(5, 10)), straight)
 
 
-def test_a_copy_goes_on_like_the_original():
-    weights, groups = both_parts()
-    optimizer = Muon(groups, 0.1)
-    run(optimizer, weights, range(3))
-    twins, twin = copy.deepcopy((weights, optimizer))
-    assert_same(run(twin, twins, range(3, 6)), run(optimizer, weights, range(3, 6)))
-
-
-def test_lr_may_be_a_tensor():
-    (by_float, one), (by_tensor, two) = both_parts(torch.float64), both_parts(torch.float64)
-    lr = torch.tensor(0.1, dtype=torch.float64)
-    for group in (*one, *two):
-        group.pop("lr", None)
-    first, second = Muon(one, 0.1, weight_decay=0.1), Muon(two, lr, weight_decay=0.1)
-    for step in range(4):
-        for group in first.param_groups:
-            group["lr"] = 0.1 / (step + 1)
-        lr.fill_(0.1 / (step + 1))
-        assert_close(run(second, by_tensor, [step]), run(first, by_float, [step]))
-
-
 def test_a_schedule_keeps_the_ratio_of_the_two_parts():
     recipe = Recipe(
         batch_size=10, lr=0.4, epochs=2, warmup_epochs=1, num_examples=100,
@@ -281,18 +245,6 @@ def test_a_schedule_keeps_the_ratio_of_the_two_parts():
         optimizer.step()
         schedule.step()
     assert seen[0] == pytest.approx(0.04) and seen[10] == pytest.approx(0.4)
-
-
-def test_weights_without_gradient_stay():
-    weights, groups = both_parts()
-    optimizer = Muon(groups, 0.1)
-    optimizer.step()
-    assert not optimizer.state
-    weights[0].grad = torch.ones_like(weights[0])
-    before = [weight.detach().clone() for weight in weights]
-    optimizer.step()
-    assert not torch.equal(weights[0], before[0])
-    assert_same(weights[1:], before[1:])
 
 
 def test_stacks_of_equal_matrices_are_made_at_once(monkeypatch):
@@ -537,10 +489,3 @@ def test_bad_groups_are_refused(group, message):
     with pytest.raises(RecipeError) as caught:
         Muon([{"params": [weight], **group}], lr=0.1)
     assert str(caught.value) == message
-
-
-def test_sparse_gradients_are_refused():
-    embedding = nn.Embedding(5, 3, sparse=True)
-    embedding(torch.tensor([1, 2])).sum().backward()
-    with pytest.raises(RecipeError, match=r"muon: gradient of shape .* must be dense"):
-        Muon([{"params": [embedding.weight], "use_muon": False}], lr=0.1).step()

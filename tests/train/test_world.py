@@ -302,6 +302,7 @@ def _progress(out: Path) -> int:
 # torchrun itself -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
     words = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",

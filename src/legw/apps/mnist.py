@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 
 import numpy
@@ -13,6 +12,7 @@ from torch import Tensor
 from legw.apps import Options
 from legw.apps.row_lstm import RowTask, ShiftedRowTask, held_out
 from legw.errors import DataError
+from legw.runs.cache import cache_folder, data_folder
 
 VALIDATION_SHARE = 1 / 6
 """Share of the training images that is left out for validation: the last 10,000."""
@@ -49,11 +49,7 @@ def task(name: str, options: Options) -> RowTask:
 
 def find_folder(data: Path | None) -> Path:
     """Return the folder with the four files: the one given, $LEGW_DATA/mnist, or a download."""
-    if data is not None:
-        return data
-    if "LEGW_DATA" in os.environ:
-        return Path(os.environ["LEGW_DATA"]) / "mnist"
-    return _download(Path.home() / ".cache" / "legw")
+    return data_folder("mnist", data) or _download(cache_folder())
 
 
 def read_idx(folder: Path, name: str) -> Tensor:

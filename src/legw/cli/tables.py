@@ -16,7 +16,7 @@ from legw.analysis.scaled import Outcome, comparison, others, short, updates, wa
 from legw.analysis.table import Cell
 from legw.analysis.table import Table as Results
 from legw.cli.output import factor
-from legw.errors import clean, number
+from legw.errors import clean, duration, number
 from legw.lengths import UNITS
 from legw.recipe import Recipe
 from legw.rules import warmup_share
@@ -187,7 +187,7 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
         values = (recipe.lr, ramp, warmup, length, whole)
         cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
         time = durations.seconds(run, rates) if rates else None
-        cells += [] if time is None else [durations.in_words(time)]
+        cells += [] if time is None else [duration(time)]
         table.add_row(*([clean(run.variant)] if several else []), *cells)
     return table
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -15,7 +14,7 @@ from legw.runs.measurements import Speed
 from legw.train import batch_norm, optim
 from legw.train.accumulation import forward_and_backward
 from legw.train.dist import World
-from legw.train.hardware import describe_device, out_of_memory
+from legw.train.hardware import describe_device, out_of_memory, times_of
 from legw.train.lanes import tried
 from legw.train.microbatch import tune
 from legw.train.microbatch.candidates import SMALLEST, Way, climb, ladder
@@ -40,7 +39,7 @@ def measure(
 ) -> Speed:
     """Return what this device does: the time of a pass, for each micro-batch size.
 
-    Sizes go up from 16 in powers of 2 until two in a row no longer pay, or one does not fit.
+    Sizes go up from 16 in powers of 2 until one does not fit, or takes long and does not pay.
     Where the task can be trained in lanes, as many micro-batches at once as there are
     threads are timed too, as `legw train` does.
 
@@ -133,12 +132,7 @@ def all_reduce_seconds(world: World, gradient_bytes: int, repeats: int = 10) -> 
         return 0.0
     values = torch.zeros(max(gradient_bytes // 4, 1), device=world.device)
     world.sum(values)
-    times = []
-    for _ in range(repeats):
-        began = _now(world.device)
-        world.sum(values)
-        times.append(_now(world.device) - began)
-    return statistics.median(times)
+    return statistics.median(times_of(lambda: world.sum(values), world.device, least=repeats))
 
 
 def timed(
@@ -155,17 +149,7 @@ def timed(
         seconds: as long as this, at least `LEAST` and at most `MOST` calls.
     """
     action()
-    times: list[float] = []
-    while len(times) < LEAST or (sum(times) < seconds and len(times) < MOST):
-        began = _now(device)
-        action()
-        times.append(_now(device) - began)
+    times = times_of(action, device, seconds, least=LEAST, most=MOST)
     low, _, high = statistics.quantiles(times, n=4)
     mean = statistics.fmean(times)
     return mean, (high - low) / 2 / mean
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -81,21 +81,3 @@ def seconds(run: Planned, rates: Rates) -> float | None:
     except RecipeError:
         return None
     return updates * run.recipe.batch_size / rates.at(run.recipe.batch_size)
-
-
-def in_words(seconds: float) -> str:
-    """Return a time as people say it: in two figures, above 99 in whole units.
-
-    >>> in_words(42), in_words(600), in_words(7200), in_words(300000)
-    ('42 s', '10 min', '2 h', '3.5 d')
-    >>> in_words(6000), in_words(7140), in_words(100 * 86400)
-    ('100 min', '119 min', '100 d')
-    """
-    for unit, size in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size or (unit == "min" and seconds >= 90):
-            return f"{_figures(seconds / size)} {unit}"
-    return f"{_figures(seconds)} s"
-
-
-def _figures(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

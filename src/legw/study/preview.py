@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from legw import rules, schedule
+from legw.errors import duration
 from legw.study import baselines, durations
 from legw.study.durations import Rates
 from legw.study.plan import BASE, Plan, Row
@@ -25,10 +26,10 @@ def time_left(plan: Plan, rows: Sequence[Row], rates: Rates | None, jobs: int) -
     known = [time for time in times if time is not None]
     if rates is None or len(known) < len(times):
         return "estimated time: not known before a run has ended here, or a micro-batch is measured"
-    said = f"estimated time: {durations.in_words(sum(known))} one run after the other"
+    said = f"estimated time: {duration(sum(known))} one run after the other"
     if jobs > 1:
         least = max(*known, sum(known) / jobs)
-        said += f", at best {durations.in_words(least)} with {jobs} at a time"
+        said += f", at best {duration(least)} with {jobs} at a time"
     return f"{said}; by {rates.source}"
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -31,8 +29,11 @@ from legw.train.hardware import (
     available_memory,
     describe_device,
     memory_in_use,
+    now,
     peak_memory,
     reset_peak_memory,
+    seconds_of,
+    times_of,
 )
 from legw.train.lanes import tried
 from legw.train.microbatch import tune
@@ -222,7 +223,7 @@ class _Passes:
         reset_peak_memory(self.device)
         self.one(batch)
         self.bytes_per_example = max(peak_memory(self.device) - before, 1.0) / size
-        return min(_timed(lambda: self.one(batch), self.device) for _ in range(REPEATS))
+        return min(times_of(lambda: self.one(batch), self.device, least=REPEATS))
 
     def laned_seconds(self, way: Way) -> float:
         """Return the time of a pass in each lane at once."""
@@ -233,7 +234,7 @@ class _Passes:
                 self.task, self.model, ids, way, world=world, precision=precision, held=held
             )
             several()  # the first one makes the threads
-            return min(_timed(several, self.device) for _ in range(REPEATS))
+            return min(times_of(several, self.device, least=REPEATS))
 
 
 def _climb(passes: _Passes, share: int) -> tuple[dict[int, float], int]:
@@ -269,18 +270,18 @@ def _first_to_mean(passes: _Passes, rates: dict[int, float]) -> float:
     if there < 2:
         return 1.0
     places = torch.randint(there, (PLACES,), generator=torch.Generator().manual_seed(0)) * size
-    began, seconds = _now(passes.device), []
+    began, seconds = now(passes.device), []
     for begin in places.tolist():
         one = partial(passes.one, passes.load(size, begin))
-        seconds.append(_timed(one, passes.device))
-        if _now(passes.device) - began > PLACES_SECONDS:
+        seconds.append(seconds_of(one, passes.device))
+        if now(passes.device) - began > PLACES_SECONDS:
             break
     return size / rates[size] / statistics.fmean(seconds)
 
 
 def _data_rate(passes: _Passes, size: int) -> float:
     passes.load(size)  # what is loaded once, and processes that load, start here
-    return size / min(_timed(lambda: passes.load(size), passes.device) for _ in range(2))
+    return size / min(times_of(lambda: passes.load(size), passes.device, least=2))
 
 
 def _groups(task: Task, recipe: Recipe, model: nn.Module) -> list[str]:
@@ -297,20 +298,8 @@ def _step(
     optimizer = optim.for_task(task, recipe, model, lr=0.0)
     passes.one(passes.load(min(FIRST, recipe.batch_size)))
     optimizer.step()
-    seconds = min(_timed(optimizer.step, device) for _ in range(REPEATS))
+    seconds = min(times_of(optimizer.step, device, least=REPEATS))
     weights = [p for p in model.parameters() if p.requires_grad]
     kept = [value for state in optimizer.state.values() for value in state.values()]
     tensors = [*weights, *weights, *(value for value in kept if isinstance(value, torch.Tensor))]
     return seconds, sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _timed(action: Callable[[], object], device: torch.device) -> float:
-    began = _now(device)
-    action()
-    return _now(device) - began
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

@@ -8,7 +8,9 @@ import os
 import platform
 import resource
 import sys
+import time
 import warnings
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,6 +57,42 @@ def environment() -> dict[str, str]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         **steering,
     }
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds, once all that the device has been asked to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    """Return how long an action takes on a device, in seconds."""
+    began = now(device)
+    action()
+    return now(device) - began
+
+
+def times_of(
+    action: Callable[[], object],
+    device: torch.device,
+    seconds: float = 0.0,
+    *,
+    least: int = 1,
+    most: int = 1_000,
+) -> list[float]:
+    """Return how long each of several calls of an action takes, in seconds.
+
+    Args:
+        action: called until `seconds` are spent, at least `least` and at most `most` times.
+        device: waited for after each call.
+        seconds: at least 0.
+        least, most: calls.
+    """
+    times: list[float] = []
+    while len(times) < least or (sum(times) < seconds and len(times) < most):
+        times.append(seconds_of(action, device))
+    return times
 
 
 def peak_memory(device: torch.device) -> float:

@@ -131,6 +131,7 @@ def test_no_place_is_timed_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     found = estimate(Lines(), recipe(), device=CPU)
     assert found.laned and all(way.startswith("2 x ") for way in found.laned)
     assert not estimate(Lines(), recipe(), device=CPU, lanes=1).laned
@@ -159,6 +160,7 @@ def test_lanes_are_timed_with_what_augment_makes() -> None:
 def test_what_would_not_fit_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "available_memory", lambda device: 0.0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     found = estimate(Lines(), recipe(), device=CPU)
     assert (list(found.rates), found.laned) == ([8], {})
     assert found.rate == found.rates[8]
@@ -193,7 +195,7 @@ def test_the_lines() -> None:
         "optimizer, 0.50 GiB for a micro-batch",
         "measured: cpu: examples/s forward and backward by micro-batch: 8: 20, 16: 50",
         "data: 25 examples/s loaded between passes",
-        "time: 6.5 s an update, 260 s in all; evaluations and the network come on top",
+        "time: 6.5 s an update, 4.3 min in all; evaluations and the network come on top",
     ]
 
 
@@ -256,9 +258,10 @@ def test_lanes_as_the_run_would_have_them(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert re.search(r"measured: .*, 2 x 256: ", out(capsys, "digits-lstm -b 512"))
-    assert " 2 x " not in out(capsys, "digits-lstm -b 512 --lanes 1")
-    assert " 2 x " not in out(capsys, "digits-lstm -b 512 --rule adascale")
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    assert re.search(r"measured: .*, 2 x 32: ", out(capsys, "digits-lstm -b 64"))
+    assert " 2 x " not in out(capsys, "digits-lstm -b 64 --lanes 1")
+    assert " 2 x " not in out(capsys, "digits-lstm -b 64 --rule adascale")
 
 
 def small(num_classes: int) -> nn.Module:

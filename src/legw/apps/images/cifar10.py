@@ -6,7 +6,6 @@ Shapes: B examples, H and W pixels, C colours.
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from legw.apps.images.models import resnet18_small_images, small_resnet
 from legw.apps.images.resident import Resident, resident
 from legw.apps.images.tree import scan
 from legw.errors import DataError, LegwWarning
-from legw.runs.cache import cache_folder
+from legw.runs.cache import cache_folder, data_folder
 from legw.train.batches import shuffled
 from legw.train.task import Metric, State
 
@@ -151,8 +150,7 @@ def read(name: str, folder: Path | None, *, skip_broken: bool = False) -> Reside
     Raises:
         DataError: it holds none of these, or the download fails.
     """
-    if folder is None and "LEGW_DATA" in os.environ:
-        folder = Path(os.environ["LEGW_DATA"]) / "cifar10"
+    folder = data_folder("cifar10", folder)
     if folder is None:
         return _original(name, cache_folder() / "cifar10", download=True)
     if (folder / ORIGINAL).is_dir():

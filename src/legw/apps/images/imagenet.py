@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from legw.apps.images.models import resnet50
 from legw.apps.images.tree import Tree, scan
 from legw.apps.images.workers import Decoded, Workers, usual_count
 from legw.errors import DataError, LegwWarning, RunError
+from legw.runs.cache import data_folder
 from legw.train.batches import shuffled
 from legw.train.task import Metric, State
 
@@ -314,8 +314,7 @@ def find_folder(name: str, data: Path | None) -> Path:
     Raises:
         DataError: it is neither given nor there.
     """
-    if data is None and "LEGW_DATA" in os.environ:
-        data = Path(os.environ["LEGW_DATA"]) / "imagenet"
+    data = data_folder("imagenet", data)
     if data is None or not data.exists():
         where = "no data are given" if data is None else f"{data}: is missing"
         raise DataError(

@@ -6,9 +6,7 @@ Shapes: B streams, T tokens of a window.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from legw.apps.ptb.model import WordLSTM, perplexity
 from legw.apps.ptb.text import Corpus, read_corpus
 from legw.errors import DataError
 from legw.recipe import most_streams
+from legw.runs.cache import cache_folder, data_folder
 from legw.train.task import Metric, State
 
 VOCABULARY = "vocabulary.txt"
@@ -63,15 +62,9 @@ def task(name: str, options: Options) -> WordTask:
             f"{name}: vocabulary={options.vocabulary}: must be at least 3; "
             "<eos> and <unk> take two places"
         )
-    folder = options.data or _usual_folder()
+    folder = data_folder("ptb", options.data) or cache_folder() / "ptb"
     corpus = read_corpus(folder, options.vocabulary)
     return WordTask(name, SIZES[name], corpus, holdout=options.holdout)
-
-
-def _usual_folder() -> Path:
-    if "LEGW_DATA" in os.environ:
-        return Path(os.environ["LEGW_DATA"]) / "ptb"
-    return Path.home() / ".cache" / "legw" / "ptb"
 
 
 class WordTask:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -23,6 +21,7 @@ from legw.apps.translation.model import GNMT
 from legw.apps.translation.perplexity import perplexity
 from legw.apps.translation.text import Corpus, read_corpus
 from legw.errors import DataError
+from legw.runs.cache import cache_folder, data_folder
 from legw.train.task import Metric, State
 
 SUBWORDS = "subwords.model"
@@ -98,8 +97,9 @@ def task(name: str, options: Options) -> TranslationTask:
             f"{name}: vocabulary={options.vocabulary}: must be at least 8; "
             "four subwords are no text, and a few must be"
         )
+    data = "wmt16" if name == "gnmt" else "multi30k"
     corpus = read_corpus(
-        options.data or _usual_folder(name),
+        data_folder(data, options.data) or cache_folder() / data,
         _language("source", options.source, "en"),
         _language("target", options.target, "de"),
         num_subwords=options.vocabulary or size.num_subwords,
@@ -112,13 +112,6 @@ def _language(option: str, given: str | None, usual: str) -> str:
     if given == "":
         raise DataError(f"--{option}: is empty; give a language as the files' names end, as in en")
     return usual if given is None else given
-
-
-def _usual_folder(name: str) -> Path:
-    corpus = "wmt16" if name == "gnmt" else "multi30k"
-    if "LEGW_DATA" in os.environ:
-        return Path(os.environ["LEGW_DATA"]) / corpus
-    return Path.home() / ".cache" / "legw" / corpus
 
 
 class TranslationTask:

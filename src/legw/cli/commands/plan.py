@@ -29,7 +29,7 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, number, one_line
+from legw.errors import LegwError, duration, number, one_line
 from legw.recipe import to_toml
 from legw.runs.measurements import Speed
 
@@ -196,26 +196,14 @@ def _table(found: list[Option], best: Option) -> Table:
             str(one.updates),
             number(one.timing.seconds, 3),
             f"{one.timing.sync_seconds / one.timing.seconds:.0%}",
-            duration(one.seconds),
+            duration(one.seconds, 3),
             number(one.device_hours, 2),
         ]
         if quality:
             assert one.factor is not None and one.quality_seconds is not None
-            cells += [f"{number(one.factor, 3)}x", duration(one.quality_seconds)]
+            cells += [f"{number(one.factor, 3)}x", duration(one.quality_seconds, 3)]
         table.add_row(*cells, style="bold" if one is best else "")
     return table
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people read it.
-
-    >>> [duration(s) for s in (0.5, 42, 600, 7200, 200000)]
-    ['0.5 s', '42 s', '10 min', '2 h', '2.31 d']
-    """
-    for unit, size, most in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172800)):
-        if seconds < most:
-            return f"{number(seconds / size, 3)} {unit}"
-    return f"{number(seconds / 86400, 3)} d"
 
 
 def reasons(
@@ -230,7 +218,7 @@ def reasons(
         f", {number(gain, 3)} times as fast as batch {first.batch_size}"
     )  # fmt: skip
     lines = [
-        f"* take batch {best.batch_size}: {duration(cost.time_of(best))} to {goal}{faster}; "
+        f"* take batch {best.batch_size}: {duration(cost.time_of(best), 3)} to {goal}{faster}; "
         f"of those within {cost.CLOSE - 1:.0%} of the least time it is the smallest"
     ]
     lines.append(_sureness(best, speed, noise))
@@ -251,7 +239,7 @@ def _sureness(best: Option, speed: Speed, noise: NoiseScale | None) -> str:
             f"the passes vary by {spread}; equal epochs are taken to give equal quality: "
             "--noise X|DIR tells how far that goes"
         )
-    low, high = map(duration, best.quality_range)
+    low, high = (duration(each, 3) for each in best.quality_range)
     if noise.low is None:
         noted = "has no interval, which is left out" if noise.n else "is taken as exact"
         return (

@@ -26,7 +26,7 @@ from legw.cli.options import (
     task_of,
 )
 from legw.cli.output import figure
-from legw.errors import DataError, DivergedError, RunError, clean, number
+from legw.errors import DataError, DivergedError, RunError, clean, duration, number
 from legw.recipe import Recipe
 from legw.runs.files import finite
 
@@ -328,8 +328,8 @@ def plan_lines(found: Estimate) -> list[str]:
         f"{_size(found.pass_bytes)} for a micro-batch",
         f"measured: {found.device}: examples/s forward and backward by micro-batch: {rates}",
         f"data: {_rate(found.data_rate)} examples/s loaded {ahead}",
-        f"time: {seconds_text(found.update_seconds)} an update, "
-        f"{seconds_text(found.run_seconds)} in all; evaluations"
+        f"time: {duration(found.update_seconds)} an update, "
+        f"{duration(found.run_seconds)} in all; evaluations"
         f"{' and the network' if found.processes > 1 else ''} come on top",
     ]
 
@@ -351,20 +351,6 @@ def cautions(found: Estimate, *, made_up: str = "") -> list[str]:
             f"({_rate(found.rate)}): more --workers or cores would help"
         )
     return notes
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a time as people say it.
-
-    >>> seconds_text(0.0123), seconds_text(75), seconds_text(7500), seconds_text(400000)
-    ('0.012 s', '75 s', '2.1 hours', '4.6 days')
-    """
-    if seconds < 300:
-        return f"{number(seconds, 2)} s"
-    for unit, size in (("minutes", 60.0), ("hours", 3600.0)):
-        if seconds < 100 * size:
-            return f"{number(seconds / size, 2)} {unit}"
-    return f"{number(seconds / 86400, 2)} days"
 
 
 def _shortened(group: str) -> str:

@@ -20,9 +20,8 @@ from tyro.conf import Positional, arg
 from legw.cli import output
 from legw.cli.options import Flag
 from legw.cli.output import figure
-from legw.errors import RunError, one_line
+from legw.errors import RunError, duration, one_line
 from legw.study import watch
-from legw.study.durations import in_words
 from legw.study.watch import Progress, View
 
 LOOKS = {
@@ -119,7 +118,7 @@ def table_of(view: View) -> Table:
 def _cells(run: Progress) -> list[RenderableType]:
     state = Text(run.status, style=LOOKS.get(run.status, ""))
     epoch = f"{run.epoch:.4g} of {run.epochs:.4g}" if run.epochs else ""
-    left = "" if run.seconds_left is None else in_words(run.seconds_left)
+    left = "" if run.seconds_left is None else duration(run.seconds_left)
     bar = ProgressBar(total=1.0, completed=run.share, width=12)
     return [
         Text(one_line(run.name, 60)),
@@ -141,7 +140,7 @@ def below(view: View, now: datetime) -> list[str]:
     line = f"{len(view.runs)} run{'' if len(view.runs) == 1 else 's'}: {states}"
     if view.seconds_left is not None:
         end = now + timedelta(seconds=view.seconds_left)
-        line += f"; the last ends in about {in_words(view.seconds_left)}, at {end:%a %H:%M}"
+        line += f"; the last ends in about {duration(view.seconds_left)}, at {end:%a %H:%M}"
     hidden = len(view.runs) - MOST
     lines = [line] + ([f"and {hidden} more that are not shown"] if hidden > 0 else [])
     if counts.get("stopped"):

@@ -28,6 +28,11 @@ MEMORY = "memory"
 """Under this name the file keeps the bytes that ways took, by the names of the tables."""
 
 
+VERSION = 2
+"""Of how candidates are timed and chosen. Another choice rounds differently, so that the seeds of a
+study would no longer be trained alike: what another version has measured is measured again."""
+
+
 class Look(NamedTuple):
     """What a way was seen to do, whatever the memory limit was."""
 
@@ -61,6 +66,7 @@ class Store:
             precision,
             f"{world.size} processes",
             f"torch {torch.__version__}",
+            f"choice {VERSION}",
         )
         self._key = " | ".join(parts)
 

@@ -1,44 +1,33 @@
-"""Which ways of cutting a batch to time, and which of them to take. Plain arithmetic."""
+"""Micro-batch candidates: which ways to cut a batch are timed, and which one is taken.
+
+Every candidate is timed once, a ladder of sizes at a time (`climb`). The best three are timed
+again in three rounds, and compared by their medians (`settle`). Of those that are about as fast as
+the best, the one that needs least memory is taken (`best`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from statistics import fmean, median
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+from typing import NamedTuple
 
 from legw.errors import RunError
 
 SMALLEST = 16
 """Below this many examples a micro-batch is never worth its overhead."""
 
-GIVE_UP = 0.6
-"""The ladder ends after two sizes in a row below this share of the best throughput."""
-
-WORTH = 1.05
-"""By how much two ways must differ for the one that has less to be said for it (`_favour`): a small
-gain while all cores are free is soon lost on a machine that others share."""
-
-APART = 4
-"""Micro-batches that a lane takes from one update to the next for lanes to be favoured."""
-
 LONG_SECONDS = 1.0
-"""A pass that takes longer ends the ladder, if it is no faster than what came before it: the
+"""A pass that takes longer ends its ladder, if it is no faster than what came before it: the
 larger ones would take minutes to time."""
 
-NEAR = 0.7
-"""Sizes above this share of the best are timed again. One look may be off by as much on a
-machine that others share."""
+FINALISTS = 3
+"""Candidates that are timed again."""
 
-NEARER = (0.8, 0.9, 0.9)
-"""After each two rounds, what is above this share of the best goes on to two more: the better half
-of them, and three at the least."""
-
-CANDIDATES = 12
-"""Most sizes that are timed again."""
+ROUNDS = 3
+"""How often they are timed again."""
 
 CLOSE = 0.98
-"""Of ways this close to the best the one with the fewest examples at once is taken: it needs
-less memory."""
+"""Share of the best throughput at which a candidate counts as about as fast."""
 
 
 class Way(NamedTuple):
@@ -66,9 +55,6 @@ class Way(NamedTuple):
     def examples(self) -> int:
         """Examples at once."""
         return self.size * self.lanes
-
-
-K = TypeVar("K", bound="int | Way")
 
 
 def largest_share(batch_size: int, processes: int, group: int = 1) -> int:
@@ -106,39 +92,8 @@ def ladder(share: int, group: int = 1) -> list[int]:
     return [*sizes, share]
 
 
-def climb(sizes: list[K], measure: Callable[[K], float], known: dict[K, float]) -> dict[K, float]:
-    """Measure sizes in ascending order until larger ones no longer fit or pay, or take long.
-
-    Args:
-        sizes: what to try, ascending: numbers, or ways.
-        measure: size -> examples per second, 0 where it does not fit.
-        known: what was measured before, 0 where it does not fit now.
-
-    >>> climb([16, 32, 64, 128], {16: 900.0, 32: 1000.0, 64: 500.0, 128: 400.0}.__getitem__, {})
-    {16: 900.0, 32: 1000.0, 64: 500.0, 128: 400.0}
-    """
-    table: dict[K, float] = {}
-    slow = 0
-    for place, size in enumerate(sizes):
-        table[size] = known[size] if size in known else measure(size)
-        slow = slow + 1 if table[size] < GIVE_UP * max(table.values()) else 0
-        seen_further = any(larger in known for larger in sizes[place + 1 :])
-        if (table[size] == 0 or slow == 2 or _long(size, table)) and not seen_further:
-            break
-    return table
-
-
-def _long(size: K, table: dict[K, float]) -> bool:
-    """Say whether the last size's pass takes long, and is no faster than one before."""
-    examples = size.examples if isinstance(size, Way) else size
-    return examples > LONG_SECONDS * table[size] and table[size] < max(table.values())
-
-
 def in_lanes(sizes: Iterable[int], count: int, share: int) -> list[Way]:
-    """Return what to try in lanes: all sizes of which so many at once fit into a share.
-
-    Those that are slow alone, too: what one look at each size says of them is not enough to leave
-    the best in lanes out, and a ladder in lanes ends by itself.
+    """Return the candidates in so many lanes: all sizes of which so many fit into a share.
 
     >>> [str(way) for way in in_lanes([16, 32, 64, 128], 2, share=128)]
     ['2 x 16', '2 x 32', '2 x 64']
@@ -148,62 +103,75 @@ def in_lanes(sizes: Iterable[int], count: int, share: int) -> list[Way]:
     return [Way(size, count) for size in sizes if size * count <= share]
 
 
-def settle(table: dict[K, float], measure: Callable[[K], float]) -> dict[K, float]:
-    """Time the sizes that come near the best again, in turn, and compare them round by round.
-
-    Other work on the machine slows whatever is timed at that moment, and one look at each
-    size would take that for the size's own; what a round's sizes are to each other, it leaves
-    as it is. So they are compared by the median of their shares of a round: all that are near
-    the best in two rounds, and the better half of what is still nearer in two more, three times.
-    The best of them keeps the highest rate that was seen: it stays above all that were not timed
-    again.
+def climb(
+    ways: Sequence[Way], measure: Callable[[Way], float], known: dict[Way, float]
+) -> dict[Way, float]:
+    """Time each candidate of a ladder once, until larger ones no longer fit, or take long.
 
     Args:
-        table: examples per second of each size.
-        measure: size -> examples per second, 0 where it does not fit.
+        ways: what to try, ascending in examples at once.
+        measure: way -> examples per second, 0 where it does not fit.
+        known: what was measured before, 0 where it does not fit now.
 
-    >>> again = {32: 50.0, 64: 25.0}
-    >>> settle({16: 50.0, 32: 80.0, 64: 90.0}, again.__getitem__)
-    {16: 50.0, 32: 90.0, 64: 45.0}
+    >>> rates = {Way(16): 90.0, Way(32): 100.0, Way(64): 50.0, Way(128): 0.0, Way(256): 0.0}
+    >>> [str(way) for way in climb([*rates], rates.__getitem__, {})]
+    ['16', '32', '64']
     """
-    top = max(table.values())
-    near = [key for key, rate in table.items() if rate and rate >= NEAR * top]
-    near = sorted(near, key=lambda key: -table[key])[:CANDIDATES]
-    if len(near) < 2:
+    table: dict[Way, float] = {}
+    for place, way in enumerate(ways):
+        rate = table[way] = known[way] if way in known else measure(way)
+        long = way.examples > LONG_SECONDS * rate and rate < max(table.values())
+        seen_further = any(larger in known for larger in ways[place + 1 :])
+        if (rate == 0 or long) and not seen_further:
+            break
+    return table
+
+
+def settle(
+    table: dict[Way, float], measure: Callable[[Way], float], share: int
+) -> dict[Way, float]:
+    """Time the best three again in three rounds, and put their medians into the table.
+
+    Other work on a machine slows whatever is timed at that moment; what a round's candidates are
+    to each other, it leaves as it is. So a candidate's rate in a round is taken as a share of the
+    round's best, and the median of its shares counts. The best keeps the highest rate that was
+    seen, and so stays above all that were not timed again.
+
+    Args:
+        table: examples per second of each candidate.
+        measure: way -> examples per second, 0 where it does not fit.
+        share: examples of an update in a process that has most.
+
+    >>> again = {Way(32): 50.0, Way(64): 25.0, Way(16): 20.0}
+    >>> settle({Way(16): 50.0, Way(32): 80.0, Way(64): 90.0}, again.__getitem__, share=64)
+    {Way(size=16, lanes=1): 36.0, Way(size=32, lanes=1): 90.0, Way(size=64, lanes=1): 45.0}
+    """
+    over_share = _over_share(table, share)
+    finalists = sorted(over_share, key=lambda way: -over_share[way])[:FINALISTS]
+    finalists = [way for way in finalists if table[way]]
+    if len(finalists) < 2:
         return table
-    rounds = _to_and_fro(near, measure)
-    shares = _shares(rounds, near)
-    for least in NEARER:
-        near.sort(key=lambda key: -shares[key])
-        near = [key for key in near[: max(len(near) // 2, 3)] if shares[key] >= least]
-        if len(near) > 1:
-            rounds += _to_and_fro(near, measure)
-            shares |= _shares(rounds, near)
-    return table | {key: top * share for key, share in shares.items()}
-
-
-def _to_and_fro(keys: list[K], measure: Callable[[K], float]) -> list[dict[K, float]]:
-    """Measure all, and again in the other order, so that none is always the last."""
-    return [{key: measure(key) for key in turn} for turn in (keys, keys[::-1])]
-
-
-def _shares(rounds: list[dict[K, float]], keys: list[K]) -> dict[K, float]:
-    """Return how the keys compare with each other: the best has 1, and 0 is what has no rate."""
-    means = [fmean(rates[key] for key in keys) or 1.0 for rates in rounds]
+    rounds = []
+    for number in range(ROUNDS):
+        turn = finalists[:: -1 if number % 2 else 1]  # to and fro: none is always the last
+        rounds.append({way: measure(way) for way in turn})
     shares = {
-        key: median(rates[key] / mean for rates, mean in zip(rounds, means, strict=True))
-        for key in keys
+        way: median(rates[way] / (max(rates.values()) or 1.0) for rates in rounds)
+        for way in finalists
     }
-    most = max(shares.values()) or 1.0  # none fits any more
-    return {key: share / most for key, share in shares.items()}
+    most, top = max(shares.values()) or 1.0, max(table.values())
+    return table | {way: top * shares[way] / most for way in finalists}
 
 
 def best(table: dict[Way, float], share: int) -> Way:
-    """Return the way whose throughput over a whole share is close to the best, with the least
-    memory; where others are about as fast, a favoured one (`_favour`).
+    """Return the candidate with the highest throughput over a process's whole share of an update.
 
-    A share that is no multiple of what is worked on at once ends with a short round, which is
-    counted as if it took as long as a full one.
+    Of those that are about as fast as the best, it is the one with the fewest examples at once,
+    which needs least memory.
+
+    Args:
+        table: examples per second of each candidate, 0 where it does not fit.
+        share: examples of an update in a process that has most.
 
     Raises:
         RunError: no size fits.
@@ -212,37 +180,25 @@ def best(table: dict[Way, float], share: int) -> Way:
     Way(size=32, lanes=1)
     >>> best({Way(16): 100.0, Way(20): 90.0}, share=20)
     Way(size=20, lanes=1)
-    >>> best({Way(32): 100.0, Way(16, lanes=2): 104.0}, share=32)
-    Way(size=32, lanes=1)
-    >>> best({Way(32): 104.0, Way(16, lanes=2): 100.0}, share=320)
-    Way(size=16, lanes=2)
     """
-    rates = {
-        way: rate * share / (_rounds(way, share) * way.examples) for way, rate in table.items()
-    }
-    if max(rates.values()) == 0:
+    rates = _over_share(table, share)
+    most = max(rates.values())
+    if most == 0:
         raise RunError(
             f"micro_batch_size: not even {min(table).size} examples fit into the memory limit; "
             "raise --memory-limit or give --micro-batch-size"
         )
-    judged = {way: rate * _favour(way, share) for way, rate in rates.items()}
-    near = [way for way, rate in judged.items() if rate >= CLOSE * max(judged.values())]
-    return min(near, key=lambda way: (way.examples, -judged[way]))
+    close = [way for way, rate in rates.items() if rate >= CLOSE * most]
+    return min(close, key=lambda way: (way.examples, -rates[way]))
 
 
-def _rounds(way: Way, share: int) -> int:
-    """Return how often a way's micro-batches are taken in one update."""
-    return -(-share // way.examples)
+def _over_share(table: dict[Way, float], share: int) -> dict[Way, float]:
+    """Return examples per second over a whole share.
 
-
-def _favour(way: Way, share: int) -> float:
-    """Return by what a way's throughput is multiplied before it is compared.
-
-    Lanes meet once an update, and the threads of one micro-batch after every operation; so
-    lanes lose less to other work on the machine, unless they have hardly anything to do
-    apart. Halves save little memory for what the second piece costs the loop.
+    A share that is no multiple of what is worked on at once ends with fewer examples, which are
+    counted as if they took as long as the others.
     """
-    rounds = _rounds(way, share)
-    if way.lanes > 1:
-        return WORTH if rounds >= APART else 1 / WORTH
-    return 1 / WORTH if rounds == 2 else 1.0
+    return {
+        way: rate * share / (-(-share // way.examples) * way.examples)
+        for way, rate in table.items()
+    }

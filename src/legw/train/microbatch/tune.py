@@ -1,12 +1,11 @@
-"""The fastest way to cut a batch, found by a short measurement on the real task.
+"""Micro-batch size: the fastest way to cut a batch, by a short measurement on the real task.
 
-On a CPU the fastest micro-batch is far from the largest that fits: small pieces
-stay in the caches. On a GPU it is often the largest. So a ladder of sizes is
-timed, forward and backward, one at a time and, where they can be, in lanes
-(`legw.train.lanes`), and the highest throughput within the memory limit wins. What
-each way does and takes is kept in ``~/.cache/legw`` per task, size of model, device,
-precision and number of threads, so that the seeds of a study share one measurement;
-what fits is asked anew by every run.
+On a CPU the fastest micro-batch is far from the largest that fits: small pieces stay in the
+caches. On a GPU it is often the largest. So the candidates of `legw.train.microbatch.candidates`
+are timed, forward and backward, one at a time and, where they can be, in lanes
+(`legw.train.lanes`). What each does and takes is kept in the cache folder per task, size of model,
+device, precision and number of threads, so that the seeds of a study share one measurement; what
+fits is asked anew by every run.
 """
 
 from __future__ import annotations
@@ -14,10 +13,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +32,8 @@ from legw.train.hardware import (
     out_of_memory,
     peak_memory,
     reset_peak_memory,
+    seconds_of,
+    times_of,
 )
 from legw.train.lanes import Lanes, Sums, add_gradient
 from legw.train.microbatch.cache import Look, Store, earlier_way
@@ -170,7 +169,7 @@ def choose(
             table = climb([Way(sizes[0], lanes[0])], measure, known)
         measured = any(rate and way not in known for way, rate in table.items())
         if measured:
-            table = settle(table, measure)
+            table = settle(table, measure, share)
         rates = {way: rate for way, rate in (alone | table).items() if rate}
         looks = probe.looks | {way: Look(rates[way], probe.looks[way].bytes) for way in rates}
         if world.first and looks != before:
@@ -263,26 +262,20 @@ class _Probe:
         The fastest would favour what is short enough to slip between other work, which a
         long run cannot; the mean would be spoilt by one that waited.
         """
+        device = self._world.device
         with contextlib.ExitStack() as held:
             one = passing(
                 self._task, self._model, self._ids, way, world=self._world,
                 precision=self._precision, held=held,
             )  # fmt: skip
             if way not in self._seen:
-                began = self._now()
-                one()  # it allocates, and chooses kernels
-                first = self._now() - began
+                first = seconds_of(one, device)  # it allocates, and chooses kernels
                 counts = self._counts(first)
                 self._seen.add(way)
                 if counts:
                     return way.examples / first
-            marks = [self._now()]
-            while len(marks) == 1 or (
-                marks[-1] - marks[0] < ENOUGH_SECONDS and len(marks) <= MOST_PASSES
-            ):
-                one()
-                marks.append(self._now())
-        return way.examples / statistics.median(after - before for before, after in pairwise(marks))
+            times = times_of(one, device, ENOUGH_SECONDS, most=MOST_PASSES)
+        return way.examples / statistics.median(times)
 
     def _counts(self, seconds: float) -> bool:
         """Say whether a way's first pass may stand for the others.
@@ -291,11 +284,6 @@ class _Probe:
         first pass of all, in which torch makes itself ready.
         """
         return seconds > LONG_SECONDS and bool(self._seen) and self._world.device.type == "cpu"
-
-    def _now(self) -> float:
-        if self._world.device.type == "cuda":
-            torch.cuda.synchronize(self._world.device)
-        return time.perf_counter()
 
 
 def load(task: Task, ids: Tensor, device: torch.device) -> Any:
