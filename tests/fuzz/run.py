@@ -60,7 +60,7 @@ def _line(kind: str, counts: Counter[str], seconds: float) -> str:
     )
 
 
-def run(  # noqa: PLR0917
+def run(
     cases: int, folder: Path, *, seed: int = 0, only: str = "", number: int = -1,
     tell: Callable[[str], object] = lambda line: None,
 ) -> Result:  # fmt: skip
