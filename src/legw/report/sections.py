@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -193,7 +194,7 @@ def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
         tag("p", caption, class_="caption"),
         tag("p", caveat, class_="caption") if caveat else "",
         *_costs(evidence, f"chart-{number}", target),
-        *_recipes(evidence, f"chart-{number}"),
+        *_further(evidence, f"chart-{number}"),
         tag("h2", "Training loss and learning rate"),
         _key(found),
         _units(number),
@@ -239,17 +240,16 @@ def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
     ]
 
 
-def _recipes(evidence: Evidence, name: str) -> list[Html]:
-    """Return peak rate and warmup against batch size."""
-    drawn = plots.recipes(evidence)
-    if not drawn:
-        return []
-    boxes = [_chart(plot, f"{name}-by-{i}") for i, plot in enumerate(drawn)]
-    return [
-        tag("h2", "Learning rate and warmup against batch size"),
-        _key(best_trials(evidence.table)),
-        tag("div", boxes, class_="pair"),
-    ]
+def _further(evidence: Evidence, name: str) -> list[Html]:
+    """Return the charts of `plots.FURTHER`, each group below its title."""
+    parts: list[Html] = []
+    place = itertools.count()
+    for heading, draw in plots.FURTHER:
+        boxes = [_chart(plot, f"{name}-by-{next(place)}") for plot in draw(evidence).values()]
+        if boxes:
+            parts += [tag("h2", heading), _key(best_trials(evidence.table))]
+            parts.append(tag("div", boxes, class_="pair"))
+    return parts
 
 
 def _units(number: int) -> Html:
