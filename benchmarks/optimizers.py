@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
-from legw.train.step import GlobalBatch, Precision
-from legw.train.ways import Way
 from torchvision.models import resnet50
 
 from benchmarks import rows
 from benchmarks.ratios import Ratio, alternate, run
 from legw import optimizers
 from legw.optimizers import Optimizer
-from legw.train import Task, norm
+from legw.recipe import Recipe
+from legw.train import Task, batch_norm
+from legw.train.accumulation import GlobalBatch, Precision
 from legw.train.batches import Batches, derive
 from legw.train.dist import World
 from legw.train.lanes import LanedBatch
+from legw.train.microbatch.candidates import Way
 from legw.train.optim import build, for_task
 
 ROUNDS = 30
@@ -75,11 +76,12 @@ def muon(
         floor: what the ratio must reach.
     """
     task = rows.synthetic()
-    recipe = replace(rows.recipe(batch_size), lr=1e-4)
+    recipe = replace(rows.recipe(batch_size), lr=1e-4, optimizer=optimizers.AdamW())
     way = run(task, recipe, updates=1, precision=precision)
     # Both are made before either runs: in lanes, a run leaves this thread a share of the cores.
     sides = [
-        WholeUpdates(task, data, batch_size, way, precision) for data in (optimizers.AdamW(), MUON)
+        WholeUpdates(task, each, way, precision)
+        for each in (recipe, replace(recipe, optimizer=MUON))
     ]
     adamw, ours = (side.several(block) for side in sides)
     ratios = alternate(adamw, ours, rounds)
@@ -94,16 +96,13 @@ class WholeUpdates:
 
     Args:
         task: whose model is trained.
-        data: which optimizer.
-        batch_size: examples of an update.
+        recipe: optimizer, batch size, and the rate of all updates.
         way: micro-batch and lanes.
         precision: of forward and backward.
     """
 
-    def __init__(
-        self, task: Task, data: Optimizer, batch_size: int, way: Way, precision: Precision
-    ) -> None:
-        recipe = replace(rows.recipe(batch_size), lr=1e-4, optimizer=data)
+    def __init__(self, task: Task, recipe: Recipe, way: Way, precision: Precision) -> None:
+        batch_size = recipe.batch_size
         torch.manual_seed(derive(0, "model"))
         self.model = task.model()
         self._optimizer = for_task(task, recipe, self.model)
@@ -115,7 +114,7 @@ class WholeUpdates:
             recipe,
             world=World(torch.device("cpu")),
             micro_batch_size=way.size,
-            group=norm.fix_groups(self.model, recipe.norm_batch_size),
+            group=batch_norm.fix_groups(self.model, recipe.norm_batch_size),
             batches=Batches(
                 lambda epoch: task.order(0, epoch, batch_size), num_examples, batch_size
             ),

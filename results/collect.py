@@ -3,8 +3,8 @@
     python results/collect.py runs/mnist-lstm-study results/mnist-lstm
 
 takes study.json and table.json, and of each run the manifest, the summary, all
-evaluations and up to 200 of the updates, evenly spaced, and translation.json (how
-BLEU was measured) where it is there; no checkpoints. What comes
+evaluations and up to 200 of the updates (or as many as a third word says), evenly spaced,
+and translation.json (how BLEU was measured) where it is there; no checkpoints. What comes
 out is a study's folder itself: `legw report results/mnist-lstm` draws it.
 """
 
@@ -17,8 +17,8 @@ from pathlib import Path
 MOST_UPDATES = 200
 
 
-def collect(study: Path, place: Path) -> None:
-    """Copy a study's small files."""
+def collect(study: Path, place: Path, most_updates: int = MOST_UPDATES) -> None:
+    """Copy a study's small files, with up to so many updates of each run."""
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(study / "table.json", place / "table.json")
     described = json.loads((study / "study.json").read_text())
@@ -35,18 +35,19 @@ def collect(study: Path, place: Path) -> None:
             shutil.copyfile(run / name, into / name)
         if (run / "translation.json").exists():
             shutil.copyfile(run / "translation.json", into / "translation.json")
-        (into / "metrics.jsonl").write_text(thinned((run / "metrics.jsonl").read_text()))
+        metrics = (run / "metrics.jsonl").read_text()
+        (into / "metrics.jsonl").write_text(thinned(metrics, most_updates))
 
 
-def thinned(metrics: str) -> str:
-    """Return every evaluation and up to 200 updates, the first and the last among them."""
+def thinned(metrics: str, most_updates: int = MOST_UPDATES) -> str:
+    """Return every evaluation and up to so many updates, the first and the last among them."""
     rows = [(line, json.loads(line)) for line in metrics.splitlines()]
     updates = [row["update"] for _, row in rows if row["kind"] == "update"]
-    step = max(1, -(-len(updates) // MOST_UPDATES))
+    step = max(1, -(-len(updates) // most_updates))
     kept = {*updates[::step], *updates[-1:]}
     lines = [line for line, row in rows if row["kind"] != "update" or row["update"] in kept]
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    collect(Path(sys.argv[1]), Path(sys.argv[2]))
+    collect(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:4]))

@@ -13,21 +13,22 @@ values beside ours, and ``<!-- bases -->`` each application's bases side by side
 import re
 import sys
 from dataclasses import replace
+from math import inf
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 
 from names import STUDIES, UNTIMED
 
 from legw.analysis import evidence, stats, summary
 from legw.analysis.columns import Column, Line
-from legw.analysis.table import Cell
-from legw.analysis.targets import reached
+from legw.analysis.table import Cell, Table
+from legw.analysis.targets import first
 from legw.analysis.trials import best_trials
 from legw.report.charts import comparison
 from legw.runs.records import Manifest
 
 HERE = Path(__file__).parent
-PICTURES = ("digits-lstm", "mnist-lstm")
+PICTURES = ("digits-lstm-muon", "mnist-lstm")
 PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
 PUBLISHED = {
     "mnist-lstm": None,
@@ -174,31 +175,36 @@ def bases() -> str:
         "base's quality |",
         "|---|---|---|---|---|---|",
     ]
+    waiting = []
     for application, (batch_size, tolerance, *names) in CARRYING.items():
-        for kind, name in zip(("carries", "paper's form"), names, strict=True):
+        kinds = dict(zip(("carries", "paper's form"), names, strict=True))
+        if not (HERE / kinds["carries"] / "table.json").exists():
+            del kinds["carries"]
+            waiting.append(application)
+        for kind, name in kinds.items():
             cells = _carried(HERE / name, batch_size, tolerance)
             lines.append(f"| {application} | {kind}: `{name}` | {cells} |")
+    if waiting:
+        lines += ["", f"Not trained yet with a base that carries: {', '.join(waiting)}."]
     lines += [
         "",
         "Metric after the last epoch: mean over n seeds ± half its 95 % interval, test data, equal "
         "epochs; nothing is tuned at the larger batch. Verdict: Welch's 95 % interval of the "
         "difference against the tolerance in brackets. The base's quality is its mean less the "
-        "tolerance; a dash: not all runs came so far.",
+        "tolerance; updates and seconds are medians over the runs, a dash: most did not get there.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _carried(folder: Path, batch_size: int, tolerance: str) -> str:
     """Return base, large batch under LEGW, verdict and costs as cells of a table."""
-    if not (folder / "table.json").exists():
-        return "not run yet | - | - | -"
     found = replace(evidence.read(folder)[0], tolerance=tolerance)
     table, base = found.table, found.table.base_of("")
     large = table.find("", "legw", batch_size)
     if base is None or large is None or not (base.metrics and large.metrics):
         return "not finished yet | - | - | -"
     figures = [f"{c.batch_size}: {_figure(c)} (n = {len(c.metrics)})" for c in (base, large)]
-    verdict = f"**{table.verdict(large)}** ({table.tolerance})"
+    verdict = f"**{table.verdict(large)}** ({table.tolerance.of(table.metric)})"
     return " | ".join([*figures, verdict, _to_quality(found, base, large)])
 
 
@@ -207,14 +213,25 @@ def _to_quality(found: evidence.Evidence, base: Cell, large: Cell) -> str:
     table, mean = found.table, fmean(base.metrics)
     allowed = table.tolerance.absolute(mean)
     target = mean - allowed if table.higher_is_better else mean + allowed
-    costs = {(each.rule, each.batch_size): each for each in reached(found, target)}
-    first, second = (costs[cell.rule, cell.batch_size] for cell in (base, large))
-    if first.updates is None or second.updates is None:
+    small, big = (_median_cost(found, cell, target) for cell in (base, large))
+    if big is None or small is None:
         return "-"
-    said = f"{first.updates:.0f} → {second.updates:.0f}"
-    if first.seconds and second.seconds and found.title not in UNTIMED:
-        said += f" ({first.seconds:.0f} → {second.seconds:.0f} s)"
-    return said
+    said = f"{small[0]:.0f} → {big[0]:.0f}"
+    return said if found.title in UNTIMED else f"{said} ({small[1]:.3g} → {big[1]:.3g} s)"
+
+
+def _median_cost(found: evidence.Evidence, cell: Cell, target: float) -> tuple[float, float] | None:
+    """Return median updates and seconds to a target over a cell's runs; None if it is not reached.
+
+    A run that never came so far counts as an endless one.
+    """
+    costs = []
+    for row, run in found.runs:
+        if (row.rule, row.batch_size) == (cell.rule, cell.batch_size):
+            there = first(run, target, higher_is_better=found.table.higher_is_better)
+            costs.append((there.update, there.seconds) if there else (inf, inf))
+    updates, seconds = (median(each) for each in zip(*costs, strict=True))
+    return None if updates == inf else (updates, seconds)
 
 
 def _place(manifest: Manifest) -> tuple[str, str]:

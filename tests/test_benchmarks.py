@@ -20,6 +20,7 @@ from legw.optimizers import LAMB
 from legw.runs import records
 from legw.train import Settings, Task, fit
 from legw.train.batches import derive
+from legw.train.microbatch.candidates import Way
 
 UPDATES = 5
 
@@ -108,6 +109,15 @@ def test_both_ways_to_update_resnet_agree() -> None:
     many, one_by_one = (list(update.model.parameters()) for update in updates)
     assert len(many) == 161
     torch.testing.assert_close(many, one_by_one)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_muons_whole_updates_are_those_of_fit(lanes: int, tmp_path: Path) -> None:
+    recipe = replace(ROWS_RECIPE, lr=0.02, optimizer=optimizers.MUON)
+    expected = losses_of_fit(ROWS, recipe, tmp_path)
+    ours = optimizers.WholeUpdates(ROWS, recipe, Way(7, lanes), "fp32")
+    assert [ours() for _ in expected] == pytest.approx(expected, rel=1e-4)
+    ours.close()
 
 
 def test_an_images_step_is_timed_with_and_without_its_batch() -> None:

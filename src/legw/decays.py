@@ -364,7 +364,8 @@ class Halving(Decay):
         if epoch < start - near:
             return 1.0
         interval = (epochs - start) / self.times
-        return self.rate ** min(math.floor((epoch - start + near) / interval) + 1, self.times)
+        passed = (epoch - start + near) / interval if interval else math.inf
+        return self.rate ** (math.floor(passed) + 1 if passed < self.times else self.times)
 
     def first_drop(self, epochs: float) -> float | None:
         return self.begin * epochs if self.rate < 1 else None
@@ -407,7 +408,8 @@ class WarmupStableDecay(Decay):
             )
 
     def factor(self, epoch: float, epochs: float) -> float:
-        left = min(max((epochs - epoch) / (self.tail * epochs), 0.0), 1.0)
+        span = self.tail * epochs
+        left = min(max((epochs - epoch) / span, 0.0), 1.0) if span else float(epoch < epochs)
         return self.end + (1.0 - self.end) * self._fall(left)
 
     def _fall(self, left: float) -> float:

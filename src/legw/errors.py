@@ -54,13 +54,66 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+KEPT = "\u200c\u200d"
+"""Joiners, of which letters of some scripts are made; they move nothing."""
+
+
+def clean(text: str) -> str:
+    """Return text from outside as it is shown: what is no letter or space, as Python escapes it.
+
+    Escape codes move a terminal's cursor, right-to-left marks and line breaks make a line say
+    something else; here they are letters. Every output passes what it was given through this.
+
+    >>> clean("plain text, 中 and é"), clean("a\\x1b[2Jb\\u202ec")
+    ('plain text, 中 and é', 'a\\\\x1b[2Jb\\\\u202ec')
+    """
+    if text.isprintable():
+        return text
+    import unicodedata
+
+    return "".join(
+        each
+        if each.isprintable() or each in KEPT or unicodedata.category(each) == "Zs"
+        else repr(each)[1:-1]
+        for each in text
+    )
+
+
+def clean_lines(text: str) -> str:
+    """Return text of several lines, each as `clean` returns it."""
+    return "\n".join(clean(line) for line in text.split("\n"))
+
+
 def shown(value: object) -> str:
     """Return a value for an error line, as Python writes it, in at most 80 characters.
 
     >>> shown("fast"), shown(0.5)
     ("'fast'", '0.5')
     """
-    return one_line(repr(value), 80)
+    try:
+        return one_line(repr(value), 80)
+    except (RecursionError, ValueError):  # nested without end; a number of too many digits
+        return f"<{type(value).__name__}>"
+
+
+def too_deep(value: object, most: int = 32) -> bool:
+    """Whether lists and tables lie in each other more than `most` deep: no file of ours does.
+
+    >>> too_deep([[1]]), too_deep([[1]], most=1)
+    (False, True)
+    """
+    level = [value]
+    for _ in range(most + 1):
+        if not level:
+            return False
+        inside = {
+            id(item): item  # once each: YAML may name one list in many places
+            for each in level
+            if isinstance(each, dict | list | tuple)
+            for item in (each.values() if isinstance(each, dict) else each)
+        }
+        level = list(inside.values())
+    return bool(level)
 
 
 def number(value: object, digits: int = 5) -> str:
@@ -110,6 +163,6 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     names = list(known)
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(name[:100], names, n=1)  # its time grows with the length squared
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{what} '{one_line(name, 60)}' is unknown; {hint}(known: {', '.join(names)})"

@@ -44,6 +44,8 @@ class Optimizer:
     """True where the step's length does not grow with the gradient's (Adam's family)."""
     decoupled: ClassVar[tuple[str, ...]] = ()
     """Settings that are weight decay beside the step, ``w -= lr*weight_decay*w``."""
+    elsewhere: ClassVar[bool] = False
+    """True where another library has it and we do not: files of ours cannot name it."""
 
 
 @dataclass(frozen=True, kw_only=True)

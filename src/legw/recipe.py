@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from legw import words
 from legw.decays import Constant, Decay
-from legw.errors import RecipeError, one_line, shown, unknown_name
+from legw.errors import RecipeError, one_line, shown, too_deep, unknown_name
 from legw.lengths import UNITS, Unit
 from legw.notebook import table
 from legw.optimizers import HUGE, SGD, Optimizer
@@ -401,7 +401,8 @@ def kinds(base: type[Any]) -> dict[str, type[Any]]:
     """
     found: dict[str, type[Any]] = {}
     for cls in base.__subclasses__():
-        own = {cls.kind: cls} if vars(cls).get("kind") else {}
+        named = vars(cls).get("kind") and not getattr(cls, "elsewhere", False)
+        own = {cls.kind: cls} if named else {}
         found |= own | kinds(cls)
     return found
 
@@ -449,7 +450,8 @@ def _part(where: str, what: str, cls: type[Any], settings: dict[str, Any]) -> An
         if not path:  # the class's own check has spoken
             raise RecipeError(f"{what}: {error}") from None
         key = path.strip("`").removeprefix("$.").partition("[")[0]
-        raise RecipeError(f"{where}: {key}={shown(settings.get(key))}: {reason}") from None
+        value = shown(settings.get(key))
+        raise RecipeError(f"{where}: {key}={value}: {one_line(reason)}") from None
 
 
 def _names(cls: type[Any]) -> tuple[str, ...]:
@@ -510,13 +512,18 @@ def read(path: str | Path) -> Recipe:
         line = one_line(str(error))
         raise RecipeError(f"{here}: is not {language}: {line}; correct it there") from None
     except RecursionError:
-        raise RecipeError(f"{here}: is nested too deeply; a recipe is a few flat tables") from None
+        raise RecipeError(f"{here}: {_TOO_DEEP}") from None
+    if too_deep(data):
+        raise RecipeError(f"{here}: {_TOO_DEEP}")
     if not isinstance(data, dict):
         raise RecipeError(f"{here}: must be one JSON object with the recipe's fields")
     try:
         return from_dict({"name": path.stem, **data})
     except RecipeError as error:
         raise RecipeError(f"{here}: {error}") from None
+
+
+_TOO_DEEP = "is nested too deeply; a recipe is a few flat tables"
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -5,7 +5,7 @@ and ``s`` the update from 0:
 
     ramp(s) = min(1, (s + 1) * B / (w * N))        read at the end of the update
     lr(s) = (from + (peak - from) * ramp(s)) * decay(s * B / N)
-    warmup updates = ceil(w * N / B)        updates = ceil(E * N / B)
+    warmup updates = ceil(w * N / B)        updates = max(1, ceil(E * N / B))
 
 So no update of the run has rate 0, the last warmup update is at the peak, and a
 per-epoch decay changes exactly on the epoch's boundary. Lengths in another unit have the
@@ -32,7 +32,7 @@ Above a million updates it grows with them, as rounding errors do: 1e-15 of the 
 
 
 def updates(recipe: Recipe, num_examples: int | None = None) -> int:
-    """Return the number of updates of the run: ``ceil(E * N / B)``.
+    """Return the number of updates of the run: ``max(1, ceil(E * N / B))``.
 
     Args:
         recipe: what is trained.

@@ -11,6 +11,7 @@ import pytest
 
 from expect import error_line
 from legw import LAMB, SGD, AdamW, Constant, Cosine, Exponential, Polynomial, Step, from_config
+from legw.adapters import transformers_config
 from legw.units import epochs_of
 
 HF: dict[str, Any] = {
@@ -53,7 +54,11 @@ def test_transformers_is_read() -> None:
     assert recipe.clip_norm == 1.0
 
 
-def test_transformers_is_scaled_in_the_same_form() -> None:
+@pytest.mark.parametrize("version", [None, (4, "4.57.1")])
+def test_transformers_is_scaled_in_the_same_form(
+    version: tuple[int, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transformers_config, "installed", lambda: version)
     big = from_config(HF).scaled(512)
     assert big.values == HF | {
         "gradient_accumulation_steps": 32,
@@ -63,6 +68,21 @@ def test_transformers_is_scaled_in_the_same_form() -> None:
     again = from_config(big.values).recipe
     assert (again.batch_size, again.epochs) == (512, 3.0)
     assert again.warmup_epochs == pytest.approx(big.recipe.warmup_epochs)
+
+
+def test_transformers_5_has_no_warmup_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written loads in the installed version: a share is then named warmup_steps."""
+    monkeypatch.setattr(transformers_config, "installed", lambda: (5, "5.24.0"))
+    big = from_config(HF | {"logging_dir": "runs"}).scaled(512)
+    assert "warmup_ratio" not in big.values
+    assert big.values["warmup_steps"] == pytest.approx(0.16)
+    assert from_config(big.values).recipe.warmup_epochs == pytest.approx(big.recipe.warmup_epochs)
+    assert "logging_dir: Transformers 5.24.0 has no such names; take them out" in big.left_out
+    whole = HF | {"warmup_steps": 100, "max_steps": 4000}
+    assert "warmup_ratio" not in from_config(whole).scaled(512).values
+    assert from_config(HF).scaled(512, "sqrt").values["warmup_steps"] == 0.01
+    monkeypatch.setattr(transformers_config, "installed", lambda: (4, "4.57.1"))
+    assert from_config(big.values).scaled(512).values["warmup_ratio"] == pytest.approx(0.16)
 
 
 def test_a_warmup_in_updates_keeps_its_updates() -> None:
@@ -168,11 +188,13 @@ def test_what_transformers_says_beyond_a_recipe_is_named() -> None:
     config = from_config(values)
     assert config.left_out == (
         "lr_scheduler_type='cosine_with_restarts': legw has no such decay; it stays",
-        "optim='adafactor': legw has no such optimizer, and takes it for adamw",
+        "optim='adafactor': is none of legw's optimizers; it stays as it is, and whether a rule "
+        "fits it is not known",
         "warmup: Trainer's first update has rate 0 (ramp='start' in legw)",
         "eval_steps=500: counts updates, and stays",
     )
     assert config.scaled(64).values["optim"] == "adafactor"
+    assert not isinstance(config.recipe.optimizer, AdamW)
     config = from_config(HF | {"lr_scheduler_type": "constant"})
     assert config.recipe.warmup_epochs == 0
     assert config.left_out == (
@@ -251,7 +273,8 @@ def test_what_timm_says_beyond_a_recipe_is_named() -> None:
     assert from_config(values).left_out == (
         "cooldown_epochs=10: has no place in a recipe, and stays",
         "sched='tanh': legw has no such decay; it stays",
-        "opt='madgrad': legw has no such optimizer, and takes it for sgd",
+        "opt='madgrad': is none of legw's optimizers; it stays as it is, and whether a rule fits "
+        "it is not known",
         "clip_mode='agc': only norm has a word; it stays",
     )
 

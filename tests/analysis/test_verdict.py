@@ -108,9 +108,9 @@ def test_a_study_keeps_its_tolerance_and_a_report_may_take_another(
     assert main(["report", str(tmp_path)]) == 0
     assert "Keeps the base's accuracy within 99 %: at batch" in _said(capsys)
     assert main(["report", str(tmp_path), "--tolerance", "1e-9"]) == 0
-    assert "within 1e-09: at batch" in _said(capsys)
+    assert "within 1e-07 points: at batch" in _said(capsys)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "within 1e-09" in page and "within 99" not in page
+    assert "within 1e-07 points" in page and "within 99" not in page
 
 
 def _said(capsys: pytest.CaptureFixture[str]) -> str:

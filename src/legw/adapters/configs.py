@@ -1,9 +1,10 @@
-"""Recipes from what people have: Hugging Face TrainingArguments, and timm's argument files.
+"""Recipes from what people have: configurations of other training libraries, and back.
 
     config = from_config("args.yaml", num_examples=1281167)
     config.recipe               the base recipe
     config.scaled(4096)         the same form, scaled: .values, .write(path)
     config.left_out             what the recipe cannot say, one line each
+    config.filled_in            what the library takes because it was not given, one line each
 
 A configuration goes out with every value that it came with; only batch, rate, warmup, length
 and decay are written anew. A `Form` has one library's names: it reads a recipe's fields from
@@ -12,15 +13,25 @@ values, naming what does not go into a recipe, and writes a scaled recipe back.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from legw.adapters import timm_config, transformers_config
-from legw.adapters.fields import Fields, Values
+from legw.adapters import (
+    axolotl_config,
+    config_files,
+    nanochat_config,
+    nanogpt_config,
+    timm_config,
+    torchtitan_config,
+    torchvision_config,
+    transformers_config,
+)
+from legw.adapters.fields import Values
+from legw.adapters.forms import Form, filled_in, has, left_as_is
+from legw.adapters.other_forms import is_recipe, not_read
 from legw.errors import RecipeError, one_line, shown
 from legw.recipe import Recipe, check_count
 from legw.rules import LEGW, Rule, scale
@@ -31,7 +42,7 @@ class Config:
     """A configuration of another library, and the recipe that it describes."""
 
     form: str
-    """Whose: "transformers" or "timm"."""
+    """Whose: a name in `FORMS`, as "transformers" or "timm"."""
     values: dict[str, Any]
     """The library's own values, by its own names."""
     recipe: Recipe
@@ -40,6 +51,8 @@ class Config:
     """Processes that train together, at least 1: the files do not say."""
     left_out: tuple[str, ...] = ()
     """What the recipe cannot say, and so is left as it is: ``name=value: why``."""
+    filled_in: tuple[str, ...] = ()
+    """What the library takes because it was not given: ``name=value: ...``."""
 
     def scaled(
         self, batch_size: int, rule: Rule | str = LEGW, *, processes: int | None = None
@@ -67,164 +80,211 @@ class Config:
             )
         form = FORMS[self.form]
         values, lost = form.write(self.values, self.recipe, big, count)
+        if "world_size" in values:
+            values["world_size"] = count
         _, left_out = form.read(values, self.recipe.num_examples, count)  # of the new values
+        left_out += left_as_is(self.form, form, values)
         return replace(
-            self, values=values, recipe=big, processes=count, left_out=(*left_out, *lost)
+            self,
+            values=values,
+            recipe=big,
+            processes=count,
+            left_out=tuple(dict.fromkeys((*left_out, *lost))),
         )
 
     def write(self, path: str | Path) -> None:
-        """Write the values to a file: YAML if it ends in .yaml or .yml, else JSON.
+        """Write the values to a file, in the language that its name ends in.
+
+        That is YAML (.yaml, .yml), TOML (.toml), Python (.py) or else JSON. Paths, devices and
+        dates become text where the language has no word for them, sets become lists.
 
         Raises:
-            RecipeError: it cannot be written, or YAML is not installed.
+            RecipeError: it cannot be written, YAML is not installed, or the language has no
+                word for a value.
         """
         path = Path(path)
-        if path.suffix in (".yaml", ".yml"):
-            text = _yaml(path).safe_dump(self.values, sort_keys=False)
-        else:
-            text = json.dumps(self.values, indent=2) + "\n"
+        if config_files.language_of(path) == "Python" and self.form != "nanogpt":
+            raise RecipeError(
+                f"{one_line(str(path))}: {self.form} is no Python file; write JSON, YAML or TOML"
+            )
+        text = config_files.text_of(self.form, self.values, path)
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise RecipeError(f"{path}: cannot be written: {error.strerror}") from None
+            raise RecipeError(
+                f"{one_line(str(path))}: cannot be written: {error.strerror}"
+            ) from None
 
 
 def from_config(
     source: Mapping[str, Any] | str | os.PathLike[str] | Any,
     *,
     num_examples: int | None = None,
-    processes: int = 1,
+    processes: int | None = None,
     name: str = "",
 ) -> Config:
-    """Return the recipe that a Hugging Face or timm configuration describes.
+    """Return the recipe that a configuration of another library describes.
+
+    It is recognised by names that only one library has: Transformers, timm, axolotl, nanoGPT,
+    nanochat, torchtitan and torchvision's classification reference.
 
     Args:
-        source: a dict, a JSON or YAML file, or an object with `to_dict` (TrainingArguments)
-            or with plain attributes (an argparse namespace).
+        source: a dict, a JSON, YAML, TOML or Python file, or an object with `to_dict`
+            (TrainingArguments) or with plain attributes (an argparse namespace).
         num_examples: examples in one epoch, at least 1; needed where a length is given in
-            updates.
-        processes: that train together, at least 1: the batch in such files is one device's.
+            updates and the run in epochs.
+        processes: that train together, at least 1, each with a batch of its own: the batch in
+            such files is one device's. None is the source's own `world_size`, or 1.
         name: of the recipe; the file's, or the form's, if empty.
 
     Returns:
-        The recipe, with what it could not carry over named.
+        The recipe, with what it could not carry over and what was filled in named.
 
     Raises:
-        RecipeError: the file cannot be read, is of neither form, or a value cannot be.
+        RecipeError: the file cannot be read, is of no form that is read, a value cannot be, or
+            one under an unknown name seems to set what is not given.
 
     >>> mine = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2,
-    ...         "learning_rate": 1e-4, "num_train_epochs": 3, "warmup_ratio": 0.01}
+    ...         "learning_rate": 1e-4, "num_train_epochs": 3, "warmup_steps": 0.01}
     >>> config = from_config(mine, processes=4)
     >>> config.recipe.batch_size, config.recipe.warmup_epochs
     (128, 0.03)
+    >>> config.filled_in[0]
+    "lr_scheduler_type='linear': is not given; this is the default of Transformers"
     >>> big = config.scaled(2048).values
-    >>> big["gradient_accumulation_steps"], round(big["learning_rate"], 12), big["warmup_ratio"]
-    (32, 0.0004, 0.16)
+    >>> big["gradient_accumulation_steps"], round(big["learning_rate"], 12)
+    (32, 0.0004)
     """
     values, stem = _values(source)
     form = recognise(values)
-    check_count(form, "processes", processes)
+    found = _processes(form, source, values, processes)
     if num_examples is not None:
         check_count(form, "num_examples", num_examples)
-    found, left_out = FORMS[form].read(values, num_examples, processes)
+    fields, left_out = FORMS[form].read(values, num_examples, found)
+    left_out += left_as_is(form, FORMS[form], values)
+    filled = filled_in(FORMS[form], values)
+    if processes is None and found > 1:
+        filled.append(f"processes={found}: is not given; this is the source's own world_size")
     label = name or stem or form
-    recipe = Recipe(name=label, num_examples=num_examples, source=f"{form} configuration", **found)
+    recipe = Recipe(name=label, num_examples=num_examples, source=f"{form} configuration", **fields)
     return Config(
-        form=form, values=dict(values), recipe=recipe, processes=processes, left_out=tuple(left_out)
+        form=form,
+        values=dict(values),
+        recipe=recipe,
+        processes=found,
+        left_out=tuple(dict.fromkeys(left_out)),
+        filled_in=tuple(filled),
     )
-
-
-@dataclass(frozen=True)
-class Form:
-    """One library's names."""
-
-    known_by: tuple[str, ...]
-    """Names of which at least one is there."""
-    read: Callable[[Values, int | None, int], tuple[Fields, list[str]]]
-    """(values, num_examples, processes) -> (the recipe's fields, what is left out)."""
-    write: Callable[[Values, Recipe, Recipe, int], tuple[Fields, list[str]]]
-    """(values, base, scaled, processes) -> (new values, what they cannot say)."""
 
 
 def recognise(values: Values) -> str:
-    """Return the form of values: "transformers" or "timm".
+    """Return the form of values: a name in `FORMS`.
 
     Raises:
-        RecipeError: neither's names are there.
+        RecipeError: the names of none are there, those of several, or those of a
+            configuration that is known and not read.
 
-    >>> recognise({"learning_rate": 0.1}), recognise({"sched": "cosine"})
+    >>> recognise({"per_device_train_batch_size": 8}), recognise({"sched": "cosine"})
     ('transformers', 'timm')
     """
-    for name, form in FORMS.items():
-        if any(key in values for key in form.known_by):
-            return name
-    raise RecipeError(
-        "from_config: is neither of Hugging Face TrainingArguments (learning_rate, "
-        "per_device_train_batch_size) nor of timm (sched, lr, opt); give one of these"
-    )
+    refused = not_read(values)
+    if refused is not None:
+        raise RecipeError(f"from_config: this is {refused.what}: {refused.why}")
+    known = {
+        name: next((names for names in form.known_by if has(values, names)), None)
+        for name, form in FORMS.items()
+    }
+    found = [name for name, names in known.items() if names is not None]
+    if len(found) > 1:
+        both = [f"{FORMS[name].title} ({', '.join(known[name] or ())})" for name in found]
+        raise RecipeError(f"from_config: has names of {' and of '.join(both)}; give those of one")
+    if not found:
+        looked = [f"of {form.title} ({' with '.join(form.known_by[0])})"
+                  for name, form in FORMS.items() if name != "transformers"]  # fmt: skip
+        raise RecipeError(
+            "from_config: is neither of Hugging Face TrainingArguments "
+            f"(per_device_train_batch_size), nor {', '.join(looked)}; give one of these"
+        )
+    return found[0]
 
 
-FORMS = {
-    "transformers": Form(
-        ("per_device_train_batch_size", "learning_rate", "num_train_epochs"),
-        transformers_config.read,
-        transformers_config.write,
-    ),
-    "timm": Form(
-        ("sched", "opt", "lr_base", "grad_accum_steps"), timm_config.read, timm_config.write
-    ),
+def of_another_library(path: str | Path) -> bool:
+    """Say whether a file is a configuration of another library rather than a recipe.
+
+    YAML and Python files are; of JSON and TOML files those with names that say so, whether
+    they are read or refused.
+
+    Args:
+        path: the file.
+    """
+    path = Path(path)
+    language = config_files.language_of(path)
+    if language in ("YAML", "Python"):
+        return path.is_file()
+    try:
+        values = config_files.read(path)
+    except RecipeError:
+        return False
+    if is_recipe(values):
+        return False
+    if not_read(values) is not None:
+        return True
+    return any(has(values, names) for form in FORMS.values() for names in form.known_by)
+
+
+FORMS: dict[str, Form] = {
+    "transformers": transformers_config.FORM,
+    "timm": timm_config.FORM,
+    "axolotl": axolotl_config.FORM,
+    "nanogpt": nanogpt_config.FORM,
+    "nanochat": nanochat_config.FORM,
+    "torchtitan": torchtitan_config.FORM,
+    "torchvision": torchvision_config.FORM,
 }
-"""The forms that are known, by name."""
+"""The forms that are read, by name."""
+
+
+def _processes(form: str, source: Any, values: Values, given: int | None) -> int:
+    """Return how many processes train together: as given, as the source says, or one."""
+    if given is not None:
+        check_count(form, "processes", given)
+    stated = values.get("world_size")
+    if stated is None and not isinstance(source, Mapping | str | os.PathLike):
+        stated = _of_object(source)
+    if stated is None:
+        return 1 if given is None else given
+    check_count(form, "world_size", stated)
+    if given is not None and stated not in (1, given):  # 1 is what a parser has before it starts
+        raise RecipeError(
+            f"{form}: world_size={stated}: is not processes={given}; give one of the two"
+        )
+    return int(stated) if given is None else given
+
+
+def _of_object(source: Any) -> int | None:
+    """Return the processes, times the devices of each, that a TrainingArguments object has."""
+    try:
+        return int(source.world_size) * max(1, int(getattr(source, "n_gpu", 1)))
+    except Exception:  # a property may ask for a device that is not there
+        return None
 
 
 def _values(source: Any) -> tuple[dict[str, Any], str]:
     """Return the values by name, and the file's name without its ending, if it is one."""
     if isinstance(source, Mapping):
-        return dict(source), ""
-    if isinstance(source, str | os.PathLike):
+        found: dict[str, Any] = dict(source)
+    elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        return _read(path), one_line(path.stem, 100)
-    if hasattr(source, "to_dict"):
-        return dict(source.to_dict()), ""
-    try:
-        return dict(vars(source)), ""
-    except TypeError:
-        raise RecipeError(
-            f"from_config: source={shown(source)}: must be a dict, a file or an object with values"
-        ) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is not UTF-8 text; save it as such") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecipeError(
-            f"{one_line(str(path))}: cannot be read: {reason}; check the path"
-        ) from None
-    language, parse = "JSON", json.loads
-    faults: tuple[type[Exception], ...] = (ValueError,)
-    if path.suffix in (".yaml", ".yml"):
-        yaml = _yaml(path)
-        language, parse, faults = "YAML", yaml.safe_load, (ValueError, yaml.YAMLError)
-    try:
-        found = parse(text)
-    except faults as error:
-        raise RecipeError(f"{path}: is not {language}: {one_line(str(error), 120)}") from None
-    except RecursionError:
-        raise RecipeError(
-            f"{path}: is nested too deeply; a configuration is values by name"
-        ) from None
-    if not isinstance(found, dict):
-        raise RecipeError(f"{path}: must hold values by name, at the top")
-    return found
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError:
-        raise RecipeError(f"{path}: YAML is not installed; pip install 'legw[timm]'") from None
-    return yaml
+        return config_files.read(path), one_line(path.stem, 100)
+    elif hasattr(source, "to_dict"):
+        found = dict(source.to_dict())
+    else:
+        try:
+            found = dict(vars(source))
+        except TypeError:
+            raise RecipeError(
+                f"from_config: source={shown(source)}: must be a dict, a file or an object with "
+                "values"
+            ) from None
+    config_files.check_size("from_config", found)
+    return found, ""

@@ -77,6 +77,30 @@ def count(form: str, values: Values, name: str, default: int) -> int:
     return value
 
 
+def below_lr(form: str, values: Values, name: str, default: float, lr: float) -> float:
+    """Return a lowest rate as a share of the peak.
+
+    Args:
+        form: whose values they are.
+        values: by name.
+        name: of the lowest rate.
+        default: where it is missing.
+        lr: the peak, above 0.
+
+    Raises:
+        RecipeError: it is no number, below 0, or not below the peak.
+
+    >>> below_lr("timm", {"min_lr": 0.25}, "min_lr", 0.0, lr=1.0)
+    0.25
+    """
+    found = number(form, values, name, default)
+    if not 0 <= found < lr:
+        raise RecipeError(
+            f"{form}: {name}={found:g}: must be at least 0 and below the learning rate, {lr:g}"
+        )
+    return found / lr
+
+
 def by_name(form: str, values: Values, name: str) -> dict[str, Any]:
     """Return values by name, from a dict or from JSON text of one; none where it is missing.
 
@@ -126,13 +150,51 @@ def passes(batch_size: int, micro_batch_size: int, processes: int) -> tuple[int,
     ((16, 32), (48, 2), (8, 1))
     """
     share = batch_size // processes
-    size = next(n for n in range(min(micro_batch_size, share), 0, -1) if share % n == 0)
+    size = _largest_divisor(share, min(micro_batch_size, share))
     return size, share // size
+
+
+def few_at_once(size: int, times: int, old: int, word: str) -> list[str]:
+    """Return that many small passes make the batch, because nothing larger divides it.
+
+    Args:
+        size: examples per pass.
+        times: passes per update.
+        old: examples per pass before.
+        word: what the library calls the passes.
+
+    >>> few_at_once(1, 1021, 16, "accumulation")
+    ['accumulation=1021: passes of 1 instead of 16 on a device, for nothing larger divides 1021; \
+1024 would take 64']
+    """
+    share = size * times
+    if times == 1 or 2 * size > old:
+        return []
+    near = -(-share // old)
+    return [f"{word}={times}: passes of {size} instead of {old} on a device, for nothing larger "
+            f"divides {share}; {near * old} would take {near}"]  # fmt: skip
+
+
+def _largest_divisor(share: int, most: int) -> int:
+    """Return the largest divisor of `share`, at most `most`; exact to shares of 2**40.
+
+    Above, a pair of divisors that are both over 2**20 may be missed.
+    """
+    if most == share:
+        return share
+    least = 1
+    for one in range(1, min(math.isqrt(share), 2**20) + 1):
+        if share % one == 0:
+            other = share // one
+            if other <= most:
+                return max(other, least)
+            least = one if one <= most else least
+    return least
 
 
 def _float(form: str, name: str, value: Any) -> float:
     try:
-        found = float(value)
+        found = float("" if isinstance(value, bool) else value)
     except (TypeError, ValueError, OverflowError):
         raise RecipeError(f"{form}: {name}={shown(value)}: must be a number") from None
     if not math.isfinite(found):

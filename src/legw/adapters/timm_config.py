@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from legw import optimizers as kinds
-from legw.adapters.fields import Fields, Values, count, number, numbers, passes, positive
+from legw.adapters.fields import (
+    Fields,
+    Values,
+    below_lr,
+    count,
+    few_at_once,
+    number,
+    numbers,
+    passes,
+    positive,
+)
+from legw.adapters.forms import Form, Usual
+from legw.adapters.optimizer_names import other
+from legw.adapters.timm_fields import SETTINGS
 from legw.decays import Constant, Cosine, Decay, Exponential, Polynomial, Step
 from legw.errors import RecipeError, shown
 from legw.recipe import Recipe
@@ -90,7 +104,8 @@ def _lr(values: Values, batch: int) -> float:
 def _decay(values: Values, lr: float) -> tuple[Decay, str]:
     form, kind = "timm", str(values.get("sched") or "cosine")
     late = bool(values.get("warmup_prefix"))
-    rate, end = number(form, values, "decay_rate", 0.1), number(form, values, "min_lr", 0.0) / lr
+    rate = number(form, values, "decay_rate", 0.1)
+    end = below_lr(form, values, "min_lr", 0.0, lr) if kind in ("cosine", "poly") else 0.0
     every = number(form, values, "decay_epochs", 90)
     if kind == "cosine":
         return Cosine(end=end, after_warmup=late), ""
@@ -121,7 +136,11 @@ def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
     families = {"adam": kinds.Adam, "adamw": kinds.AdamW, "lamb": kinds.LAMB}
     if name in families:
         return families[name](weight_decay=decay, **_adam(values)), ""
-    return kinds.SGD(), f"opt={shown(name)}: legw has no such optimizer, and takes it for sgd"
+    if name == "muon":
+        return kinds.Muon(momentum=momentum, weight_decay=decay), (
+            "opt='muon': timm's measures its step by lr in its own way; the recipe's lr is that one"
+        )
+    return other("opt", name)
 
 
 def _adam(values: Values) -> dict[str, float]:
@@ -139,6 +158,7 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
     """Return timm's arguments of a scaled recipe, and what they cannot say; see `forms.Form`."""
     old = count("timm", values, "batch_size", 128)
     size, times = passes(big.batch_size, old, processes)
+    lost = few_at_once(size, times, old, "grad_accum_steps")
     prefix = big.warmup if values.get("warmup_prefix") else 0.0  # timm counts in epochs
     new = dict(values)
     new |= {
@@ -163,9 +183,44 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
             "opt_betas": [big.optimizer.beta1, big.optimizer.beta2],
             "opt_eps": big.optimizer.epsilon,
         }
-    return new, []
+    return new, lost
 
 
 def _whole(value: float) -> float:
     """Return an int where the value is one: timm's command line wants it so."""
     return int(value) if value == int(value) else value
+
+
+def _has_sched(*kinds: str) -> Callable[[Values], bool]:
+    return lambda values: str(values.get("sched") or "cosine") in kinds
+
+
+FORM = Form(
+    title="timm",
+    known_by=(
+        ("sched",), ("lr_base",), ("sched_on_updates",), ("lr_k_decay",),
+        ("grad_accum_steps", "opt"),
+    ),
+    settings=SETTINGS,
+    usual=(
+        Usual("batch", ("batch_size",), "batch_size=128"),
+        Usual("accumulation", ("grad_accum_steps",), "grad_accum_steps=1"),
+        Usual("rate", ("lr", "lr_base"), "lr_base=0.1"),
+        Usual("rate", ("lr", "lr_base_size"), "lr_base_size=256"),
+        Usual("length", ("epochs",), "epochs=300"),
+        Usual("warmup", ("warmup_epochs",), "warmup_epochs=5"),
+        Usual("schedule", ("sched",), "sched='cosine'"),
+        Usual("schedule", ("decay_epochs",), "decay_epochs=90", _has_sched("step")),
+        Usual(
+            "schedule", ("decay_milestones",), "decay_milestones=[90, 180, 270]",
+            _has_sched("multistep"),
+        ),
+        Usual(
+            "schedule", ("decay_rate",), "decay_rate=0.1", _has_sched("step", "multistep", "poly")
+        ),
+        Usual("optimizer", ("opt",), "opt='sgd'"),
+    ),
+    read=read,
+    write=write,
+)  # fmt: skip
+"""Arguments of timm's training script, as its YAML files have them."""

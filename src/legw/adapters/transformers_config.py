@@ -5,10 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from typing import cast, get_args
 
 from legw import optimizers as kinds
-from legw.adapters.fields import Fields, Values, by_name, count, examples, number, passes, positive
+from legw.adapters import transformers_fields as fields
+from legw.adapters.fields import (
+    Fields,
+    Values,
+    below_lr,
+    by_name,
+    count,
+    examples,
+    few_at_once,
+    number,
+    passes,
+    positive,
+)
+from legw.adapters.forms import Form, Usual
+from legw.adapters.optimizer_names import is_adamw, other
+from legw.adapters.role_names import role_of
 from legw.decays import (
     Constant,
     Cosine,
@@ -18,13 +35,10 @@ from legw.decays import (
     Tail,
     WarmupStableDecay,
 )
-from legw.errors import shown
+from legw.errors import RecipeError, one_line, shown
 from legw.recipe import Recipe
 from legw.schedule import updates, warmup_updates
 from legw.units import in_unit
-
-STEPS = ("eval_steps", "save_steps", "logging_steps", "torch_empty_cache_steps")
-"""Settings that count updates, and have no say in what is trained."""
 
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 """Schedulers that pass over the warmup that they are given."""
@@ -40,13 +54,18 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
     batch = (
         count(form, values, "per_device_train_batch_size", 8)
         * count(form, values, "gradient_accumulation_steps", 1)
-        * processes
+        * (1 if _splits(values) else processes)
     )
     lr = positive(form, values, "learning_rate", 5e-5)
     unit, length = "epochs", number(form, values, "num_train_epochs", 3.0)
     steps = number(form, values, "max_steps", -1)
     if steps > 0:
         unit, length = "steps", steps
+        if values.get("num_train_epochs") is not None:
+            left_out.append(
+                f"num_train_epochs={shown(values['num_train_epochs'])}: is passed over, for "
+                "max_steps goes before it"
+            )
 
     def of_steps(name: str, count: float) -> float:
         """Return a number of updates in the unit of the run."""
@@ -56,6 +75,11 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
     warmup = number(form, values, "warmup_ratio", 0.0) * length
     given = number(form, values, "warmup_steps", 0)
+    if given and warmup:
+        left_out.append(
+            f"warmup_ratio={shown(values['warmup_ratio'])}: is passed over, for warmup_steps goes "
+            "before it"
+        )
     if 0 < given < 1:
         warmup = given * length
     elif given:
@@ -72,11 +96,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
         left_out.append(reason)
     if warmup:
         left_out.append("warmup: Trainer's first update has rate 0 (ramp='start' in legw)")
-    left_out += [
-        f"{name}={shown(values[name])}: counts updates, and stays"
-        for name in STEPS
-        if number(form, values, name, 0) >= 1
-    ]
+    left_out += _counted(values)
     clip = number(form, values, "max_grad_norm", 1.0)
     return {
         "batch_size": batch,
@@ -87,6 +107,45 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
         "optimizer": optimizer,
         "clip_norm": clip if clip > 0 else None,
     }, left_out
+
+
+def _splits(values: Values) -> bool:
+    """Say whether the batch of a device is split among all processes, as Accelerate can."""
+    given = values.get("accelerator_config")
+    given = getattr(given, "__dict__", given)  # of an AcceleratorConfig
+    more = by_name("transformers", {"accelerator_config": given}, "accelerator_config")
+    return bool(more.get("split_batches") or values.get("split_batches"))
+
+
+def _counted(values: Values) -> list[str]:
+    """Return what counts updates among the scheduler's values and no decay of ours has."""
+    more = by_name("transformers", values, SCHEDULER_VALUES)
+    known = DECAYS.get(_scheduler(values), (None, ()))[1]
+    return [
+        f"{SCHEDULER_VALUES}: {one_line(str(name), 60)}={shown(value)}: counts updates, and stays"
+        for name, value in more.items()
+        if name not in known and (role_of(str(name)) or name == "patience") and value
+    ]
+
+
+@cache
+def installed() -> tuple[int, str] | None:
+    """Return Transformers' major version, and the whole one; None where it is not installed."""
+    try:
+        version = metadata.version("transformers")
+    except metadata.PackageNotFoundError:
+        return None
+    major = version.partition(".")[0]
+    return (int(major) if major.isdecimal() else 0), version
+
+
+def _not_in_5(values: Values) -> list[str]:
+    version = installed()
+    names = fields.gone(values)
+    if version is None or version[0] < 5 or not names:
+        return []
+    said = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [f"{said}: Transformers {version[1]} has no such names; take them out"]
 
 
 def _scheduler(values: Values) -> str:
@@ -128,12 +187,12 @@ def _linear(form: str, more: Values, lr: float, run: Run) -> Decay:
 
 
 def _polynomial(form: str, more: Values, lr: float, run: Run) -> Decay:
-    end = number(form, more, "lr_end", 1e-7) / lr
+    end = below_lr(form, more, "lr_end", 1e-7, lr)
     return Polynomial(power=number(form, more, "power", 1.0), end=end)
 
 
 def _cosine(form: str, more: Values, lr: float, run: Run) -> Decay:
-    low = number(form, more, "min_lr", 0.0) / lr
+    low = below_lr(form, more, "min_lr", 0.0, lr)
     waves = 2 * positive(form, more, "num_cycles", 0.5)
     return Cosine(end=number(form, more, "min_lr_rate", low), half_cycles=waves)
 
@@ -154,6 +213,8 @@ def _trapezoid(form: str, more: Values, lr: float, run: Run) -> Decay | None:
         return None
     updates = positive(form, more, "num_decay_steps", 1.0)
     tail = run.of_steps("num_decay_steps", updates) / run.length
+    if tail > 1:
+        raise RecipeError(f"{form}: num_decay_steps={updates:g}: is longer than the run")
     end = number(form, more, "min_lr_ratio", 0.0)
     return WarmupStableDecay(tail=tail, shape=cast(Tail, shape), end=end)
 
@@ -180,24 +241,36 @@ def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
     decay = number(form, values, "weight_decay", 0.0)
     if name == "sgd":
         return kinds.SGD(weight_decay=decay), ""
-    adam = kinds.AdamW(
+    if not is_adamw(name):
+        return other("optim", name)
+    return kinds.AdamW(
         beta1=number(form, values, "adam_beta1", 0.9),
         beta2=number(form, values, "adam_beta2", 0.999),
         epsilon=number(form, values, "adam_epsilon", 1e-8),
         weight_decay=decay,
-    )
-    if name.startswith("adamw_"):
-        return adam, ""
-    return adam, f"optim={shown(name)}: legw has no such optimizer, and takes it for adamw"
+    ), ""
 
 
-def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return TrainingArguments of a scaled recipe, and what they cannot say; see `forms.Form`."""
-    old = count("transformers", values, "per_device_train_batch_size", 8)
-    size, times = passes(big.batch_size, old, processes)
+def write(
+    values: Values, base: Recipe, big: Recipe, processes: int, *, own_version: bool = True
+) -> tuple[Fields, list[str]]:
+    """Return TrainingArguments of a scaled recipe, and what they cannot say; see `forms.Form`.
+
+    Args:
+        values: the arguments of the base.
+        base: what was read from them.
+        big: the scaled recipe.
+        processes: that train together, at least 1.
+        own_version: whether they are for the installed version, in whose names they are
+            written; else in the names in which they are given.
+    """
     new = dict(values)
+    old = count("transformers", values, "per_device_train_batch_size", 8)
+    split = processes if _splits(values) else 1
+    size, times = passes(big.batch_size, max(old // split, 1), processes)
+    lost = few_at_once(size, times, max(old // split, 1), "gradient_accumulation_steps")
     new |= {
-        "per_device_train_batch_size": size,
+        "per_device_train_batch_size": size * split,
         "gradient_accumulation_steps": times,
         "learning_rate": big.lr,
     }
@@ -205,18 +278,13 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         new["max_steps"] = updates(big)
     elif big.length != base.length:
         new["num_train_epochs"] = big.length
-    if number("transformers", values, "warmup_steps", 0) >= 1:
-        new["warmup_steps"] = warmup_updates(big)
-    elif big.warmup / big.length != base.warmup / base.length:
-        name = "warmup_ratio" if values.get("warmup_ratio") else "warmup_steps"
-        new[name] = big.warmup / big.length  # below 1, warmup_steps is a share too
+    _write_warmup(new, base, big, installed() if own_version else None)
     if big.warmup and _scheduler(values) == "constant":
         new["lr_scheduler_type"] = "constant_with_warmup"  # the plain one ignores a warmup
     new |= _lowest_rates(values, big.lr / base.lr)
-    new |= _scheduler_steps(new, big)
+    new |= _scheduler_steps(new, base, big)
     _write_adam(new, base, big, {"beta1": "adam_beta1", "beta2": "adam_beta2",
                                  "epsilon": "adam_epsilon"})  # fmt: skip
-    lost = []
     if big.warmup and _scheduler(new) in WITHOUT_WARMUP:
         lost.append(f"warmup_{big.unit}={big.warmup:g}: Trainer's {_scheduler(new)} has none; "
                     "legw.train.RecipeLR(after_warmup=...) would")  # fmt: skip
@@ -225,13 +293,30 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
     return new, lost
 
 
-def _scheduler_steps(values: Values, big: Recipe) -> Fields:
+def _write_warmup(new: Fields, base: Recipe, big: Recipe, version: tuple[int, str] | None) -> None:
+    """Write the warmup as it was given, in a name that the version has."""
+    if number("transformers", new, "warmup_steps", 0) >= 1:
+        new["warmup_steps"] = warmup_updates(big)
+    elif big.warmup / big.length != base.warmup / base.length:
+        name = "warmup_ratio" if new.get("warmup_ratio") else "warmup_steps"
+        new[name] = big.warmup / big.length  # below 1, warmup_steps is a share too
+    if version is None:
+        return
+    if version[0] >= 5 and "warmup_ratio" in new:
+        ratio = new.pop("warmup_ratio")
+        if ratio and not number("transformers", new, "warmup_steps", 0):
+            new["warmup_steps"] = number("transformers", {"ratio": ratio}, "ratio", 0.0)
+    elif version[0] < 5 and 0 < number("transformers", new, "warmup_steps", 0) < 1:
+        new["warmup_ratio"] = new.pop("warmup_steps")
+
+
+def _scheduler_steps(values: Values, base: Recipe, big: Recipe) -> Fields:
     """Return the scheduler's values with what counts updates in them, for the scaled run."""
     more = by_name("transformers", values, SCHEDULER_VALUES)
     if isinstance(big.decay, WarmupStableDecay):
         more["num_decay_steps"] = round(big.decay.tail * updates(big))
-    elif isinstance(big.decay, InverseSqrt) and more.get("timescale") is not None:
-        more["timescale"] = round(scale_updates(big))
+    elif isinstance(big.decay, InverseSqrt) and (more.get("timescale") or big is not base):
+        more["timescale"] = max(1, round(scale_updates(big)))  # Trainer's own is the warmup's
     else:
         return {}
     text = isinstance(values.get(SCHEDULER_VALUES), str)
@@ -261,3 +346,29 @@ def _write_adam(new: Fields, base: Recipe, big: Recipe, names: dict[str, str]) -
     """Write those settings of Adam that a rule has changed."""
     if base.optimizer != big.optimizer:
         new |= {theirs: getattr(big.optimizer, ours) for ours, theirs in names.items()}
+
+
+FORM = Form(
+    title="Transformers",
+    known_by=(
+        ("per_device_train_batch_size",), ("num_train_epochs",), ("lr_scheduler_type",),
+        ("lr_scheduler_kwargs",), ("per_device_eval_batch_size",),
+    ),
+    settings=fields.SETTINGS | fields.ONLY_BEFORE_5,
+    usual=(
+        Usual("batch", ("per_device_train_batch_size",), "per_device_train_batch_size=8"),
+        Usual("accumulation", ("gradient_accumulation_steps",), "gradient_accumulation_steps=1"),
+        Usual("rate", ("learning_rate",), "learning_rate=5e-05"),
+        Usual(
+            "length", ("num_train_epochs",), "num_train_epochs=3",
+            when=lambda values: number("transformers", values, "max_steps", -1) <= 0,
+        ),
+        Usual("warmup", ("warmup_steps", "warmup_ratio"), "warmup_steps=0"),
+        Usual("schedule", ("lr_scheduler_type",), "lr_scheduler_type='linear'"),
+        Usual("optimizer", ("optim",), "optim='adamw_torch_fused'"),
+    ),
+    read=read,
+    write=write,
+    more=_not_in_5,
+)  # fmt: skip
+"""TrainingArguments, of Transformers 4 and 5."""

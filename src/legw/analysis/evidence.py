@@ -19,7 +19,7 @@ from legw.analysis.table import Table
 from legw.analysis.verdict import USUAL
 from legw.errors import LegwError, LegwWarning, RecipeError, RunError
 from legw.recipe import Recipe
-from legw.runs import records
+from legw.runs import reading, records
 from legw.runs.records import Manifest, Run
 from legw.study import plan as study
 from legw.study.grid import differences, label
@@ -77,7 +77,7 @@ def read(folder: str | Path) -> list[Evidence]:
         raise RunError(f"{folder}: is not a folder; give the folder of a study or of runs")
     found, problems = [], []
     places = dict.fromkeys(records.find_runs(folder))
-    for place in sorted(path.parent for path in folder.rglob("study.json")):
+    for place in reading.find(folder, "study.json"):
         inside = [run for run in places if run.parent == place / "runs"]
         try:
             found.append(_study(place, inside))

@@ -54,10 +54,11 @@ def _verdict(table: Table, cell: Cell) -> str:
     verdict = table.verdict(cell)
     if verdict is None:
         return "A"
+    within = f"within {table.tolerance.of(table.metric)}: a"
     if verdict.outcome == "keeps":
-        return f"Keeps the base's {table.metric} within {table.tolerance}: a"
+        return f"Keeps the base's {table.metric} {within}"
     if verdict.outcome == "cannot tell":
-        return f"Cannot tell whether the base's {table.metric} is kept within {table.tolerance}: a"
+        return f"Cannot tell whether the base's {table.metric} is kept {within}"
     if cell.diverged:
         return f"Loses {cell.diverged} of {_runs(cell.total)}, by divergence: a"
     return f"Loses {verdict.amount}: a"

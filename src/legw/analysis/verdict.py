@@ -38,6 +38,26 @@ class Tolerance:
     def __str__(self) -> str:
         return f"{100 * self.value:g} %" if self.relative else f"{self.value:g}"
 
+    def of(self, metric: str) -> str:
+        """Return the tolerance of a metric in words: of an accuracy in points.
+
+        >>> Tolerance(0.015, relative=False).of("accuracy")
+        '1.5 points'
+        """
+        if self.relative:
+            return str(self)
+        return points(self.value) if metric == "accuracy" else f"{self} {metric}"
+
+
+def points(share: float) -> str:
+    """Return a share in points.
+
+    >>> points(0.01), points(0.0123)
+    ('1 point', '1.2 points')
+    """
+    number = f"{100 * share:.2g}"
+    return f"{number} point{'' if number == '1' else 's'}"
+
 
 def read_tolerance(text: str) -> Tolerance:
     """Read a tolerance as users write it.
@@ -92,8 +112,7 @@ class Verdict:
         '3.15 BLEU (9.1 %)'
         """
         if self.metric == "accuracy":
-            points = f"{100 * self.loss:.2g}"
-            return f"{points} point{'' if points == '1' else 's'}"
+            return points(self.loss)
         percent = 100 * self.loss / abs(self.base) if self.base else 0.0
         share = f" ({percent:.{0 if percent >= 10 else 1}f} %)" if self.base else ""
         return f"{self.loss:.3g} {self.metric}{share}"

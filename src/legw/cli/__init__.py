@@ -5,7 +5,8 @@ dataclass whose attribute docstrings are the help) and `run(options) -> int`.
 Only the module of the command that was asked for is imported, so that
 `legw scale` answers without torch, and quickly.
 
-Exit codes: 0; 2 a mistake of the user's; 3 a diverged run; 130 Ctrl-C.
+Exit codes: 0; 2 a mistake of the user's, or training whose output nobody reads any longer;
+3 a diverged run; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from legw.cli import output
 from legw.cli.usage import one_line
-from legw.errors import DivergedError, LegwError, LegwWarning, unknown_name
+from legw.errors import DivergedError, LegwError, LegwWarning, clean, unknown_name
 
 COMMANDS: dict[str, str] = {
     "recipes": "list the base recipes that ship, with their sources",
@@ -40,6 +41,16 @@ COMMANDS: dict[str, str] = {
     "demo": "see in about a minute why the rule works",
 }
 """The commands, in the order in which the overview lists them, and a line of help for each."""
+
+READER_GONE = "output: its reader has gone"
+"""What is said where a command that trains has lost its reader."""
+
+GOES_ON = {
+    "train": "the run folder keeps what was made, and --resume goes on with it",
+    "study": "the folder keeps what was made, and the same command goes on",
+    "probe": "the folder keeps what was made, and the same command goes on",
+}
+"""Of commands that train: what is left where their reader goes. The others only print."""
 
 EXTRAS = {
     "torch": ("torch", "train"),
@@ -77,8 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"legw: {interrupt}" if interrupt.args else "legw: interrupted"
         return _complain(line, 130, quiet=not _first())
     except BrokenPipeError:  # our reader has gone (`legw recipes | head`): that is no error
-        output.forget(sys.stdout)
-        return 0
+        line = f"legw: {READER_GONE}; {GOES_ON[name]}" if name in GOES_ON else ""
+        return _complain(line, 2, quiet=not _first()) if line else 0
+    finally:
+        output.settle()
 
 
 def _answer(name: str, words: list[str]) -> int:
@@ -144,7 +157,7 @@ def _first() -> bool:
 
 def _complain(line: str, code: int, quiet: bool = False) -> int:
     if not quiet:
-        print(line, file=sys.stderr)
+        output.to_stderr(clean(line))
     return code
 
 
@@ -167,7 +180,7 @@ def _warnings_as_notes() -> Iterator[None]:
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, LegwWarning):
                 if _first():
-                    print(f"note: {message}", file=sys.stderr)
+                    output.to_stderr(f"note: {clean(str(message))}")
             else:
                 usual(message, category, *where, **more)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from legw.errors import RunError, number, one_line
+from legw.errors import RunError, clean, number, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,20 +42,20 @@ def figure(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
-def console() -> Console:
-    """Return where tables go: plain where stdout is no terminal, or NO_COLOR is set."""
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return where tables and progress go: plain without a terminal, or where NO_COLOR is set."""
     from rich.console import Console
 
     class Ours(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # for `main`; rich's own way out is exit code 1
 
-    return Ours(highlight=False, markup=False, emoji=False)
+    return Ours(highlight=False, markup=False, emoji=False, stderr=stderr, quiet=quiet)
 
 
 def say(line: str) -> None:
     """Print one line: wrapped between words on a terminal, whole for a pipe."""
-    console().print(line, soft_wrap=not sys.stdout.isatty())
+    console().print(clean(line), soft_wrap=not sys.stdout.isatty())
 
 
 def show(*tables: Table) -> None:
@@ -72,7 +72,7 @@ def notes(lines: Iterable[str], *, to_stderr: bool) -> None:
     """Print each line as a `note:`; on stderr where stdout is for machines."""
     for line in lines:
         if to_stderr:
-            print(f"note: {line}", file=sys.stderr)
+            print(f"note: {clean(line)}", file=sys.stderr)
         else:
             say(f"note: {line}")
 
@@ -85,6 +85,12 @@ def wrote(path: str, *, to_stderr: bool) -> None:
 def print_json(value: dict[str, Any]) -> None:
     """Print one object, indented; NaN and infinity are errors, for JSON has neither."""
     print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_toml(text: str) -> None:
+    """Print TOML; what `clean` would not let through is written as TOML escapes it."""
+    kept = (each if each == "\n" or clean(each) == each else f"\\U{ord(each):08X}" for each in text)
+    print("".join(kept), end="")
 
 
 def write(path: str | Path, content: str | bytes) -> None:
@@ -138,6 +144,23 @@ def forget(stream: TextIO) -> None:
     """Let the interpreter's own flush at its end succeed: what is left has no place to go."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
+
+
+def settle() -> None:
+    """See that nothing is left that the interpreter's own flush would fail to write."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError, ValueError):
+                forget(stream)
+
+
+def to_stderr(line: str) -> None:
+    """Print a line on stderr, or leave it where nobody reads that: no run ends for a note."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _never_fail_to_encode(stream: TextIO) -> None:

@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from legw.cli.output import figure
+from legw.errors import clean
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.study.plan import Planned
 from legw.study.pool import Failed, Onlooker
@@ -85,8 +86,10 @@ class Display(Observer):
         rates = ", ".join(f"{way}: {rate:,.0f}" for way, rate in table.items())
         at_once = f", {manifest.lanes} at once," if manifest.lanes > 1 else ""
         self._console.print(
-            f"{self._title}: micro-batch {manifest.micro_batch_size}{at_once} is fastest here "
-            f"(examples/s at {rates})",
+            clean(
+                f"{self._title}: micro-batch {manifest.micro_batch_size}{at_once} is fastest here "
+                f"(examples/s at {rates})"
+            ),
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -108,8 +111,10 @@ class Display(Observer):
         self._shown_at = now
         length = in_unit(self._manifest.recipe, "epochs", self._manifest.num_examples).length
         self._console.print(
-            f"{self._title}: epoch {row.epoch:.4g} of {length:g}, "
-            f"loss {figure(row.loss)}, {self._manifest.metric} {figure(row.metric)}",
+            clean(
+                f"{self._title}: epoch {row.epoch:.4g} of {length:g}, "
+                f"loss {figure(row.loss)}, {self._manifest.metric} {figure(row.metric)}"
+            ),
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -145,6 +150,7 @@ class Board:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console, self.clock = console, clock
+        self.closed = False
         self.shown_at = clock()
         self._numbers = {run.name: number for number, run in enumerate(runs, start=1)}
         self.progress: Progress | None = None
@@ -179,8 +185,16 @@ class Board:
         return [_Line(self, where)]
 
     def say(self, line: str) -> None:
-        """Print a line above the bars."""
-        self.console.print(line, soft_wrap=True)
+        """Print a line above the bars.
+
+        Raises:
+            BrokenPipeError: nobody reads them any longer; the study is to stop.
+        """
+        try:
+            self.console.print(clean(line), soft_wrap=True)
+        except BrokenPipeError:
+            self.closed = True
+            raise
 
     def refresh(self, *, force: bool = False) -> None:
         """Redraw the bars, unless they were redrawn a moment ago."""

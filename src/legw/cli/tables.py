@@ -16,7 +16,7 @@ from legw.analysis.scaled import Outcome, comparison, others, short, updates, wa
 from legw.analysis.table import Cell
 from legw.analysis.table import Table as Results
 from legw.cli.output import factor
-from legw.errors import duration, number
+from legw.errors import clean, duration, number
 from legw.lengths import UNITS
 from legw.recipe import Recipe
 from legw.rules import warmup_share
@@ -42,7 +42,8 @@ def side_by_side(base: Recipe, scaled: Recipe) -> Table:
         label = f"  {short(name)}" if "." in name else name
         by = factor(old, new) if name in SCALED else ""
         said = percent if name == "warmup_share" else number
-        table.add_row(label, said(old), said(new), by, style="" if old == new else "bold")
+        values = clean(said(old)), clean(said(new))
+        table.add_row(label, *values, by, style="" if old == new else "bold")
     return table
 
 
@@ -87,7 +88,7 @@ def sources(recipes: Iterable[Recipe]) -> Table:
     table.add_column("recipe", style="bold", no_wrap=True)
     table.add_column("source")
     for recipe in recipes:
-        table.add_row(recipe.name, recipe.source)
+        table.add_row(recipe.name, clean(recipe.source))
     return table
 
 
@@ -187,7 +188,7 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
         cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
         time = durations.seconds(run, rates) if rates else None
         cells += [] if time is None else [duration(time)]
-        table.add_row(*([run.variant] if several else []), *cells)
+        table.add_row(*([clean(run.variant)] if several else []), *cells)
     return table
 
 
@@ -196,7 +197,7 @@ def _key(run: Planned) -> tuple[str, str, int]:
 
 
 def _rule(name: str) -> str:
-    return "base" if name == BASE else name
+    return "base" if name == BASE else clean(name)
 
 
 def results(table: Results) -> Table:
@@ -216,7 +217,7 @@ def results(table: Results) -> Table:
             cell = table.at((variant, rule), size)
             marked = cell is not None and cell is best.get(size)
             texts.append(_text(table, cell) + (" *" if marked else "  " if several else ""))
-        drawn.add_row(*([variant] if several else []), _rule(rule), *texts)
+        drawn.add_row(*([clean(variant)] if several else []), _rule(rule), *texts)
     return drawn
 
 

@@ -8,7 +8,6 @@ Each run lies in a folder of its own; one that has been made is found again and 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -19,12 +18,12 @@ from typing import Any, Literal
 from legw import rules, schedule
 from legw.analysis import probed
 from legw.analysis.probed import Probed
-from legw.errors import LegwError
+from legw.errors import LegwError, RunError
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe
 from legw.rules import Rule
-from legw.runs import files
+from legw.runs import files, reading
 from legw.runs.measurements import PROBES
 from legw.runs.records import Manifest, Summary
 from legw.train import Observer, Settings, Task, fit
@@ -327,12 +326,11 @@ class _Noted(Observer):
 def _check_measured(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse a folder whose run was measured otherwise; of an older one nothing is known."""
     path = folder / PROBES
-    if not path.exists():
+    if not reading.there(path):
         return
     try:
-        found = json.loads(path.read_text("utf-8"))
-        theirs = {each: dict(options) for each, options in found.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+        theirs = reading.typed(dict[str, dict[str, Any]], reading.json_object(path))
+    except RunError:
         raise LegwError(f"{path}: is damaged; choose another --out") from None
     for kind, options in wanted.items():
         if kind not in theirs:

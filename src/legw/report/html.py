@@ -1,4 +1,4 @@
-"""HTML in which every text is escaped, unless it was made here."""
+"""HTML in which every text is cleaned and escaped, unless it was made here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import html
 import json
 from collections.abc import Iterable
 from typing import Any
+
+from legw.errors import clean_lines
 
 VOID = {"meta", "br", "hr", "input"}
 """Elements without an end."""
@@ -26,7 +28,7 @@ def tag(name: str, /, *children: Child, **attributes: str) -> Html:
     '<p class="plain">1 &lt; 2<b>!</b></p>'
     """
     said = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(clean_lines(value))}"'
         for key, value in attributes.items()
     )
     if name in VOID:
@@ -43,7 +45,7 @@ def join(*children: Child) -> Html:
     parts = []
     for child in children:
         if isinstance(child, str):
-            parts.append(child if isinstance(child, Html) else html.escape(child))
+            parts.append(child if isinstance(child, Html) else html.escape(clean_lines(child)))
         else:
             parts.append(join(*child))
     return Html("".join(parts))

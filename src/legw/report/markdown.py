@@ -11,6 +11,7 @@ from legw.analysis.evidence import Evidence
 from legw.analysis.table import Table
 from legw.analysis.targets import reached, usual
 from legw.analysis.trials import best_trials, costs
+from legw.errors import clean
 from legw.report.sections import CAVEAT, facts, note_lines
 
 
@@ -99,7 +100,7 @@ def escaped(text: str) -> str:
     >>> escaped("<script> a*b [1] | x_y")
     '&lt;script&gt; a\\\\*b \\\\[1\\\\] \\\\| x_y'
     """
-    line = " ".join(text.split())
+    line = clean(" ".join(text.split()))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|#])", r"\\\1", line)
 
@@ -108,4 +109,4 @@ def _fenced(code: str) -> str:
     """Return code in a fence that nothing in it can end."""
     runs = [len(found) for found in re.findall(r"`+", code)]
     fence = "`" * max(3, 1 + max(runs, default=0))
-    return f"{fence}text\n{code}\n{fence}"
+    return f"{fence}text\n{clean(code)}\n{fence}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ def write_json(path: Path, data: object) -> None:
         RunError: the disk is full or the folder cannot be written.
     """
     text = json.dumps(finite(data), indent=2, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable():  # it may be shown in a terminal as it is
+        text = "".join(
+            each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text
+        )
     write_atomically(path, (text + "\n").encode())
 
 
@@ -29,14 +35,40 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:  # never through a link that lies there
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+HALF_WRITTEN = re.compile(
+    r"\.(checkpoint-\d+\.pt|(manifest|summary|study|table|probes)\.json|"
+    r"(metrics|curvature|noise)\.jsonl)\.\d+"
+)
+"""Names of files that `write_atomically` had not come to the end of when it was killed."""
+
+
+def clear_half_written(folder: Path, *more: str) -> None:
+    """Remove what killed processes left half-written: each as large as what it was to become.
+
+    Only for the one who holds the folder's lock: no other process writes there then.
+
+    Args:
+        folder: of a run or a study.
+        more: names of other files that are written there.
+    """
+    for path in folder.glob(".*"):
+        name = path.name[1:].rpartition(".")
+        ours = HALF_WRITTEN.fullmatch(path.name) or (name[0] in more and name[2].isdecimal())
+        if ours and not path.is_dir():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def finite(value: Any) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from legw.errors import RunError
+from legw.runs import reading
 
 try:
     import fcntl
@@ -56,7 +57,11 @@ def held(
         return
     path = folder / name
     try:
+        if reading.there(path):
+            reading.check_plain(path)
         file = path.open("ab")
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
     except OSError as error:
         raise RunError(f"{folder}: cannot be written: {error.strerror}") from None
     with file:  # closing it drops the lock
@@ -73,8 +78,10 @@ def is_held(folder: Path, name: str = LOCK) -> bool:
     if not LOCKS:
         return False
     try:
-        with (folder / name).open("rb") as file:
+        with reading.open_plain(folder / name) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except RunError:
+        return False  # there is none, or no file
     except OSError as error:
         return error.errno in TAKEN
     return False

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from legw.errors import RunError
+from legw.runs import reading
 from legw.runs.files import write_atomically
 
 
@@ -101,20 +102,20 @@ def read(folder: str | Path, kind: type[Row]) -> list[Row]:
     import msgspec
 
     path = path_of(folder, kind)
-    if not path.exists():
+    if not reading.there(path):
         return []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}; check the path") from None
     decoder = msgspec.json.Decoder(kind)
     rows = []
-    for line in lines:
-        try:
-            rows.append(decoder.decode(line))
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            continue
-    return rows
+    try:
+        with reading.open_plain(path, reading.MOST_METRICS_BYTES) as file:
+            for line in reading.lines(file):
+                try:
+                    rows.append(decoder.decode(line))
+                except (msgspec.DecodeError, msgspec.ValidationError):
+                    continue
+    except RunError as error:
+        raise RunError(f"{path}: {error}") from None
+    return [row for row in rows if row.update >= 0]
 
 
 def append(folder: str | Path, rows: Sequence[Row]) -> None:
@@ -141,7 +142,7 @@ def keep_before(folder: str | Path, kind: type[Row], update: int) -> list[Row]:
     """
     found = read(folder, kind)
     kept = [row for row in found if row.update < update]
-    if path_of(folder, kind).exists():
+    if reading.there(path_of(folder, kind)):
         write_atomically(path_of(folder, kind), _lines(kept))
     return kept
 

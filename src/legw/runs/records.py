@@ -6,7 +6,8 @@
 
 Everything is plain JSON, so that any tool can read it. A value that is not a
 finite number (the loss of a diverged run) is written as null. A last line that
-a killed run left half-written is passed over and reported, never an error.
+a killed run left half-written is passed over and reported, never an error. What is
+read may come from anywhere: see `legw.runs.reading`.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, NotRequired, TypedDict, get_type_hints
 
 from legw import recipe as recipes
-from legw.errors import LegwError, RunError, shown
+from legw.errors import LegwError, RunError, one_line, shown
 from legw.recipe import Recipe
+from legw.runs import reading
 from legw.runs.files import finite, write_json
+from legw.runs.reading import at_least, typed
 
 FORMAT = 1
 """Version of the folder's layout; a reader refuses what is newer."""
@@ -110,6 +113,15 @@ class Evaluation:
     """Training time so far, evaluations left out."""
 
 
+class Measured(TypedDict):
+    """What a run's metric came to."""
+
+    name: NotRequired[str]
+    """The metric's."""
+    value: NotRequired[float | None]
+    """After the last update; None unless finished."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """How a run ended."""
@@ -119,7 +131,7 @@ class Summary:
     final_loss: float | None
     """Mean training loss of the last epoch; if it ended early, since the last evaluation (up to
     it, if it ended there)."""
-    metric: dict[str, Any]
+    metric: Measured
     """`name`, and `value` after the last update: null unless finished."""
     updates: int
     """Updates made."""
@@ -133,9 +145,9 @@ class Summary:
     """Why it diverged or was interrupted, or how a rule that steers ended it."""
     epochs: float | None = None
     """Passes over the data made."""
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
     """What the task measures at the end beside its metric; empty unless finished."""
-    costs: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float | None] = field(default_factory=dict)
     """Seconds of data, compute and communication; peak memory in bytes."""
 
 
@@ -170,23 +182,22 @@ def load(folder: str | Path) -> Run:
     evaluations: list[Evaluation] = []
     problems: list[str] = []
     for number, row in _rows(folder / "metrics.jsonl", problems):
-        kind = row.pop("kind", None)
         try:
-            if kind == "update":
-                updates.append(_typed(Update, row))
-            elif kind == "evaluation":
-                evaluations.append(_typed(Evaluation, row))
-            else:
-                problems.append(f"metrics.jsonl line {number}: unknown kind {shown(kind)}")
+            found = _record(row)
         except RunError as error:
             problems.append(f"metrics.jsonl line {number}: {error}")
+            continue
+        if isinstance(found, Update):
+            updates.append(found)
+        else:
+            evaluations.append(found)
     return Run(
         folder=folder,
         manifest=manifest,
         updates=updates,
         evaluations=evaluations,
         summary=read_summary(folder),
-        problems=tuple(problems),
+        problems=_some(problems),
     )
 
 
@@ -198,10 +209,10 @@ def read_manifest(folder: str | Path) -> Manifest:
     """
     folder = Path(folder)
     path = folder / "manifest.json"
-    if not path.exists():
+    if not reading.there(path):
         raise RunError(f"{folder}: is not a run folder: manifest.json is missing")
     try:
-        return _manifest(_object(path))
+        return _manifest(reading.json_object(path))
     except LegwError as error:
         raise RunError(f"{path}: {error}") from None
 
@@ -213,18 +224,24 @@ def read_summary(folder: str | Path) -> Summary | None:
         RunError: the file is damaged.
     """
     path = Path(folder) / "summary.json"
-    if not path.exists():
+    if not reading.there(path):
         return None
     try:
-        return _typed(Summary, _object(path))
+        found = typed(Summary, reading.json_object(path))
+        at_least(found, updates=0, seconds=0, examples=0, wall_seconds=0, epochs=0)
     except RunError as error:
         raise RunError(f"{path}: {error}") from None
+    return found
+
+
+def begun(folder: Path) -> bool:
+    """Whether a folder says what was run in it, however badly."""
+    return reading.there(folder / "manifest.json")
 
 
 def find_runs(folder: str | Path) -> list[Path]:
     """Return the run folders at or below a folder, sorted by path."""
-    folder = Path(folder)
-    return sorted(path.parent for path in folder.rglob("manifest.json"))
+    return reading.find(Path(folder), "manifest.json")
 
 
 def create(folder: str | Path) -> Path:
@@ -259,19 +276,50 @@ def write_summary(folder: Path, summary: Summary) -> None:
 
 
 class MetricsWriter:
-    """Appends rows to metrics.jsonl; `cut` takes back what a checkpoint does not know.
+    """Appends rows to metrics.jsonl, after the rows that a checkpoint vouches for.
+
+    `lacking` says in one line what of these is not there; empty where all is.
 
     Raises:
-        RunError: the disk is full or the folder cannot be written.
+        RunError: the disk is full, the folder cannot be written, or there is something else
+            of this name.
     """
 
     def __init__(self, folder: Path, keep_bytes: int = 0) -> None:
         self.path = folder / "metrics.jsonl"
+        self.lacking = ""
+        if reading.there(self.path):
+            try:
+                reading.check_plain(self.path)
+            except RunError as error:
+                raise RunError(f"{self.path}: {error}") from None
         try:
             self._file = self.path.open("ab")
-            self._file.truncate(keep_bytes)
+            self._file.truncate(self._whole(keep_bytes))
         except OSError as error:
             raise self._fault(error) from None
+
+    def _whole(self, keep_bytes: int) -> int:
+        """Return where the last whole row ends, at most so many bytes from the beginning."""
+        if not keep_bytes:
+            return 0
+        size = self.path.stat().st_size
+        with self.path.open("rb") as file:
+            end = min(size, keep_bytes)
+            while end:
+                begin = max(end - reading.MOST_LINE_BYTES, 0)
+                file.seek(begin)
+                if (found := file.read(end - begin).rfind(b"\n")) >= 0:
+                    end = begin + found + 1
+                    break
+                end = begin
+        if end < keep_bytes:
+            self.lacking = (
+                f"{self.path}: {keep_bytes - end} of the {keep_bytes} bytes that the checkpoint "
+                "vouches for are not there, and their rows with them; the run goes on, its curve "
+                "has a gap"
+            )
+        return end
 
     def write(self, rows: Iterable[Update | Evaluation]) -> None:
         """Append rows; they reach the disk at the next `flush`."""
@@ -304,7 +352,8 @@ class MetricsWriter:
 
 # Rows ------------------------------------------------------------------------
 
-Record = TypeVar("Record")
+MOST_PROBLEMS = 20
+"""Of a damaged file so many lines are named one by one."""
 
 
 def _row(row: Update | Evaluation) -> dict[str, Any]:
@@ -312,67 +361,78 @@ def _row(row: Update | Evaluation) -> dict[str, Any]:
 
 
 def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]]]:
-    if not path.exists():
+    """Yield the rows of a file of one JSON object a line, with the lines' numbers."""
+    if not reading.there(path):
         return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = _DECODER.decode(line.decode("utf-8-sig"))
-                if not isinstance(row, dict):
-                    raise ValueError("not an object")
-            except (ValueError, RecursionError):
-                problems.append(f"metrics.jsonl line {number}: cannot be read, passed over")
-                continue
-            yield number, row
-
-
-def _object(path: Path) -> dict[str, Any]:
     try:
-        data = _DECODER.decode(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"cannot be read: {error}") from None
-    if not isinstance(data, dict):
-        raise RunError("must be one JSON object")
-    return data
+        file = reading.open_plain(path, reading.MOST_METRICS_BYTES)
+    except RunError as error:
+        problems.append(f"{path.name}: {error}")
+        return
+    with file:
+        for number, line in enumerate(reading.lines(file), start=1):
+            try:
+                row = reading.json_value(line)
+            except RunError:
+                row = None
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                problems.append(f"{path.name} line {number}: cannot be read, passed over")
 
 
-def _none(constant: str) -> None:
-    """Read NaN and infinities, which are no JSON, as null."""
+def _some(problems: list[str]) -> tuple[str, ...]:
+    """Return the first of many problems, and how many more there are."""
+    more = len(problems) - MOST_PROBLEMS
+    return (*problems[:MOST_PROBLEMS], *([f"and {more} lines more"] if more > 0 else []))
 
 
-_DECODER = json.JSONDecoder(parse_constant=_none)  # one for all rows: json.loads makes one for each
+def row_of_line(line: bytes) -> Update | Evaluation | None:
+    """Return the row that a line of metrics.jsonl is; None where it is none."""
+    try:
+        row = reading.json_value(line)
+        return _record(row) if isinstance(row, dict) else None
+    except RunError:
+        return None
+
+
+def _record(row: dict[str, Any]) -> Update | Evaluation:
+    """Return a row by its kind, types and ranges checked."""
+    kind = row.pop("kind", None)
+    if kind == "update":
+        update = typed(Update, row)
+        at_least(update, update=0, lr=0, seconds=0)
+        if not update.epoch > 0:
+            raise RunError(f"cannot be read: epoch={update.epoch}: must be above 0")
+        return update
+    if kind == "evaluation":
+        evaluation = typed(Evaluation, row)
+        at_least(evaluation, update=0, epoch=0, seconds=0)
+        return evaluation
+    raise RunError(f"unknown kind {shown(kind)}")
 
 
 def _manifest(data: dict[str, Any]) -> Manifest:
     """Build a manifest; its recipes find their optimizer and decay by their kind."""
-    import msgspec
-
     version = data.get("format", FORMAT)
     if not isinstance(version, int) or version > FORMAT:
-        raise RunError(f"format={version!r}: is from a newer legw; upgrade to read it")
+        raise RunError(f"format={shown(version)}: is from a newer legw; upgrade to read it")
     values: dict[str, Any] = {}
     for name, kind in get_type_hints(Manifest).items():
         if name not in data:
             continue
         try:
             values[name] = (
-                recipes.from_dict(msgspec.convert(data[name], dict[str, Any]))
+                recipes.from_dict(typed(dict[str, Any], data[name]))
                 if kind is Recipe
-                else msgspec.convert(data[name], kind)
+                else typed(kind, data[name])
             )
-        except msgspec.ValidationError as error:
-            raise RunError(f"cannot be read: {name}: {error}") from None
+        except RunError as error:
+            said = str(error).removeprefix("cannot be read: ")
+            raise RunError(f"cannot be read: {name}: {said}") from None
     try:
-        return Manifest(**values)
+        found = Manifest(**values)
     except TypeError as error:
-        raise RunError(f"cannot be read: {error}") from None
-
-
-def _typed(cls: type[Record], data: dict[str, Any]) -> Record:
-    """Build a record, types checked; fields of a later minor version are passed over."""
-    import msgspec
-
-    try:
-        return msgspec.convert(data, type=cls)
-    except msgspec.ValidationError as error:
-        raise RunError(f"cannot be read: {error}") from None
+        raise RunError(f"cannot be read: {one_line(str(error))}") from None
+    at_least(found, seed=0, num_examples=1, updates=0, micro_batch_size=1, lanes=1, world_size=1)
+    return found

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from legw import rules
-from legw.errors import RecipeError, RunError
+from legw.errors import LegwError, RecipeError, RunError, unknown_name
 from legw.recipe import Recipe, check_count, from_dict, to_dict
-from legw.runs import files, records
+from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
 from legw.study import baselines
 from legw.study.grid import Grid, differences, label, variants
@@ -35,6 +35,9 @@ BASE = "base"
 
 MOST_STRETCH = 4.0
 """A rule that trains longer the larger the batch is followed up to so many times the epochs."""
+
+MOST_RUNS = 10_000
+"""Most runs of one study: more is a slip of the finger, or a file made to do harm."""
 
 FORMAT = 1
 """Version of study.json; a reader refuses what is newer."""
@@ -161,6 +164,7 @@ def plan(study: Study) -> Plan:
         RecipeError: an unknown rule or field, a batch size below 1, a base that cannot
             be, or a rival that tunes what the grid varies.
     """
+    _check_size(study)
     found = [rules.find(name) for name in study.rules]
     for batch_size in study.batch_sizes:
         check_count(study.base.name, "batch_size", batch_size)
@@ -188,6 +192,17 @@ def plan(study: Study) -> Plan:
     baselines.check_apart(study.base.name, trials)
     runs |= compared
     return Plan(runs=tuple(runs.values()), undefined=tuple(undefined))
+
+
+def _check_size(study: Study) -> None:
+    """Refuse a study of more runs than anybody makes, before they are made up one by one."""
+    bases = math.prod(len(values) for values in study.grid.values())
+    trials = sum(math.prod(len(each) for each in one.values()) for one in study.tuned.values())
+    count = bases * len(study.batch_sizes) * len(study.seeds) * (len(study.rules) + trials)
+    if count > MOST_RUNS:
+        raise RecipeError(
+            f"{study.base.name}: a study of up to {count} runs; at most {MOST_RUNS} can be planned"
+        )
 
 
 def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:
@@ -240,8 +255,8 @@ def status(run: Planned, folder: str | Path) -> str:
     Raises:
         RunError: the run's folder is damaged.
     """
-    place = Path(folder) / "runs" / run.name
-    if not (place / "manifest.json").exists():
+    place = place_of(run, folder)
+    if not records.begun(place):
         return "missing"
     summary = records.read_summary(place)
     return summary.status if summary else "running"
@@ -253,7 +268,21 @@ def rows(runs: Sequence[Planned], folder: str | Path) -> list[Row]:
     Raises:
         RunError: a run's folder is damaged, or holds a run of another recipe.
     """
-    return [_row(run, Path(folder) / "runs" / run.name) for run in runs]
+    return [_row(run, place_of(run, folder)) for run in runs]
+
+
+def place_of(run: Planned, folder: str | Path) -> Path:
+    """Return the run folder of a study's run.
+
+    Raises:
+        RunError: a link there leads out of the study's folder.
+    """
+    place = Path(folder) / "runs" / run.name
+    if reading.leads_out(place, Path(folder)):
+        raise RunError(
+            f"{place}: is a link that leads out of the study's folder; put the run itself there"
+        )
+    return place
 
 
 def other_rows(study: Study, runs: Sequence[Planned], folder: str | Path) -> list[Row]:
@@ -313,7 +342,7 @@ def ended(row: Row, summary: Summary) -> Row:
 
 
 def _row(run: Planned, place: Path) -> Row:
-    if not (place / "manifest.json").exists():
+    if not records.begun(place):
         return missing_row(run)
     manifest = records.read_manifest(place)
     if differences(manifest.recipe, run.recipe):
@@ -351,23 +380,38 @@ def read(folder: str | Path) -> Study | None:
         RunError: study.json is damaged, or from a newer version.
     """
     path = Path(folder) / "study.json"
-    if not path.exists():
+    if not reading.there(path):
         return None
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if data.pop("format") > FORMAT:
-            raise RunError(f"{path}: is from a newer legw; upgrade to read it")
-        data["base"] = from_dict(data["base"])
-        data["grid"] = _tuples(data["grid"])
-        data["tuned"] = {kind: _tuples(grid) for kind, grid in data.get("tuned", {}).items()}
-        data |= {name: tuple(data[name]) for name in ("batch_sizes", "rules", "seeds")}
-        return Study(**data)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise RunError(f"{path}: cannot be read: {error}; move it away") from None
+        data = reading.json_object(path)
+        version = data.get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise RunError("is from a newer legw; upgrade to read it")
+        known = [field.name for field in fields(_File)]
+        for name in data:
+            if name not in known:
+                raise RunError(f"cannot be read: {unknown_name('field', name, known)}")
+        found = reading.typed(_File, data)
+        reading.at_least(found, format=1)
+        if min(found.seeds, default=0) < 0:
+            raise RunError("cannot be read: seeds: must be at least 0; move it away")
+        values = {field.name: getattr(found, field.name) for field in fields(Study)}
+        return Study(**values | {"base": from_dict(found.base)})
+    except LegwError as error:
+        line = str(error)
+        line = f"cannot be read: {line}" if line.startswith("must be") else line
+        more = "" if "; " in line else "; move it away"
+        raise RunError(f"{path}: {line}{more}") from None
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    return {name: tuple(each) for name, each in values.items()}
+@dataclass(frozen=True, kw_only=True)
+class _File(Study):
+    """What study.json holds, types checked; its base is still plain values."""
+
+    base: dict[str, Any]  # type: ignore[assignment]
+    grid: dict[str, tuple[Any, ...]]
+    tuned: dict[str, dict[str, tuple[Any, ...]]] = field(default_factory=dict)
+    format: int
 
 
 def write(study: Study, folder: Path) -> None:

@@ -28,6 +28,7 @@ from legw.errors import LegwError, RunError
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.study.plan import Planned
 from legw.train import Observer, Settings, Task, fit
+from legw.train.audience import Audience
 from legw.train.dist import choose_device
 from legw.train.hardware import available_memory, out_of_memory
 
@@ -70,6 +71,13 @@ class Onlooker(Observer):
         """After a run that could not be made; `again` says whether it is tried once more."""
 
 
+class _Onlookers(Audience, Onlooker):
+    """Several observers, told of failures too; any of them may go away."""
+
+    def on_failure(self, failed: Failed, again: bool) -> None:
+        self.tell("on_failure", failed, again)
+
+
 def in_turn(
     runs: Sequence[Planned],
     make_task: MakeTask,
@@ -78,14 +86,23 @@ def in_turn(
     settings: Settings,
     watch: Watch,
 ) -> Ended:
-    """Train runs one after the other in this process; an interrupted one is the last."""
-    task = make_task()
+    """Train runs one after the other in this process; an interrupted one is the last.
+
+    So is the one at whose end nobody looks on any longer.
+    """
+    task, left = make_task(), []
+
+    def leave() -> None:
+        left.append(True)
+        raise BrokenPipeError  # `fit` stops for it
+
     for run in runs:
-        observers = watch(run)
+        observers = [_Onlookers(watch(run), leave)]
         end = _attempt(run, task, folder, settings, observers)
-        _tell_failure(end, observers, again=False)
+        with contextlib.suppress(BrokenPipeError):
+            _tell_failure(end, observers, again=False)
         yield run, end
-        if isinstance(end, Summary) and end.status == "interrupted":
+        if left or (isinstance(end, Summary) and end.status == "interrupted"):
             return
 
 
@@ -289,8 +306,16 @@ class _Pool:
         process.start()
         there.close()
         run = self.left.pop(0)
-        self.workers.append(_Worker(number, process, here, run, self.watch(run)))
+        self.workers.append(_Worker(number, process, here, run, self._onlookers(run)))
         here.send(run)
+
+    def _onlookers(self, run: Planned) -> Sequence[Observer]:
+        """Return who looks on at a run; when nobody is left, all runs stop as at a signal."""
+        return [_Onlookers(self.watch(run), self._stop)]
+
+    def _stop(self) -> None:
+        self.stopping = True
+        self._ask_to_stop()
 
     def results(self) -> Ended:
         """Yield each run as it ends, and give its worker the next."""
@@ -359,7 +384,7 @@ class _Pool:
         more = self.left and not self.stopping
         if more and not fewer and not worker.lost:
             worker.run = self.left.pop(0)
-            worker.observers = self.watch(worker.run)
+            worker.observers = self._onlookers(worker.run)
             with contextlib.suppress(BrokenPipeError):  # lost meanwhile: `_hear` will say so
                 worker.pipe.send(worker.run)
             return
@@ -386,8 +411,7 @@ class _Pool:
             return
 
         def ask(number: int, frame: FrameType | None) -> None:
-            self.stopping = True
-            self._ask_to_stop()
+            self._stop()
             signal.signal(number, before[number])
 
         before: dict[int, Any] = {

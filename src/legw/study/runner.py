@@ -122,6 +122,8 @@ def _alone(folder: Path, shard: Shard) -> Iterator[None]:
         if shard != WHOLE:
             name = f"{locks.LOCK}-{shard.number}-of-{shard.count}"
             stack.enter_context(locks.held(folder, name=name))
+        else:
+            files.clear_half_written(folder)
         yield
 
 

@@ -7,15 +7,13 @@ goes on is told by its folder's lock, which the system drops when a process dies
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from legw.errors import LegwError
-from legw.runs import locks, records
-from legw.runs.records import Manifest, Summary
+from legw.errors import LegwError, RunError
+from legw.runs import locks, reading, records
+from legw.runs.records import Evaluation, Manifest, Update
 from legw.study import durations
 from legw.study import plan as study
 from legw.study.plan import Planned, Row
@@ -68,6 +66,8 @@ class View:
     """Those that are planned, in their order, and others after them."""
     seconds_left: float | None = None
     """Time until the last ends, if as many go on at a time as now; None if unknown."""
+    problems: tuple[str, ...] = ()
+    """Studies that could not be read, one line each."""
 
     @property
     def done(self) -> bool:
@@ -78,19 +78,15 @@ class View:
 def look(folder: str | Path) -> View:
     """Return how far the runs below a folder are.
 
-    A run that cannot be read is shown with its problem.
-
-    Raises:
-        RunError: a study's file is damaged or from a newer version.
+    A run or a study that cannot be read is shown with its problem.
     """
     folder = Path(folder)
-    planned = _planned(folder)
+    planned, problems = _planned(folder)
     places = dict.fromkeys([*planned, *records.find_runs(folder)])
     several = len({place.parent for place in places}) > 1
     runs = []
     for place in places:
-        begun = (place / "manifest.json").exists()
-        run = progress(place) if begun else Progress(name=place.name, status="missing")
+        run = progress(place, folder)
         name = str(place.relative_to(folder)) if several and place != folder else place.name
         runs.append(replace(run, name=name))
     waiting = [
@@ -98,28 +94,43 @@ def look(folder: str | Path) -> View:
         for place, run in zip(places, runs, strict=True)
         if run.status in ("missing", "stopped", "interrupted")
     ]
-    return View(runs=tuple(runs), seconds_left=_time_left(list(places), runs, waiting))
+    left = _time_left(list(places), runs, waiting)
+    return View(runs=tuple(runs), seconds_left=left, problems=tuple(problems))
 
 
-def _planned(folder: Path) -> dict[Path, Planned]:
-    """Return what is planned below a folder, by the place where it goes."""
+def _planned(folder: Path) -> tuple[dict[Path, Planned], list[str]]:
+    """Return what is planned below a folder, by the place where it goes; and what is wrong."""
     found: dict[Path, Planned] = {}
-    for place in sorted(path.parent for path in folder.rglob("study.json")):
-        asked = study.read(place)
-        assert asked is not None, "its study.json was found"
-        found |= {place / "runs" / run.name: run for run in study.plan(asked).runs}
-    return found
+    problems = []
+    for place in reading.find(folder, "study.json"):
+        try:
+            asked = study.read(place)
+            runs = study.plan(asked).runs if asked else ()
+        except LegwError as error:
+            problems.append(str(error))
+            continue
+        found |= {place / "runs" / run.name: run for run in runs}
+    return found, problems
 
 
-def progress(place: Path) -> Progress:
-    """Return how far one run is."""
+def progress(place: Path, folder: Path | None = None) -> Progress:
+    """Return how far one run is.
+
+    Args:
+        place: the run's folder.
+        folder: which it must not lead out of by a link; None takes any.
+    """
+    if not records.begun(place):
+        return Progress(name=place.name, status="missing")
     try:
+        if folder is not None and reading.leads_out(place, folder):
+            raise RunError(f"{place}: is a link that leads out of {folder}, and is not followed")
         manifest, summary = records.read_manifest(place), records.read_summary(place)
     except LegwError as error:
         return Progress(name=place.name, status="stopped", problem=str(error))
     update, evaluation = last_rows(place / "metrics.jsonl")
     status = summary.status if summary else "running" if locks.is_held(place) else "stopped"
-    made = _count(update, summary)
+    made = summary.updates if summary else update.update + 1 if update else 0
     return Progress(
         name=place.name,
         status="running" if locks.is_held(place) else status,
@@ -127,41 +138,36 @@ def progress(place: Path) -> Progress:
         planned=manifest.updates,
         epoch=made * manifest.recipe.batch_size / manifest.num_examples,
         epochs=manifest.updates * manifest.recipe.batch_size / manifest.num_examples,
-        loss=update.get("loss"),
+        loss=update.loss if update else None,
         metric_name=manifest.metric,
-        metric=evaluation.get("metric"),
+        metric=evaluation.metric if evaluation else None,
         seconds_left=_seconds_left(update, made, manifest) if summary is None else None,
     )
 
 
-def _count(update: dict[str, Any], summary: Summary | None) -> int:
-    if summary is not None:
-        return summary.updates
-    return int(update.get("update", -1)) + 1
+def _seconds_left(update: Update | None, made: int, manifest: Manifest) -> float | None:
+    if update is None or not update.seconds or not made:
+        return None
+    return update.seconds / made * max(manifest.updates - made, 0)
 
 
-def _seconds_left(update: dict[str, Any], made: int, manifest: Manifest) -> float | None:
-    spent = update.get("seconds")
-    return spent / made * (manifest.updates - made) if spent and made else None
-
-
-def last_rows(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the last update and the last evaluation at a file's end; empty if there is none."""
-    found: dict[str, dict[str, Any]] = {}
+def last_rows(path: Path) -> tuple[Update | None, Evaluation | None]:
+    """Return the last update and the last evaluation at a file's end; None if there is none."""
+    found: dict[str, Update | Evaluation] = {}
     try:
-        with path.open("rb") as file:
+        with reading.open_plain(path, reading.MOST_METRICS_BYTES) as file:
             file.seek(max(path.stat().st_size - TAIL, 0))
-            lines = file.read().splitlines()
-    except OSError:
-        return {}, {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            continue  # cut off at the beginning, or half-written at the end
-        if isinstance(row, dict) and row.get("kind") in ("update", "evaluation"):
-            found[row["kind"]] = row
-    return found.get("update", {}), found.get("evaluation", {})
+            lines = file.read(TAIL).splitlines()
+    except (OSError, RunError):
+        return None, None
+    for line in lines:  # the first may be cut off at its beginning, the last half-written
+        row = records.row_of_line(line)
+        if row is not None:
+            found[type(row).__name__] = row
+    update, evaluation = found.get("Update"), found.get("Evaluation")
+    assert update is None or isinstance(update, Update)
+    assert evaluation is None or isinstance(evaluation, Evaluation)
+    return update, evaluation
 
 
 def _time_left(

@@ -308,6 +308,18 @@ class GlobalBatch:
         shares = [share for share in self.world.gather(own) if share is not None]
         return _joined(shares) if shares else None
 
+    def carried_like(self) -> State:
+        """Return the state that the task carries, of a few examples, on the CPU."""
+        ids = self.batches.ids(0)[self.parts[0]]
+        self.model.eval()  # what batch-norm keeps stays as it is
+        try:
+            with torch.no_grad():
+                batch = self.task.batch(ids, self.world.device)
+                *_, state = summed_loss(self.task, self.model, batch, None, self.precision)
+        finally:
+            self.model.train()
+        return None if state is None else tuple(tensor.cpu() for tensor in state)
+
     def set_carried(self, whole: State) -> None:
         """Take this process's part of a whole batch's carried state."""
         if whole is None or self.idle:

@@ -1,7 +1,8 @@
 """Checkpoints: what survives a restart, and the few numbers a run keeps.
 
 A checkpoint holds tensors and plain values only and is loaded with
-``weights_only=True``, so one from somewhere else runs no code. It is written to
+``weights_only=True``, so one from somewhere else runs no code; what it holds is then held
+against the run (`legw.train.checkpoint_content`). It is written to
 a temporary file, synced and renamed; the last two are kept. Random draws and
 the order of examples need no place in it: both are functions of the seed and
 of the position.
@@ -11,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,6 +26,8 @@ from torch.optim import Optimizer
 
 from legw.errors import RunError, one_line
 from legw.runs.files import write_atomically
+from legw.runs.reading import check_plain
+from legw.train.checkpoint_content import DamagedError, Expected, OtherModelError, check
 from legw.train.divergence import Divergence
 from legw.train.hardware import out_of_memory
 
@@ -116,30 +121,53 @@ def save(folder: Path, updates: int, content: dict[str, Any]) -> Path:
 
 def paths(folder: Path) -> list[Path]:
     """Return the checkpoints of a run folder, oldest first."""
-    return sorted(folder.glob("checkpoint-*.pt"))
+    found = [path for path in folder.glob("checkpoint-*.pt") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_number)
 
 
-def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """Read the newest checkpoint that can be read; None where there is none at all.
+_NAME = re.compile(r"checkpoint-(\d{9,15})\.pt")
+
+
+def _number(path: Path) -> int:
+    """Return how many updates a checkpoint's name says were made."""
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else 0
+
+
+def load_newest(
+    folder: Path, warn: Callable[[str], None], expected: Expected | None = None
+) -> dict[str, Any] | None:
+    """Read the newest checkpoint that a run can go on from; None where there is none at all.
 
     Args:
         folder: the run folder.
-        warn: takes a line for each checkpoint that is damaged and passed over.
+        warn: takes a line for each checkpoint that is damaged, or of another model, and is
+            passed over.
+        expected: the run that is to go on; None checks what can be known without it.
 
     Raises:
-        RunError: there are checkpoints, and all of them are damaged.
+        RunError: there are checkpoints, and the run can go on from none of them.
     """
-    found = paths(folder)
+    found, other = paths(folder), ""
     for before, path in reversed(list(enumerate(found))):
+        instead = "; taking the one before" if before else ""
         try:
-            _verify(path)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(content, dict) or "position" not in content:
-                raise ValueError("not a checkpoint of legw")
-            return content
+            return check(_content(path), _number(path), expected)
+        except OtherModelError as error:
+            other = other or one_line(str(error), limit=120)
+            if before:
+                warn(f"{path.name}: is of another model ({one_line(str(error), 120)}){instead}")
         except Exception as error:  # a damaged file fails in many ways
-            instead = "; taking the one before" if before else ""
-            warn(f"{path.name}: is damaged ({type(error).__name__}){instead}")
+            if not isinstance(error, DamagedError) and out_of_memory(error):
+                raise
+            ours = isinstance(error, DamagedError | RunError)
+            why = one_line(str(error), 120) if ours else type(error).__name__
+            warn(f"{path.name}: is damaged ({why}){instead}")
+    if other:
+        raise RunError(
+            f"{folder}: its checkpoint is of another model ({other}); "
+            "go on with the model of its start, or choose another --out"
+        )
     if found:
         raise RunError(
             f"{folder}: no checkpoint can be read; train it again with another --out, "
@@ -148,30 +176,28 @@ def load_newest(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | N
     return None
 
 
-def load_into(
-    model: nn.Module, optimizer: Optimizer, content: dict[str, Any], folder: Path
-) -> None:
-    """Put a checkpoint's weights and optimizer state in place.
+def _content(path: Path) -> Any:
+    """Unpickle a checkpoint; its tensors stay in the file until they are copied."""
+    check_plain(path)
+    _verify(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of sparse tensors: none of ours is one
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
-    Raises:
-        RunError: they are those of another model.
-    """
-    try:
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        if out_of_memory(error):
-            raise
-        said = one_line(" ".join(str(error).split()), limit=120)
-        raise RunError(
-            f"{folder}: its checkpoint is of another model ({said}); "
-            "go on with the model of its start, or choose another --out"
-        ) from None
+
+def load_into(model: nn.Module, optimizer: Optimizer, content: dict[str, Any]) -> None:
+    """Put a checkpoint's weights and optimizer state, which were checked, in place."""
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
 
 
 def _verify(path: Path) -> None:
     """Raise unless every part of the file has its checksum; torch.load itself does not look."""
     with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+        if packed or sum(part.file_size for part in parts) > path.stat().st_size:
+            raise DamagedError("its parts are larger than the file")
         damaged = archive.testzip()
     if damaged is not None:
-        raise ValueError(f"{damaged} has a wrong checksum")
+        raise DamagedError(f"{one_line(damaged, 60)} has a wrong checksum")

@@ -9,6 +9,7 @@ import platform
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import torch
 
 import legw
+from legw.errors import LegwWarning
 from legw.train.dropout import seed_thread
 
 STEERING = ("NVIDIA_TF32_OVERRIDE",)
@@ -175,3 +177,17 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
     names = (line.partition(":")[2].strip() for line in lines if "model name" in line)
     return next(names, platform.machine())
+
+
+def warn_of_compiling(device: torch.device) -> None:
+    """Warn before a model is compiled for a CPU: that takes minutes, and seldom pays there.
+
+    Warns:
+        LegwWarning: the device is a CPU.
+    """
+    if device.type == "cpu":
+        line = (
+            "--compile: on a CPU torch.compile works for minutes before the first update, as "
+            "long as a hundred times the whole run of a small model; leave it out to begin at once"
+        )
+        warnings.warn(line, LegwWarning, stacklevel=2)

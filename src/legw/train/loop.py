@@ -21,13 +21,15 @@ import torch
 
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
-from legw.runs import locks, records
+from legw.runs import files, locks, records
 from legw.runs.records import Status, Summary
 from legw.train import batch_norm, checkpoint, optim, param_groups, precision
 from legw.train.accumulation import Flags, Gradient
+from legw.train.audience import READER_GONE, Audience
 from legw.train.batches import Batches, derive, split
+from legw.train.checkpoint_content import Expected
 from legw.train.dist import World, joined
-from legw.train.hardware import peak_memory
+from legw.train.hardware import peak_memory, warn_of_compiling
 from legw.train.microbatch import tune
 from legw.train.probe import Probe, measure
 from legw.train.recorder import Recorder
@@ -107,7 +109,7 @@ class _Run:
         self.num_examples = self.course.num_examples
         self.position = checkpoint.Position()
         self.last_metric: float | None = None
-        self.final_metrics: dict[str, float] = {}
+        self.final_metrics: dict[str, float | None] = {}
         self.asked = StopSignals()
         self.stopped = ""
         self.agreed = Flags()
@@ -121,6 +123,7 @@ class _Run:
             return self._complete(observers, held)
 
     def _complete(self, observers: Sequence[Observer], held: contextlib.ExitStack) -> Summary:
+        self.audience = Audience(observers if self.world.first else (), self._reader_gone)
         done = self.world.agree(lambda: self._look(held))
         if done is not None:
             return done
@@ -146,20 +149,24 @@ class _Run:
             num_examples=self.num_examples,
             position=self.position,
             clock=lambda: time.perf_counter() - self.clock,
-            observers=observers,
+            observers=[self.audience],
             keep_bytes=content["metrics_bytes"] if content else 0,
         )
         if self.world.first:
             self.probes = [each for each in observers if isinstance(each, Probe)]
-        self._tell(observers, "on_start", manifest, self.position.updates)
         try:
             with self.asked:
+                self.audience.on_start(manifest, self.position.updates)
                 self._train()
         finally:
             self.recorder.close()
         summary = self.world.agree(self._end)
-        self._tell(observers, "on_end", summary)
+        self.audience.on_end(summary)
         return summary
+
+    def _reader_gone(self) -> None:
+        """Stop as at a signal: who looks on has gone, and wanted no more than was shown."""
+        self.asked.name = self.asked.name or READER_GONE
 
     def _look(self, held: contextlib.ExitStack) -> Summary | None:
         """See that the batch and the folder suit; return the summary of a run that has ended.
@@ -168,6 +175,7 @@ class _Run:
         """
         split(self.recipe.batch_size, self.recipe.batch_size, world_size=self.world.size)
         held.enter_context(locks.held(records.create(self.folder)))
+        files.clear_half_written(self.folder)
         fingerprint = getattr(self.task, "fingerprint", None)
         self.data = fingerprint() if fingerprint else ""
         run = Identity(
@@ -189,9 +197,11 @@ class _Run:
         self.model = self.task.model().to(self.world.device)
         self.group = batch_norm.fix_groups(self.model, self.recipe.norm_batch_size)
         self.model.train()
-        if self.settings.compile:
-            self.model.compile()
         most, settings = self.course.prepare(self.group), self.settings
+        lanes = self.course.lanes(settings.lanes, self.world, self.group, compiled=settings.compile)
+        if settings.compile:
+            warn_of_compiling(self.world.device)
+            self.model.compile()
         self.choice = tune.for_run(
             self.task,
             self.model,
@@ -200,9 +210,7 @@ class _Run:
             self.folder,
             world=self.world,
             group=self.group,
-            lanes=self.course.lanes(
-                settings.lanes, self.world, self.group, compiled=settings.compile
-            ),
+            lanes=lanes,
         )
         if begin := getattr(self.task, "begin", None):
             begin(self.seed, batch_size, self.choice.micro_batch_size)
@@ -343,11 +351,6 @@ class _Run:
             costs={**costs, "peak_memory_bytes": peak_memory(self.world.device)},
         )
 
-    def _tell(self, observers: Sequence[Observer], event: str, *values: object) -> None:
-        if self.world.first:
-            for observer in observers:
-                getattr(observer, event)(*values)
-
     # Checkpoints ------------------------------------------------------------------------
 
     def _save_due(self) -> bool:
@@ -388,14 +391,25 @@ class _Run:
         content: dict[str, Any] | None = self.world.agree(self._newest_checkpoint)
         if content is None:
             return None
-        checkpoint.load_into(self.model, self.optimizer, content, self.folder)
+        checkpoint.load_into(self.model, self.optimizer, content)
         self.position = checkpoint.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
-        vars(self.global_batch.costs).update(content.get("costs", {}))
+        known = vars(self.global_batch.costs)
+        known |= {name: s for name, s in content.get("costs", {}).items() if name in known}
         self.last_metric = content["last_metric"]
         self.course.restore(content.get("steering"), self.position.updates)
         return content
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """Read it on the first process: the others need no access to its disk."""
-        return checkpoint.load_newest(self.folder, lambda line: warnings.warn(line, LegwWarning, 2))
+        expected = Expected(
+            model=self.model,
+            optimizer=self.optimizer,
+            batch_size=self.recipe.batch_size,
+            most_updates=self.course.updates,
+            steering=self.course.to_dict(),
+            carried=self.global_batch.carried_like,
+        )
+        return checkpoint.load_newest(
+            self.folder, lambda line: warnings.warn(line, LegwWarning, 2), expected
+        )

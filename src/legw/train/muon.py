@@ -9,7 +9,7 @@ Shapes: N matrices, R rows, C columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -181,10 +181,13 @@ class Muon(MultiTensorOptimizer):
                 continue
             for weights in batches(moving, group["foreach"]):
                 hidden.append((weights, self._stacks(weights, group), group))
-        for moving, group in others.values():
-            for weights in batches(moving, group["foreach"]):
-                self._update(weights, gradients_of(weights), group)
-        self._orthogonalise([stack for _, stacks, _ in hidden for stack in stacks])
+
+        def meanwhile() -> None:
+            for moving, group in others.values():
+                for weights in batches(moving, group["foreach"]):
+                    self._update(weights, gradients_of(weights), group)
+
+        self._orthogonalise([stack for _, stacks, _ in hidden for stack in stacks], meanwhile)
         for weights, stacks, group in hidden:
             _take(weights, stacks, group)
 
@@ -215,14 +218,18 @@ class Muon(MultiTensorOptimizer):
         split, ns_steps = group["split"], group["ns_steps"]
         return [_Stack(u.reshape(split, len(u) // split, -1), ns_steps) for u in directions]
 
-    def _orthogonalise(self, stacks: Sequence[_Stack]) -> None:
-        """Make every stack's matrices orthogonal, by this thread or with the help of others."""
+    def _orthogonalise(self, stacks: Sequence[_Stack], meanwhile: Callable[[], None]) -> None:
+        """Make every stack's matrices orthogonal, by this thread or with the help of others.
+
+        This thread also does what is to be done meanwhile.
+        """
         processes, lanes = self._processes, self.lanes
         if processes is not None:
             size = processes.size()
         elif lanes is not None and sum(stack.cost for stack in stacks) >= LANES_COST:
             size = lanes.count
         else:
+            meanwhile()
             _fill(stacks)
             return
         apart = _apart(stacks, size)
@@ -231,10 +238,18 @@ class Muon(MultiTensorOptimizer):
         for part, owner in zip(parts, _shares([part.cost for part in parts], size), strict=True):
             dealt[owner].append(part)
         if processes is not None:
+            meanwhile()
             _fill(dealt[processes.rank()])
             _exchange(dealt, processes)
         elif lanes is not None:
-            lanes.run(lambda lane: _fill(dealt[lane]))
+            dealt.reverse()  # the last has least, and this thread, lane 0, has more to do
+
+            def work(lane: int) -> None:
+                _fill(dealt[lane])
+                if lane == 0:
+                    meanwhile()
+
+            lanes.run(work)
         for stack, each in zip(stacks, apart, strict=True):
             if len(each) > 1:
                 stack.turned_NRC = torch.cat([part.made() for part in each])

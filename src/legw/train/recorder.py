@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import records
 from legw.runs.records import Evaluation, Update
@@ -61,6 +63,8 @@ class Recorder:
         self._observers = observers if folder else ()
         self._unread: list[_Unread] = []
         self._metrics = records.MetricsWriter(folder, keep_bytes) if folder else None
+        if self._metrics and self._metrics.lacking:
+            warnings.warn(self._metrics.lacking, LegwWarning, stacklevel=2)
         self.lost = ""
         """Why the run has diverged; empty while it has not."""
 

@@ -10,7 +10,7 @@ from legw import rules
 from legw.errors import RunError
 from legw.recipe import Recipe, to_dict
 from legw.rules import steers
-from legw.runs import files, records
+from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
 from legw.train.dist import World
 from legw.train.hardware import describe_device, environment
@@ -48,7 +48,7 @@ def look(folder: Path, run: Identity, settings: Settings) -> Summary | None:
             `settings.resume` is not set.
     """
     records.create(folder)
-    if not (folder / "manifest.json").exists():
+    if not records.begun(folder):
         return None
     if not settings.resume:
         raise RunError(
@@ -101,12 +101,13 @@ def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> N
         RunError: the disk is full, the folder cannot be written, or it holds a run whose
             files are others.
     """
-    known = (folder / "manifest.json").exists()
+    known = records.begun(folder)
+    files.clear_half_written(folder, *artifacts)
     for name, content in artifacts.items():
         path = folder / name
-        if not path.exists():
+        if not reading.there(path):
             files.write_atomically(path, content)
-        elif path.read_bytes() != content:
+        elif _read(path, len(content)) != content:
             if known:
                 raise RunError(
                     f"{path}: is another one than the task's; give the data of the run's start, "
@@ -114,7 +115,20 @@ def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> N
                 )
             files.write_atomically(path, content)
     records.write_manifest(folder, manifest)
-    (folder / "summary.json").unlink(missing_ok=True)
+    try:
+        (folder / "summary.json").unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"{folder / 'summary.json'}: cannot be removed: {error.strerror}; move it away"
+        ) from None
+
+
+def _read(path: Path, length: int) -> bytes | None:
+    """Return what a file holds; None where it is no file of about this length."""
+    try:
+        return reading.content(path, length)
+    except RunError:
+        return None
 
 
 def describe(

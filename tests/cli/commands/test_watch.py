@@ -16,6 +16,7 @@ from rich.console import Console
 from folders import BASE, write_run, write_study
 from legw.cli.commands import watch as command
 from legw.runs import locks, records
+from legw.runs.records import Update
 from legw.study import watch
 from legw.study.plan import Study
 
@@ -111,8 +112,9 @@ def test_a_half_written_row_is_passed_over(tmp_path: Path) -> None:
 
 def test_of_a_long_file_only_the_end_is_read(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_bytes(b"x" * 10 * watch.TAIL + b'\n{"kind":"update","update":7}\n')
-    assert watch.last_rows(path) == ({"kind": "update", "update": 7}, {})
+    row = b'{"kind":"update","update":7,"epoch":1,"loss":2,"lr":3}'
+    path.write_bytes(b"x" * 10 * watch.TAIL + b"\n" + row + b"\n")
+    assert watch.last_rows(path) == (Update(update=7, epoch=1.0, loss=2.0, lr=3.0), None)
 
 
 def test_what_cannot_be_read_is_a_note(legw: Legw, tmp_path: Path) -> None:

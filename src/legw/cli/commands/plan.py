@@ -123,7 +123,7 @@ def run(options: Options) -> int:
 def _show(found: BatchPlan, options: Options) -> None:
     best = found.best
     if options.toml == "-":
-        print(_toml(best), end="")
+        output.print_toml(_toml(best))
     elif options.json:
         output.print_json({"app": options.app} | found.to_dict())
     else:

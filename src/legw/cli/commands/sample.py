@@ -10,7 +10,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from legw.cli import output
-from legw.errors import LegwError, one_line
+from legw.errors import LegwError, clean, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def run(options: Options) -> int:
         seed=options.seed,
     )
     lines = " ".join(prompt + written).split(END)
-    print("\n".join(line.strip() for line in lines).rstrip("\n"))
+    print("\n".join(clean(line.strip()) for line in lines).rstrip("\n"))
     return 0
 
 

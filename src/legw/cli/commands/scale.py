@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from legw import recipe, remarks, rules
 from legw.analysis.scaled import Outcome, all_rules, carry, headline, ladder
@@ -18,13 +20,17 @@ from legw.cli.options import (
     Noise,
     Number,
     RuleName,
+    file_format,
     find_recipe,
     overridden,
     read_ladder,
 )
-from legw.errors import LegwError, number
+from legw.errors import LegwError, number, one_line
 from legw.recipe import Recipe, to_dict
 from legw.schedule import counts
+
+if TYPE_CHECKING:
+    from legw.adapters.configs import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,8 @@ class Options:
     """
 
     recipe: Named
-    """The base: a shipped recipe (legw recipes lists them), or a TOML or JSON file."""
+    """The base: a shipped recipe (legw recipes lists them), a TOML or JSON file, or a
+    configuration of Transformers, timm, axolotl, nanoGPT, nanochat, torchtitan or torchvision."""
     batch_size: BatchSize = None
     """Target batch size: examples per update, over all devices; at least 1."""
     rule: RuleName = "legw"
@@ -61,6 +68,11 @@ class Options:
     """Peak learning rate, in place of the rule's; above 0."""
     toml: File = None
     """Write the scaled recipe to this file as TOML; a lone - means stdout."""
+    write: File = None
+    """Write the scaled configuration to this file, in its own words (.json, .yaml, .toml; .py
+    for nanoGPT)."""
+    processes: Count = None
+    """Processes that train together, for a configuration whose batch is one device's."""
     json: Flag = False
     """Print one JSON object; notes go to stderr."""
 
@@ -69,7 +81,9 @@ def run(options: Options) -> int:
     """Print one scaled recipe, or one for each rule or rung."""
     _check(options)
     rule = rules.find(options.rule)
-    base = overridden(find_recipe(options.recipe, options.num_examples), options)
+    config = _config(options)
+    found = find_recipe(options.recipe, options.num_examples) if config is None else config.recipe
+    base = overridden(found, options)
     if options.noise is not None:
         from legw.analysis.noise import with_noise
 
@@ -77,11 +91,58 @@ def run(options: Options) -> int:
     if options.all_rules or options.ladder:
         outcomes = _rows(options, base)
         (_print_rows_json if options.json else _print_rows)(base, outcomes, options)
+        _say_of_config(config, options)
         return 0
     assert options.batch_size is not None
     outcome = carry(base, options.batch_size, rule, lr=options.lr)
-    _show(outcome, options)
+    scaled = _scaled(config, options) if config is not None else None
+    _show(outcome, options, scaled)
     return 0
+
+
+def _config(options: Options) -> Config | None:
+    """Return the configuration of another library that is meant; None where it is a recipe."""
+    from legw import presets
+    from legw.adapters import configs
+
+    if options.recipe not in presets.RECIPES and configs.of_another_library(options.recipe):
+        return configs.from_config(
+            options.recipe, num_examples=options.num_examples, processes=options.processes
+        )
+    for name, value in (("--write", options.write), ("--processes", options.processes)):
+        if value is not None:
+            raise LegwError(
+                f"{name} is for the configuration of another library, and "
+                f"{one_line(options.recipe, 60)} is a recipe; --toml writes it"
+            )
+    return None
+
+
+def _scaled(config: Config, options: Options) -> Config | None:
+    """Return the configuration at the target batch; None where the command changes the base."""
+    if any(value is not None for _, value in _changes(options)):
+        return None
+    assert options.batch_size is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the outcome has them
+        return config.scaled(options.batch_size, options.rule)
+
+
+def _changes(options: Options) -> list[tuple[str, float | None]]:
+    return [
+        ("--lr", options.lr), ("--epochs", options.epochs), ("--steps", options.steps),
+        ("--warmup-epochs", options.warmup_epochs), ("--warmup-steps", options.warmup_steps),
+    ]  # fmt: skip
+
+
+def _say_of_config(config: Config | None, options: Options) -> None:
+    """Print what a configuration leaves out of its recipe, and what its library fills in."""
+    if config is None:
+        return
+    stream = sys.stderr if options.json or options.toml == "-" else sys.stdout
+    for title, lines in (("filled in", config.filled_in), ("left out", config.left_out)):
+        for line in lines:
+            print(f"{title}: {line}", file=stream)
 
 
 def _check(options: Options) -> None:
@@ -94,6 +155,15 @@ def _check(options: Options) -> None:
     for name, value in (("--lr", options.lr), ("--toml", options.toml)):
         if many and value is not None:
             raise LegwError(f"{name} means one recipe, {many} makes many; give one of the two")
+    if options.write is not None:
+        file_format("--write", options.write, ("json", "yaml", "yml", "toml", "py"))
+        for name, value in _changes(options):
+            if value is not None:
+                raise LegwError(
+                    f"{name} changes the recipe, --write the configuration; change the file first"
+                )
+        if many:
+            raise LegwError(f"--write means one batch size, {many} makes many; give one of the two")
     if options.json and options.toml == "-":
         raise LegwError("--json and --toml - both want stdout; give the TOML a file name")
 
@@ -106,23 +176,42 @@ def _rows(options: Options, base: Recipe) -> list[Outcome]:
     return all_rules(base, options.batch_size)
 
 
-def _show(outcome: Outcome, options: Options) -> None:
+def _show(outcome: Outcome, options: Options, config: Config | None) -> None:
     """Print one outcome, in the form that was asked for."""
     assert outcome.scaled is not None
+    if options.toml is not None and outcome.scaled.optimizer.elsewhere:
+        raise LegwError(
+            f"--toml: {outcome.scaled.name}: its optimizer is none of legw's, and no recipe's file "
+            "can name it; --write writes the configuration"
+        )
     text = recipe.to_toml(outcome.scaled)
     if options.toml == "-":
-        print(text, end="")
+        output.print_toml(text)
     elif options.json:
-        output.print_json(outcome.to_dict())
+        output.print_json(outcome.to_dict() | _of_config(config))
     else:
         _print_one(outcome)
     quiet = options.json or options.toml == "-"
     output.notes([*outcome.notes, *outcome.remarks], to_stderr=quiet)
     if not quiet:
         output.say(f"evidence: {remarks.evidence(outcome.base.optimizer)}")
+    _say_of_config(config, options)
+    if options.write is not None and config is not None:
+        config.write(options.write)
+        output.wrote(options.write, to_stderr=options.json or options.toml == "-")
     if options.toml not in (None, "-"):
         output.write(str(options.toml), text)
         output.wrote(str(options.toml), to_stderr=options.json)
+
+
+def _of_config(config: Config | None) -> dict[str, Any]:
+    if config is None:
+        return {}
+    return {
+        "form": config.form,
+        "filled_in": list(config.filled_in),
+        "left_out": list(config.left_out),
+    }
 
 
 def _print_one(outcome: Outcome) -> None:

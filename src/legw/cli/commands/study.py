@@ -31,7 +31,7 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, RunError, one_line
+from legw.errors import LegwError, RunError, clean, one_line
 from legw.recipe import Recipe
 from legw.study import baselines, durations, grid, preview, shards
 from legw.study import plan as study
@@ -211,18 +211,17 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
     asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Options, shard: Shard
 ) -> Outcome:
     """Run what is pending, and show how it goes; Ctrl-C ends with how to go on."""
-    from rich.console import Console
-
+    from legw import cli
     from legw.study import runner
 
     task = _task_maker(options)
     done = sum(row.status in ("finished", "diverged") for row in rows)
-    screen = Console(stderr=options.json, highlight=False, markup=False, emoji=False)
+    screen = output.console(stderr=options.json)
     if done < len(rows):
         check_app(options.app)
         settings = options.machine.settings(resume=True)
         plan = _with_examples(plan, options)
-    screen.print(f"{folder}: {preview.total(plan, rows)}", soft_wrap=True)
+    screen.print(clean(f"{folder}: {preview.total(plan, rows)}"), soft_wrap=True)
     output.notes(preview.cautions(plan), to_stderr=options.json)
     if done == len(rows):
         # only brings the table up to date, without torch
@@ -231,14 +230,19 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
 
     outcome, own = None, shard.of(plan.runs)
     done = len(own) - len(study.pending(own, folder))
+    board = Board(screen, own, done)
     try:
-        with Board(screen, own, done) as board:
+        with board:
             outcome = runner.run_study(
                 asked, task, folder,
                 settings=settings, jobs=options.jobs, watch=board.watch, shard=shard,
             )  # fmt: skip
     except KeyboardInterrupt:
         pass
+    if board.closed:
+        raise RunError(
+            f"{cli.READER_GONE}; {folder}: stopped; the same command goes on: {asked.command}"
+        )
     if outcome is None or set(outcome.left) - set(outcome.failed):
         raise KeyboardInterrupt(f"{folder}: stopped; the same command goes on: {asked.command}")
     return outcome
@@ -309,7 +313,7 @@ def _show_table(found: Evidence) -> None:
     print()
     output.say(summary.sentence(found.table))
     assert found.study is not None
-    print(f"again: {found.study.command}")  # not wrapped, to be copied
+    print(f"again: {clean(found.study.command)}")  # not wrapped, to be copied
 
 
 def _write_page(everything: list[Evidence], folder: Path, *, to_stderr: bool) -> None:

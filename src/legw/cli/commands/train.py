@@ -26,8 +26,9 @@ from legw.cli.options import (
     task_of,
 )
 from legw.cli.output import figure
-from legw.errors import DataError, DivergedError, duration, number
+from legw.errors import DataError, DivergedError, RunError, clean, duration, number
 from legw.recipe import Recipe
+from legw.runs.files import finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,11 +118,10 @@ def run(options: Options) -> int:
 
 def _train(options: Options, settings: Settings, world: World) -> int:
     """Train on this and all other processes; the first alone shows anything."""
-    from rich.console import Console
-
+    from legw.runs import records
     from legw.train import fit
 
-    console = Console(stderr=options.json, highlight=False, quiet=not world.first)
+    console = output.console(stderr=options.json, quiet=not world.first)
     rule = rules.find(options.rule)
     base = overridden(base_recipe(options.app, options.recipe), options)
     base = with_noise(base, options.noise)
@@ -133,12 +133,12 @@ def _train(options: Options, settings: Settings, world: World) -> int:
         return _show_plan(options, outcome, recipe, settings, world)
     task = world.together(lambda: task_of(options.app, options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
-    console.print(headline(counted(outcome, task.num_examples)), markup=False, soft_wrap=True)
-    if options.resume and not (folder / "manifest.json").exists():
-        console.print(f"note: {folder}: holds no run to go on with; a new one begins",
-                      markup=False, soft_wrap=True)  # fmt: skip
+    console.print(clean(headline(counted(outcome, task.num_examples))), soft_wrap=True)
+    if options.resume and not records.begun(folder):
+        line = f"note: {folder}: holds no run to go on with; a new one begins"
+        console.print(clean(line), soft_wrap=True)
     for line in (*outcome.warnings, *too_few(task, recipe)):
-        console.print(f"note: {line}", markup=False, soft_wrap=True)
+        console.print(clean(f"note: {line}"), soft_wrap=True)
     summary = fit(
         task,
         recipe,
@@ -218,24 +218,30 @@ def _free_folder(options: Options, batch_size: int) -> Path:
 def _finish(
     options: Options, folder: Path, summary: Summary, console: Console, *, tells: bool
 ) -> int:
+    from legw import cli
+    from legw.train.audience import READER_GONE
+
     if not tells:
-        return {"diverged": 3, "interrupted": 130}.get(summary.status, 0)
+        gone = summary.status == "interrupted" and summary.reason == READER_GONE
+        return 2 if gone else {"diverged": 3, "interrupted": 130}.get(summary.status, 0)
     if options.json:
-        print((folder / "summary.json").read_text(encoding="utf-8"), end="")
+        output.print_json(finite(asdict(summary)))
     if summary.status == "diverged":
         raise DivergedError(
             f"{folder}: diverged at update {summary.updates}: {summary.reason}; the folder stays"
         )
     if summary.status == "interrupted":
-        raise KeyboardInterrupt(
+        line = (
             f"{folder}: stopped after update {summary.updates}; the same command with "
             f"--resume --out {folder} goes on"
         )
+        if summary.reason == READER_GONE:
+            raise RunError(f"{cli.READER_GONE}; {line}")
+        raise KeyboardInterrupt(line)
     console.print(
         f"{summary.metric['name']} {figure(summary.metric['value'])}, "
         f"loss {figure(summary.final_loss)}, {summary.updates} updates "
-        f"in {summary.seconds:.1f} s → {folder}",
-        markup=False,
+        f"in {summary.seconds:.1f} s → {clean(str(folder))}",
         soft_wrap=True,
     )
     return 0

@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 from tyro.conf import Positional, arg
 
 from legw.cli import output
-from legw.errors import DataError
+from legw.errors import DataError, clean
 
 # ruff: noqa: UP045 (as in cli/options: tyro reads Optional without importing typeguard)
 
@@ -62,7 +62,7 @@ def run(options: Options) -> int:
     while piece := list(islice(lines, AT_ONCE)):
         unknown += text.count_unknown(found.subwords, piece)
         translations = found.translate(piece, search)
-        sys.stdout.writelines(f"{line}\n" for line in translations)
+        sys.stdout.writelines(f"{clean(line)}\n" for line in translations)
         sys.stdout.flush()
         if references is not None:
             compared += translations

@@ -66,7 +66,7 @@ def run(
     if not options.folder.is_dir():
         raise RunError(f"{options.folder}: is not a folder; give the folder of a study or of runs")
     view = watch.look(options.folder)
-    if not view.runs:
+    if not view.runs and not view.problems:
         raise RunError(f"{options.folder}: holds no runs; legw train and legw study make them")
     screen = output.console()
     if options.once or not screen.is_terminal:
@@ -126,7 +126,7 @@ def _cells(run: Progress) -> list[RenderableType]:
         bar if run.status != "missing" else "",
         epoch,
         figure(run.loss) if run.loss is not None else "",
-        f"{run.metric_name} {figure(run.metric)}" if run.metric is not None else "",
+        f"{one_line(run.metric_name, 30)} {figure(run.metric)}" if run.metric is not None else "",
         left if run.status == "running" else "",
     ]
 
@@ -145,4 +145,5 @@ def below(view: View, now: datetime) -> list[str]:
     lines = [line] + ([f"and {hidden} more that are not shown"] if hidden > 0 else [])
     if counts.get("stopped"):
         lines.append("stopped: no process works on it; the command that began it goes on with it")
-    return lines + [f"note: {one_line(run.problem)}" for run in view.runs if run.problem]
+    problems = [*view.problems, *(run.problem for run in view.runs if run.problem)]
+    return lines + [f"note: {one_line(line)}" for line in problems]

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from legw.analysis.table import Cell, Table
+from legw.errors import clean
 from legw.report.charts.style import COLORS, styled
 from legw.study.plan import BASE
 
@@ -352,7 +353,19 @@ def _crosses(chart: Any, *, tooltip: list[Any]) -> Any:
 
 def with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
     spec: dict[str, Any] = styled(chart).to_dict()
-    return spec | {"datasets": datasets}
+    found: dict[str, Any] = _cleaned(spec | {"datasets": datasets})
+    return found
+
+
+def _cleaned(value: Any) -> Any:
+    """Return a specification in which no text holds what `clean` does not let through."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(name): _cleaned(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_cleaned(item) if isinstance(item, str | dict | list) else item for item in value]
+    return value
 
 
 def _short(value: float) -> float:

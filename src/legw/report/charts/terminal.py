@@ -58,7 +58,7 @@ def lr_text(
 def _rule(ruler: Any, high: float, count: int) -> None:
     """Let an axis run from 0 to `high`, with round numbers on it."""
     at = round_numbers(high, count)
-    ruler.lim(0, high)
+    ruler.lim(0, high or 1.0)
     ruler.ticks(at, [f"{tick:g}" for tick in at])
 
 
@@ -68,6 +68,8 @@ def round_numbers(high: float, count: int) -> list[float]:
     >>> round_numbers(25, 8), round_numbers(0.0057, 5)
     ([0.0, 5.0, 10.0, 15.0, 20.0, 25.0], [0.0, 0.002, 0.004])
     """
+    if high < 1e-300:  # rates that underflow have no figures to be rounded
+        return [0.0]
     power = 10.0 ** math.floor(math.log10(high / count))
     step = next(step for step in (1, 2, 5, 10, 20) if high / (step * power) <= count) * power
     return [round(i * step, 12) for i in range(math.floor(high / step + 1e-6) + 1)]

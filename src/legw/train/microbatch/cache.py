@@ -116,7 +116,7 @@ class Store:
 
 def earlier_way(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
     """Return the micro-batch and lanes of the run in the folder, if made on such a machine."""
-    if not (folder / "manifest.json").exists():
+    if not records.begun(folder):
         return None
     found = records.read_manifest(folder)
     same_machine = (found.world_size, found.device) == (world_size, device)

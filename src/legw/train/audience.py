@@ -1,0 +1,55 @@
+"""Audience: the observers of a run, any of which may go away while it goes on.
+
+What an observer prints to may be closed: `legw train ... | head -1`. The run is then asked to
+stop, as by a signal, and ends with a checkpoint; those who went away are told no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from legw.runs.records import Evaluation, Manifest, Summary, Update
+from legw.train.task import Observer
+
+READER_GONE = "the reader of its output has gone"
+"""Why such a run is interrupted, in its summary."""
+
+
+class Audience(Observer):
+    """Tells several observers; `gone` is called when one finds its output closed.
+
+    >>> class Deaf(Observer):
+    ...     def on_update(self, row): raise BrokenPipeError
+    >>> audience = Audience([Deaf()], lambda: print("gone"))
+    >>> audience.on_update(None); audience.on_update(None)
+    gone
+    """
+
+    def __init__(self, observers: Sequence[Observer], gone: Callable[[], object]) -> None:
+        self._observers, self._gone = list(observers), gone
+
+    def tell(self, event: str, *values: Any) -> None:
+        """Call one method of every observer that has it and is still there."""
+        for observer in list(self._observers):
+            try:
+                getattr(observer, event, _nothing)(*values)
+            except BrokenPipeError:
+                self._observers.remove(observer)
+                self._gone()
+
+    def on_start(self, manifest: Manifest, updates_done: int) -> None:
+        self.tell("on_start", manifest, updates_done)
+
+    def on_update(self, row: Update) -> None:
+        self.tell("on_update", row)
+
+    def on_evaluation(self, row: Evaluation) -> None:
+        self.tell("on_evaluation", row)
+
+    def on_end(self, summary: Summary) -> None:
+        self.tell("on_end", summary)
+
+
+def _nothing(*values: Any) -> None:
+    """Take what an observer does not listen to."""
