@@ -21,7 +21,7 @@ from names import STUDIES, UNTIMED
 
 from legw.analysis import evidence, stats, summary
 from legw.analysis.columns import Column, Line
-from legw.analysis.table import Cell, Table
+from legw.analysis.table import Cell
 from legw.analysis.targets import first
 from legw.analysis.trials import best_trials
 from legw.report.charts import comparison
