@@ -223,6 +223,7 @@ def test_a_recipe_is_told_from_a_configuration(tmp_path: Path) -> None:
         ("a.json", '{"per_device_train_batch_size": 8}', True),
         ("a.json", '{"log_history": [], "global_step": 1}', True),
         ("a.json", '{"batch": 8}', False),
+        ("a.json", '{"batch_size": 8, "lr": 1, "num_train_epochs": 3, "warmup": 1}', False),
         ("a.json", "{", False),
         ("a.toml", "[training]\nsteps = 3\nseq_len = 4\n", True),
         ("a.yaml", "a: 1", True),

@@ -31,7 +31,7 @@ from legw.adapters import (
 )
 from legw.adapters.fields import Values
 from legw.adapters.forms import Form, filled_in, has, left_as_is
-from legw.adapters.other_forms import is_recipe, not_read
+from legw.adapters.other_forms import is_recipe, not_read, recipe_names
 from legw.errors import RecipeError, one_line, shown
 from legw.recipe import Recipe, check_count
 from legw.rules import LEGW, Rule, scale
@@ -229,7 +229,13 @@ def of_another_library(path: str | Path) -> bool:
         return False
     if not_read(values) is not None:
         return True
-    return any(has(values, names) for form in FORMS.values() for names in form.known_by)
+    own = recipe_names()  # of which a slip of the pen is no other library's
+    return any(
+        has(values, names)
+        for form in FORMS.values()
+        for names in form.known_by
+        if not set(names) <= own
+    )
 
 
 FORMS: dict[str, Form] = {

@@ -124,9 +124,18 @@ def is_recipe(values: Values) -> bool:
     >>> is_recipe({"batch_size": 128, "lr": 0.2, "epochs": 25}), is_recipe({"lr": 0.1})
     (True, False)
     """
-    own = {field.name for field in fields(Recipe)} | set(words.FIELDS)
-    own |= {"batch_tokens", "warmup_ratio", "min_lr"}
+    own = recipe_names()
     batch = {"batch_size", "batch_tokens", "global_batch_size"} & set(values)
     rate = {"lr", "learning_rate"} & set(values)
     flat = not isinstance(values.get("training"), Mapping)
     return bool(batch and rate and flat and set(values) <= own)
+
+
+def recipe_names() -> set[str]:
+    """Return the names that a recipe's file may have at its top: fields, and words for them.
+
+    >>> {"batch_size", "num_train_epochs"} <= recipe_names()
+    True
+    """
+    own = {field.name for field in fields(Recipe)} | set(words.FIELDS)
+    return own | {"batch_tokens", "warmup_ratio", "min_lr"}

@@ -103,12 +103,14 @@ def run(options: Options) -> int:
 def _config(options: Options) -> Config | None:
     """Return the configuration of another library that is meant; None where it is a recipe."""
     from legw import presets
-    from legw.adapters import configs
 
-    if options.recipe not in presets.RECIPES and configs.of_another_library(options.recipe):
-        return configs.from_config(
-            options.recipe, num_examples=options.num_examples, processes=options.processes
-        )
+    if options.recipe not in presets.RECIPES:
+        from legw.adapters import configs
+
+        if configs.of_another_library(options.recipe):
+            return configs.from_config(
+                options.recipe, num_examples=options.num_examples, processes=options.processes
+            )
     for name, value in (("--write", options.write), ("--processes", options.processes)):
         if value is not None:
             raise LegwError(
