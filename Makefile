@@ -12,7 +12,7 @@ demo: setup
 # Bytecode is kept, for the suite starts a hundred Pythons that would each compile the package.
 test: export PYTHONDONTWRITEBYTECODE =
 test: setup
-	$(BIN)/python -m pytest --doctest-modules -n auto --dist loadgroup -q -rs --durations=10
+	$(BIN)/python -m pytest --doctest-modules -n auto --dist worksteal -q -rs --durations=10
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -q -rs

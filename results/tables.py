@@ -20,7 +20,8 @@ from statistics import fmean, median
 from names import STUDIES, UNTIMED
 
 from legw.analysis import evidence, stats, summary
-from legw.analysis.table import Cell, Table
+from legw.analysis.columns import Column, Line
+from legw.analysis.table import Cell
 from legw.analysis.targets import first
 from legw.analysis.trials import best_trials
 from legw.report.charts import comparison
@@ -67,9 +68,12 @@ def markdown(folder: Path) -> str:
     found = evidence.read(folder)[0]
     table = found.table
     lines = [
-        f"| rule | batch | lr | {table.metric}, last epoch | n | diverged |",
-        "|---|---|---|---|---|---|",
-        *(_line(table, cell) for cell in sorted(table.cells, key=lambda cell: cell.batch_size)),
+        f"| {' | '.join(each.title for each in COLUMNS)} |".replace("METRIC", table.metric),
+        "|" + "---|" * len(COLUMNS),
+        *(
+            f"| {' | '.join(each.plain(Line(table, cell)) for each in COLUMNS)} |"
+            for cell in sorted(table.cells, key=lambda cell: cell.batch_size)
+        ),
         "",
         summary.sentence(table),
         _made_on(found),
@@ -83,15 +87,6 @@ def _made_on(found: evidence.Evidence) -> str:
     return f"Made on {'; '.join(places)}."
 
 
-def _line(table: Table, cell: Cell) -> str:
-    name = f"{cell.rule} {cell.variant}".strip()
-    lr = "-" if cell.lr is None else f"{cell.lr:.4g}"
-    return (
-        f"| {name} | {cell.batch_size} | {lr} | {_figure(cell)} "
-        f"| {len(cell.metrics)} | {cell.diverged or '-'} |"
-    )
-
-
 def _figure(cell: Cell) -> str:
     estimate = cell.estimate
     if estimate is None:
@@ -100,6 +95,17 @@ def _figure(cell: Cell) -> str:
     if estimate.half_width is None:
         return f"{estimate.mean:.{digits}f}"
     return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
+
+
+COLUMNS = (
+    Column("rule", lambda line: f"{line.cell.rule} {line.cell.variant}".strip()),
+    Column("batch", lambda line: str(line.cell.batch_size)),
+    Column("lr", lambda line: "-" if line.cell.lr is None else f"{line.cell.lr:.4g}"),
+    Column("METRIC, last epoch", lambda line: _figure(line.cell)),
+    Column("n", lambda line: str(len(line.cell.metrics))),
+    Column("diverged", lambda line: str(line.cell.diverged or "-")),
+)
+"""Of a study's table in README and docs."""
 
 
 def paper() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -35,14 +35,3 @@ def threads_come_back() -> Iterator[None]:
 def pytest_xdist_auto_num_workers() -> int:
     """Return one process more than there are cores: a fourth of the time is spent waiting."""
     return (os.cpu_count() or 1) + 1
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Let one process run all tests of a file that share a fixture, which is then made once."""
-    for item in items:
-        info = getattr(item, "_fixtureinfo", None)
-        known = info.name2fixturedefs.values() if info else ()
-        shared = sorted(f.baseid for (*_, f) in known if f.baseid and f.scope != "function")
-        if shared:
-            item.add_marker(pytest.mark.xdist_group(shared[0]))

@@ -13,6 +13,7 @@ from legw.recipe import Recipe
 from legw.runs import records
 from legw.study import runner
 from legw.study.plan import Study
+from legw.study.shards import WHOLE, Shard
 from legw.train import Settings
 
 SMALL = Recipe(name="small", batch_size=16, lr=0.2, epochs=10, warmup_epochs=0.5, num_examples=128)
@@ -22,12 +23,19 @@ ASKED = Study(
 )  # fmt: skip
 
 
-def make(folder: Path, jobs: int = 1, checkpoint_seconds: float = 0.01) -> runner.Outcome:
+def make(
+    folder: Path, jobs: int = 1, checkpoint_seconds: float = 0.01, shard: Shard = WHOLE
+) -> runner.Outcome:
     """Make the study, or go on with it; usually with a checkpoint after every few updates."""
     torch.set_num_threads(1)
     settings = Settings(device="cpu", micro_batch_size=16, checkpoint_seconds=checkpoint_seconds)
     return runner.run_study(
-        ASKED, functools.partial(faults.failing, ""), folder, settings=settings, jobs=jobs
+        ASKED,
+        functools.partial(faults.failing, ""),
+        folder,
+        settings=settings,
+        jobs=jobs,
+        shard=shard,
     )
 
 

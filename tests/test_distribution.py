@@ -18,7 +18,8 @@ import sys
 import legw
 base = legw.Recipe(batch_size=128, lr=0.1, epochs=25, warmup_epochs=0.1)
 assert legw.scale(base, batch_size=8192).warmup_epochs == 6.4
-assert legw.from_config({"learning_rate": 0.1}).recipe.batch_size == 8
+mine = {"per_device_train_batch_size": 8, "learning_rate": 0.1}
+assert legw.from_config(mine).recipe.batch_size == 8
 assert "torch" not in sys.modules and "site-packages" in legw.__file__
 """
 

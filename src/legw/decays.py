@@ -364,7 +364,7 @@ class Halving(Decay):
         if epoch < start - near:
             return 1.0
         interval = (epochs - start) / self.times
-        passed = (epoch - start + near) / interval if interval else math.inf
+        passed = max(epoch - start + near, 0.0) / interval if interval else math.inf
         return self.rate ** (math.floor(passed) + 1 if passed < self.times else self.times)
 
     def first_drop(self, epochs: float) -> float | None:

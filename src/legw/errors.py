@@ -163,6 +163,6 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     names = list(known)
-    near = get_close_matches(name, names, n=1)
+    near = get_close_matches(name[:100], names, n=1)  # its time grows with the length squared
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{what} '{one_line(name, 60)}' is unknown; {hint}(known: {', '.join(names)})"

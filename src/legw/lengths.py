@@ -39,7 +39,7 @@ def edge(position: float, least: float) -> float:
         position: in any unit, at least 0.
         least: the guard of small positions.
 
-    >>> edge(90, 1e-11), edge(1e9, 1e-11)
+    >>> edge(90, 1e-11), round(edge(1e9, 1e-11), 12)
     (1e-11, 1e-06)
     """
     return max(least, 1e-15 * position)

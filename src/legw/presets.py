@@ -323,7 +323,7 @@ PTB_SMALL_MUON = Recipe(
     decay=Polynomial(power=1.0, after_warmup=True),
     num_tokens=929589,
     window_tokens=20,
-    source="tuned at batch 20: results/ptb-small-muon/tuning; "
+    source="not tuned yet: the rate is that of trials at 640, scaled back; "
     "model of Zaremba et al. 2014, arXiv 1409.2329",
 )
 """The small model of the Penn Treebank with a base that carries: Muon for each gate,
@@ -339,7 +339,8 @@ GNMT_SMALL_MUON = Recipe(
     clip_norm=5.0,
     decay=Polynomial(power=1.0, after_warmup=True),
     num_examples=29000,
-    source="tuned at batch 64: results/gnmt-small-muon/tuning",
+    source="not tuned yet: the rate is that of trials at 1024, scaled back; "
+    "Muon beside the warmup of arXiv 1901.08256",
 )
 """Multi30k with a base that carries: Muon for each gate, linear decay."""
 
@@ -352,7 +353,8 @@ CIFAR10_SMALL_MUON = Recipe(
     optimizer=Muon(momentum=0.9, weight_decay=0.05, adamw_weight_decay=0.05),
     decay=Polynomial(power=1.0, after_warmup=True),
     num_examples=50000,
-    source="tuned at batch 128: results/cifar10-small-muon/tuning",
+    source="not tuned yet: the rate is that of trials at 2048, scaled back; "
+    "Muon beside the warmup of arXiv 1901.08256",
 )
 """CIFAR-10 for two CPU cores with a base that carries: Muon on the flattened convolutions."""
 

@@ -29,6 +29,7 @@ EVIDENCE: dict[type[Optimizer], str] = {
 def evidence(optimizer: Optimizer) -> str:
     """Return what is published about large batches for an optimizer's family, as one line.
 
+    >>> from legw.optimizers import LAMB, AdamW
     >>> evidence(AdamW()).partition(":")[0], evidence(LAMB()).partition(":")[0]
     ('Adam', 'LARS and LAMB')
     """
@@ -54,8 +55,9 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
     Reference: Wang and Aitchison 2024, arXiv 2405.13698 (the time scale of weight decay).
 
+    >>> from legw.optimizers import AdamW
     >>> from legw.rules import LEGW, apply
-    >>> base = Recipe(batch_size=16, lr=1e-3, epochs=9, warmup_epochs=0.1, optimizer=AdamW())
+    >>> base = Recipe(batch_size=16, lr=1e-3, epochs=9, warmup_epochs=0.01, optimizer=AdamW())
     >>> remarks(base, apply(base, 512, LEGW), LEGW)
     ['summed over the run, lr*weight_decay falls 5.7 times: legw-timescales keeps it']
     """
@@ -71,6 +73,7 @@ def decay_sum_factor(base: Recipe, scaled: Recipe) -> float | None:
 
     Only decoupled weight decay counts: the rate times it is what each update takes off.
 
+    >>> from legw.optimizers import AdamW
     >>> base = Recipe(batch_size=16, lr=1e-3, steps=900, optimizer=AdamW())
     >>> decay_sum_factor(base, base), decay_sum_factor(base.with_lengths(90, 0), base)
     (1.0, 10.0)

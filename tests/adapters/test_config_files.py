@@ -68,7 +68,7 @@ def test_what_a_namespace_holds_is_written(tmp_path: Path, suffix: str) -> None:
         ("\ud800", "yaml", "x='\\ud800': is not Unicode text, and cannot be written as YAML"),
         ({3: 4}, "json", "3: cannot be a name in JSON; rename it"),
     ],
-    ids=str,
+    ids=["nan", "inf", "nested-nan", "none", "bytes", "object", "surrogate", "key"],
 )
 def test_what_a_language_has_no_word_for_is_one_line(
     tmp_path: Path, value: object, suffix: str, line: str

@@ -194,7 +194,7 @@ def muon_recipe(data: Optimizer = MUONS["default"]) -> Recipe:
 
 @pytest.mark.parametrize("name", MUONS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("float64", 1e-7)])
-def test_muon_steps_as_the_torch_one(name: str, dtype: str, tolerance: float) -> None:
+def test_muon_steps_as_the_torch_one(jax: Any, name: str, dtype: str, tolerance: float) -> None:
     """All weights after each of 20 jitted updates, under a moving rate.
 
     The numbers are about 1 and move by 0.01 to 0.1 an update. In single precision they stay
@@ -231,7 +231,7 @@ def test_muon_steps_as_the_torch_one(name: str, dtype: str, tolerance: float) ->
                 numpy.testing.assert_allclose(found, wanted, 0, tolerance, err_msg=key)
 
 
-def test_hidden_may_be_a_function_of_the_parameters() -> None:
+def test_hidden_may_be_a_function_of_the_parameters(jax: Any) -> None:
     """With trees in trees; the same steps as from the tree itself."""
     from legw.adapters.optax import recipe_optimizer
 
@@ -252,7 +252,7 @@ def test_hidden_may_be_a_function_of_the_parameters() -> None:
     assert abs(bias).tolist() == pytest.approx([0.05 / 4] * 3), "Adam's first step has length lr"
 
 
-def test_an_array_of_zeros_stays_finite() -> None:
+def test_an_array_of_zeros_stays_finite(jax: Any) -> None:
     from legw.adapters.optax import recipe_optimizer
 
     weights = {"w": jax.numpy.zeros((3, 3))}
@@ -261,7 +261,7 @@ def test_an_array_of_zeros_stays_finite() -> None:
     assert not steps["w"].any()
 
 
-def test_what_muon_must_know() -> None:
+def test_what_muon_must_know(jax: Any) -> None:
     from expect import error_line
     from legw.adapters.optax import recipe_optimizer
 

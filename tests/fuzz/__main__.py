@@ -22,8 +22,9 @@ def main() -> int:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         result = run(
-            given.cases, Path(folder), seed=given.seed, only=given.only, number=given.number
-        )
+            given.cases, Path(folder), seed=given.seed, only=given.only, number=given.number,
+            tell=lambda line: print(line, flush=True),
+        )  # fmt: skip
     if result.failures:
         print(result.grouped(), flush=True)
     print(result.table())

@@ -327,7 +327,7 @@ class Folders:
                     assert not each.rows or summary.sentence(each.table)
                     if chance.random() < 0.1:
                         tables.results(each.table)
-                if chance.random() < 0.02:
+                if chance.random() < 0.004:  # it costs as much as a hundred other cases
                     text += page.text(found)
                 text.encode()
             elif what < 0.6:
@@ -553,22 +553,22 @@ class Commands:
         return "ok" if code == 0 else "refused"
 
 
-def all_kinds(folder: Path) -> dict[str, tuple[Case, int]]:
-    """Return every kind with its share of a thousand cases, in an empty folder."""
-    os.chdir(folder)
-    kinds: dict[str, tuple[Callable[[Path], Case], int]] = {
-        "recipes": (lambda _: recipe_case, 250),
-        "recipe files": (RecipeFiles, 190),
-        "configurations": (Configurations, 150),
-        "run and study folders": (Folders, 200),
-        "checkpoint contents": (Checkpoints, 150),
-        "checkpoint files": (CheckpointFiles, 45),
-        "resumed runs": (Resumes, 10),
-        "command lines": (Commands, 5),
-    }
-    found = {}
-    for name, (make, share) in kinds.items():
-        place = folder / name.replace(" ", "-")
-        place.mkdir()
-        found[name] = (make(place), share)
-    return found
+KINDS_OF_CASES: dict[str, tuple[Callable[[Path], Case], int]] = {
+    "recipes": (lambda _: recipe_case, 250),
+    "recipe files": (RecipeFiles, 190),
+    "configurations": (Configurations, 150),
+    "run and study folders": (Folders, 200),
+    "checkpoint contents": (Checkpoints, 150),
+    "checkpoint files": (CheckpointFiles, 45),
+    "resumed runs": (Resumes, 10),
+    "command lines": (Commands, 5),
+}
+"""Every kind, with its share of a thousand cases."""
+
+
+def make(kind: str, folder: Path) -> Case:
+    """Return what runs the cases of a kind, with an empty folder of its own."""
+    place = folder / kind.replace(" ", "-")
+    place.mkdir()
+    os.chdir(place)
+    return KINDS_OF_CASES[kind][0](place)

@@ -6,10 +6,11 @@ import random
 import time
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fuzz.cases import all_kinds
+from fuzz.cases import KINDS_OF_CASES, make
 
 
 @dataclass
@@ -38,16 +39,18 @@ class Result:
             for found in sorts.values()
         )
 
+    def line(self, kind: str) -> str:
+        """Return what came of one kind."""
+        return _line(kind, self.counts[kind], self.seconds[kind])
+
     def table(self) -> str:
         """Return the split by kind, as lines."""
-        lines = [
-            f"{'kind':<24}{'cases':>8}{'ended well':>12}{'one line':>10}{'else':>6}{'CPU s':>8}"
-        ]
-        total: Counter[str] = Counter()
-        for kind, counts in self.counts.items():
-            total += counts
-            lines.append(_line(kind, counts, self.seconds[kind]))
+        total = sum(self.counts.values(), Counter[str]())
+        lines = [HEAD, *(self.line(kind) for kind in self.counts)]
         return "\n".join([*lines, _line("all", total, sum(self.seconds.values()))])
+
+
+HEAD = f"{'kind':<24}{'cases':>8}{'ended well':>12}{'one line':>10}{'else':>6}{'CPU s':>8}"
 
 
 def _line(kind: str, counts: Counter[str], seconds: float) -> str:
@@ -57,12 +60,25 @@ def _line(kind: str, counts: Counter[str], seconds: float) -> str:
     )
 
 
-def run(cases: int, folder: Path, *, seed: int = 0, only: str = "", number: int = -1) -> Result:
-    """Run so many cases in an empty folder; `only` of one kind, or one `number` of it alone."""
+def run(
+    cases: int, folder: Path, *, seed: int = 0, only: str = "", number: int = -1,
+    tell: Callable[[str], object] = lambda line: None,
+) -> Result:  # fmt: skip
+    """Run so many cases in an empty folder.
+
+    Args:
+        cases: how many, of all kinds by their shares.
+        folder: where files are written.
+        seed: of all draws; a case has a seed of its own, from it, its kind and its number.
+        only: one kind.
+        number: one case of that kind alone.
+        tell: takes what came of each kind, a line, as soon as it is known.
+    """
     result = Result()
-    for kind, (case, share) in all_kinds(folder).items():
+    for kind, (_, share) in KINDS_OF_CASES.items():
         if only not in ("", kind):
             continue
+        case = make(kind, folder)
         counts = result.counts[kind] = Counter()
         began = time.process_time()
         which = range(cases if only else cases * share // 1000) if number < 0 else [number]
@@ -73,4 +89,5 @@ def run(cases: int, folder: Path, *, seed: int = 0, only: str = "", number: int 
                 counts["failed"] += 1
                 result.failures.append((kind, each, traceback.format_exc()))
         result.seconds[kind] = time.process_time() - began
+        tell(result.line(kind))
     return result

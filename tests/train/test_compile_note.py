@@ -15,7 +15,11 @@ def test_compiling_on_a_cpu_is_told_beforehand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[object] = []
-    monkeypatch.setattr(torch.nn.Module, "compile", compiled.append)
+
+    def compile_(model: torch.nn.Module) -> None:
+        compiled.append(model)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_)
     with pytest.warns(LegwWarning, match=r"^--compile: on a CPU torch.compile works for minutes"):
         train("lines", tmp_path, updates=2, compile=True)
     assert len(compiled) == 1

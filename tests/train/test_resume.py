@@ -35,10 +35,10 @@ def process(plan: dict[str, Any]) -> Any:
     return running
 
 
-def finish(plan: dict[str, Any]) -> None:
+def finish(plan: dict[str, Any], seconds: float = 120) -> None:
     """Run to the end in a process of its own."""
     running = process(plan)
-    running.join(timeout=120)
+    running.join(timeout=seconds)
     assert running.exitcode == 0
 
 
@@ -91,6 +91,41 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_killed_run_goes_on_bit_for_bit(whole: Path, tmp_path: Path, kills: int) -> None:
     kill_again_and_again(tmp_path, kills)
     assert_like_uninterrupted(tmp_path, whole)
+
+
+@pytest.mark.parametrize(("kills", "updates"), [pytest.param(50, 1500, marks=pytest.mark.slow)])
+def test_kills_at_every_checkpoint_leave_nothing_over(
+    tmp_path: Path, kills: int, updates: int, record_property: Any
+) -> None:
+    """A checkpoint after every update, so that kills hit it in all its parts."""
+    plan = {"name": "streams", "updates": updates, "resume": True, "checkpoint_seconds": 0.0}
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    finish(plan | {"out": whole, "checkpoint_seconds": 600.0}, seconds=1200)
+    moments = random.Random(1)
+    in_training = half_written = 0
+    for _ in range(kills):
+        path = out / "metrics.jsonl"
+        running = process(plan | {"out": out})
+        wait_for_progress(out, running, beyond=path.stat().st_size if path.exists() else 0)
+        time.sleep(moments.uniform(0, 0.1))
+        running.kill()
+        running.join()
+        in_training += checkpoint.paths(out) != [] and not (out / "summary.json").exists()
+        half_written += len(list(out.glob(".checkpoint-*")))
+    finish(plan | {"out": out}, seconds=1200)
+    print(f"\n{kills} kills, {in_training} in mid-training, {half_written} in mid-checkpoint")
+    record_property("kills", (kills, in_training, half_written))
+    assert in_training >= kills // 2
+    left = sorted(each.name for each in out.iterdir())
+    checkpoints = [each.name for each in checkpoint.paths(out)]
+    assert left == sorted([".lock", "manifest.json", "metrics.jsonl", "summary.json", *checkpoints])
+    assert len(checkpoints) == 2
+    found, expected = records.load(out), records.load(whole)
+    assert not found.problems
+    assert [row.update for row in found.updates] == list(range(updates))
+    assert [row.loss for row in found.updates] == [row.loss for row in expected.updates]
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(out)[name], tensor), name
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

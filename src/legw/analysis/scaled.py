@@ -163,7 +163,7 @@ def all_rules(base: Recipe, batch_size: int) -> list[Outcome]:
 
     >>> base = Recipe(batch_size=128, lr=0.1, epochs=25, warmup_epochs=0.1)
     >>> [(one.rule.name, one.scaled.lr) for one in all_rules(base, 512)[:2] if one.scaled]
-    [('legw', 0.2), ('linear', 0.4)]
+    [('legw', 0.2), ('legw-timescales', 0.2)]
     """
     return [attempt(base, batch_size, rule) for rule in rules.RULES.values()]
 

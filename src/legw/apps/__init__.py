@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,16 +57,11 @@ APPS = {
     "gnmt-small": "legw.apps.translation",
     "gnmt-small-muon": "legw.apps.translation",
 }
-"""The applications that ship: name -> module with a function `task(name, options)`."""
+"""The applications that ship: name -> module with a function `task(name, options)`, and with
+`TAKES`, the names of its own options, where it has some."""
 
-ONLY = {
-    "vocabulary": ("legw.apps.ptb", "legw.apps.translation"),
-    "source": ("legw.apps.translation",),
-    "target": ("legw.apps.translation",),
-    "skip_broken": ("legw.apps.images",),
-    "workers": ("legw.apps.images",),
-}
-"""Options that not every application takes, and the modules of those that do."""
+SHARED = ("data", "holdout", "made_up")
+"""Options that every application takes; its module names the others in `TAKES`."""
 
 
 def measured_on(holdout: str, fingerprint: str) -> str:
@@ -90,18 +85,26 @@ def find(name: str, options: Options | None = None) -> Task:
     options = options or Options()
     if ":" not in name and name not in APPS:
         raise RunError(unknown_name("application", name, APPS) + "; your own task is module:name")
-    for option, modules in ONLY.items():
-        value = getattr(options, option)
-        if value is not None and value is not False and APPS.get(name) not in modules:
-            takers = ", ".join(app for app, module in APPS.items() if module in modules)
+    module = importlib.import_module(APPS[name]) if name in APPS else None
+    taken = {*SHARED, *getattr(module, "TAKES", ())}
+    for each in fields(options):
+        value = getattr(options, each.name)
+        if value != each.default and each.name not in taken:
             raise RunError(
-                f"{name}: {option}={one_line(str(value), 60)}: is for {takers} alone; leave it out"
+                f"{name}: {each.name}={one_line(str(value), 60)}: is for {_takers(each.name)} "
+                "alone; leave it out"
             )
-    if ":" in name:
+    if module is None:
         return _users_own(name)
-    module = importlib.import_module(APPS[name])
     task: Task = module.task(name, options)
     return task
+
+
+def _takers(option: str) -> str:
+    """Return the names of the applications that take an option."""
+    modules = {path: importlib.import_module(path) for path in set(APPS.values())}
+    takes = [name for name, path in APPS.items() if option in getattr(modules[path], "TAKES", ())]
+    return ", ".join(takes)
 
 
 def _users_own(name: str) -> Task:

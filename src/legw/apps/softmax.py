@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from legw.train.second_derivative import differentiable_gradient
+
 CPU_PIECE = 2**24
 """Most bytes of logits in a piece on a CPU, 16 MiB, so that they stay in its cache."""
 
@@ -189,11 +191,12 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         slopes = ctx.slopes
-        if torch.is_grad_enabled():  # the gradient is itself to be differentiated
+        if torch.is_grad_enabled():  # a second derivative is wanted: let autograd make it
             *inputs, targets_N = ctx.saved_tensors
             hidden, weight, bias = (each.to(inputs[1].dtype) for each in inputs)
             loss = _plain_loss(hidden, weight, bias, targets_N, ctx.smoothing)
-            slopes = torch.autograd.grad(loss, inputs, create_graph=True)
+            found = differentiable_gradient(loss, inputs, factor)
+            return *found, None, None, None, None
         if factor.device.type == "cpu" and factor.item() == 1.0:  # no copy of the weights' slope
             return *slopes, None, None, None, None
         return *(slope * factor for slope in slopes), None, None, None, None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Optional, TypeVar
 
@@ -289,34 +289,20 @@ def check_app(app: str) -> None:
         raise RunError(unknown_name("application", app, APPS) + "; your own task is module:name")
 
 
-def task_of(
-    app: str,
-    data: Path | None,
-    holdout: Literal["test", "validation"],
-    *,
-    vocabulary: int | None = None,
-    source: str | None = None,
-    target: str | None = None,
-    skip_broken: bool = False,
-    workers: int | None = None,
-    made_up: bool = False,
-) -> Task:
+def task_of(app: str, options: object = None, *, made_up: bool = False) -> Task:
     """Return the task with its data read.
 
+    Args:
+        app: an application's name, or module:name.
+        options: any with some of the fields of `legw.apps.Options`.
+        made_up: noise in place of data.
+
     Raises:
-        RunError: no such application.
+        RunError: no such application, or it does not take an option that is given.
         DataError: its data are not to be found.
     """
     from legw import apps
 
-    options = apps.Options(
-        data=data,
-        holdout=holdout,
-        vocabulary=vocabulary,
-        source=source,
-        target=target,
-        skip_broken=skip_broken,
-        workers=workers,
-        made_up=made_up,
-    )
-    return apps.find(app, options)
+    names = [each.name for each in fields(apps.Options)]
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return apps.find(app, apps.Options(**given | {"made_up": made_up}))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from legw.errors import RunError
-from legw.runs import measurements
+from legw.probes.readings import Readings
 from legw.runs.measurements import Curvature
 from legw.runs.records import Manifest, Summary
 from legw.schedule import in_steps
@@ -41,9 +41,6 @@ precision, save where that value is near 0; 0.002 and 0.05 are not."""
 
 PROBE_SEED = 2**31 - 1
 """Seed of the order from which the probe batch is taken, the same for every run."""
-
-READ_BACK = 50
-"""Measurements between two reads from an accelerator: reading waits for it."""
 
 
 def spaced(update: int, dense: int = DENSE) -> bool:
@@ -173,16 +170,18 @@ class CurvatureProbe(Probe):
                 raise RunError(f"curvature: {name}={value}: must be at least 1")
         self.folder, self.examples, self.dense = folder, examples, dense
         self.options = {"examples": examples, "dense": dense, "method": method}
-        self.rows: list[Curvature] = []
+        self._readings = Readings(Curvature, folder)
         self._measure = METHODS[method]
         self._batch: Batch | None = None
-        self._unread: list[tuple[int, float, float, Tensor]] = []
+
+    @property
+    def rows(self) -> list[Curvature]:
+        """What has been measured, as far as it has been read back from the device."""
+        return self._readings.rows
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
-        self.rows = []
         self._lr = in_steps(manifest.recipe, manifest.num_examples)
-        if self.folder is not None:
-            self.rows = measurements.keep_before(self.folder, Curvature, updates_done)
+        self._readings.begin(updates_done)
 
     def wants(self, update: int) -> bool:
         return spaced(update, self.dense)
@@ -192,37 +191,27 @@ class CurvatureProbe(Probe):
         batch.moment, self._batch = moment, batch
         with full_precision():
             value = self._measure(batch, [slope.detach() for slope in moment.slopes])
-        self._unread.append((moment.update, moment.epoch, self._lr(moment.update), value))
-        if moment.device.type == "cpu" or len(self._unread) >= READ_BACK:
-            self._read_back()
+        update, epoch, lr = moment.update, moment.epoch, self._lr(moment.update)
 
-    def on_end(self, summary: Summary) -> None:
-        self._read_back()
-
-    def _ids(self, moment: Moment) -> Tensor:
-        """Return the probe batch: examples evenly spaced over an order that no run has."""
-        order = moment.task.order(PROBE_SEED, 0, moment.recipe.batch_size)
-        count = min(self.examples, len(order))
-        return order[torch.arange(count) * len(order) // count]
-
-    def _read_back(self) -> None:
-        if not self._unread:
-            return
-        values = torch.stack([value for *_, value in self._unread]).tolist()
-        rows = [
-            Curvature(
+        def row(value: float) -> Curvature:
+            return Curvature(
                 update=update,
                 epoch=epoch,
                 curvature=abs(value) if abs(value) < float("inf") else None,
                 negative=value < 0,
                 lr=lr,
             )
-            for (update, epoch, lr, _), value in zip(self._unread, values, strict=True)
-        ]
-        self._unread.clear()
-        self.rows += rows
-        if self.folder is not None:
-            measurements.append(self.folder, rows)
+
+        self._readings.add(value, row)
+
+    def on_end(self, summary: Summary) -> None:
+        self._readings.read_back()
+
+    def _ids(self, moment: Moment) -> Tensor:
+        """Return the probe batch: examples evenly spaced over an order that no run has."""
+        order = moment.task.order(PROBE_SEED, 0, moment.recipe.batch_size)
+        count = min(self.examples, len(order))
+        return order[torch.arange(count) * len(order) // count]
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from legw.errors import RunError
-from legw.runs import measurements
+from legw.probes.readings import Readings
 from legw.runs.measurements import Noise
 from legw.runs.records import Manifest, Summary
 from legw.train.batches import derive
@@ -39,9 +39,6 @@ from legw.train.probe import Moment, Probe, seed_passes, slopes_of
 
 EVERY = 100
 """Updates between two samples, if not said otherwise."""
-
-READ_BACK = 50
-"""Samples between two reads from an accelerator: reading waits for it."""
 
 
 def piece_size(share: int, group: int = 1) -> int:
@@ -81,13 +78,15 @@ class NoiseProbe(Probe):
             raise RunError(f"noise: every={every}: must be at least 1")
         self.folder, self.every = folder, every
         self.options = {"every": every}
-        self.rows: list[Noise] = []
-        self._unread: list[tuple[int, float, int, Tensor]] = []
+        self._readings = Readings(Noise, folder)
+
+    @property
+    def rows(self) -> list[Noise]:
+        """What has been sampled, as far as it has been read back from the device."""
+        return self._readings.rows
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
-        self.rows = []
-        if self.folder is not None:
-            self.rows = measurements.keep_before(self.folder, Noise, updates_done)
+        self._readings.begin(updates_done)
 
     def wants(self, update: int) -> bool:
         return update % self.every == 0
@@ -99,34 +98,19 @@ class NoiseProbe(Probe):
         distance = torch.nn.utils.get_total_norm(torch._foreach_sub(one, other)).double()
         trace = distance**2 * (size / 2)
         squared_norm = moment.gradient.norm.double() ** 2 - trace / moment.recipe.batch_size
-        values = torch.stack([trace, squared_norm])
-        self._unread.append((moment.update, moment.epoch, 2 * size, values))
-        if moment.device.type == "cpu" or len(self._unread) >= READ_BACK:
-            self._read_back()
+        update, epoch = moment.update, moment.epoch
+
+        def row(pair: list[float]) -> Noise:
+            found = pair if all(map(math.isfinite, pair)) else (None, None)
+            return Noise(
+                update=update, epoch=epoch, trace=found[0], squared_norm=found[1],
+                examples=2 * size,
+            )  # fmt: skip
+
+        self._readings.add(torch.stack([trace, squared_norm]), row)
 
     def on_end(self, summary: Summary) -> None:
-        self._read_back()
-
-    def _read_back(self) -> None:
-        if not self._unread:
-            return
-        found = torch.stack([values for *_, values in self._unread]).tolist()
-        rows = []
-        for (update, epoch, examples, _), pair in zip(self._unread, found, strict=True):
-            trace, squared_norm = pair if all(map(math.isfinite, pair)) else (None, None)
-            rows.append(
-                Noise(
-                    update=update,
-                    epoch=epoch,
-                    trace=trace,
-                    squared_norm=squared_norm,
-                    examples=examples,
-                )
-            )
-        self._unread.clear()
-        self.rows += rows
-        if self.folder is not None:
-            measurements.append(self.folder, rows)
+        self._readings.read_back()
 
 
 def _pieces(moment: Moment) -> tuple[Tensor, Tensor]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from statistics import fmean
 
 from legw.analysis import summary
+from legw.analysis.columns import columns_of, lines_of
 from legw.analysis.evidence import Evidence
-from legw.analysis.table import Cell, Table
+from legw.analysis.table import Table
 from legw.analysis.targets import reached, usual
 from legw.analysis.trials import best_trials, costs
 from legw.errors import clean
 from legw.report.sections import CAVEAT, facts, note_lines
-from legw.study.plan import Row
 
 
 def text(everything: Sequence[Evidence], target: float | None = None) -> str:
@@ -40,7 +39,7 @@ def _parts(evidence: Evidence, target: float | None) -> Iterable[str]:
         yield from (escaped(line) for line in lines)
     if evidence.runs:
         yield "## Every cell in numbers"
-        yield _numbers(evidence, found)
+        yield _numbers(evidence)
         yield from _costs(evidence, usual(found) if target is None else target)
     notes = note_lines(evidence)
     if notes:
@@ -62,38 +61,11 @@ def _results(found: Table) -> str:
     return grid(head, rows)
 
 
-def _numbers(evidence: Evidence, found: Table) -> str:
-    several = len(found.variants) > 1
-    head = ["rule", "batch", "peak lr", "warmup epochs", "updates", "seconds", "n", found.metric,
-            "from the base", "95 % interval"]  # fmt: skip
-    groups: dict[tuple[str, str, int], list[Row]] = {}
-    for row in evidence.rows:
-        groups.setdefault((row.variant, row.rule, row.batch_size), []).append(row)
-    rows = []
-    for cell in (cell for cell in found.by_batch if not cell.reason):
-        own = groups[cell.variant, cell.rule, cell.batch_size]
-        rows.append([*([cell.variant] if several else []), *_number_row(found, cell, own)])
-    return grid([*(["variant"] if several else []), *head], rows)
-
-
-def _number_row(found: Table, cell: Cell, rows: list[Row]) -> list[str]:
-    done = [row for row in rows if row.status == "finished"]
-    difference = found.from_base(cell)
-    change = ["", ""]
-    if difference is not None:
-        interval = f"{found.change(difference.low)} to {found.change(difference.high)}"
-        change = [found.change(difference.mean), interval]
-    return [
-        cell.rule,
-        str(cell.batch_size),
-        "" if cell.lr is None else f"{cell.lr:.4g}",
-        "" if rows[0].warmup_epochs is None else f"{rows[0].warmup_epochs:.4g}",
-        f"{fmean(row.updates or 0 for row in done):.0f}" if done else "",
-        f"{fmean(row.seconds or 0 for row in done):.3g}" if done else "",
-        str(len(cell.metrics)),
-        ", ".join(found.text(cell)),
-        *change,
-    ]
+def _numbers(evidence: Evidence) -> str:
+    found = evidence.table
+    columns = columns_of(found)
+    head = [f"{each.heading(found)} {each.unit}".strip() for each in columns]
+    return grid(head, [[each.plain(line) for each in columns] for line in lines_of(evidence)])
 
 
 def _costs(evidence: Evidence, target: float | None) -> Iterable[str]:

@@ -45,8 +45,8 @@ def _charts(evidence: Evidence, target: float | None) -> Iterator[tuple[str, dic
     names = [f"{unit}-to-target" for unit in ("updates", "examples", "seconds")]
     if target is not None:
         yield from zip(names, (plot.figure for plot in plots.costs(evidence, target)), strict=False)
-    names = ["learning-rate-by-batch", "warmup-by-batch"]
-    yield from zip(names, (plot.figure for plot in plots.recipes(evidence)), strict=False)
+    for _, draw in plots.FURTHER:
+        yield from ((name, plot.figure) for name, plot in draw(evidence).items())
     for size, drawn in plots.panels(evidence):
         for plot in drawn:
             what = "loss" if "loss" in plot.label else "learning-rate"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -75,20 +75,31 @@ def costs(evidence: Evidence, target: float) -> list[Plot]:
     return [Plot(chart, f"{unit} {said}") for unit, chart in charts]
 
 
-def recipes(evidence: Evidence) -> list[Plot]:
+def recipes(evidence: Evidence) -> dict[str, Plot]:
     """Return the charts of peak rate and warmup against batch size."""
     table = best_trials(evidence.table)
     if len(table.batch_sizes) < 2:
-        return []
+        return {}
     rows = [
         replace(row, rule=name)
         for row in evidence.rows
         if (name := shown_as(evidence.table, row.rule, row.batch_size, row.variant))
     ]
-    return [
-        Plot(targets.recipe_by_batch(rows, table, field=field), f"{what} against batch size")
-        for field, what in (("lr", "peak learning rate"), ("warmup_epochs", "warmup"))
-    ]
+    fields = {
+        "learning-rate-by-batch": ("lr", "peak learning rate"),
+        "warmup-by-batch": ("warmup_epochs", "warmup"),
+    }
+    return {
+        name: Plot(targets.recipe_by_batch(rows, table, field=field), f"{what} against batch size")
+        for name, (field, what) in fields.items()
+    }
+
+
+FURTHER: list[tuple[str, Callable[[Evidence], dict[str, Plot]]]] = [
+    ("Learning rate and warmup against batch size", recipes),
+]
+"""Charts that stand below the metric's and the costs': a title, and study -> charts by the names of
+their files; none where there is nothing to draw."""
 
 
 def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:

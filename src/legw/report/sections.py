@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from statistics import fmean
 from typing import Any
 
 from legw import recipe
 from legw.analysis import summary
+from legw.analysis.columns import Column, Line, columns_of, lines_of
 from legw.analysis.evidence import Evidence
 from legw.analysis.table import Cell, Table
 from legw.analysis.targets import reached, usual
@@ -58,7 +59,7 @@ def section(evidence: Evidence, number: int, target: float | None = None) -> Htm
         [tag("p", line, class_="facts") for line in facts(evidence)],
         _results(found) if found.cells else "",
         _charts(evidence, number, target) if evidence.runs else "",
-        _numbers(evidence, found) if evidence.runs else "",
+        _numbers(evidence) if evidence.runs else "",
         _notes(evidence),
         _again(evidence),
         _runs(evidence),
@@ -135,14 +136,14 @@ def _cell(found: Table, cell: Cell | None, several: bool) -> Html:
     if cell is None:
         return tag("td", "")
     best = several and cell is found.best(cell.batch_size)
-    return tag("td", _lines(found, cell), **({"class_": "best"} if best else {}))
+    return tag("td", _styled(found.text(cell)), **({"class_": "best"} if best else {}))
 
 
-def _lines(found: Table, cell: Cell) -> list[Html]:
-    """Return what the table says of a cell, what went wrong in red; `±` stays with its number."""
+def _styled(said: Iterable[str]) -> list[Html]:
+    """Return what a table says of a cell, what went wrong in red; `±` stays with its number."""
     looks = {"diverged": "line bad", "unfinished": "line mute", "missing": "line mute"}
     lines = []
-    for line in found.text(cell):
+    for line in said:
         mean, sign, half = line.partition("±")
         spread = tag("span", sign + half, class_="keep") if sign else ""
         look = looks.get(line.partition(" ")[0], "line")
@@ -150,21 +151,18 @@ def _lines(found: Table, cell: Cell) -> list[Html]:
     return lines
 
 
-def _numbers(evidence: Evidence, found: Table) -> Html:
+def _numbers(evidence: Evidence) -> Html:
     """Return one row a cell with what the recipe was, and what the runs cost."""
-    head = ["rule", "batch", "peak lr", join("warmup", tag("small", "epochs")), "updates",
-            "seconds", "n", found.metric,
-            "from the base", "95 % interval"]  # fmt: skip
-    several = len(found.variants) > 1
-    rows = []
-    for cell in (cell for cell in found.by_batch if not cell.reason):
-        own = [row for row in evidence.rows if _same(row, cell)]
-        rows.append(_number_row(found, cell, own, several))
+    found = evidence.table
+    columns = columns_of(found)
+    head = [
+        join(each.heading(found), tag("small", each.unit) if each.unit else "") for each in columns
+    ]
+    rows = [[_number(column, line) for column in columns] for line in lines_of(evidence)]
     caption = (
         "Updates and seconds are means over finished runs; seconds are training time without "
         "evaluations. Intervals of differences are Welch's; with n = 1 there is none."
     )
-    head = [*(["variant"] if several else []), *head]
     return join(
         tag("h2", "Every cell in numbers"),
         table(head, rows, class_="sortable"),
@@ -172,29 +170,10 @@ def _numbers(evidence: Evidence, found: Table) -> Html:
     )
 
 
-def _same(row: Row, cell: Cell) -> bool:
-    return (row.variant, row.rule, row.batch_size) == (cell.variant, cell.rule, cell.batch_size)
-
-
-def _number_row(found: Table, cell: Cell, rows: list[Row], several: bool) -> list[Html]:
-    done = [row for row in rows if row.status == "finished"]
-    texts = [
-        str(cell.batch_size),
-        f"{cell.lr:.4g}" if cell.lr is not None else "",
-        f"{rows[0].warmup_epochs:.4g}" if rows[0].warmup_epochs is not None else "",
-        f"{fmean(row.updates or 0 for row in done):.0f}" if done else "",
-        f"{fmean(row.seconds or 0 for row in done):.3g}" if done else "",
-        str(len(cell.metrics)),
-    ]
-    names = [cell.variant, cell.rule] if several else [cell.rule]
-    cells = [tag("td", name, class_="text") for name in names]
-    cells += [tag("td", text) for text in texts]
-    cells.append(tag("td", _lines(found, cell)))
-    difference = found.from_base(cell)
-    if difference is None:
-        return [*cells, tag("td", ""), tag("td", "")]
-    interval = f"{found.change(difference.low)} to {found.change(difference.high)}"
-    return [*cells, tag("td", found.change(difference.mean)), tag("td", interval)]
+def _number(column: Column, line: Line) -> Html:
+    text = column.text(line)
+    looks = {"class_": "text"} if column.words else {}
+    return tag("td", text if isinstance(text, str) else _styled(text), **looks)
 
 
 # The charts -----------------------------------------------------------------------
@@ -215,7 +194,7 @@ def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
         tag("p", caption, class_="caption"),
         tag("p", caveat, class_="caption") if caveat else "",
         *_costs(evidence, f"chart-{number}", target),
-        *_recipes(evidence, f"chart-{number}"),
+        *_further(evidence, f"chart-{number}"),
         tag("h2", "Training loss and learning rate"),
         _key(found),
         _units(number),
@@ -261,17 +240,16 @@ def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
     ]
 
 
-def _recipes(evidence: Evidence, name: str) -> list[Html]:
-    """Return peak rate and warmup against batch size."""
-    drawn = plots.recipes(evidence)
-    if not drawn:
-        return []
-    boxes = [_chart(plot, f"{name}-by-{i}") for i, plot in enumerate(drawn)]
-    return [
-        tag("h2", "Learning rate and warmup against batch size"),
-        _key(best_trials(evidence.table)),
-        tag("div", boxes, class_="pair"),
-    ]
+def _further(evidence: Evidence, name: str) -> list[Html]:
+    """Return the charts of `plots.FURTHER`, each group below its title."""
+    parts: list[Html] = []
+    place = itertools.count()
+    for heading, draw in plots.FURTHER:
+        boxes = [_chart(plot, f"{name}-by-{next(place)}") for plot in draw(evidence).values()]
+        if boxes:
+            parts += [tag("h2", heading), _key(best_trials(evidence.table))]
+            parts.append(tag("div", boxes, class_="pair"))
+    return parts
 
 
 def _units(number: int) -> Html:

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from legw.errors import RunError
 from legw.train.dist import World
+from legw.train.second_derivative import differentiable_gradient
 
 
 class GroupedBatchNorm(nn.Module):
@@ -176,14 +177,8 @@ def _differentiable(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             for group in torch.split(examples, ctx.group_size)
         ]
     )
-    inputs = [tensor for tensor in (examples, weight, bias) if tensor is not None]
-    needed = [tensor for tensor in inputs if tensor.requires_grad]
-    found = iter(torch.autograd.grad(again, needed, gradient, create_graph=True))
-    of_each = [
-        next(found) if tensor is not None and tensor.requires_grad else None
-        for tensor in (examples, weight, bias)
-    ]
-    return (*of_each, None, None, None, None)
+    found = differentiable_gradient(again, (examples, weight, bias), gradient)
+    return (*found, None, None, None, None)
 
 
 def _dense(tensor: Tensor) -> Tensor:

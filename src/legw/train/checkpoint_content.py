@@ -257,6 +257,10 @@ def _check_optimizer(found: Any, optimizer: Optimizer, updates: int) -> dict[int
         )  # fmt: skip
     if updates and not state and any(_names(optimizer, group) for group, _ in members):
         raise DamagedError("optimizer: has no state")
+    for number, (group, parameter) in enumerate(members):
+        if number not in state and _names(optimizer, group) == MOMENTUM:
+            # It had no gradient yet. Torch's kernels want all momenta or none; 0 is a new one's.
+            state[number] = {"momentum_buffer": torch.zeros_like(parameter, device="cpu")}
     return state
 
 

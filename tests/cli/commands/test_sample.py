@@ -118,10 +118,10 @@ def spoiled(what: str, run: Path) -> Path:
         lost = {"status": "diverged", "updates": 12, "reason": "the loss is not finite"}
         (run / "summary.json").write_text(json.dumps(summary | lost))
     elif what == "another run's checkpoint":
-        save(run, 999, newest | {"model": {"weight": torch.ones(2, 2)}})
+        save(run, newest["position"]["updates"], newest | {"model": {"weight": torch.ones(2, 2)}})
     else:
         newest["model"]["decode.bias"][0] = torch.nan
-        save(run, 999, newest)
+        save(run, newest["position"]["updates"], newest)
     return run
 
 

@@ -636,8 +636,11 @@ def test_a_dry_run_counts_what_the_recipe_does_not_know(legw: Legw) -> None:
         ("--seeds x", "--seeds=x: must be whole numbers, separated by commas"),
         ("--seeds 1,1", "--seeds: 1 is given twice; leave one out"),
         ("--seeds 99999", "--seeds=99999: must be at most 1000"),
-        ("--rules lgew", "rule 'lgew' is unknown; did you mean 'legw'? (known: legw, linear"),
-        ("--rules legw,,sqrt", "rule '' is unknown; (known: legw, linear"),
+        (
+            "--rules lgew",
+            "rule 'lgew' is unknown; did you mean 'legw'? (known: legw, legw-timescales",
+        ),
+        ("--rules legw,,sqrt", "rule '' is unknown; (known: legw, legw-"),
         ("--rules legw,legw", "--rules: legw is given twice; leave one out"),
         ("--grid lrr=1", "small: field 'lrr' is unknown; did you mean 'lr'?"),
         ("--grid lr", "--grid=lr: must read FIELD=VALUE,VALUE,..."),

@@ -144,16 +144,16 @@ def spoiled(what: str, run: Path) -> Path:
         manifest = json.loads((run / "manifest.json").read_text())
         (run / "manifest.json").write_text(json.dumps(manifest | {"task": "gnmt"}))
     elif what == "another run's checkpoint":
-        save(run, 999, newest | {"model": {"weight": torch.zeros(2)}})
+        save(run, newest["position"]["updates"], newest | {"model": {"weight": torch.zeros(2)}})
     elif what == "no weights":
-        save(run, 999, newest | {"model": None})
+        save(run, newest["position"]["updates"], newest | {"model": {}})
     elif what == "lost":
         summary = json.loads((run / "summary.json").read_text())
         lost = {"status": "diverged", "reason": "the loss is not finite", "updates": 12}
         (run / "summary.json").write_text(json.dumps(summary | lost))
     else:
         newest["model"]["classify.bias"][0] = torch.nan
-        save(run, 999, newest)
+        save(run, newest["position"]["updates"], newest)
     return run
 
 

@@ -21,3 +21,7 @@ def task(name: str, options: Options) -> CifarTask | ImageNetTask:
         DataError: its images are not to be found, or not what they should be.
     """
     return cifar10.task(name, options) if name in cifar10.MODELS else imagenet.task(name, options)
+
+
+TAKES = ("skip_broken", "workers")
+"""Options of these applications alone."""

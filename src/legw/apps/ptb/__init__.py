@@ -8,3 +8,6 @@ two of the four LSTM applications of You et al. 2019 (arXiv 1901.08256).
 from legw.apps.ptb.task import SIZES, WordTask, task
 
 __all__ = ["SIZES", "WordTask", "task"]
+
+TAKES = ("vocabulary",)
+"""Options of these applications alone."""

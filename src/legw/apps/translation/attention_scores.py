@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from legw.train.second_derivative import differentiable_gradient
+
 THREAD_PIECE = 2**20
 """Bytes of a piece for each thread, 1 MiB, so that they stay in a core's cache; one target token
 at the least."""
@@ -94,9 +96,7 @@ def _slopes(
 def _differentiable(inputs: Sequence[Tensor], slope_TBS: Tensor) -> tuple[Tensor | None, ...]:
     """Return what `_slopes` does, by torch's own functions, which have derivatives."""
     scores_TBS = _plain_scores(*(each.to(_exact(each)) for each in inputs))
-    needed = [each for each in inputs if each.requires_grad]
-    found = iter(torch.autograd.grad(scores_TBS, needed, slope_TBS, create_graph=True))
-    return tuple(next(found) if each.requires_grad else None for each in inputs)
+    return differentiable_gradient(scores_TBS, inputs, slope_TBS)
 
 
 def _exact(tensor: Tensor) -> torch.dtype:

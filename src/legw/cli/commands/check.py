@@ -51,7 +51,7 @@ def run(options: Options) -> int:
     CurvatureProbe(examples=options.examples)  # says what cannot be
     seeds = read_seeds(options.seeds)
     found = assumptions.check_assumptions(
-        task_of(options.app, options.data, "test"),
+        task_of(options.app, options),
         base,
         out=probe.folder_of(options, "check"),
         batch_sizes=sizes,

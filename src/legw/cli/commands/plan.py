@@ -106,7 +106,7 @@ def run(options: Options) -> int:
     from legw.probes.batch_plan import plan_batch_size
 
     found = plan_batch_size(
-        task_of(options.app, options.data, "test"),
+        task_of(options.app, options),
         base,
         batch_sizes=wanted,
         rule=rule,

@@ -135,7 +135,7 @@ def _curvature(options: Curvature) -> int:
         rules.apply(base, size, rules.find(options.rule))  # before any data are read
     seeds = read_seeds(options.seeds)
     found = ladder.measure_curvature(
-        task_of(options.app, options.data, "test"),
+        task_of(options.app, options),
         base,
         out=folder_of(options, "curvature"),
         batch_sizes=sizes,
@@ -181,7 +181,7 @@ def _noise(options: Noise) -> int:
         )
     seeds = read_seeds(options.seeds)
     found = ladder.measure_noise(
-        task_of(options.app, options.data, "test"),
+        task_of(options.app, options),
         base,
         out=folder_of(options, "noise"),
         batch_size=options.batch_size,

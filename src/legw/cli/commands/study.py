@@ -257,17 +257,7 @@ def _failures(outcome: Outcome, folder: Path) -> str:
 
 def _task_maker(options: Options) -> Callable[[], Task]:
     """Return what makes the task, in this process or in another."""
-    return functools.partial(
-        task_of,
-        options.app,
-        options.data,
-        options.holdout,
-        vocabulary=options.vocabulary,
-        source=options.source,
-        target=options.target,
-        skip_broken=options.skip_broken,
-        workers=options.workers,
-    )
+    return functools.partial(task_of, options.app, options)
 
 
 def _with_examples(plan: Plan, options: Options) -> Plan:

@@ -131,7 +131,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     recipe = outcome.scaled
     if options.dry_run:
         return _show_plan(options, outcome, recipe, settings, world)
-    task = world.together(lambda: _task(options))
+    task = world.together(lambda: task_of(options.app, options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(clean(headline(counted(outcome, task.num_examples))), soft_wrap=True)
     if options.resume and not records.begun(folder):
@@ -152,20 +152,6 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     return _finish(options, folder, summary, console, tells=world.first)
 
 
-def _task(options: Options, *, made_up: bool = False) -> Task:
-    return task_of(
-        options.app,
-        options.data,
-        options.holdout,
-        vocabulary=options.vocabulary,
-        source=options.source,
-        target=options.target,
-        skip_broken=options.skip_broken,
-        workers=options.workers,
-        made_up=made_up,
-    )
-
-
 def _show_plan(
     options: Options, outcome: Outcome, recipe: Recipe, settings: Settings, world: World
 ) -> int:
@@ -174,11 +160,11 @@ def _show_plan(
 
     missing = ""
     try:
-        task = world.together(lambda: _task(options))
+        task = world.together(lambda: task_of(options.app, options))
     except DataError as error:
         if options.app != "resnet50-imagenet" or options.data is not None:
             raise
-        missing, task = str(error), _task(options, made_up=True)
+        missing, task = str(error), task_of(options.app, options, made_up=True)
     size = settings.micro_batch_size
     found = estimate(
         task,

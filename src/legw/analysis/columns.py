@@ -1,0 +1,112 @@
+"""Columns of a study's table: one list of title and text, for page, Markdown and results.
+
+A new column is one line in `COLUMNS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from legw.analysis.evidence import Evidence
+from legw.analysis.table import Cell, Table
+from legw.study.plan import Row
+
+
+@dataclass(frozen=True)
+class Line:
+    """One cell of a study: what a line of its table is about."""
+
+    table: Table
+    """That the cell is of."""
+    cell: Cell
+    """All seeds of one rule at one batch size."""
+    rows: Sequence[Row] = ()
+    """The cell's runs, at least one; empty where only the cell is known."""
+
+    @property
+    def finished(self) -> list[Row]:
+        """The runs that have ended as they should."""
+        return [row for row in self.rows if row.status == "finished"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A title, and what stands below it."""
+
+    title: str
+    """Of the column; empty is the metric's name."""
+    text: Callable[[Line], str | list[str]]
+    """What a line says; short lines where there are several things to say."""
+    unit: str = ""
+    """In small print below the title."""
+    words: bool = False
+    """Whether it holds words, and no numbers."""
+
+    def heading(self, table: Table) -> str:
+        """Return the title, without the unit."""
+        return self.title or table.metric
+
+    def plain(self, line: Line) -> str:
+        """Return what a line says, in one line of text."""
+        text = self.text(line)
+        return text if isinstance(text, str) else ", ".join(text)
+
+
+def _mean(values: Iterable[float | None], style: str) -> str:
+    known = [value or 0.0 for value in values]
+    return f"{fmean(known):{style}}" if known else ""
+
+
+def _warmup(line: Line) -> str:
+    epochs = line.rows[0].warmup_epochs if line.rows else None
+    return "" if epochs is None else f"{epochs:.4g}"
+
+
+def _change(line: Line) -> str:
+    found = line.table.from_base(line.cell)
+    return "" if found is None else line.table.change(found.mean)
+
+
+def _interval(line: Line) -> str:
+    found = line.table.from_base(line.cell)
+    if found is None:
+        return ""
+    return f"{line.table.change(found.low)} to {line.table.change(found.high)}"
+
+
+VARIANT = Column("variant", lambda line: line.cell.variant, words=True)
+"""The combination of the grid, where there is one."""
+
+COLUMNS = [
+    Column("rule", lambda line: line.cell.rule, words=True),
+    Column("batch", lambda line: str(line.cell.batch_size)),
+    Column("peak lr", lambda line: "" if line.cell.lr is None else f"{line.cell.lr:.4g}"),
+    Column("warmup", _warmup, unit="epochs"),
+    Column("updates", lambda line: _mean((row.updates for row in line.finished), ".0f")),
+    Column("seconds", lambda line: _mean((row.seconds for row in line.finished), ".3g")),
+    Column("n", lambda line: str(len(line.cell.metrics))),
+    Column("", lambda line: line.table.text(line.cell)),
+    Column("from the base", _change),
+    Column("95 % interval", _interval),
+]
+"""Every cell in numbers, as page and Markdown show it."""
+
+
+def columns_of(table: Table) -> list[Column]:
+    """Return the columns that a study's table has: its variants, where there are several."""
+    return [*([VARIANT] if len(table.variants) > 1 else []), *COLUMNS]
+
+
+def lines_of(evidence: Evidence) -> list[Line]:
+    """Return a line for each cell whose rule is defined, by batch size."""
+    groups: dict[tuple[str, str, int], list[Row]] = {}
+    for row in evidence.rows:
+        groups.setdefault((row.variant, row.rule, row.batch_size), []).append(row)
+    table = evidence.table
+    return [
+        Line(table, cell, groups[cell.variant, cell.rule, cell.batch_size])
+        for cell in table.by_batch
+        if not cell.reason
+    ]
