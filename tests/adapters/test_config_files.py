@@ -230,4 +230,5 @@ def test_a_recipe_is_told_from_a_configuration(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(text, encoding="utf-8")
         assert of_another_library(tmp_path / name) == other, text
-    assert not of_another_library(tmp_path / "none.yaml")
+    assert of_another_library(tmp_path / "none.yaml")  # whose reading says that there is none
+    assert not of_another_library(tmp_path / "none.json")

@@ -180,7 +180,7 @@ NAMES = {
     "schedule": "scheduler lr_sched schedule lr_policy lr_decay_style lr_milestones min_lr "
                 "lr_gamma lr_steps cooldown_epochs anneal_strategy",
     "optimizer": "optimizer optim_name optimiser",
-    "optimizer setting": "momentum adam_betas wd optimizer_weight_decay",
+    "optimizer setting": "momentum adam_betas wd optimizer_weight_decay use_galore use_muon",
     "examples": "max_samples num_train_examples",
     "processes": "world_size num_gpus nproc_per_node",
     "count": "eval_steps save_interval ema_decay log_every_n_steps",
@@ -286,6 +286,15 @@ def test_muon_of_timm_has_a_kind() -> None:
     config = from_config(TIMM | {"opt": "muon", "weight_decay": 0.1})
     assert config.recipe.optimizer == Muon(momentum=0.9, weight_decay=0.1)
     assert any(line.startswith("opt='muon': timm's measures its step") for line in config.left_out)
+
+
+def test_muon_elsewhere_has_a_kind() -> None:
+    values = {"base_model": "a", "micro_batch_size": 2, "num_epochs": 1, "warmup_ratio": 0.1,
+              "learning_rate": 1e-3, "optimizer": "muon"}  # fmt: skip
+    config = from_config(values)
+    assert config.recipe.optimizer == Muon()
+    assert any(line.startswith("optimizer='muon': measures its step") for line in config.left_out)
+    assert config.scaled(8).values["optimizer"] == "muon"
 
 
 # Passes -------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def of_another_library(path: str | Path) -> bool:
     path = Path(path)
     language = config_files.language_of(path)
     if language in ("YAML", "Python"):
-        return path.is_file()
+        return True
     try:
         values = config_files.read(path)
     except RecipeError:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from legw.errors import shown
-from legw.optimizers import Optimizer
+from legw.optimizers import Muon, Optimizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,18 @@ class OtherOptimizer(Optimizer):
 
 
 def other(setting: str, name: object) -> tuple[Optimizer, str]:
-    """Return an optimizer that is none of ours, and the line that says so.
+    """Return an optimizer whose settings are not carried, and the line that says so.
+
+    That is `Muon` where it is one, with our settings; else one that is none of ours.
 
     >>> other("optim", "adafactor")[1].partition(";")[0]
     "optim='adafactor': is none of legw's optimizers"
     """
+    if str(name).lower() == "muon":
+        return Muon(), (
+            f"{setting}={shown(name)}: measures its step by lr in its own way, and its settings "
+            "stay; the recipe's lr is that one"
+        )
     return OtherOptimizer(name=str(name)), (
         f"{setting}={shown(name)}: is none of legw's optimizers; it stays as it is, and whether a "
         "rule fits it is not known"

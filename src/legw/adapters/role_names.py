@@ -117,6 +117,9 @@ def _optimizer(found: set[str]) -> Role | None:
     named = {"optimizer", "optimiser", "optim", "opt"}
     if found & named:
         return "optimizer" if found <= named | {"name", "type", "kind"} else "optimizer setting"
+    ones = {"muon", "galore", "apollo", "badam", "adafactor", "lion", "lomo", "adam", "adamw"}
+    if "use" in found and found & ones:
+        return "optimizer setting"
     if found & {"momentum", "betas", "beta1", "beta2"} or {"weight", "decay"} <= found:
         return "optimizer setting"
     return None
