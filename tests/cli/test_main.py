@@ -334,7 +334,8 @@ def test_help_and_watch_need_no_torch(tmp_path: Path) -> None:
 
 
 def test_that_test_can_fail() -> None:
-    assert "AssertionError" in start([], "import torch\nassert 'torch' not in sys.modules\n").stderr
+    also = "sys.modules['torch'] = sys\nassert 'torch' not in sys.modules\n"
+    assert "AssertionError" in start([["recipes"]], also).stderr
 
 
 @pytest.mark.parametrize("words", ["train --help", "watch FOLDER --once"])

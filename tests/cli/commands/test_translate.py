@@ -258,8 +258,16 @@ def test_a_reference_of_another_length_is_told_before_any_work(
     ("redirected", "line"),
     [
         ("<&-", "input: cannot be read: it is closed; give it with < FILE"),
-        ("0>{file}", "input: cannot be read: [Errno 9] Bad file descriptor; give it with < FILE"),
-        (">&- < {text}", "output: cannot be written: it is closed; give it with > FILE"),
+        pytest.param(
+            "0>{file}",
+            "input: cannot be read: [Errno 9] Bad file descriptor; give it with < FILE",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            ">&- < {text}",
+            "output: cannot be written: it is closed; give it with > FILE",
+            marks=pytest.mark.slow,
+        ),
         (
             ">/dev/full < {text}",
             "output: cannot be written: No space left on device; write to another place",
