@@ -126,6 +126,9 @@ class Recipe:
     """Which optimizer, with its settings."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient, above 0; None leaves it as it is."""
+    ema_decay: float | None = None
+    """Decay per update of an average of the weights (EMA), at least 0 and below 1; evaluations
+    then measure the average. None keeps none."""
     norm_batch_size: int = 128
     """Examples over which batch normalisation takes its statistics; at least 1."""
     num_examples: int | None = None
@@ -177,7 +180,7 @@ class Recipe:
                 check_count(self.name, name, getattr(self, name))
         for name in ("lr", self.unit, f"warmup_{self.unit}", "warmup_from_lr"):
             self._check_number(name, getattr(self, name))
-        for name in ("clip_norm", "noise_scale"):
+        for name in ("clip_norm", "ema_decay", "noise_scale"):
             if getattr(self, name) is not None:
                 self._check_number(name, getattr(self, name))
         for name, kind in (("decay", Decay), ("optimizer", Optimizer)):
@@ -203,6 +206,8 @@ class Recipe:
         for name in (f"warmup_{self.unit}", "warmup_from_lr"):
             if getattr(self, name) < 0:
                 raise self._fault(name, "must be at least 0")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise self._fault("ema_decay", "must be at least 0 and below 1")
         if self.warmup_from_lr > self.lr:
             raise self._fault("warmup_from_lr", f"must be at most lr={self.lr:g}")
         if self.warmup and self.warmup >= self.length:

@@ -46,7 +46,8 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
     These are: a warmup above a fifth of the run (above half it is a caution); weight decay
     whose sum over the run, lr times weight decay, changes by more than twice; weight decay
-    that a rule would scale and cannot; a lowest rate that is kept as a share of the peak.
+    that a rule would scale and cannot; a weight average over other examples; a lowest rate
+    that is kept as a share of the peak.
 
     Args:
         base: the recipe that was scaled.
@@ -64,8 +65,21 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     if scaled.batch_size == base.batch_size:
         return []
     warmup = long_warmup(scaled) if warmup_share(scaled) <= MOST_WARMUP else ""
-    found = [warmup, _decay_left(base, scaled), _coupled(base, rule), _lowest(base, scaled)]
+    found = [warmup, _decay_left(base, scaled), _coupled(base, rule),
+             _average_left(base, scaled, rule), _lowest(base, scaled)]  # fmt: skip
     return [line for line in found if line]
+
+
+def averaging(recipe: Recipe) -> str:
+    """Return what evaluations measure where a recipe averages its weights, else nothing.
+
+    >>> averaging(Recipe(batch_size=8, lr=1, steps=1000, ema_decay=0.99))
+    'evaluations measure the average of the weights over about 100 updates (ema_decay 0.99)'
+    """
+    if recipe.ema_decay is None:
+        return ""
+    span = f"{1 / (1 - recipe.ema_decay):.3g} updates (ema_decay {recipe.ema_decay:.6g})"
+    return f"evaluations measure the average of the weights over about {span}"
 
 
 def decay_sum_factor(base: Recipe, scaled: Recipe) -> float | None:
@@ -102,6 +116,16 @@ def _coupled(base: Recipe, rule: Rule) -> str:
     if optimizer.decoupled:
         return ""
     return f"{optimizer.kind}'s weight decay is added to the gradient, and stays as it is"
+
+
+def _average_left(base: Recipe, scaled: Recipe, rule: Rule) -> str:
+    """Tell of a weight average (EMA) whose span in examples moves against the run's length."""
+    decay, k = base.ema_decay, scaled.batch_size / base.batch_size
+    if not decay or scaled.ema_decay != decay or rule.stretch_power:
+        return ""
+    keeper = next(rule for rule in RULES.values() if rule.ema_power)
+    return (f"ema_decay {decay:g} averages over {k:.3g} times the examples: {keeper.name} "
+            f"takes {decay**k:.4g}")  # fmt: skip
 
 
 def _lowest(base: Recipe, scaled: Recipe) -> str:

@@ -287,6 +287,8 @@ def test_a_number_below_0(field: str) -> None:
     ("fields", "line"),
     [
         ({"warmup_from_lr": 0.2}, "mine: warmup_from_lr=0.2: must be at most lr=0.1"),
+        ({"ema_decay": 1}, "mine: ema_decay=1: must be at least 0 and below 1"),
+        ({"ema_decay": -0.1}, "mine: ema_decay=-0.1: must be at least 0 and below 1"),
         *(
             (
                 {"warmup_epochs": warmup},

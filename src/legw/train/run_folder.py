@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from legw import rules
+from legw import remarks, rules
 from legw.errors import RunError
 from legw.recipe import Recipe, to_dict
 from legw.rules import steers
@@ -172,7 +172,10 @@ def describe(
         higher_is_better=task.metric.higher_is_better,
         data=data,
         environment=environment(),
-        notes=tuple(rules.cautions(course.base, course.recipe, known)) if known else (),
+        notes=(
+            *(rules.cautions(course.base, course.recipe, known) if known else ()),
+            *filter(None, [remarks.averaging(course.recipe)]),
+        ),
         extra={
             "micro_batch_table": {str(m): r for m, r in choice.table.items()},
             "micro_batch_measured": choice.measured,
