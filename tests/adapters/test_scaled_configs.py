@@ -12,6 +12,9 @@ import torch
 
 from adapters.test_examples import need
 from legw import from_config, in_steps, updates
+from legw.train.average import WeightAverage
+from legw.train.batch_norm import fix_groups, fold
+from legw.train.dist import World
 
 TIMM: dict[str, Any] = {
     "batch_size": 32, "opt": "momentum", "lr": 0.1, "sched": "cosine", "epochs": 10,
@@ -56,6 +59,26 @@ def test_timms_own_scheduler_has_the_recipes_rates(more: dict[str, Any]) -> None
     compared = [update for update in range(first, len(rates)) if update not in early]
     wanted = [lr(update) for update in compared]
     assert [rates[update] for update in compared] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_timms_own_average_of_the_weights_is_ours() -> None:
+    """From the first update on, that of batch-norm's running averages too."""
+    need("timm")
+    from timm.utils import ModelEmaV3
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).double()
+    fix_groups(model, 8)
+    theirs, ours = ModelEmaV3(model, decay=0.7), WeightAverage(model, decay=0.7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for update in range(6):
+        model(torch.randn(8, 3, dtype=torch.float64)).square().sum().backward()
+        optimizer.step()
+        fold(model, World(torch.device("cpu")))
+        theirs.update(model, step=update + 1)
+        ours.move(model, update)
+    for name, value in theirs.module.state_dict().items():
+        torch.testing.assert_close(ours.model.state_dict()[name], value, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("on_updates", [False, True])
