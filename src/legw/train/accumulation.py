@@ -20,6 +20,7 @@ from legw.recipe import Recipe
 from legw.train import batch_norm
 from legw.train.batches import Batches, derive, split
 from legw.train.dist import World
+from legw.train.dropout import forget_thread
 from legw.train.hardware import seed_draws
 from legw.train.precision import Precision, autocast
 from legw.train.task import State, Task
@@ -150,7 +151,8 @@ class GlobalBatch:
         """Let the optimizer's step use what is idle between two gradients; nothing here."""
 
     def close(self) -> None:
-        """Give back what the gradient needed; nothing here."""
+        """Give back what the gradient needed: this thread's dropout follows torch again."""
+        forget_thread()
 
     def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
         """Leave the global batch's gradient in ``p.grad``, divided and clipped.

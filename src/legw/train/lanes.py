@@ -178,6 +178,7 @@ class LanedBatch(GlobalBatch):
             optimizer.lanes = self._lanes
 
     def close(self) -> None:
+        super().close()
         self._lanes.close()
 
     def _accumulate(self, update: int) -> Tensor:
