@@ -60,7 +60,7 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     >>> from legw.rules import LEGW, apply
     >>> base = Recipe(batch_size=16, lr=1e-3, epochs=9, warmup_epochs=0.01, optimizer=AdamW())
     >>> remarks(base, apply(base, 512, LEGW), LEGW)
-    ['summed over the run, lr*weight_decay falls 5.7 times: legw-timescales keeps it']
+    ['summed over the run, lr*weight_decay falls 5.7 times; legw-timescales keeps it']
     """
     if scaled.batch_size == base.batch_size:
         return []
@@ -106,7 +106,7 @@ def _decay_left(base: Recipe, scaled: Recipe) -> str:
         return ""
     way = f"falls {1 / factor:.2g}" if factor < 1 else f"grows {factor:.2g}"
     keeper = next(rule.name for rule in RULES.values() if rule.weight_decay_power)
-    return f"summed over the run, lr*weight_decay {way} times: {keeper} keeps it"
+    return f"summed over the run, lr*weight_decay {way} times; {keeper} keeps it"
 
 
 def _coupled(base: Recipe, rule: Rule) -> str:

@@ -110,7 +110,7 @@ def test_what_legw_leaves_at_32_times_the_batch() -> None:
     assert remarks(GPT, apply(GPT, 15_360, LEGW), LEGW) == [
         "the warmup is 32% of the run; try a shorter one of the base (--warmup-steps): "
         "legw probe curvature says what the base needs",
-        "summed over the run, lr*weight_decay falls 5.7 times: legw-timescales keeps it",
+        "summed over the run, lr*weight_decay falls 5.7 times; legw-timescales keeps it",
         "min_lr stays 0.1 of the peak: 6e-05 → 0.0003394",
     ]
     assert remarks(GPT, GPT, LEGW) == []
@@ -123,7 +123,7 @@ def test_what_legw_leaves_at_32_times_the_batch() -> None:
 def test_a_smaller_batch_grows_the_sum() -> None:
     base = replace(GPT, decay=Cosine(), warmup_steps=0)
     assert remarks(base, apply(base, 48, LEGW), LEGW) == [
-        "summed over the run, lr*weight_decay grows 3.2 times: legw-timescales keeps it"
+        "summed over the run, lr*weight_decay grows 3.2 times; legw-timescales keeps it"
     ]
 
 
