@@ -72,7 +72,7 @@ def test_waves() -> None:
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (lambda: WarmupStableDecay(tail=0), "wsd: tail=0: must be above 0 and at most 1"),
+        (lambda: WarmupStableDecay(tail=0), "wsd: tail=0: must be a number, above 0 and at most 1"),
         (lambda: WarmupStableDecay(end=1), "wsd: end=1: must be a number, at least 0 and below 1"),
         (
             lambda: WarmupStableDecay(shape="sqrt"),  # type: ignore[arg-type]
