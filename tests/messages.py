@@ -47,8 +47,8 @@ def said(text: str) -> str:
 def read(path: Path) -> dict[str, list[str]]:
     """Return the sections of one file: for each test its messages."""
     sections: dict[str, list[str]] = {}
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    for line in lines:
+    test = ""
+    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         if line.startswith("    "):
             sections[test].append(line[4:])
         elif line and not line.startswith("#"):
