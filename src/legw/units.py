@@ -1,4 +1,4 @@
-"""A recipe's lengths in another unit: epochs, steps, examples or tokens.
+"""Units of length: a recipe's epochs, steps, examples or tokens converted to another.
 
 What two units hang on must be known: epochs on the examples of one, tokens on those of an
 example.

@@ -1,4 +1,4 @@
-"""The gradient of one global batch, whatever it is cut into.
+"""Gradient accumulation: the gradient of one global batch, summed over micro-batches.
 
 Every micro-batch adds the gradient of its *summed* loss; at the end the total is
 divided by the total weight (examples, or tokens) over all micro-batches and

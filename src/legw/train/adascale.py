@@ -1,4 +1,4 @@
-"""AdaScale, the one rule that steers a run: each update counts for as many as it is worth.
+"""AdaScale: an update counts for as many base updates as its measured gain.
 
 With k times the base's batch an update is worth between 1 and k updates of the base, as
 the gradient is all signal or all noise. That gain is measured at every update:

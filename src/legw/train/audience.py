@@ -1,4 +1,4 @@
-"""Audience: the observers of a run, any of which may go away while it goes on.
+"""Audience: the observers of a run, each of which may disconnect during the run.
 
 What an observer prints to may be closed: `legw train ... | head -1`. The run is then asked to
 stop, as by a signal, and ends with a checkpoint; those who went away are told no more.

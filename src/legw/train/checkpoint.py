@@ -1,4 +1,4 @@
-"""Checkpoints: what survives a restart, and the few numbers a run keeps.
+"""Checkpoints: the files from which a run resumes, and the few numbers a run keeps.
 
 A checkpoint holds tensors and plain values only and is loaded with
 ``weights_only=True``, so one from somewhere else runs no code; what it holds is then held

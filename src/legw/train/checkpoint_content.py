@@ -1,4 +1,4 @@
-"""Checkpoint content: held against the run that it is to be put into, before anything is loaded.
+"""Checkpoint content: checked against the run it is for, before anything is loaded.
 
 A checkpoint may come from anywhere. Unpickling it runs no code, and that is not enough: state
 of another shape lets fused kernels walk out of their buffers, and a position past the run's end

@@ -1,4 +1,4 @@
-"""Several processes: who we are, what they share, and what they do about a failure.
+"""Distributed processes: their ranks, their shared values, and their failures.
 
 Processes are started by `torchrun`, which sets the environment variables read
 here. Without them there is one process, and every function is the identity.

@@ -1,4 +1,4 @@
-"""Divergence: a loss that is not finite, or far above where it has been."""
+"""Divergence: a loss that is not finite, or far above its earlier level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run would cost, from a short measurement: time and memory of one device.
+"""Cost estimate of a run: time and memory of one device, from a short measurement.
 
 A few passes of small micro-batches, growing until one takes long, is a whole share, or
 would not fit; then several at once, where training may take lanes. They take the first examples

@@ -1,4 +1,4 @@
-"""What this machine is, and what a run uses of it."""
+"""Hardware: the device, its memory and time, and the machine's description."""
 
 from __future__ import annotations
 

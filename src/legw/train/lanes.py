@@ -1,4 +1,4 @@
-"""Several micro-batches at once on a CPU, each in a lane: a thread with its share of the cores.
+"""Lanes: several micro-batches at once on a CPU, each in a thread with a share of the cores.
 
 A micro-batch that stays in the caches is too small to keep several cores busy: they wait
 for each other after every operation. In lanes they work apart, and meet once an update.

@@ -1,4 +1,4 @@
-"""The training loop: `fit` is the only place where a model changes.
+"""Training loop: `fit` is the only place where a model changes.
 
     for each update:  ids of the batch -> micro-batches -> summed gradients
                       -> divided by the batch's weight -> clipped -> one step

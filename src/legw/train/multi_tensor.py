@@ -1,4 +1,4 @@
-"""Optimizer steps over many tensors at once: what LARS, LAMB and Muon share.
+"""Multi-tensor optimizer steps: the base of LARS, LAMB and Muon.
 
 Tensors of one device and type are updated together by torch's multi-tensor kernels, and
 nothing is read back to the host, so that a GPU is never waited for.

@@ -1,4 +1,4 @@
-"""Parameter groups for Muon: which tensors it takes, and which are left to AdamW.
+"""Parameter groups for Muon: its own tensors, and those left to AdamW.
 
 Muon is for the matrices between hidden layers. Embeddings, the output layer, biases and
 norms are left to AdamW: their rows are not used alike, or they are no matrices at all.

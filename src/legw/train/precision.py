@@ -1,4 +1,4 @@
-"""The precision of training, on processors with and without bf16 arithmetic of their own."""
+"""Precision of training, on processors with and without bf16 arithmetic of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a probe sees of a run, and what keeps it from changing anything.
+"""Probe interface: the view of a run that a probe gets, and protection of the run from it.
 
 A probe looks between the gradient of an update and its step. Whatever it does to the
 model meanwhile (passes forward and backward, another mode, other random draws), the

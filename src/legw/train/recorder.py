@@ -1,4 +1,4 @@
-"""What a run writes while it goes on, and how it notices that it is lost."""
+"""Recorder: the metrics that a run writes, and its check for divergence."""
 
 from __future__ import annotations
 

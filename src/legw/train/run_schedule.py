@@ -1,4 +1,4 @@
-"""How long a run is and which rates it has: by its recipe, or as a rule steers it."""
+"""Run schedule: a run's length and learning rates, by its recipe or by a steering rule."""
 
 from __future__ import annotations
 

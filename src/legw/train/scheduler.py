@@ -1,4 +1,4 @@
-"""The schedule as a torch scheduler, for training loops with an optimizer object.
+"""Scheduler: the schedule as a torch scheduler, for loops with an optimizer object.
 
 Everything that decides a rate is `legw.schedule`, a closed form in the number of the
 update; here it is written into the optimizer's groups, and kept right over restarts.

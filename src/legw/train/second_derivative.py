@@ -1,4 +1,4 @@
-"""Second derivatives of functions whose gradient we make ourselves: autograd makes those."""
+"""Second derivatives, by autograd, of functions with a hand-written gradient."""
 
 from __future__ import annotations
 

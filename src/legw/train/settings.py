@@ -1,4 +1,4 @@
-"""How a run is made, as opposed to what is trained."""
+"""Run settings: options that change a run's speed and precision, not its recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C and SIGTERM end a run after the update, not in its midst."""
+"""Signals: Ctrl-C and SIGTERM stop a run after the current update."""
 
 from __future__ import annotations
 

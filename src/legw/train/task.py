@@ -1,4 +1,4 @@
-"""What a task is: all the training loop knows about an application.
+"""Task protocol: all the training loop knows about an application.
 
 Write a class with these members and every part of legw works on it: the loop,
 studies, probes, several processes. No base class is needed.

@@ -1,4 +1,4 @@
-"""What was measured of each way to cut a batch, kept from run to run.
+"""Cache of micro-batch timings, kept from run to run.
 
 It is what a way does and what it takes, and never whether that fits: the next run may have
 another memory limit, or more of the memory free.

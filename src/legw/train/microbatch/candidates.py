@@ -1,4 +1,4 @@
-"""Micro-batch candidates: which ways to cut a batch are timed, and which one is taken.
+"""Micro-batch candidates: the sizes and lanes to be timed, and the choice among them.
 
 Every candidate is timed once, a ladder of sizes at a time (`climb`). The best three are timed
 again in three rounds, and compared by their medians (`settle`). Of those that are about as fast as
