@@ -11,7 +11,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While entered, keeps the name of the signal that came; a second Ctrl-C acts at once.
+    """While entered, keeps the name of the received signal; a second Ctrl-C acts at once.
 
     A second SIGTERM does not: Slurm and torchrun both send one, to end the same run.
     Outside the main thread, where no handler can be set, nothing is caught.
