@@ -1,4 +1,4 @@
-"""Large-batch training without tuning again: LEGW and its rivals, for any loop.
+"""LEGW: large-batch training without tuning again, with other scaling rules, for any loop.
 
 >>> from legw import Recipe, scale, in_steps
 >>> base = Recipe(batch_size=128, lr=0.1, epochs=25, warmup_epochs=0.1)

@@ -1,4 +1,4 @@
-"""Decays as data: how the learning rate falls after its peak.
+"""Decays as data: the fall of the learning rate after its peak.
 
 A decay is a pure function of the position: `factor(epoch, epochs)` is the share
 of the peak rate that is left. Both numbers are measured from where the decay

@@ -1,4 +1,4 @@
-"""What can go wrong, as one line a user can act on.
+"""Errors: each mistake of a user as one line, with its remedy.
 
 Every mistake that is the user's to mend is a `LegwError`: the command line
 prints its one line and exits with 2. Anything else is a bug of ours and keeps

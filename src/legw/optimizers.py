@@ -1,4 +1,4 @@
-"""Optimizers as data: which one, and its settings apart from the learning rate.
+"""Optimizers as data: their kinds, and their settings apart from the learning rate.
 
 A value here changes nothing and needs no torch; `legw.train.optim.build` turns
 it into a `torch.optim.Optimizer`. A new optimizer is one new dataclass.

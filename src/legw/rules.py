@@ -1,4 +1,4 @@
-"""Rules as data: how a recipe changes with the batch size.
+"""Rules as data: the changes of a recipe with the batch size.
 
 With ``k = batch_size / base.batch_size`` most rules are powers of k:
 

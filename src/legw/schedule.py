@@ -1,4 +1,4 @@
-"""From a recipe to the learning rate of each update, in closed form.
+"""Schedule: from a recipe to the learning rate of each update, in closed form.
 
 With ``N`` examples an epoch, batch size ``B``, ``w`` warmup epochs, ``E`` epochs
 and ``s`` the update from 0:

@@ -1,4 +1,4 @@
-"""Recipes from what people have: configurations of other training libraries, and back.
+"""Configurations of other training libraries, turned into recipes and back.
 
     config = from_config("args.yaml", num_examples=1281167)
     config.recipe               the base recipe

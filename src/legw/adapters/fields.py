@@ -1,4 +1,4 @@
-"""Single values of another library's configuration, as files and command lines give them.
+"""Configuration fields: single values, as files and command lines give them.
 
 YAML reads ``1e-5`` as text, and a command line gives values by name as JSON text. Each function
 takes `form`, whose values they are, for the line of an error.

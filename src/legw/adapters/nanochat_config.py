@@ -1,4 +1,4 @@
-"""What nanochat's base training calls things, and where it differs from a recipe.
+"""Configuration of nanochat's base training: its names, and its differences from a recipe.
 
 nanochat scales its rates by itself: with the root of the batch over 2**19 tokens.
 """

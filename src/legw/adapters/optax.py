@@ -1,4 +1,4 @@
-"""optax: the recipe as a traced schedule, and its optimizer, LARS, LAMB and Muon too.
+"""Optax: the recipe as a traced schedule, and its optimizer, with LARS, LAMB and Muon.
 
     optimizer = recipe_optimizer(big, num_examples=60000)
     optimizer = recipe_optimizer(big, num_examples=60000, hidden={"w": 1, "b": 0})  # Muon

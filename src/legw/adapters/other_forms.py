@@ -1,4 +1,4 @@
-"""Configurations that are known and not read, each by names that only it has."""
+"""Configurations that are recognised but cannot be read, each by names that only it has."""
 
 from __future__ import annotations
 

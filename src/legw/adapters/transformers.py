@@ -1,4 +1,4 @@
-"""Hugging Face Transformers: a `Trainer` whose updates run at the recipe's rates.
+"""Transformers: a `Trainer` whose updates use the recipe's learning rates.
 
     arguments = TrainingArguments("out", **trainer_arguments(big, micro_batch_size=32))
     Trainer(model, arguments, optimizers=trainer_optimizers(model, big, num_examples), ...)

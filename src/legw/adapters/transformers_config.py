@@ -1,4 +1,4 @@
-"""What Hugging Face TrainingArguments call things, and where Trainer differs from a recipe."""
+"""Configuration of Hugging Face's Trainer: its names, and its differences from a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch costs: the time model behind `legw plan`.
+"""Cost of a batch size: the time model behind `legw plan`.
 
 With W devices, D of them on each node, a batch of B examples, and micro-batches of m:
 

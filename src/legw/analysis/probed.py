@@ -1,4 +1,4 @@
-"""Probed runs: what they have measured, as plain values and as lines."""
+"""Probed runs: their measurements as plain values and as lines of text."""
 
 from __future__ import annotations
 

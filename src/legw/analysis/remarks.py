@@ -1,4 +1,4 @@
-"""Remarks about a scaled recipe: what is published for its optimizer, and what a rule leaves.
+"""Remarks on a scaled recipe: published results for its optimizer, and values the rule keeps.
 
 They are no warnings: `legw scale` prints them, and `legw.rules.cautions` has what deserves a
 second look.

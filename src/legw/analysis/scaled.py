@@ -1,4 +1,4 @@
-"""Scaled recipes: a base carried to batch sizes by rules, side by side with what it was.
+"""Scaled recipes: a base carried to batch sizes by rules, side by side with the base.
 
 base --carry--> Outcome        base --ladder--> [Outcome], one a batch size
 base --all_rules--> [Outcome], one a rule

@@ -1,4 +1,4 @@
-"""Options that commands share: their types, how they are read, and which recipe or task is meant.
+"""Options that commands share: their types, their reading, and the recipe or task they name.
 
 torch is imported by the functions that need it, so that a mistake is told at once.
 """

@@ -1,4 +1,4 @@
-"""Progress of a run or a study: bars in a terminal, a line now and then elsewhere. Needs torch."""
+"""Progress of a run or a study: bars in a terminal, lines elsewhere. Needs torch."""
 
 from __future__ import annotations
 

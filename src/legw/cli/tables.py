@@ -1,4 +1,4 @@
-"""Tables for the terminal, at home in 80 columns: recipes, studies, probes and checks."""
+"""Tables for a terminal of 80 columns: recipes, studies, probes and checks."""
 
 from __future__ import annotations
 

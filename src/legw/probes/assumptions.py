@@ -1,4 +1,4 @@
-"""Assumption check: a ladder of short runs of a task, and what they say of the rule.
+"""Assumption check: a ladder of short runs of a task, and its verdicts.
 
 task, base --check_assumptions--> runs in OUT, at 1, 2, 4 and 8 times the rule's rate
            --analysis.check.judged--> verdicts

@@ -1,4 +1,4 @@
-"""The curvature of the loss along the gradient, ``L(x, g) = |g'Hg| / |g|**2``.
+"""Curvature of the loss along the gradient: ``L(x, g) = |g'Hg| / |g|**2``.
 
 One step ``x - lr*g`` changes the loss by ``-lr*g'f + lr**2/2 * g'Hg``, so the rate that can be
 used is about ``1 / L``. Here g is the gradient of an update's own batch, and H the Hessian

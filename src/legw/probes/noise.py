@@ -1,4 +1,4 @@
-"""The noise of the gradient, and the batch size beyond which a larger one hardly helps.
+"""Gradient noise scale, measured during a run from pieces of each global batch.
 
 With S the trace of the covariance of one example's gradient, and G the true gradient, the
 gradient of B examples has ``E|G_B|**2 = |G|**2 + S / B``. The simple noise scale is

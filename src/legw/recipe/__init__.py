@@ -1,4 +1,4 @@
-"""A training recipe as a value: what is tuned once, at a small batch size.
+"""Recipe as a value: the settings that are tuned once, at a small batch size.
 
     Recipe --rules.scale(batch)--> Recipe --schedule.in_steps--> lr(step)
 

@@ -1,4 +1,4 @@
-"""Usual words of other tools in a recipe's file: `max_steps`, `min_lr`, `betas`, `gamma`.
+"""Word list of other tools' names in a recipe's file: `max_steps`, `min_lr`, `betas`, `gamma`.
 
 Each is turned into the field that it stands for, and nothing is guessed: where a word needs
 the recipe's unit, its length or its rate, these are in the file, or it is an error.

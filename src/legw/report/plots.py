@@ -1,4 +1,4 @@
-"""Which charts a study's page has, as Vega-Lite specifications."""
+"""Plots of a study's page, as Vega-Lite specifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A study: a grid of rule x batch size x seed, as values.
+"""Study plan: a grid of rule x batch size x seed, as values.
 
     Study --plan--> runs --pending(folder)--> what is left to run --rows(folder)--> table
 

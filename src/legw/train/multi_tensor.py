@@ -1,7 +1,7 @@
-"""Optimizer steps over many tensors at once: what LARS, LAMB and Muon share.
+"""Multi-tensor optimizer steps: the base of LARS, LAMB and Muon.
 
-Tensors of one device and type are updated together by torch's multi-tensor kernels, and
-nothing is read back to the host, so that a GPU is never waited for.
+Tensors of one device and type are updated together by torch's multi-tensor kernels. Nothing is read
+back to the host, so the host never waits for a GPU.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RANGES = {
     "weight_decay": (0.0, HUGE),
     "trust_coefficient": (1e-300, HUGE),
 }
-"""Accepted settings of a group: from the first number on, below the second."""
+"""Accepted settings of a group: at least the first number, below the second."""
 
 
 class MultiTensorOptimizer(Optimizer):

@@ -25,7 +25,7 @@ from legw.train.task import Task
 class Identity:
     """What makes a run this run: everything that its result depends on.
 
-    Base and rule are part of it where the rule steers: others have done their work before.
+    Base and rule are part of it only where the rule steers: others act before the run.
     """
 
     task: str
@@ -39,9 +39,9 @@ class Identity:
 
 
 def look(folder: Path, run: Identity, settings: Settings) -> Summary | None:
-    """Make the folder, or see that it holds this very run; return its summary if it ended.
+    """Make the folder, or check that it holds this very run; return its summary if it ended.
 
-    A run that is to stop after some updates has ended, too, where it has made them.
+    A run with `stop_after` has also ended once it has made that many updates.
 
     Raises:
         RunError: it cannot be written, holds another run, or holds this one and

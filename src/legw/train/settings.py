@@ -1,4 +1,4 @@
-"""How a run is made, as opposed to what is trained."""
+"""Run settings: options that change a run's speed and precision, not its recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from legw.train.precision import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a run is made, as opposed to what is trained.
+    """Settings of a run that change its speed, precision and files, but not its recipe.
 
     Batch, rates and the order of the examples do not depend on it; rounding, precision and
     the draws of dropout do.
@@ -42,8 +42,8 @@ class Settings:
     """Updates after which the run stops, at least 1, as if it had been asked to: its schedule
     is the whole run's, and it can be gone on with; None trains to the end."""
     patience_seconds: float = PATIENCE_SECONDS
-    """How long to wait for a word from another process before it is taken as lost; above 0,
-    and longer than an evaluation takes, which the first process makes alone."""
+    """Longest wait for an answer of another process before it counts as dead; above 0, and
+    longer than an evaluation, which the first process makes alone."""
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "lanes"):

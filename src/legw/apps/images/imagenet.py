@@ -1,4 +1,4 @@
-"""ImageNet with ResNet-50: images decoded by worker processes while the net trains.
+"""ImageNet with ResNet-50: worker processes decode images while the net trains.
 
 Shapes: B examples, H and W pixels, C colours, K classes, F first guesses (five).
 """

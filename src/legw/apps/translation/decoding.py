@@ -1,4 +1,4 @@
-"""Translations out of a model: the likeliest next subword each time, or a beam of them.
+"""Decoding: translations from a model, greedily or by beam search.
 
 All sentences of a batch are searched at once, on the model's device, which is asked only
 now and then which have ended; those are left behind.

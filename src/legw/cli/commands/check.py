@@ -1,4 +1,4 @@
-"""`legw check`: whether LEGW's assumptions hold for a task, by a ladder of short runs."""
+"""Command `legw check`: tests LEGW's assumptions for a task by a ladder of short runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`legw plan`: which batch size finishes soonest, here or on many devices."""
+"""Command `legw plan`: finds the batch size that finishes soonest, here or on many devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`legw probe`: measure along short runs why the rule works, and how far it goes."""
+"""Command `legw probe`: measures curvature, noise or speed during short runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`legw sample`: let a trained language model write."""
+"""Command `legw sample`: lets a trained language model write."""
 
 from __future__ import annotations
 

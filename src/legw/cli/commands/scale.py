@@ -1,4 +1,4 @@
-"""`legw scale`: carry a recipe to another batch size, old and new side by side."""
+"""Command `legw scale`: carries a recipe to another batch size, old and new side by side."""
 
 from __future__ import annotations
 

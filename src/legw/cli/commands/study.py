@@ -1,4 +1,4 @@
-"""`legw study`: train a grid of rules, batch sizes and seeds, and compare them."""
+"""Command `legw study`: trains a grid of rules, batch sizes and seeds, and compares them."""
 
 from __future__ import annotations
 

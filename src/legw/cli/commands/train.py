@@ -1,4 +1,4 @@
-"""`legw train`: train an application at any batch size, by a rule, into a run folder."""
+"""Command `legw train`: trains an application at any batch size, by a rule, into a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`legw watch`: what is running, how far it is, and when it will end."""
+"""Command `legw watch`: shows the runs below a folder, their progress and expected end."""
 
 from __future__ import annotations
 
