@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 BENCH_STAMP := .venv/.installed-bench
 
-.PHONY: demo test test-slow check bench docs setup clean
+.PHONY: demo test test-slow messages check bench docs setup clean
 
 demo: setup
 	$(BIN)/python -m legw demo
@@ -16,6 +16,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow -q -rs
+
+# Messages to users, written anew to tests/golden/messages: read the difference, then commit it.
+messages: setup
+	$(BIN)/python -m pytest --rewrite-messages -n auto --dist worksteal -q tests
 
 check: setup
 	$(BIN)/ruff check .

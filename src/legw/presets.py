@@ -1,4 +1,4 @@
-"""The base recipes that ship, each tuned at its base batch size only.
+"""Base recipes that ship, each tuned at its base batch size only.
 
 A recipe carries its number of examples (or of tokens), so that
 `legw scale NAME -b N` can count updates before the application is installed.

@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate: one step of the schedule for each update, on any number of processes.
+"""Accelerate: one step of the schedule for each update, on any number of processes.
 
     scheduler = recipe_scheduler(accelerator, optimizer, big, num_examples)
 

@@ -1,4 +1,4 @@
-"""What axolotl calls things: its own words for those of Hugging Face's Trainer, which it runs."""
+"""Configuration of axolotl: its own names for settings of Hugging Face's Trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Single values of another library's configuration, as files and command lines give them.
+"""Configuration fields: single values, as files and command lines give them.
 
 YAML reads ``1e-5`` as text, and a command line gives values by name as JSON text. Each function
 takes `form`, whose values they are, for the line of an error.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from legw.errors import RecipeError, shown
+from legw.errors import RecipeError, is_count, shown
 
 Values = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -72,7 +72,7 @@ def count(form: str, values: Values, name: str, default: int) -> int:
     """
     value = values.get(name)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_count(value) or value < 1:
         raise RecipeError(f"{form}: {name}={shown(value)}: must be a whole number, at least 1")
     return value
 

@@ -1,4 +1,4 @@
-"""Forms of configuration: one library's names, and an account of each value under them.
+"""Configuration forms: one library's names, and an account of each value under them.
 
 Every name that a form has is carried into the recipe, not touched by the batch size, or named
 as left out. A value under a name that it does not have is named too where the name says that it

@@ -1,4 +1,4 @@
-"""Lightning: what `configure_optimizers` returns, with a schedule that moves every update.
+"""Lightning: the result of `configure_optimizers`, with a schedule that moves every update.
 
     def configure_optimizers(self):
         return recipe_optimizers(torch.optim.SGD(self.parameters(), lr=big.lr), big, 60000)

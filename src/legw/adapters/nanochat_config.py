@@ -1,4 +1,4 @@
-"""What nanochat's base training calls things, and where it differs from a recipe.
+"""Configuration of nanochat's base training: its names, and its differences from a recipe.
 
 nanochat scales its rates by itself: with the root of the batch over 2**19 tokens.
 """
@@ -21,8 +21,8 @@ from legw.adapters.forms import CARRIED, COUNTS, KEPT, Form, Named, Usual, all_o
 from legw.decays import Constant, Decay, WarmupStableDecay
 from legw.errors import RecipeError, shown
 from legw.recipe import Recipe
+from legw.recipe.words import batch_size
 from legw.schedule import updates, warmup_updates
-from legw.words import batch_size
 
 REFERENCE = 2**19
 """Tokens of the batch for which nanochat's rates are given."""

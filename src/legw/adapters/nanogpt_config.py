@@ -1,4 +1,4 @@
-"""What nanoGPT's training script calls things, and where it differs from a recipe."""
+"""Configuration of nanoGPT's training script: its names, and its differences from a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimizers by the names that other libraries have for them."""
+"""Optimizer names in other libraries, and the recipe's optimizer for each."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""Configurations that are known and not read, each by names that only it has."""
+"""Configurations that are recognised but cannot be read, each by names that only it has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from legw import words
 from legw.adapters.fields import Values
 from legw.adapters.forms import has
-from legw.recipe import Recipe
+from legw.recipe import Recipe, words
 
 
 @dataclass(frozen=True)

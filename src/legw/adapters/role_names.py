@@ -1,4 +1,4 @@
-"""Batch, length, warmup, rate, schedule: what a setting's name says that it sets.
+"""Setting names: whether one sets batch, length, warmup, learning rate or schedule.
 
 No list has every name that a script may use. `role_of` reads the words of a name, so that a
 value under a name that a library does not have is told, and never passed over in silence.

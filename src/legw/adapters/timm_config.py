@@ -1,4 +1,4 @@
-"""What timm's arguments call things, and where its schedules differ from a recipe's."""
+"""Configuration of timm: its names, and its schedules' differences from a recipe's."""
 
 from __future__ import annotations
 

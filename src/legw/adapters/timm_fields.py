@@ -1,4 +1,4 @@
-"""All arguments of timm's training script: carried, not touched by the batch size, or named."""
+"""Arguments of timm's training script: carried, independent of the batch size, or named."""
 
 from __future__ import annotations
 

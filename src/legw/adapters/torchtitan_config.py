@@ -1,4 +1,4 @@
-"""What torchtitan's TOML files call things, and where it differs from a recipe."""
+"""Configuration of torchtitan in TOML: its names, and its differences from a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What torchvision's classification reference calls things, and where it differs from a recipe."""
+"""Configuration of torchvision's classification reference, and its differences from a recipe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face Transformers: a `Trainer` whose updates run at the recipe's rates.
+"""Transformers: a `Trainer` whose updates use the recipe's learning rates.
 
     arguments = TrainingArguments("out", **trainer_arguments(big, micro_batch_size=32))
     Trainer(model, arguments, optimizers=trainer_optimizers(model, big, num_examples), ...)
@@ -16,8 +16,8 @@ from typing import Any
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from legw.errors import LegwWarning, RecipeError, shown
-from legw.recipe import Recipe, check_count
+from legw.errors import LegwWarning, RecipeError, check_count, shown
+from legw.recipe import Recipe
 from legw.schedule import updates
 from legw.train import optim
 from legw.train.scheduler import RecipeLR

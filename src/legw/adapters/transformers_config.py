@@ -1,4 +1,4 @@
-"""What Hugging Face TrainingArguments call things, and where Trainer differs from a recipe."""
+"""Configuration of Hugging Face's Trainer: its names, and its differences from a recipe."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ from legw.decays import (
 )
 from legw.errors import RecipeError, one_line, shown
 from legw.recipe import Recipe
-from legw.schedule import updates, warmup_updates
-from legw.units import in_unit
+from legw.schedule import in_unit, updates, warmup_updates
 
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 """Schedulers that pass over the warmup that they are given."""

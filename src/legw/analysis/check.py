@@ -1,4 +1,4 @@
-"""Whether LEGW's assumptions hold for a task: measurements in, verdicts by stated thresholds out.
+"""Assumption check: verdicts on LEGW's assumptions for a task, by stated thresholds.
 
 Four assumptions, each with a verdict of its own:
 

@@ -1,4 +1,4 @@
-"""Whether a recipe's clipping acts alike at every batch size.
+"""Gradient clipping: whether a recipe's clipping acts alike at every batch size.
 
 A rule scales the rate. Where a gradient is clipped, the step is rate times clip norm, however
 large the gradient was. A small batch's gradient has a larger norm, since it has more noise in

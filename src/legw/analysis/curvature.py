@@ -1,4 +1,4 @@
-"""Curvature along the gradient: where it peaks, how the peak moves, what warmup it asks for.
+"""Curvature along the gradient: its peak, the peak's movement, and the warmup it asks for.
 
 Values in, values out: no torch here, so that a folder of runs is read anywhere.
 """

@@ -1,4 +1,4 @@
-"""Long curves as few points that look the same."""
+"""Curves: long ones reduced to a few points that look the same."""
 
 from __future__ import annotations
 

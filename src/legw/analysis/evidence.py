@@ -1,4 +1,4 @@
-"""What a folder of runs holds, read for a report: studies, and runs that stand alone.
+"""Evidence for a report: the studies and single runs in a folder.
 
 A folder may hold several, at any depth:
 

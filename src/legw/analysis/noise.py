@@ -1,4 +1,4 @@
-"""Gradient noise scale: its estimate from samples, what it says of a batch, and how it is given.
+"""Gradient noise scale: its estimate from samples, and its meaning for a batch size.
 
 Values in, values out: no torch here, so that a folder of runs is read anywhere.
 """

@@ -1,4 +1,4 @@
-"""What a handful of seeds says: mean, spread, and how sure one can be of a difference.
+"""Statistics of a few seeds: mean, spread, and the interval of a difference.
 
 With ``n`` values of mean ``m`` and standard deviation ``s`` (divisor ``n - 1``):
 

@@ -1,4 +1,4 @@
-"""What a study's numbers say, as one sentence that is true of them and of nothing more."""
+"""Summary of a study: its numbers as one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of a study: rows of single runs become cells, one a rule and batch size.
+"""Table of a study: single runs become cells, one for each rule and batch size.
 
 Each way of showing a study (terminal, page, charts) reads the same cells:
 

@@ -1,4 +1,4 @@
-"""What it takes to reach a quality: updates, examples and seconds to a target metric.
+"""Targets: the updates, examples and seconds that a run needs to reach a metric.
 
 The metric is looked at where it was measured, at the end of each epoch; so the figures
 are exact to one epoch. A cell counts only if all its runs came so far; one that diverged

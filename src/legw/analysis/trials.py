@@ -1,4 +1,4 @@
-"""A study's table with one cell a tuned rival in place of one a trial, and what they cost."""
+"""Trials of tuned optimizers: the best one stands in the table, with the cost of all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdict on a cell of a study: does it keep the base's metric, within a stated tolerance?
+"""Verdict on a cell of a study: whether it keeps the base's metric, within a tolerance.
 
 With Welch's interval of the loss (how much worse the cell's mean is than the base's):
 

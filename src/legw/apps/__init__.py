@@ -1,4 +1,4 @@
-"""The applications, each a `Task`; and how to find one, or the user's own, by name."""
+"""Applications: each is a `Task`, found by its name; a user's own task is found as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random crops and flips of a whole batch, as tensor operations on its device.
+"""Augmentation: random crops and flips of a whole batch, as tensor operations on its device.
 
 Every example has a seed of its own; what is drawn from it is a hash of the seed. So an
 image is altered in the same way whatever batch, process or device it is in, and no

@@ -1,4 +1,4 @@
-"""MNIST read row by row (You et al. 2019, arXiv 1901.08256, the MNIST-LSTM application)."""
+"""MNIST read row by row: the MNIST-LSTM application of You et al. 2019 (arXiv 1901.08256)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images read row by row by an LSTM: the model and the task of digits and MNIST.
+"""Row LSTM: reads images row by row; the model and the task of digits and MNIST.
 
 Shapes: B examples, T rows, F pixels a row, H hidden units, C classes.
 """

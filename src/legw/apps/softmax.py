@@ -1,4 +1,4 @@
-"""The summed cross-entropy of a linear layer, which never stores all its logits.
+"""Softmax loss: the cross-entropy of a linear layer, without storing all its logits.
 
 A softmax over many classes is bound by memory: logits, probabilities, and the gradient of
 both are as large as each other, and larger than all the rest. Here the rows are taken in

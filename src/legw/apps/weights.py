@@ -1,4 +1,4 @@
-"""A run's model, read back from its newest checkpoint."""
+"""Weights: a run's model, read back from its newest checkpoint."""
 
 from __future__ import annotations
 

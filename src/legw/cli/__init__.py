@@ -1,4 +1,4 @@
-"""The command line: finds the command, runs it, and turns what goes wrong into one line.
+"""Command line: finds a command, runs it, and prints each mistake as one line.
 
 Each command is one module of `legw.cli.commands` with two names, `Options` (a frozen
 dataclass whose attribute docstrings are the help) and `run(options) -> int`.

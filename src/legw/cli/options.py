@@ -1,4 +1,4 @@
-"""Options that commands share: their types, how they are read, and which recipe or task is meant.
+"""Options that commands share: their types, their reading, and the recipe or task they name.
 
 torch is imported by the functions that need it, so that a mistake is told at once.
 """
@@ -17,7 +17,7 @@ from legw import presets, recipe, rules
 from legw.analysis.scaled import doublings
 from legw.errors import LegwError, RecipeError, RunError, one_line, unknown_name
 from legw.recipe import Recipe
-from legw.units import with_lengths
+from legw.schedule import with_lengths
 
 if TYPE_CHECKING:
     from legw.train import Settings, Task

@@ -1,4 +1,4 @@
-"""Output of commands: numbers, notes, tables, files, and what befalls the standard streams."""
+"""Output of commands: numbers, notes, tables and files; and failures of standard streams."""
 
 from __future__ import annotations
 

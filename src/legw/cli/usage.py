@@ -1,4 +1,4 @@
-"""What is wrong with a command's words, in one line.
+"""Usage mistakes: a mistake in a command's options, as one line.
 
 tyro says it in a box of several paragraphs, and hands it over in no other form that it
 promises to keep. What is not laid out as here is passed on as it came.

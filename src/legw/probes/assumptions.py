@@ -1,4 +1,4 @@
-"""Assumption check: a ladder of short runs of a task, and what they say of the rule.
+"""Assumption check: a ladder of short runs of a task, and its verdicts.
 
 task, base --check_assumptions--> runs in OUT, at 1, 2, 4 and 8 times the rule's rate
            --analysis.check.judged--> verdicts
@@ -15,7 +15,7 @@ from typing import Any
 from legw import rules, schedule
 from legw.analysis import check
 from legw.analysis.probed import Probed
-from legw.errors import LegwError
+from legw.errors import LegwError, check_count
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.ladder import (
     Measuring,
@@ -74,8 +74,7 @@ def check_assumptions(
             were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if updates < check.LEAST_UPDATES:
-        raise LegwError(f"check: updates={updates}: must be at least {check.LEAST_UPDATES}")
+    check_count("check", "updates", updates, check.LEAST_UPDATES)
     alone()
     rule = rules.find(rule) if isinstance(rule, str) else rule
     sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)

@@ -1,4 +1,4 @@
-"""Batch-size plan: what each batch size would cost here or on many devices, and which to take.
+"""Batch-size plan: the cost of each batch size, here or on many devices, and a choice.
 
 task --speed.measure--> Speed --analysis.cost.options--> [Option] --recommend--> Option
 """

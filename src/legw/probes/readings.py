@@ -1,4 +1,4 @@
-"""Measurements of a run on their way from the device to the run folder."""
+"""Readings: measurements of a run on their way from the device to the run folder."""
 
 from __future__ import annotations
 

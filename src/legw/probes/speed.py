@@ -1,4 +1,4 @@
-"""How fast this machine trains: passes of each micro-batch, the step, and an all-reduce."""
+"""Training speed of this machine: passes of each micro-batch, the step, and an all-reduce."""
 
 from __future__ import annotations
 

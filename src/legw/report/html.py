@@ -1,4 +1,4 @@
-"""HTML in which every text is cleaned and escaped, unless it was made here."""
+"""HTML in which every text from outside is cleaned and escaped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as Markdown, for papers, issues and terminals: the page's text without its charts."""
+"""Markdown report: the page's text without its charts, for papers, issues and terminals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which charts a study's page has, as Vega-Lite specifications."""
+"""Plots of a study's page, as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from legw.report.charts.schedule import points
 from legw.report.charts.style import COLORS
 from legw.rules import STEERING
 from legw.runs.records import Run
+from legw.schedule import in_unit
 from legw.study.plan import BASE, Row
-from legw.units import in_unit
 
 PANELS = 8
 """Most batch sizes whose curves are drawn: the smallest, the largest, and some between."""

@@ -1,4 +1,4 @@
-"""One study as a section of the page: sentence, table, charts, notes, every run."""
+"""Sections of the page, one a study: sentence, table, charts, notes, every run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all, and JSON without what JSON has no word for."""
+"""Files that a reader sees whole or not at all; JSON without values outside its standard."""
 
 from __future__ import annotations
 

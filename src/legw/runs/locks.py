@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a lock that the system drops when its holder dies.
+"""Locks: one process at a time in a folder, freed by the system when the process dies.
 
 The lock is an advisory one on a file of its own, which stays: a file that comes and goes
 could be locked by two. It goes over NFS where that supports `flock`; where a file system

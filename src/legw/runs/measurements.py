@@ -1,4 +1,4 @@
-"""What probes write beside a run: one JSONL file for each kind of measurement.
+"""Measurements that probes write beside a run, one JSONL file for each kind.
 
     DIR/curvature.jsonl    the curvature along the gradient
     DIR/noise.jsonl        the noise of the gradient

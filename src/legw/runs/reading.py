@@ -1,4 +1,4 @@
-"""Reading: files of a folder that may come from anywhere, opened only where they are plain files.
+"""Reading of untrusted files: a folder's plain files, and nothing else in it.
 
 Anybody may send a run folder. A file of it is read if it is a plain file (no pipe, device or
 folder), no larger than such a file can be, and no link that leads out of its folder; what it

@@ -1,4 +1,4 @@
-"""Run folders: what a run writes, and how it is read back.
+"""Run records: the files that a run writes, and their readers.
 
     DIR/manifest.json    what was run: recipe before and after, rule, seed, machine
     DIR/metrics.jsonl    one line an update, one line an evaluation

@@ -1,4 +1,4 @@
-"""Tuned rivals of a study: solvers that get a grid of settings at the large batch itself.
+"""Tuned optimizers of a study: each gets a grid of settings at the large batch itself.
 
 Untuned LEGW is compared with the best of the grid, chosen by the very metric that is
 shown, which favours the rival; and the whole grid is what the rival costs.

@@ -1,4 +1,4 @@
-"""How long the runs of a study will take, from what has been measured on this machine.
+"""Durations of a study's runs, estimated from runs measured on this machine.
 
 The rate of examples is that of the study's finished run whose batch is nearest; where none
 has finished, the best of the task's micro-batch measurements, which leave out the

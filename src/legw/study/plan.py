@@ -1,4 +1,4 @@
-"""A study: a grid of rule x batch size x seed, as values.
+"""Study plan: a grid of rule x batch size x seed, as values.
 
     Study --plan--> runs --pending(folder)--> what is left to run --rows(folder)--> table
 
@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from legw import rules
-from legw.errors import LegwError, RecipeError, RunError, unknown_name
-from legw.recipe import Recipe, check_count, from_dict, to_dict
+from legw.errors import LegwError, RecipeError, RunError, check_count, unknown_name
+from legw.recipe import Recipe, from_dict, to_dict
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
+from legw.schedule import epochs_of
 from legw.study import baselines
 from legw.study.grid import Grid, differences, label, variants
-from legw.units import epochs_of
 
 BASE = "base"
 """What the run at the base batch is called, whatever the rule."""

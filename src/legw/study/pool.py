@@ -1,4 +1,4 @@
-"""Train runs one after the other, or several at a time in processes of their own.
+"""Process pool: trains runs one after the other, or several at a time.
 
 A worker process imports torch and reads the data once; then it takes one run after
 the other through its pipe, tells how it goes on, and writes the run's folder itself.

@@ -1,4 +1,4 @@
-"""Preview of a study: what is planned, how long it will take, and what deserves a second look."""
+"""Preview of a study: its runs, their expected duration, and settings worth a second look."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run a study: what is pending goes into one folder, and the table is kept up to date.
+"""Study runner: trains pending runs in one folder, and keeps the table up to date.
 
 What it writes:
 

@@ -1,4 +1,4 @@
-"""What is running below a folder: how far each run is, its loss so far, when it will end.
+"""Watching a folder: the progress, loss so far and expected end of each run below it.
 
 Only the ends of the files are read, so that looking costs the runs nothing. Whether a run
 goes on is told by its folder's lock, which the system drops when a process dies.

@@ -1,4 +1,4 @@
-"""The gradient of one global batch, whatever it is cut into.
+"""Gradient accumulation: the gradient of one global batch, summed over micro-batches.
 
 Every micro-batch adds the gradient of its *summed* loss; at the end the total is
 divided by the total weight (examples, or tokens) over all micro-batches and
@@ -26,7 +26,7 @@ from legw.train.precision import Precision, autocast
 from legw.train.task import State, Task
 
 AHEAD = 4
-"""How many micro-batches ahead a task is told what it will be asked for."""
+"""Number of micro-batches that `Task.prefetch` announces in advance."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Gradient:
-    """What is known of the global batch's gradient, which itself lies in ``p.grad``."""
+    """Loss and norms of the global batch's gradient; the gradient itself lies in ``p.grad``."""
 
     loss: Tensor
     """Sum of the losses over the sum of the weights, 0-dim."""
@@ -52,21 +52,21 @@ class Gradient:
     flags: Tensor
     """The sums over processes of the flags given, shape (flags,)."""
     extra: Tensor
-    """What else was measured on the way, shape (numbers,); empty but for AdaScale."""
+    """Further measured sums, shape (numbers,); empty except under AdaScale."""
 
 
 class Flags:
-    """What all processes have agreed on: read at once on a CPU, one update late on a GPU.
+    """Sums of flags over all processes: read at once on a CPU, one update late on a GPU.
 
-    Late, so that nobody waits for the update that has just been queued. The sums are the
-    same on every process, and so is what each does about them.
+    The delay keeps the host from waiting for the update that it has just queued. The sums are the
+    same on every process, so all processes act alike.
     """
 
     def __init__(self) -> None:
         self._late: tuple[Tensor, Any] | None = None
 
     def read(self, flags: Tensor) -> list[float]:
-        """Take an update's flags; return its own, or those of the update before."""
+        """Take an update's summed flags; return them, or on a GPU those of the update before."""
         if flags.device.type != "cuda":
             return list(flags.tolist())
         before = self._late
@@ -80,7 +80,7 @@ class Flags:
         return list(before[0].tolist())
 
     def forget(self) -> None:
-        """Drop what was done meanwhile; what still holds is asked for again."""
+        """Drop flags that were not read yet; a wish that still holds is raised again."""
         self._late = None
 
 
@@ -92,9 +92,9 @@ class GlobalBatch:
         model: on the world's device, already in fixed batch-norm groups.
         recipe: batch size and clipping.
         world: this process.
-        parts: this process's micro-batches, as slots of the global batch.
-        batches: the example ids of each update.
-        num_examples: examples in one epoch.
+        micro_batch_size: most examples per forward and backward pass, at least `group`.
+        group: examples that must stay together (batch-norm groups), at least 1.
+        num_examples: examples in one epoch, at least 1.
         seed: of the random draws.
         precision: fp32, or bf16 (autocast).
     """
@@ -144,14 +144,14 @@ class GlobalBatch:
         return self.world.wrap(model)
 
     def all_cores(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, this thread has every core: for what is no part of an update."""
+        """Within it, this thread has every core, for work outside of an update."""
         return contextlib.nullcontext()
 
     def share_with(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the optimizer's step use what is idle between two gradients; nothing here."""
+        """Lend the optimizer's step the threads that are idle between two gradients; none here."""
 
     def close(self) -> None:
-        """Give back what the gradient needed: this thread's dropout follows torch again."""
+        """Release what the gradient needed: this thread's dropout follows torch again."""
         forget_thread()
 
     def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
@@ -180,7 +180,7 @@ class GlobalBatch:
         return totals
 
     def _extra(self, totals: Tensor) -> Tensor:
-        """Return what was measured beside loss and weight, from the sums over processes."""
+        """Return the further measured sums, beside loss and weight, over all processes."""
         return totals[2:]
 
     def _accumulate(self, update: int) -> Tensor:
@@ -242,12 +242,12 @@ class GlobalBatch:
 
     @property
     def readable(self) -> slice:
-        """The slots whose data `again` can return: all, but of a carried state the share's."""
+        """Slots whose data `again` can return: all, or the share's where a state is carried."""
         carries = self._before[0] is not None
         return self.share if carries else slice(0, self.recipe.batch_size)
 
     def again(self, update: int, slots: slice | Tensor) -> tuple[Any, State]:
-        """Return the data of some slots of the last update, and the state they began with.
+        """Return the data of some slots of the last update, and their state at its start.
 
         Args:
             update: the one whose gradient was formed last.
@@ -295,7 +295,7 @@ class GlobalBatch:
         return total_norm
 
     def _clipping(self, total_norm: Tensor) -> Tensor | float:
-        """Return what the clip norm leaves of a gradient of this norm, in (0, 1]."""
+        """Return the factor that clips a gradient of this norm, in (0, 1]."""
         if self.recipe.clip_norm is None:
             return 1.0
         return (self.recipe.clip_norm / (total_norm + 1e-6)).clamp(max=1.0)
@@ -351,7 +351,7 @@ def forward_and_backward(
 ) -> tuple[Tensor, Any, State]:
     """Add one micro-batch's gradient, times a factor; return its loss, weight and state.
 
-    Loss and state come back cut from the graph that made them.
+    Loss and state are detached from their graph.
     """
     loss, weight, after = summed_loss(task, model, batch, state, precision)
     (loss if factor == 1.0 else loss * factor).backward()  # type: ignore[no-untyped-call]
@@ -367,10 +367,10 @@ def summed_loss(
     *,
     alone: bool = True,
 ) -> tuple[Tensor, Any, State]:
-    """Return a micro-batch's loss with its graph, its weight, and the state cut from the graph.
+    """Return a micro-batch's loss with its graph, its weight, and the detached state.
 
-    Unless it is `alone`, weights are cast to half precision for itself: autocast keeps one
-    cast for all threads, and with it a part of the graph.
+    Autocast caches each cast weight for all threads, together with a part of the graph. So the
+    cache is used only where the micro-batch is `alone`, with no other beside it.
     """
     kind = next(model.parameters()).device.type
     with autocast(kind, precision, keep_casts=alone):

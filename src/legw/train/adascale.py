@@ -1,16 +1,16 @@
-"""AdaScale, the one rule that steers a run: each update counts for as many as it is worth.
+"""AdaScale: an update counts for as many base updates as its measured gain.
 
-With k times the base's batch an update is worth between 1 and k updates of the base, as
-the gradient is all signal or all noise. That gain is measured at every update:
+With k times the base's batch, an update is worth between 1 update of the base (a gradient without
+noise) and k of them (a gradient of noise alone). The gain r is measured at every update:
 
     r = (sigma2 + mu2) / (sigma2/k + mu2)          1 <= r <= k
     lr = r * schedule(floor(tau)),   tau = tau + r
 
 with the base's schedule in its own updates, until ``tau`` has come to the base's number
 of updates. `sigma2` is the variance of a gradient of the base's batch, `mu2` the squared
-norm of the true gradient; both come from the spread of the micro-gradients that the
-global batch is summed up from. The rate depends on the gradient, so that a GPU is waited
-for at every update; no other rule does that.
+norm of the true gradient; both come from the spread of the micro-gradients whose sum is the global
+batch's gradient. The learning rate depends on the gradient, so the host waits for the GPU at every
+update. AdaScale alone does that.
 
 Reference: Johnson, Agrawal, Gu and Guestrin 2020, arXiv 2007.05105, algorithm 1 and
 appendix B.
@@ -38,7 +38,7 @@ LEAST_VARIANCE = 1e-6
 def variances(
     mean_square: float, square: float, *, count: int, scale: float
 ) -> tuple[float, float]:
-    """Return ``(sigma2, mu2)`` as one update's micro-gradients show them, each in its range.
+    """Return ``(sigma2, mu2)`` from one update's micro-gradients, each limited to its range.
 
     With n micro-gradients g_i of shares p_i of the batch, and their mean g::
 
@@ -61,14 +61,14 @@ def variances(
 
 @dataclass
 class AdaScale:
-    """What has been gained, and the running averages that the gain is made from."""
+    """Updates of the base gained so far, and the running averages behind the gain."""
 
     scale: float
     """k: the batch over the base's, above 1."""
     count: int
     """Micro-gradients of an update, at least 2."""
     base_updates: int
-    """Updates of the base's run: how many are to be gained."""
+    """Updates of the base's run: the gain at which the run ends."""
     sigma2: float | None = None
     """Running average of the variance; None before the first update."""
     mu2: float | None = None
@@ -78,7 +78,7 @@ class AdaScale:
 
     @property
     def done(self) -> bool:
-        """Whether as much is gained as the base's run is long."""
+        """Whether the gain has reached the length of the base's run."""
         return self.gained >= self.base_updates
 
     def gain(self, mean_square: float, square: float) -> float:

@@ -7,7 +7,20 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from legw.recipe import Recipe
 from legw.train.batch_norm import GroupedBatchNorm
+
+
+def averaging(recipe: Recipe) -> str:
+    """Return what evaluations measure where a recipe averages its weights, else nothing.
+
+    >>> averaging(Recipe(batch_size=8, lr=1, steps=1000, ema_decay=0.99))
+    'evaluations measure the average of the weights over about 100 updates (ema_decay 0.99)'
+    """
+    if recipe.ema_decay is None:
+        return ""
+    span = f"{1 / (1 - recipe.ema_decay):.3g} updates (ema_decay {recipe.ema_decay:.6g})"
+    return f"evaluations measure the average of the weights over about {span}"
 
 
 class WeightAverage:

@@ -1,4 +1,4 @@
-"""Which examples an update uses, and which of them a process sees.
+"""Batches: the examples of each update, and the share of each process.
 
 The order of examples is a function of (seed, epoch) alone; how a batch is cut
 into micro-batches and over processes is arithmetic on its slots 0..B-1. So the

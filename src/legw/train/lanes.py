@@ -1,9 +1,9 @@
-"""Several micro-batches at once on a CPU, each in a lane: a thread with its share of the cores.
+"""Lanes: several micro-batches at once on a CPU, each in a thread with a share of the cores.
 
-A micro-batch that stays in the caches is too small to keep several cores busy: they wait
-for each other after every operation. In lanes they work apart, and meet once an update.
-Which lane takes which micro-batch, and the order in which the lanes are summed up, are
-fixed: so a run is the same each time.
+A micro-batch that fits into the caches is too small to keep several cores busy: they would wait for
+each other after every operation. In lanes, each core works on a micro-batch of its own, and the
+lanes wait for each other once an update. The assignment of micro-batches to lanes and the order of
+the sum are fixed, so a run is reproducible.
 
 A task says with ``concurrent = True`` that lanes may serve it: its `batch`, `augment` and
 `loss` draw no random numbers from torch's generator and change nothing that another call sees.
@@ -35,14 +35,14 @@ T = TypeVar("T")
 def tried(
     asked: int | Literal["auto"], task: Task, world: World, group: int, *, barred: bool = False
 ) -> tuple[int, ...]:
-    """Return which numbers of lanes a run may choose from.
+    """Return the numbers of lanes from which a run may choose.
 
     Args:
-        asked: what the user says.
+        asked: the user's number of lanes, at least 1, or auto.
         task: whether it is `concurrent`.
         world: must be one process on a CPU.
         group: examples that batch-norm keeps together; its statistics are made in one place.
-        barred: whether something else allows one lane only.
+        barred: whether another reason allows only one lane.
 
     Raises:
         RunError: more than one is asked for where there can be only one.
@@ -64,9 +64,9 @@ def tried(
 class Lanes:
     """Threads that work side by side, each with its share of the cores.
 
-    The first lane is the caller's own thread. What it does between two calls of `run` has one
-    lane's share too: the helpers that torch keeps for more of them would go on spinning on
-    the cores that the other lanes are about to need. `all_cores` gives them back for a while.
+    The first lane is the caller's own thread. Between two calls of `run` it also has only one
+    lane's share of the cores: torch's other helper threads would keep on spinning on cores that the
+    next call needs. `all_cores` gives this thread all cores for a while.
 
     Args:
         count: how many, at least 2.
@@ -200,7 +200,7 @@ class LanedBatch(GlobalBatch):
         return torch.stack([numbers for _, numbers in found]).sum(0)
 
     def _lane(self, lane: int, update: int, ids_B: Tensor) -> tuple[Sums, Tensor]:
-        """Take every micro-batch whose turn it is; return gradients, and (loss, weight)."""
+        """Work on this lane's micro-batches in turn; return gradients, and (loss, weight)."""
         sums, numbers = Sums(self._parameters), torch.zeros(2, dtype=torch.float64)
         loading = computing = 0.0
         for index in range(lane, len(self.parts), self._lanes.count):

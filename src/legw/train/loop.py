@@ -1,4 +1,4 @@
-"""The training loop: `fit` is the only place where a model changes.
+"""Training loop: `fit` is the only place where a model changes.
 
     for each update:  ids of the batch -> micro-batches -> summed gradients
                       -> divided by the batch's weight -> clipped -> one step
@@ -57,13 +57,13 @@ def fit(
 
     Args:
         task: what is trained.
-        recipe: how; its batch size is the global one.
+        recipe: batch size (the global batch), learning rates and length.
         out: the run folder; made if it is not there.
         seed: of the weights, the order of examples and the random draws.
         base: the recipe before scaling, for the manifest; None is `recipe` itself.
         rule: the name of the rule that scaled it, for the manifest.
-        settings: how the run is made; None takes the defaults.
-        observers: what looks on.
+        settings: device, precision, micro-batch size, checkpoints; None takes the defaults.
+        observers: called at each update and evaluation; they never steer.
 
     Returns:
         How the run ended: finished, diverged, or interrupted by SIGINT, SIGTERM or
@@ -71,7 +71,7 @@ def fit(
 
     Raises:
         RunError: the folder holds another run or cannot be written, the device is not
-            there, there are more processes than examples, or a process was lost.
+            there, there are more processes than examples, or a process died.
         RecipeError: the number of examples is not known.
     """
     settings = settings or Settings()
@@ -167,11 +167,11 @@ class _Run:
         return summary
 
     def _reader_gone(self) -> None:
-        """Stop as at a signal: who looks on has gone, and wanted no more than was shown."""
+        """Stop as at a signal: an observer's output was closed."""
         self.asked.name = self.asked.name or READER_GONE
 
     def _look(self, held: contextlib.ExitStack) -> Summary | None:
-        """See that the batch and the folder suit; return the summary of a run that has ended.
+        """Check batch and folder; return the summary of a run that has ended.
 
         The folder stays locked until `held` is closed: no other process may work on it.
         """
@@ -288,7 +288,7 @@ class _Run:
         return bool(save)
 
     def _probe(self, update: int, gradient: Gradient) -> None:
-        """Let probes measure between the gradient and the step, and undo what they do."""
+        """Let probes measure between the gradient and the step, and restore the model."""
         wanting = [probe for probe in self.probes if probe.wants(update)]
         if wanting:
             began = time.perf_counter()
@@ -297,7 +297,7 @@ class _Run:
             self._pause(began, "probes")
 
     def _wishes(self) -> tuple[float, ...]:
-        """What this process wants all to do after the update: (save, stop)."""
+        """This process's wishes for all processes after the update: (save, stop)."""
         if self.world.size == 1:
             return ()
         return (float(self.world.first and self._save_due()), float(bool(self.asked.name)))
@@ -319,9 +319,9 @@ class _Run:
         return self.model if self.average is None else self.average.model
 
     def _evaluate_at_the_end(self) -> None:
-        """Measure what is measured once, on the first process alone.
+        """Measure the task's final metrics, on the first process alone.
 
-        That is what the task measures, and beside an average the metric of the last weights.
+        Beside an average of the weights these include the metric of the last weights.
         """
         if not self.world.first:
             return
@@ -338,7 +338,7 @@ class _Run:
         self._pause(began, "evaluation")
 
     def _pause(self, began: float, cost: str) -> None:
-        """Book the time since `began` under a cost, and take it off the training's clock."""
+        """Add the time since `began` to a cost, and subtract it from the training time."""
         spent = time.perf_counter() - began
         costs = self.global_batch.costs
         setattr(costs, cost, getattr(costs, cost) + spent)
@@ -381,7 +381,7 @@ class _Run:
         return span is not None and self.course.passes(span, self.position.updates)
 
     def _save(self) -> None:
-        """Write a checkpoint, after the rows of metrics that it vouches for."""
+        """Write a checkpoint, after all rows of metrics before it."""
         self.recorder.read_back()  # waits for a GPU, which is training time
         if self.recorder.lost:
             return

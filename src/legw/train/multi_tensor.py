@@ -1,7 +1,7 @@
-"""Optimizer steps over many tensors at once: what LARS, LAMB and Muon share.
+"""Multi-tensor optimizer steps: the base of LARS, LAMB and Muon.
 
-Tensors of one device and type are updated together by torch's multi-tensor kernels, and
-nothing is read back to the host, so that a GPU is never waited for.
+Tensors of one device and type are updated together by torch's multi-tensor kernels. Nothing is read
+back to the host, so the host never waits for a GPU.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from legw.errors import RecipeError
-from legw.optimizers import HUGE, check_range
+from legw.errors import HUGE, RecipeError, check_range
 
 Group = dict[str, Any]
 """A parameter group of torch: its `params` and their settings."""
@@ -36,7 +35,7 @@ RANGES = {
     "weight_decay": (0.0, HUGE),
     "trust_coefficient": (1e-300, HUGE),
 }
-"""Accepted settings of a group: from the first number on, below the second."""
+"""Accepted settings of a group: at least the first number, below the second."""
 
 
 class MultiTensorOptimizer(Optimizer):

@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from legw.errors import RecipeError, shown
+from legw.errors import RecipeError, check_count, shown
 from legw.optimizers import MUON_RMS
 from legw.train.multi_tensor import (
     Group,
@@ -38,16 +38,17 @@ ADAMW_SETTINGS = ("lr", "betas", "eps", "weight_decay", "foreach")
 """Groups of AdamW's that agree in these are updated together."""
 
 LANES_COST = 2**22
-"""Stacks that cost less than this (see `_Stack`) are not worth waking other threads for."""
+"""Stacks of a lower cost (see `_Stack.cost`) are computed by one thread: waking others takes
+longer."""
 
 UNEVEN = 1.25
-"""Whole weights are dealt out if no worker gets more than this, times an even share; else
-their matrices, which have to be put together again."""
+"""Largest worker's load over an even share up to which whole weights are dealt out. Above it,
+single matrices are dealt out, which have to be put together again."""
 
 
 @dataclass
 class _Stack:
-    """Matrices that are to be made orthogonal, each by itself: those of one weight, say."""
+    """Matrices to be made orthogonal, each by itself, for example those of one weight."""
 
     direction_NRC: Tensor
     ns_steps: int
@@ -56,7 +57,7 @@ class _Stack:
 
     @property
     def alike(self) -> tuple[Any, ...]:
-        """Equal for stacks that can be made orthogonal together."""
+        """Key that is equal for stacks that can be made orthogonal together."""
         x = self.direction_NRC
         return x.shape[1:], x.dtype, x.device, self.ns_steps
 
@@ -78,7 +79,7 @@ class _Stack:
         return MUON_RMS * math.sqrt(max(self.direction_NRC.shape[1:]))
 
     def made(self) -> Tensor:
-        """Return the matrices made orthogonal, which they have been."""
+        """Return the orthogonal matrices, once they are computed."""
         assert self.turned_NRC is not None
         return self.turned_NRC
 
@@ -165,8 +166,8 @@ class Muon(MultiTensorOptimizer):
         use_muon, split = settings["use_muon"], settings["split"]
         if not isinstance(use_muon, bool):
             raise RecipeError(f"muon: use_muon={shown(use_muon)}: must be True or False")
-        _check_whole("split", split)
-        _check_whole("ns_steps", settings.get("ns_steps", self.defaults["ns_steps"]))
+        check_count("muon", "split", split)
+        check_count("muon", "ns_steps", settings.get("ns_steps", self.defaults["ns_steps"]))
         super().add_param_group(settings)
         if use_muon:
             for weight in self.param_groups[-1]["params"]:
@@ -223,9 +224,8 @@ class Muon(MultiTensorOptimizer):
         return [_Stack(u.reshape(split, len(u) // split, -1), ns_steps) for u in directions]
 
     def _orthogonalise(self, stacks: Sequence[_Stack], meanwhile: Callable[[], None]) -> None:
-        """Make every stack's matrices orthogonal, by this thread or with the help of others.
-
-        This thread also does what is to be done meanwhile.
+        """Make every stack's matrices orthogonal, by this thread or together with others. This
+        thread also calls the function that is to run meanwhile.
         """
         processes, lanes = self._processes, self.lanes
         if processes is not None:
@@ -297,7 +297,7 @@ def _take(weights: list[Tensor], stacks: list[_Stack], group: Group) -> None:
 
 
 def _apart(stacks: Sequence[_Stack], size: int) -> list[list[_Stack]]:
-    """Return each stack as the parts in which so many workers can share all evenly."""
+    """Return each stack as parts that so many workers can share evenly."""
     costs, loads = [stack.cost for stack in stacks], [0] * size
     for cost, owner in zip(costs, _shares(costs, size), strict=True):
         loads[owner] += cost
@@ -307,9 +307,9 @@ def _apart(stacks: Sequence[_Stack], size: int) -> list[list[_Stack]]:
 
 
 def _shares(costs: Sequence[int], size: int) -> list[int]:
-    """Return which of so many workers has which work, such that each has about as much.
+    """Return the worker of each piece of work, such that all workers have about equal loads.
 
-    The same on every process: the dearest first, each to the one that has least.
+    The same on every process: the most expensive first, each to the worker with least.
 
     >>> _shares([1, 4, 1, 2], size=2)
     [1, 0, 1, 1]
@@ -322,7 +322,7 @@ def _shares(costs: Sequence[int], size: int) -> list[int]:
 
 
 def _exchange(dealt: Sequence[Sequence[_Stack]], processes: Any) -> None:
-    """Send the matrices that this process has turned to all others, and take theirs."""
+    """Send this process's orthogonal matrices to all others, and receive theirs."""
     kinds: dict[tuple[Any, ...], list[list[Tensor]]] = {}
     for owner, stacks in enumerate(dealt):
         for stack in stacks:
@@ -348,11 +348,6 @@ def _exchange_alike(tensors: list[list[Tensor]], processes: Any) -> None:
         parts = torch.split(sent[: numels[other]], [tensor.numel() for tensor in tensors[other]])
         for tensor, part in zip(tensors[other], parts, strict=True):
             tensor.copy_(part.view_as(tensor))
-
-
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(f"muon: {name}={shown(value)}: must be a whole number, at least 1")
 
 
 def _check_matrices(weight: Tensor, split: int, *, transposed: bool) -> None:

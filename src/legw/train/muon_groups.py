@@ -1,7 +1,7 @@
-"""Parameter groups for Muon: which tensors it takes, and which are left to AdamW.
+"""Parameter groups for Muon: its own tensors, and those left to AdamW.
 
 Muon is for the matrices between hidden layers. Embeddings, the output layer, biases and
-norms are left to AdamW: their rows are not used alike, or they are no matrices at all.
+norms are left to AdamW: their rows are used unequally often, or they are no matrices.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_NAMES = 6
 
 @dataclass(frozen=True)
 class Choice:
-    """What becomes of one parameter."""
+    """Optimizer of one parameter, and the reason."""
 
     name: str
     parameter: Parameter

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from legw import remarks, rules
+from legw import rules
 from legw.errors import RunError
 from legw.recipe import Recipe, to_dict
 from legw.rules import steers
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
+from legw.train.average import averaging
 from legw.train.dist import World
 from legw.train.hardware import describe_device, environment
 from legw.train.microbatch.tune import Choice
@@ -25,7 +26,7 @@ from legw.train.task import Task
 class Identity:
     """What makes a run this run: everything that its result depends on.
 
-    Base and rule are part of it where the rule steers: others have done their work before.
+    Base and rule are part of it only where the rule steers: others act before the run.
     """
 
     task: str
@@ -39,9 +40,9 @@ class Identity:
 
 
 def look(folder: Path, run: Identity, settings: Settings) -> Summary | None:
-    """Make the folder, or see that it holds this very run; return its summary if it ended.
+    """Make the folder, or check that it holds this very run; return its summary if it ended.
 
-    A run that is to stop after some updates has ended, too, where it has made them.
+    A run with `stop_after` has also ended once it has made that many updates.
 
     Raises:
         RunError: it cannot be written, holds another run, or holds this one and
@@ -174,7 +175,7 @@ def describe(
         environment=environment(),
         notes=(
             *(rules.cautions(course.base, course.recipe, known) if known else ()),
-            *filter(None, [remarks.averaging(course.recipe)]),
+            *filter(None, [averaging(course.recipe)]),
         ),
         extra={
             "micro_batch_table": {str(m): r for m, r in choice.table.items()},

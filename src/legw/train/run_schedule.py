@@ -1,10 +1,10 @@
-"""How long a run is and which rates it has: by its recipe, or as a rule steers it."""
+"""Run schedule: a run's length and learning rates, by its recipe or by a steering rule."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from legw import rules, schedule, units
+from legw import rules, schedule
 from legw.recipe import Recipe
 from legw.train.accumulation import GlobalBatch, Gradient
 from legw.train.adascale import AdaScale, MeasuredBatch, micro_gradient
@@ -17,10 +17,10 @@ class RunSchedule:
     """The updates of a run.
 
     Args:
-        task: counts its examples.
+        task: gives the number of examples.
         recipe: what is trained.
         base: the recipe before scaling.
-        rule: the name of the rule that scaled it; of those that ship, one steers.
+        rule: the name of the rule that scaled it; among those that ship, only AdaScale steers.
     """
 
     def __init__(self, task: Task, recipe: Recipe, base: Recipe, rule: str) -> None:
@@ -31,7 +31,7 @@ class RunSchedule:
         most = recipe.with_lengths(rules.MOST_LENGTH * recipe.length, recipe.warmup)
         longest = most if self.steered else recipe
         self.updates = schedule.updates(longest, self.num_examples)
-        """Updates of the run; of a steered one at most, until it has ended."""
+        """Updates of the run; for a steered run an upper bound, until it has ended."""
         if self.steered:
             self._lr = schedule.in_steps(base, self.base_examples)
         else:
@@ -44,11 +44,11 @@ class RunSchedule:
         return updates * self.recipe.batch_size / self.num_examples
 
     def until(self, wanted: int | None) -> int:
-        """Return how many updates to make: as many as are wanted, None all; at most all."""
+        """Return the number of updates to make: the wanted ones (None is all), at most all."""
         return self.updates if wanted is None else min(wanted, self.updates)
 
     def passes(self, span_epochs: float, update: int) -> bool:
-        """Say whether a multiple of so many epochs, above 0, ends within an update."""
+        """Say whether a multiple of a number of epochs, above 0, is reached within an update."""
         span, batch_size = span_epochs * self.num_examples, self.recipe.batch_size
         return (update + 1) * batch_size // span > update * batch_size // span
 
@@ -75,9 +75,9 @@ class RunSchedule:
     def lanes(
         self, asked: int | Literal["auto"], world: World, group: int, *, compiled: bool
     ) -> tuple[int, ...]:
-        """Return which numbers of lanes the run may choose from.
+        """Return the numbers of lanes from which the run may choose.
 
-        A rule that steers looks at micro-gradients one after the other.
+        A steering rule needs the micro-gradients one after the other.
 
         Raises:
             RunError: more than one is asked for where there can be only one.
@@ -85,7 +85,7 @@ class RunSchedule:
         return tried(asked, self.task, world, group, barred=compiled or self.steered)
 
     def global_batch(self, *args: Any, lanes: int = 1, **kwargs: Any) -> GlobalBatch:
-        """Return the global batch, such that its gradient shows what the rule needs."""
+        """Return the global batch; a steering rule's also measures the micro-gradients."""
         if self.steered:
             return MeasuredBatch(*args, each=self._each, **kwargs)
         if lanes > 1:
@@ -105,7 +105,7 @@ class RunSchedule:
         """Return how a steered run ended after so many updates; empty for the others."""
         if self._adascale is None:
             return ""
-        base = units.in_unit(self.base, "epochs", self.base_examples)
+        base = schedule.in_unit(self.base, "epochs", self.base_examples)
         return self._adascale.said(self.epochs(updates), base.length)
 
     def to_dict(self) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""From bytes to the numbers a net takes, on the device that has them.
+"""Pixel values: from bytes to normalised numbers, on the device that has them.
 
 Shapes: B examples, H and W pixels, C colours.
 """

@@ -1,4 +1,4 @@
-"""A small data set decoded once, kept as bytes in one file, and held in memory."""
+"""Resident images: a small data set decoded once, kept in one file, and held in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in folders named after their classes, on disk or in a zip file.
+"""Image folders: images in folders named after their classes, on disk or in a zip file.
 
     ROOT/train/CLASS/*.jpg    ROOT/val/CLASS/*.jpg    (or test/ in place of val/)
 

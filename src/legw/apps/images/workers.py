@@ -1,4 +1,4 @@
-"""Decode images in worker processes, ahead of the training that waits for them.
+"""Image workers: processes that decode images before training asks for them.
 
 A request is a list of files with a seed for each. `start` hands it out, `take` waits for
 it; a request that was never started is started by `take`. What comes back depends on the

@@ -1,4 +1,4 @@
-"""The language model: embedding, LSTM layers, softmax; and its perplexity on a text.
+"""Language model: embedding, LSTM layers and softmax; and its perplexity on a text.
 
 Shapes: B streams, T tokens of a window, L layers, H hidden units, V words, N = T·B rows,
 E evaluation streams.

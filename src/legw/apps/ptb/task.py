@@ -1,4 +1,4 @@
-"""The task: windows of parallel streams of a text, and the perplexity on another.
+"""Language-model task: windows of parallel streams of a text; perplexity on another text.
 
 Shapes: B streams, T tokens of a window.
 """

@@ -1,4 +1,4 @@
-"""Text files as numbers: the vocabulary, and three texts of word ids.
+"""Text: a vocabulary, and three texts as word ids.
 
 A word is what stands between white space; the end of each line counts as the word
 `<eos>`. The vocabulary is that of the training text, by frequency and then alphabet;

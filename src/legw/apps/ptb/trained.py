@@ -1,4 +1,4 @@
-"""A trained language model, read back from its run folder: it writes, and it judges texts.
+"""Trained language model: read from its run folder, it writes and scores texts.
 
 Shapes: B streams (one here), T tokens, V words.
 """

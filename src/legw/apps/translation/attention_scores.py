@@ -1,4 +1,4 @@
-"""The scores of additive attention, which never stores what the tanh is taken of.
+"""Attention scores: additive attention without storing the tanh's input.
 
 A score needs a sum and a tanh for every unit of every pair of a source and a target token:
 the largest tensor of a translation model by far. On a CPU it is made in pieces that stay in

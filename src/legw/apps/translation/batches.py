@@ -1,4 +1,4 @@
-"""Sentence pairs as padded tensors, and the order in which they are read.
+"""Translation batches: sentence pairs as padded tensors, and the order of reading them.
 
 Shapes: M pairs in all, B pairs of a batch, S source tokens, T target tokens, N target
 tokens that count, of all pairs of a batch.

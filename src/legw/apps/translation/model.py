@@ -1,4 +1,4 @@
-"""The GNMT model: two stacks of LSTM layers with attention between them.
+"""GNMT model: two stacks of LSTM layers with attention between them.
 
 Shapes: B sentence pairs, S source tokens, T target tokens, H units, V subwords, N target
 tokens that count, of all pairs. Padding is `PAD` and always on the right.

@@ -1,4 +1,4 @@
-"""How well a translation model predicts the subwords of given translations.
+"""Perplexity of given translations under a translation model.
 
 The attention holds a number for every pair of a source and a target token, and on a GPU one
 for every unit of theirs. So held-out sentences, of which none is left out for its length, are

@@ -1,4 +1,4 @@
-"""The task: sentence pairs in, and BLEU on held-out ones.
+"""Translation task: trained on sentence pairs, scored by BLEU on held-out ones.
 
 Shapes: B sentence pairs, S source tokens, T target tokens.
 """

@@ -1,4 +1,4 @@
-"""Two line-aligned texts as sentence pairs of subwords.
+"""Sentence pairs: two line-aligned texts, cut into subwords.
 
 Lines stay raw: the subwords (byte-pair encoding, Sennrich et al. 2015, arXiv 1508.07909,
 by sentencepiece, Kudo and Richardson 2018, arXiv 1808.06226) are learned on the training

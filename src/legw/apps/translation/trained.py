@@ -1,4 +1,4 @@
-"""A trained translation model, read back from its run folder: it translates lines of text."""
+"""Trained translation model: read from its run folder, it translates lines of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`legw report`: folders of runs as one HTML page, as Markdown, or as pictures."""
+"""Command `legw report`: folders of runs as one HTML page, as Markdown, or as pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`legw schedule`: the learning rate of each update, as a picture or as numbers."""
+"""Command `legw schedule`: shows each update's learning rate, as a picture or as numbers."""
 
 from __future__ import annotations
 

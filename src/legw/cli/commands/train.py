@@ -1,4 +1,4 @@
-"""`legw train`: train an application at any batch size, by a rule, into a run folder."""
+"""Command `legw train`: trains an application at any batch size, by a rule, into a folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from legw import remarks, rules
+from legw import rules
 from legw.analysis.noise import with_noise
 from legw.analysis.scaled import Outcome, carry, counted, headline
 from legw.cli import output
@@ -253,7 +253,9 @@ def _finish(
 
 def averaged(recipe: Recipe) -> list[str]:
     """Return a note if evaluations measure an average of the weights."""
-    line = remarks.averaging(recipe)
+    from legw.train.average import averaging
+
+    line = averaging(recipe)
     return [f"{recipe.name}: {line}"] if line else []
 
 

@@ -1,4 +1,4 @@
-"""`legw translate`: translate lines of text with a trained model."""
+"""Command `legw translate`: translates lines of text with a trained model."""
 
 from __future__ import annotations
 

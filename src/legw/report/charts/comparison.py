@@ -1,4 +1,4 @@
-"""Charts of a study, one function each: from cells and curves to a Vega-Lite specification.
+"""Comparison charts of a study, from cells and curves to Vega-Lite specifications.
 
 Colors belong to rules: the base is grey, and a rule keeps its color in every chart.
 Altair builds the specifications and checks them; the data go in afterwards, because

@@ -1,4 +1,4 @@
-"""Charts of what probes measure, one function each: values in, an Altair chart out."""
+"""Probe charts, one function each: measured values in, an Altair chart out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learning-rate curves: the points of a schedule, which need the core alone, and their chart.
+"""Learning-rate curves: the points of a schedule, which need no extra, and their chart.
 
 A chart is an Altair specification, which `style.render` turns into SVG, PNG or HTML; both
 need `legw[report]`.

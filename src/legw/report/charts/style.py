@@ -1,4 +1,4 @@
-"""Style of all charts: the looks and colors that they share, and the files they become."""
+"""Style of all charts: the looks and colors that they share, and their file formats."""
 
 from __future__ import annotations
 

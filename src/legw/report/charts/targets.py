@@ -1,4 +1,4 @@
-"""Charts of what a larger batch costs and asks for, one function each.
+"""Cost charts of larger batches, one function each.
 
 As in `comparison`, a chart is a Vega-Lite specification, and colors belong to rules.
 """

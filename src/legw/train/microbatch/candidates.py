@@ -1,8 +1,8 @@
-"""Micro-batch candidates: which ways to cut a batch are timed, and which one is taken.
+"""Micro-batch candidates: the sizes and lanes to be timed, and the choice among them.
 
-Every candidate is timed once, a ladder of sizes at a time (`climb`). The best three are timed
-again in three rounds, and compared by their medians (`settle`). Of those that are about as fast as
-the best, the one that needs least memory is taken (`best`).
+Every candidate is timed once, in ladders of ascending sizes (`climb`). The best three are timed
+again in three rounds and compared by their medians (`settle`). Of the candidates that are about as
+fast as the best, the one that needs least memory is taken (`best`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ SMALLEST = 16
 """Below this many examples a micro-batch is never worth its overhead."""
 
 LONG_SECONDS = 1.0
-"""A pass that takes longer ends its ladder, if it is no faster than what came before it: the
-larger ones would take minutes to time."""
+"""A longer pass ends its ladder if its throughput is not above the earlier ones': larger ones
+would take minutes to time."""
 
 FINALISTS = 3
 """Candidates that are timed again."""
@@ -27,7 +27,7 @@ ROUNDS = 3
 """How often they are timed again."""
 
 CLOSE = 0.98
-"""Share of the best throughput at which a candidate counts as about as fast."""
+"""Share of the best throughput from which on a candidate counts as equally fast."""
 
 
 class Way(NamedTuple):
@@ -93,7 +93,7 @@ def ladder(share: int, group: int = 1) -> list[int]:
 
 
 def in_lanes(sizes: Iterable[int], count: int, share: int) -> list[Way]:
-    """Return the candidates in so many lanes: all sizes of which so many fit into a share.
+    """Return the candidates for a number of lanes: all sizes of which so many fit into a share.
 
     >>> [str(way) for way in in_lanes([16, 32, 64, 128], 2, share=128)]
     ['2 x 16', '2 x 32', '2 x 64']
@@ -106,7 +106,7 @@ def in_lanes(sizes: Iterable[int], count: int, share: int) -> list[Way]:
 def climb(
     ways: Sequence[Way], measure: Callable[[Way], float], known: dict[Way, float]
 ) -> dict[Way, float]:
-    """Time each candidate of a ladder once, until larger ones no longer fit, or take long.
+    """Time each candidate of a ladder once, until one no longer fits or takes long.
 
     Args:
         ways: what to try, ascending in examples at once.
@@ -132,10 +132,10 @@ def settle(
 ) -> dict[Way, float]:
     """Time the best three again in three rounds, and put their medians into the table.
 
-    Other work on a machine slows whatever is timed at that moment; what a round's candidates are
-    to each other, it leaves as it is. So a candidate's rate in a round is taken as a share of the
-    round's best, and the median of its shares counts. The best keeps the highest rate that was
-    seen, and so stays above all that were not timed again.
+    Other work on the machine slows a whole round, and hardly changes the order of its candidates.
+    So a candidate's throughput is taken as a share of the round's best, and the median of these
+    shares counts. The best finalist keeps the highest throughput measured, and so stays above all
+    candidates that were not timed again.
 
     Args:
         table: examples per second of each candidate.
@@ -195,8 +195,7 @@ def best(table: dict[Way, float], share: int) -> Way:
 def _over_share(table: dict[Way, float], share: int) -> dict[Way, float]:
     """Return examples per second over a whole share.
 
-    A share that is no multiple of what is worked on at once ends with fewer examples, which are
-    counted as if they took as long as the others.
+    The last pass of a share may have fewer examples; it counts as taking as long as a full one.
     """
     return {
         way: rate * share / (-(-share // way.examples) * way.examples)

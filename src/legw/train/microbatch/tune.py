@@ -1,11 +1,11 @@
-"""Micro-batch size: the fastest way to cut a batch, by a short measurement on the real task.
+"""Micro-batch tuning: times candidates on the real task and takes the fastest.
 
-On a CPU the fastest micro-batch is far from the largest that fits: small pieces stay in the
+On a CPU the fastest micro-batch is far below the largest that fits: small micro-batches stay in the
 caches. On a GPU it is often the largest. So the candidates of `legw.train.microbatch.candidates`
-are timed, forward and backward, one at a time and, where they can be, in lanes
-(`legw.train.lanes`). What each does and takes is kept in the cache folder per task, size of model,
-device, precision and number of threads, so that the seeds of a study share one measurement; what
-fits is asked anew by every run.
+are timed, forward and backward, one at a time and, where possible, in lanes (`legw.train.lanes`).
+Throughput and memory of each are kept in the cache folder for each task, model size, device,
+precision and number of threads, so that the seeds of a study share one measurement. Every run
+checks anew what fits into memory.
 """
 
 from __future__ import annotations
@@ -57,18 +57,17 @@ __all__ = [
 ]  # fmt: skip
 
 ENOUGH_SECONDS = 0.2
-"""How long one size is timed, at least once and at most `MOST_PASSES` times."""
+"""Time for which one size is timed, at least once and at most `MAX_PASSES` times."""
 
 MOST_PASSES = 20
 
 READY = 64
-"""Examples that are loaded before the clock starts, or one micro-batch where that is more, of a
-task that loads ahead."""
+"""Examples, and at least one micro-batch, that a task which prefetches has loaded before timing."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The way that was chosen, and why."""
+    """The chosen micro-batch and lanes, with the measurements behind the choice."""
 
     micro_batch_size: int
     table: dict[Way, float]
@@ -179,7 +178,8 @@ def choose(
 
 
 def _limit(given: int | None, world: World) -> float:
-    """Return the bytes that each process may use, the same for all: they try the same ways."""
+    """Return the bytes that each process may use: the same for all, as they try the same
+    candidates."""
     free = available_memory(world.device)
     own = 0.8 * free if given is None else min(given, free)
     return min(float(each) for each in world.gather(own))
@@ -203,17 +203,17 @@ class _Probe:
         self._precision, self._limit = precision, limit
         self._ids = task.order(0, 0, recipe.batch_size)
         self.looks = dict(looks)
-        """What is known of each way, the same in all processes."""
+        """Measurements of each candidate, the same in all processes."""
         self._seen: set[Way] = set()
 
     def within(self, look: Look) -> float:
-        """Return the examples per second of a way; 0 where it takes more than the limit."""
+        """Return the examples per second of a candidate; 0 where it needs more than the limit."""
         return look.rate if look.bytes <= self._limit else 0.0
 
     def throughput(self, way: Way) -> float:
-        """Return examples per second cut in this way; 0 where it would not fit.
+        """Return a candidate's examples per second; 0 where it would not fit.
 
-        The lowest of all processes, with the most memory: a way must suit every one.
+        The lowest throughput and the highest memory of all processes count: it must suit every one.
         """
         if self._foreseen(way) > self._limit:
             return 0.0
@@ -226,7 +226,7 @@ class _Probe:
         return self.within(self.looks[way])
 
     def _foreseen(self, way: Way) -> float:
-        """Return the bytes that a way takes: what the next smaller one took, in proportion.
+        """Return a candidate's expected bytes: those of the next smaller one, in proportion.
 
         It is 0 where nothing is known of a smaller one.
         """
@@ -239,7 +239,8 @@ class _Probe:
         return self.looks[nearest].bytes * way.examples / nearest.examples
 
     def _look(self, way: Way) -> Look | None:
-        """Return what a way does in this process; None where memory runs out."""
+        """Return a candidate's throughput and memory in this process; None where memory runs
+        out."""
         device = self._world.device
         before = memory_in_use(device)
         reset_peak_memory(device)
@@ -257,10 +258,10 @@ class _Probe:
         return Look(rate, max(peak_memory(device) - before, 0.0))
 
     def _timed(self, way: Way) -> float:
-        """Return examples per second of the middle pass; of the first, where it takes long.
+        """Return examples per second of the median pass; of the first, where it takes long.
 
-        The fastest would favour what is short enough to slip between other work, which a
-        long run cannot; the mean would be spoilt by one that waited.
+        The fastest pass would favour short passes, which fit between other work of the machine. The
+        mean would depend on a single delayed pass.
         """
         device = self._world.device
         with contextlib.ExitStack() as held:
@@ -278,16 +279,16 @@ class _Probe:
         return way.examples / statistics.median(times)
 
     def _counts(self, seconds: float) -> bool:
-        """Say whether a way's first pass may stand for the others.
+        """Say whether a candidate's first pass may stand for the others.
 
-        On a CPU it may where it takes long, as what is done once is little of it; but not the
-        first pass of all, in which torch makes itself ready.
+        On a CPU it may where it takes long, as one-time work is a small part of it. The very first
+        pass never does: torch initialises itself in it.
         """
         return seconds > LONG_SECONDS and bool(self._seen) and self._world.device.type == "cpu"
 
 
 def load(task: Task, ids: Tensor, device: torch.device) -> Any:
-    """Return examples as training sees them, changed at random where the task does so.
+    """Return examples as training gets them, augmented where the task does so.
 
     Args:
         task: whose data.
@@ -309,14 +310,14 @@ def passing(
     precision: Precision,
     held: contextlib.ExitStack,
 ) -> Callable[[], None]:
-    """Return what goes forward and backward once: with one micro-batch, or one in each lane.
+    """Return a function that makes one pass: of one micro-batch, or of one in each lane.
 
     Args:
         task, model: whose loss.
-        ids: examples in the order of training. Each pass takes those that come next, for
-            some tasks' differ in size; after the last comes the first. A task that loads ahead
-            in training has some micro-batches loaded here, and each pass takes the next of
-            them. In lanes nothing is loaded ahead.
+        ids: examples in the order of training. Each pass takes the next ones, as the sizes of
+            examples may differ; after the last follows the first. For a task that prefetches, some
+            micro-batches are loaded here, and each pass takes the next of them. In lanes nothing is
+            prefetched.
         way: how many examples, in how many lanes.
         world: its device.
         precision: fp32, or bf16 (autocast).

@@ -1,4 +1,4 @@
-"""A recipe in a notebook: its values, beside those of its base where it was scaled."""
+"""Notebook view of a recipe: its values, beside those of its base where it was scaled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remarks about a scaled recipe: what is published for its optimizer, and what a rule leaves.
+"""Remarks on a scaled recipe: published results for its optimizer, and values the rule keeps.
 
 They are no warnings: `legw scale` prints them, and `legw.rules.cautions` has what deserves a
 second look.
@@ -68,18 +68,6 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     found = [warmup, _decay_left(base, scaled), _coupled(base, rule),
              _average_left(base, scaled, rule), _lowest(base, scaled)]  # fmt: skip
     return [line for line in found if line]
-
-
-def averaging(recipe: Recipe) -> str:
-    """Return what evaluations measure where a recipe averages its weights, else nothing.
-
-    >>> averaging(Recipe(batch_size=8, lr=1, steps=1000, ema_decay=0.99))
-    'evaluations measure the average of the weights over about 100 updates (ema_decay 0.99)'
-    """
-    if recipe.ema_decay is None:
-        return ""
-    span = f"{1 / (1 - recipe.ema_decay):.3g} updates (ema_decay {recipe.ema_decay:.6g})"
-    return f"evaluations measure the average of the weights over about {span}"
 
 
 def decay_sum_factor(base: Recipe, scaled: Recipe) -> float | None:
