@@ -18,7 +18,7 @@ from legw.errors import RecipeError, shown
 from legw.lengths import UNITS, Unit, edge
 from legw.optimizers import check_range
 
-EDGE = 1e-11
+EPOCH_GUARD = 1e-11
 """Guard, in epochs, so that a boundary counts as reached in spite of rounding.
 
 It lies above the rounding errors of 10,000 epochs and below one example of a data
@@ -201,7 +201,7 @@ class Step(Decay):
         super().__post_init__()
 
     def factor(self, epoch: float, epochs: float) -> float:
-        reached = epoch + edge(epoch, EDGE)
+        reached = epoch + edge(epoch, EPOCH_GUARD)
         return float(self.rate ** sum(reached >= place for place in self._length("milestones")))
 
     def first_drop(self, epochs: float) -> float | None:
@@ -252,7 +252,7 @@ class Exponential(Decay):
             check_range(self.kind, f"{name}_{self.unit or 'epochs'}", self._length(name), least)
 
     def factor(self, epoch: float, epochs: float) -> float:
-        beyond = epoch - self._length("constant") + edge(epoch, EDGE)
+        beyond = epoch - self._length("constant") + edge(epoch, EPOCH_GUARD)
         return float(self.rate ** max(math.floor(beyond / self._length("every")) + 1, 0))
 
     def first_drop(self, epochs: float) -> float | None:
@@ -360,7 +360,7 @@ class Halving(Decay):
         check_share(self.kind, "rate", self.rate)
 
     def factor(self, epoch: float, epochs: float) -> float:
-        start, near = self.begin * epochs, edge(epoch, EDGE)
+        start, near = self.begin * epochs, edge(epoch, EPOCH_GUARD)
         if epoch < start - near:
             return 1.0
         interval = (epochs - start) / self.times

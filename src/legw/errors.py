@@ -31,7 +31,7 @@ class RunError(LegwError):
 
 
 class DivergedError(LegwError):
-    """A run whose loss is lost. In a study it is a result, not a failure."""
+    """A run that has diverged: its loss is NaN, infinite or far too high. In a study, a result."""
 
 
 class LegwWarning(UserWarning):
@@ -54,7 +54,7 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-KEPT = "\u200c\u200d"
+KEPT_JOINERS = "\u200c\u200d"
 """Joiners, of which letters of some scripts are made; they move nothing."""
 
 
@@ -73,7 +73,7 @@ def clean(text: str) -> str:
 
     return "".join(
         each
-        if each.isprintable() or each in KEPT or unicodedata.category(each) == "Zs"
+        if each.isprintable() or each in KEPT_JOINERS or unicodedata.category(each) == "Zs"
         else repr(each)[1:-1]
         for each in text
     )

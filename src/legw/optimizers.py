@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from legw.errors import RecipeError, shown
 
-HUGE = 1e15
+MAX_NUMBER = 1e15
 """Above every number that a recipe can mean; keeps arithmetic with them finite."""
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -22,14 +22,14 @@ MUON_RMS = 0.2
 """Root mean square of the entries of Muon's step, per lr: about that of AdamW's steps."""
 
 
-def check_range(kind: str, name: str, value: float, low: float, high: float = HUGE) -> None:
+def check_range(kind: str, name: str, value: float, low: float, high: float = MAX_NUMBER) -> None:
     """Raise RecipeError unless ``low <= value < high`` (and value is a number).
 
     >>> check_range("sgd", "momentum", 0.9, 0, 1)
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and low <= value < high):
-        bound = f"below {high:g}" if high < HUGE else "finite"
+        bound = f"below {high:g}" if high < MAX_NUMBER else "finite"
         raise RecipeError(
             f"{kind}: {name}={shown(value)}: must be a number, at least {low:g} and {bound}"
         )

@@ -42,12 +42,12 @@ from legw.decays import Constant, Decay
 from legw.errors import RecipeError, one_line, shown, too_deep, unknown_name
 from legw.lengths import UNITS, Unit
 from legw.notebook import table
-from legw.optimizers import HUGE, SGD, Optimizer
+from legw.optimizers import MAX_NUMBER, SGD, Optimizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MOST = 2**53
+MAX_COUNT = 2**53
 """The largest count: up to here a float holds every whole number exactly."""
 
 
@@ -58,8 +58,8 @@ def check_count(what: str, name: str, value: object) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RecipeError(f"{what}: {name}={shown(value)}: must be a whole number, at least 1")
-    if value > MOST:
-        raise RecipeError(f"{what}: {name}={shown(value)}: must be at most 2**53 = {MOST}")
+    if value > MAX_COUNT:
+        raise RecipeError(f"{what}: {name}={shown(value)}: must be at most 2**53 = {MAX_COUNT}")
 
 
 def check_name(what: str, name: object) -> None:
@@ -192,8 +192,8 @@ class Recipe:
     def _check_number(self, name: str, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self._fault(name, "must be a number")
-        if not abs(value) < HUGE:
-            raise self._fault(name, f"must be a finite number, below {HUGE:g}")
+        if not abs(value) < MAX_NUMBER:
+            raise self._fault(name, f"must be a finite number, below {MAX_NUMBER:g}")
 
     def _check_ranges(self) -> None:
         for name in ("lr", self.unit, "clip_norm", "noise_scale"):

@@ -3,10 +3,10 @@
 Four assumptions, each with a verdict of its own:
 
 - **rates**: at the rate that the rule gives, the loss falls at every batch size, and goes on
-  falling at HEADROOM times that rate.
+  falling at LR_HEADROOM times that rate.
 - **curvature**: the curvature along the gradient peaks at the same update for every batch, so
   that the peak's epoch grows as batch**1.
-- **noise**: the largest batch is at most FAR times the gradient's noise scale.
+- **noise**: the largest batch is at most FAR_PAST_NOISE times the gradient's noise scale.
 - **clipping**: it does not make the base's steps and leave those of a larger batch alone.
 
 The whole verdict is "does not hold" if one of them is, "holds" if all are, and else
@@ -21,36 +21,36 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from legw.analysis import clipping, probed
-from legw.analysis.clipping import MOSTLY, SELDOM, on_base_alone
+from legw.analysis.clipping import CLIPPED_MOSTLY, CLIPPED_RARELY, on_base_alone
 from legw.analysis.curvature import Power
 from legw.analysis.noise import NoiseScale, noise_scale
 from legw.analysis.probed import Probed
 from legw.recipe import Recipe
-from legw.rules import FAR
+from legw.rules import FAR_PAST_NOISE
 from legw.runs import measurements, records
 from legw.runs.measurements import Noise
 
 Answer = Literal["holds", "does not hold", "cannot tell"]
 
-LEAST_UPDATES = 10
+MIN_UPDATES = 10
 """Fewer updates say nothing about whether the loss rises."""
 
-TIMES = (1.0, 2.0, 4.0, 8.0)
+LR_MULTIPLES = (1.0, 2.0, 4.0, 8.0)
 """Multiples of the rule's rate that are tried, until the loss rises."""
 
-HEADROOM = 2.0
+LR_HEADROOM = 2.0
 """Times the rule's rate at which the loss has still to fall."""
 
-SAME = (0.75, 1.25)
+EXPONENT_HOLDS = (0.75, 1.25)
 """Exponents of the peak's epoch against the batch that count as 1."""
 
-OTHER = (0.5, 1.5)
+EXPONENT_UNCLEAR = (0.5, 1.5)
 """Exponents below the first, or above the second, that do not."""
 
-RISE = 1.1
+RISE_RATIO = 1.1
 """The loss at the end over that at the start from which on it has risen."""
 
-PART = 0.2
+END_SHARE = 0.2
 """Share of a run's updates whose median loss is its start, and its end."""
 
 
@@ -67,7 +67,7 @@ class Verdict:
 
 
 def rises(losses: Sequence[float | None]) -> bool:
-    """Whether the loss has risen over a run: it was lost, or ends above `RISE` times its start.
+    """Whether the loss has risen over a run: it diverged, or ends above `RISE_RATIO` times its start.
 
     Args:
         losses: of each update, at least one; None where it is no number.
@@ -78,8 +78,8 @@ def rises(losses: Sequence[float | None]) -> bool:
     if any(loss is None for loss in losses):
         return True
     known = [loss for loss in losses if loss is not None]
-    count = max(round(len(known) * PART), 1)
-    return statistics.median(known[-count:]) > RISE * statistics.median(known[:count])
+    count = max(round(len(known) * END_SHARE), 1)
+    return statistics.median(known[-count:]) > RISE_RATIO * statistics.median(known[:count])
 
 
 def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
@@ -92,18 +92,18 @@ def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
     >>> of_rates({16: {1.0: False, 2.0: False}, 64: {1.0: False, 2.0: True, 4.0: True}}).answer
     'cannot tell'
     """
-    lost = [size for size, tried in risen.items() if tried[1.0]]
-    if lost:
+    diverged = [size for size, tried in risen.items() if tried[1.0]]
+    if diverged:
         return Verdict("rates", "does not hold", f"at the rule's own rate the loss rises for "
-                       f"batch {_listed(lost)}")  # fmt: skip
+                       f"batch {_listed(diverged)}")  # fmt: skip
     near = [
         size for size, tried in risen.items()
-        if any(rose for times, rose in tried.items() if times <= HEADROOM)
+        if any(rose for times, rose in tried.items() if times <= LR_HEADROOM)
     ]  # fmt: skip
     if near:
         return Verdict("rates", "cannot tell", f"the loss falls at the rule's rate, and rises at "
-                       f"{HEADROOM:g} times it for batch {_listed(near)}")  # fmt: skip
-    return Verdict("rates", "holds", f"the loss falls at the rule's rate and at {HEADROOM:g} "
+                       f"{LR_HEADROOM:g} times it for batch {_listed(near)}")  # fmt: skip
+    return Verdict("rates", "holds", f"the loss falls at the rule's rate and at {LR_HEADROOM:g} "
                    "times it, for every batch")  # fmt: skip
 
 
@@ -131,17 +131,17 @@ def of_curvature(
         f"the peak's epoch grows as batch^{power.exponent:.2f} "
         f"(95 % interval {power.low:.2f} to {power.high:.2f})"
     )
-    if SAME[0] <= power.exponent <= SAME[1]:
-        known = OTHER[0] <= power.low and power.high <= OTHER[1]
+    if EXPONENT_HOLDS[0] <= power.exponent <= EXPONENT_HOLDS[1]:
+        known = EXPONENT_UNCLEAR[0] <= power.low and power.high <= EXPONENT_UNCLEAR[1]
         answer: Answer = "holds" if known else "cannot tell"
-        why = f"{grows}, within {SAME[0]:g} to {SAME[1]:g}"
-    elif OTHER[0] <= power.exponent <= OTHER[1]:
+        why = f"{grows}, within {EXPONENT_HOLDS[0]:g} to {EXPONENT_HOLDS[1]:g}"
+    elif EXPONENT_UNCLEAR[0] <= power.exponent <= EXPONENT_UNCLEAR[1]:
         known, answer = True, "cannot tell"
-        why = f"{grows}, between {OTHER[0]:g} to {OTHER[1]:g} and {SAME[0]:g} to {SAME[1]:g}"
+        why = f"{grows}, between {EXPONENT_UNCLEAR[0]:g} to {EXPONENT_UNCLEAR[1]:g} and {EXPONENT_HOLDS[0]:g} to {EXPONENT_HOLDS[1]:g}"
     else:
         known = not power.low <= 1 <= power.high
         answer = "does not hold" if known else "cannot tell"
-        why = f"{grows}, out of {OTHER[0]:g} to {OTHER[1]:g}"
+        why = f"{grows}, out of {EXPONENT_UNCLEAR[0]:g} to {EXPONENT_UNCLEAR[1]:g}"
     wide = "" if known else "; the interval is too wide to tell: give more --seeds"
     return Verdict("curvature", answer, f"{why}{wide}")
 
@@ -176,16 +176,16 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
         return Verdict("noise", "cannot tell", "the noise scale could not be measured; give more "
                        "--updates")  # fmt: skip
     scale = f"{noise.value:.3g} examples (95 % interval {noise.low:.3g} to {noise.high:.3g})"
-    if largest <= FAR * noise.low:
-        return Verdict("noise", "holds", f"batch {largest} is at most {FAR:g} times the noise "
+    if largest <= FAR_PAST_NOISE * noise.low:
+        return Verdict("noise", "holds", f"batch {largest} is at most {FAR_PAST_NOISE:g} times the noise "
                        f"scale, {scale}")  # fmt: skip
     if not whole:
         return Verdict("noise", "cannot tell", f"over the first updates the noise scale is "
                        f"{scale}, and it grows; give more --updates")  # fmt: skip
-    if largest > FAR * noise.high:
-        return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR:g} times "
+    if largest > FAR_PAST_NOISE * noise.high:
+        return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR_PAST_NOISE:g} times "
                        f"the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
-    return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR:g} times the noise "
+    return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR_PAST_NOISE:g} times the noise "
                    f"scale, {scale}")  # fmt: skip
 
 
@@ -208,8 +208,8 @@ def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
     if any(on_base_alone(base, share) for share in known.values()):
         return Verdict("clipping", "does not hold", f"{clipped}; steps grow by less than the rate, "
                        "so tune a base with another clip_norm")  # fmt: skip
-    return Verdict("clipping", "holds", f"{clipped}; below {MOSTLY:.0%} at the smallest, or at "
-                   f"none below {SELDOM:g} times that")  # fmt: skip
+    return Verdict("clipping", "holds", f"{clipped}; below {CLIPPED_MOSTLY:.0%} at the smallest, or at "
+                   f"none below {CLIPPED_RARELY:g} times that")  # fmt: skip
 
 
 def together(verdicts: Sequence[Verdict]) -> Answer:
@@ -267,13 +267,13 @@ def judged(
         "clipped_shares": shares,
         "noise_scale": None if scale is None else asdict(scale),
         "thresholds": {
-            "headroom": HEADROOM,
-            "exponent_holds": SAME,
-            "exponent_cannot_tell": OTHER,
-            "batch_over_noise": FAR,
-            "clipped_mostly": MOSTLY,
-            "clipped_seldom": SELDOM,
-            "loss_rises_from": RISE,
+            "headroom": LR_HEADROOM,
+            "exponent_holds": EXPONENT_HOLDS,
+            "exponent_cannot_tell": EXPONENT_UNCLEAR,
+            "batch_over_noise": FAR_PAST_NOISE,
+            "clipped_mostly": CLIPPED_MOSTLY,
+            "clipped_seldom": CLIPPED_RARELY,
+            "loss_rises_from": RISE_RATIO,
         },
     } | curvature
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from legw.recipe import Recipe
 from legw.runs.records import Update
 
-MOSTLY = 0.5
+CLIPPED_MOSTLY = 0.5
 """Share of clipped updates from which on clipping says how long a base's steps are."""
 
-SELDOM = 0.5
+CLIPPED_RARELY = 0.5
 """Times the base's share below which a larger batch is clipped seldom."""
 
 
@@ -46,4 +46,4 @@ def on_base_alone(base: float, share: float) -> bool:
     >>> on_base_alone(0.98, 0.12), on_base_alone(0.98, 0.6), on_base_alone(0.3, 0.0)
     (True, False, False)
     """
-    return base >= MOSTLY and share < SELDOM * base
+    return base >= CLIPPED_MOSTLY and share < CLIPPED_RARELY * base

@@ -43,10 +43,10 @@ BACKWARD = 2 / 3
 NUMBERS_BYTES = 32
 """What the second all-reduce of an update sums: loss, weight, and what processes ask for."""
 
-LEAST_NOISE = 1e-9
+MIN_NOISE = 1e-9
 """A smaller noise scale, in examples, is as good as 0, which nothing can be divided by."""
 
-CLOSE = 1.1
+CLOSE_SHARE = 1.1
 """Of batches whose time is this close to the least, the smallest is recommended."""
 
 
@@ -336,7 +336,7 @@ def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -
 
 def _factor(option: Option, base: Recipe, noise: float) -> float:
     """Return the examples to the base's loss over the base's own, at a noise scale from 0 on."""
-    factor = examples_against(option.batch_size, base.batch_size, max(noise, LEAST_NOISE))
+    factor = examples_against(option.batch_size, base.batch_size, max(noise, MIN_NOISE))
     assert factor is not None
     return factor
 
@@ -355,7 +355,8 @@ def recommend(found: Sequence[Option]) -> Option:
         raise RecipeError(f"plan: no batch size is possible: {found[0].notes[0]}")
     least = min(map(time_of, possible))
     return min(
-        (one for one in possible if time_of(one) <= CLOSE * least), key=lambda one: one.batch_size
+        (one for one in possible if time_of(one) <= CLOSE_SHARE * least),
+        key=lambda one: one.batch_size,
     )
 
 

@@ -16,7 +16,7 @@ from legw.runs.measurements import Curvature
 SMOOTH = 5
 """Neighbouring measurements whose median stands for the one in their middle."""
 
-STAYS = 1.5
+LASTING_RATIO = 1.5
 """For good: until the run is so many times as old."""
 
 
@@ -33,7 +33,7 @@ class Peak:
 
 
 def smoothed(rows: Sequence[Curvature], width: int = SMOOTH) -> list[tuple[int, float]]:
-    """Return (update, median of the `width` measurements around it); lost ones are left out.
+    """Return (update, median of the `width` measurements around it), without those not finite.
 
     Args:
         rows: in the order of updates.
@@ -127,7 +127,7 @@ def suggested_warmup(rows: Sequence[Curvature], lr: float) -> int | None:
 
     The warmup may end where the smoothed curvature has fallen below the rate's inverse for
     good: after the last update with ``L > 1 / lr``, if it stays below for half as long again.
-    A lost measurement, whose L was not finite, counts as above.
+    A measurement that is not finite counts as above 1 / lr.
 
     Args:
         rows: of one run, in the order of updates.
@@ -148,6 +148,6 @@ def suggested_warmup(rows: Sequence[Curvature], lr: float) -> int | None:
         return 0
     last = max(high)
     update = next((row.update for row in rows if row.update > last), None)
-    if update is None or STAYS * update > rows[-1].update:
+    if update is None or LASTING_RATIO * update > rows[-1].update:
         return None
     return update

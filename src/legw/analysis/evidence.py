@@ -25,7 +25,7 @@ from legw.study import plan as study
 from legw.study.grid import differences, label
 from legw.study.plan import Row, Study, Undefined
 
-FURTHEST = ("finished", "diverged", "interrupted", "running")
+BY_PROGRESS = ("finished", "diverged", "interrupted", "running")
 """How a run has ended, from what says most to what says least."""
 
 
@@ -172,7 +172,7 @@ def _once(
     """
     kept: dict[tuple[str, str, int, int], tuple[Row, Run]] = {}
     again = []
-    for run in sorted(members, key=lambda each: FURTHEST.index(each.status)):
+    for run in sorted(members, key=lambda each: BY_PROGRESS.index(each.status)):
         variant = " ".join(part for part in (_variant(base, run), _made(members[0], run)) if part)
         row = _row(run, variant)
         same = (row.variant, row.rule, row.batch_size, row.seed)

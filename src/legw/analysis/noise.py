@@ -22,7 +22,7 @@ from legw.runs.measurements import Noise
 BLOCKS = 20
 """Most blocks of a jackknife: samples close in time are not independent, blocks nearly are."""
 
-LEAST = 5
+MIN_SAMPLES = 5
 """Fewest samples from which an interval is given."""
 
 
@@ -59,7 +59,7 @@ def noise_scale(rows: Sequence[Noise], level: float = LEVEL) -> NoiseScale:
     The interval is a block jackknife's on the ratio, with Student's quantile.
 
     Args:
-        rows: in the order of updates, at least one; lost samples are left out.
+        rows: in the order of updates, at least one; samples that are not finite are left out.
         level: confidence level, in (0, 1).
 
     >>> rows = [Noise(update=i, epoch=i / 10, trace=100.0, squared_norm=0.5, examples=8)
@@ -110,8 +110,8 @@ def jackknife_ratio(
     total_a, total_b = math.fsum(a for a, _ in pairs), math.fsum(b for _, b in pairs)
     if not total_b > 0:
         return None, None
-    count = min(blocks, max(len(pairs) // 2, LEAST))
-    if len(pairs) < LEAST:
+    count = min(blocks, max(len(pairs) // 2, MIN_SAMPLES))
+    if len(pairs) < MIN_SAMPLES:
         return total_a / total_b, None
     cuts = [round(i * len(pairs) / count) for i in range(count + 1)]
     ratios = []

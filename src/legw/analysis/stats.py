@@ -91,7 +91,8 @@ def welch(
     two sides may have different spreads and numbers of values.
 
     Args:
-        first, second: finite numbers in the same unit, at least one each.
+        first: finite numbers, at least one.
+        second: finite numbers in the unit of `first`, at least one.
         level: confidence level, in (0, 1).
 
     Raises:

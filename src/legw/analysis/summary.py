@@ -8,7 +8,7 @@ from statistics import fmean
 from legw.analysis.table import Cell, Table
 from legw.analysis.trials import best_trials
 
-MANY = 3
+MAX_LISTED = 3
 """More other rules than this are not told one by one."""
 
 SUBJECT = "legw"
@@ -98,16 +98,16 @@ def _against_base(table: Table, cell: Cell) -> str:
 
 
 def _others(table: Table, cells: Sequence[Cell], subject: Cell) -> str:
-    """Return what the other rules reach, best first, the lost ones last; of many the ends."""
+    """Return what the other rules reach, best first, diverged ones last; of many only the ends."""
     sign = -1 if table.higher_is_better else 1
     whole = sorted((c for c in cells if c.metrics), key=lambda c: sign * fmean(c.metrics))
     said = [
         f"{c.rule} {table.number(fmean(c.metrics))}{_lost(c)}{_longer(c, subject)}" for c in whole
     ]
-    if len(said) > MANY:
+    if len(said) > MAX_LISTED:
         said = [f"of the {len(said)} other rules {said[0]} at best, {said[-1]} at worst"]
-    lost = [f"{cell.rule} {_reached(table, cell)}" for cell in cells if not cell.metrics]
-    return ", ".join(said + lost)
+    diverged = [f"{cell.rule} {_reached(table, cell)}" for cell in cells if not cell.metrics]
+    return ", ".join(said + diverged)
 
 
 def _longer(cell: Cell, subject: Cell) -> str:

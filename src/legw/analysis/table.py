@@ -32,7 +32,7 @@ class Cell:
     metrics: tuple[float, ...] = ()
     """Metric of each finished run, in the order of the rows."""
     diverged: int = 0
-    """Runs whose loss was lost: a result."""
+    """Runs that have diverged: a result."""
     unfinished: int = 0
     """Runs that were stopped or killed, or are going on."""
     missing: int = 0
@@ -168,7 +168,7 @@ class Table:
         return first > second if self.higher_is_better else first < second
 
     def best(self, batch_size: int) -> Cell | None:
-        """Return the cell with the best mean at a batch size, of those without losses."""
+        """Return the cell with the best mean at a batch size, of those without diverged runs."""
         whole = [c for c in self.cells if c.batch_size == batch_size and c.metrics]
         whole = [c for c in whole if len(c.metrics) == c.total] or whole
         sign = 1 if self.higher_is_better else -1

@@ -19,7 +19,7 @@ from legw.analysis.trials import best_trials, shown_as
 from legw.runs.records import Evaluation, Run
 from legw.study.plan import BASE
 
-OURS = "legw"
+MAIN_RULE = "legw"
 """The rule whose runs, with the base's, set the usual target."""
 
 
@@ -59,7 +59,9 @@ def usual(table: Table) -> float | None:
     base = table.base_of("") if len(table.variants) == 1 else None
     if base is None or not base.metrics:
         return None
-    ended = [metric for cell in table.cells if cell.rule in (BASE, OURS) for metric in cell.metrics]
+    ended = [
+        metric for cell in table.cells if cell.rule in (BASE, MAIN_RULE) for metric in cell.metrics
+    ]
     return min(ended) if table.higher_is_better else max(ended)
 
 
@@ -74,7 +76,7 @@ def first(run: Run, target: float, *, higher_is_better: bool) -> Evaluation | No
 
 
 def reached(evidence: Evidence, target: float) -> list[Reach]:
-    """Return what each cell needed, in the table's order; of a tuned rival its best trial.
+    """Return what each cell needed, in the table's order; of a tuned optimizer its best trial.
 
     Args:
         evidence: of one study.

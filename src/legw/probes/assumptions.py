@@ -74,8 +74,8 @@ def check_assumptions(
             were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if updates < check.LEAST_UPDATES:
-        raise LegwError(f"check: updates={updates}: must be at least {check.LEAST_UPDATES}")
+    if updates < check.MIN_UPDATES:
+        raise LegwError(f"check: updates={updates}: must be at least {check.MIN_UPDATES}")
     alone()
     rule = rules.find(rule) if isinstance(rule, str) else rule
     sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)
@@ -129,7 +129,7 @@ class _Ladder:
     def rates(self, batch_size: int, seeds: Sequence[int]) -> dict[float, bool]:
         """Return whether the loss rises, for multiples of the rate, up to the first that does."""
         risen: dict[float, bool] = {}
-        for times in check.TIMES:
+        for times in check.LR_MULTIPLES:
             risen[times] = any(self._rises(batch_size, seed, times) for seed in seeds)
             if risen[times]:
                 break
@@ -145,8 +145,8 @@ class _Ladder:
             )
             self._fit(recipe, seed, folder, [])
         run = records.load(folder)
-        lost = run.summary is not None and run.summary.status == "diverged"
-        return lost or check.rises([row.loss for row in run.updates])
+        diverged = run.summary is not None and run.summary.status == "diverged"
+        return diverged or check.rises([row.loss for row in run.updates])
 
     def _fit(self, recipe: Recipe, seed: int, folder: Path, probes: Sequence[Measuring]) -> Summary:
         return short_run(

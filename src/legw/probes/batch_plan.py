@@ -22,7 +22,7 @@ from legw.train import Task
 from legw.train.dist import joined
 from legw.train.precision import Precision
 
-MOST_RUNGS = 12
+MAX_RUNGS = 12
 """Most batch sizes of a ladder that nobody chose."""
 
 
@@ -154,7 +154,7 @@ def plan_batch_size(
 def rungs(base: Recipe, task: Task, rule: Rule) -> list[int]:
     """Return the base's batch size and its doublings, as far as the rule and the data go."""
     sizes, size = [base.batch_size], base.batch_size * 2
-    while len(sizes) < MOST_RUNGS and size <= task.num_examples(base.batch_size):
+    while len(sizes) < MAX_RUNGS and size <= task.num_examples(base.batch_size):
         try:
             rules.apply(base, size, rule)
         except RecipeError:

@@ -24,7 +24,7 @@ from legw.probes.readings import Readings
 from legw.runs.measurements import Curvature
 from legw.runs.records import Manifest, Summary
 from legw.schedule import in_steps
-from legw.train.probe import Moment, Probe, seed_passes, slopes_of
+from legw.train.probe import Moment, Probe, gradient_of, seed_passes
 
 Method = Literal["difference", "exact"]
 
@@ -90,11 +90,13 @@ class Batch:
         weights: Any = 0
         for number, piece in enumerate(self.pieces):
             seed_passes(moment, "curvature", number)
-            slopes, weight = slopes_of(
+            gradients, weight = gradient_of(
                 moment.task, moment.model, piece, None, moment.parameters,
                 create_graph=create_graph,
             )  # fmt: skip
-            total = [a + b for a, b in zip(total, slopes, strict=True)] if total else list(slopes)
+            total = (
+                [a + b for a, b in zip(total, gradients, strict=True)] if total else list(gradients)
+            )
             weights = weights + weight
         return [each / weights for each in total]
 
@@ -132,8 +134,10 @@ def by_product(batch: Batch, direction: Sequence[Tensor]) -> Tensor:
     Args and Returns as for `by_difference`.
     """
     with _plain_kernels():
-        slopes = batch.gradient(create_graph=True)
-        along = torch.stack([(a * b).sum() for a, b in zip(slopes, direction, strict=True)]).sum()
+        gradients = batch.gradient(create_graph=True)
+        along = torch.stack(
+            [(a * b).sum() for a, b in zip(gradients, direction, strict=True)]
+        ).sum()
         product = torch.autograd.grad(
             along, batch.moment.parameters, allow_unused=True, materialize_grads=True
         )
@@ -190,7 +194,7 @@ class CurvatureProbe(Probe):
         batch = Batch(moment, self._ids(moment)) if self._batch is None else self._batch
         batch.moment, self._batch = moment, batch
         with full_precision():
-            value = self._measure(batch, [slope.detach() for slope in moment.slopes])
+            value = self._measure(batch, [gradient.detach() for gradient in moment.gradients])
         update, epoch, lr = moment.update, moment.epoch, self._lr(moment.update)
 
         def row(value: float) -> Curvature:

@@ -35,7 +35,7 @@ from legw.probes.readings import Readings
 from legw.runs.measurements import Noise
 from legw.runs.records import Manifest, Summary
 from legw.train.batches import derive
-from legw.train.probe import Moment, Probe, seed_passes, slopes_of
+from legw.train.probe import Moment, Probe, gradient_of, seed_passes
 
 EVERY = 100
 """Updates between two samples, if not said otherwise."""
@@ -135,7 +135,7 @@ def _gradient(moment: Moment, slots: Tensor) -> list[Tensor]:
     for part in torch.split(slots, size):
         batch, state = moment.load(part)
         seed_passes(moment, "noise", moment.update, int(part[0]))
-        slopes, weight = slopes_of(moment.task, moment.model, batch, state, moment.parameters)
-        total = [a + b for a, b in zip(total, slopes, strict=True)] if total else list(slopes)
+        gradients, weight = gradient_of(moment.task, moment.model, batch, state, moment.parameters)
+        total = [a + b for a, b in zip(total, gradients, strict=True)] if total else list(gradients)
         weights = weights + weight
     return [each / weights for each in total]

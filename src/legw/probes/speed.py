@@ -22,9 +22,9 @@ from legw.train.precision import Precision, warn_if_slow
 from legw.train.task import Task
 
 ENOUGH_SECONDS = 0.4
-"""How long each thing is timed, at least `LEAST` and at most `MOST` times."""
+"""How long each thing is timed, at least `MIN_CALLS` and at most `MAX_CALLS` times."""
 
-LEAST, MOST = 3, 50
+MIN_CALLS, MAX_CALLS = 3, 50
 
 
 def measure(
@@ -110,11 +110,11 @@ def _step(task: Task, model: torch.nn.Module, recipe: Recipe) -> Callable[[], No
         recipe: its optimizer, at a rate of 0.
     """
     optimizer = optim.for_task(task, recipe, model, lr=0.0)
-    slopes = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
 
     def rest() -> None:
-        torch.nn.utils.get_total_norm(slopes)
-        torch._foreach_mul_(slopes, 1.0)
+        torch.nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, 1.0)
         optimizer.step()
 
     return rest
@@ -146,10 +146,10 @@ def timed(
     Args:
         action: called once for nothing, then until `seconds` are spent.
         device: waited for after each call.
-        seconds: as long as this, at least `LEAST` and at most `MOST` calls.
+        seconds: as long as this, at least `MIN_CALLS` and at most `MAX_CALLS` calls.
     """
     action()
-    times = times_of(action, device, seconds, least=LEAST, most=MOST)
+    times = times_of(action, device, seconds, least=MIN_CALLS, most=MAX_CALLS)
     low, _, high = statistics.quantiles(times, n=4)
     mean = statistics.fmean(times)
     return mean, (high - low) / 2 / mean

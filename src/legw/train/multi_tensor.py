@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from legw.errors import RecipeError
-from legw.optimizers import HUGE, check_range
+from legw.optimizers import MAX_NUMBER, check_range
 
 Group = dict[str, Any]
 """A parameter group of torch: its `params` and their settings."""
@@ -32,9 +32,9 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 RANGES = {
     "momentum": (0.0, 1.0),
-    "eps": (0.0, HUGE),
-    "weight_decay": (0.0, HUGE),
-    "trust_coefficient": (1e-300, HUGE),
+    "eps": (0.0, MAX_NUMBER),
+    "weight_decay": (0.0, MAX_NUMBER),
+    "trust_coefficient": (1e-300, MAX_NUMBER),
 }
 """Accepted settings of a group: at least the first number, below the second."""
 

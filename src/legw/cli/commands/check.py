@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 from tyro.conf import arg
 
-from legw.analysis.check import LEAST_UPDATES
+from legw.analysis.check import MIN_UPDATES
 from legw.cli import output
 from legw.cli.commands import probe
 from legw.cli.options import read_seeds, task_of
@@ -41,8 +41,8 @@ class Options(probe.Runs):
 def run(options: Options) -> int:
     """Train, measure, judge, and show on what grounds."""
     kind = probe.plot_format(options)
-    if options.updates < LEAST_UPDATES:
-        raise LegwError(f"--updates={options.updates}: must be at least {LEAST_UPDATES}")
+    if options.updates < MIN_UPDATES:
+        raise LegwError(f"--updates={options.updates}: must be at least {MIN_UPDATES}")
     from legw.probes import CurvatureProbe, assumptions
 
     assumptions.alone()
