@@ -67,7 +67,7 @@ class Verdict:
 
 
 def rises(losses: Sequence[float | None]) -> bool:
-    """Whether the loss has risen over a run: it diverged, or ends above `RISE_RATIO` times its start.
+    """Whether the loss has risen over a run: it diverged, or ends above RISE_RATIO times its start.
 
     Args:
         losses: of each update, at least one; None where it is no number.
@@ -131,17 +131,19 @@ def of_curvature(
         f"the peak's epoch grows as batch^{power.exponent:.2f} "
         f"(95 % interval {power.low:.2f} to {power.high:.2f})"
     )
-    if EXPONENT_HOLDS[0] <= power.exponent <= EXPONENT_HOLDS[1]:
-        known = EXPONENT_UNCLEAR[0] <= power.low and power.high <= EXPONENT_UNCLEAR[1]
+    low, high = EXPONENT_HOLDS
+    lowest, highest = EXPONENT_UNCLEAR
+    if low <= power.exponent <= high:
+        known = lowest <= power.low and power.high <= highest
         answer: Answer = "holds" if known else "cannot tell"
-        why = f"{grows}, within {EXPONENT_HOLDS[0]:g} to {EXPONENT_HOLDS[1]:g}"
-    elif EXPONENT_UNCLEAR[0] <= power.exponent <= EXPONENT_UNCLEAR[1]:
+        why = f"{grows}, within {low:g} to {high:g}"
+    elif lowest <= power.exponent <= highest:
         known, answer = True, "cannot tell"
-        why = f"{grows}, between {EXPONENT_UNCLEAR[0]:g} to {EXPONENT_UNCLEAR[1]:g} and {EXPONENT_HOLDS[0]:g} to {EXPONENT_HOLDS[1]:g}"
+        why = f"{grows}, between {lowest:g} to {highest:g} and {low:g} to {high:g}"
     else:
         known = not power.low <= 1 <= power.high
         answer = "does not hold" if known else "cannot tell"
-        why = f"{grows}, out of {EXPONENT_UNCLEAR[0]:g} to {EXPONENT_UNCLEAR[1]:g}"
+        why = f"{grows}, out of {lowest:g} to {highest:g}"
     wide = "" if known else "; the interval is too wide to tell: give more --seeds"
     return Verdict("curvature", answer, f"{why}{wide}")
 
@@ -177,16 +179,16 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
                        "--updates")  # fmt: skip
     scale = f"{noise.value:.3g} examples (95 % interval {noise.low:.3g} to {noise.high:.3g})"
     if largest <= FAR_PAST_NOISE * noise.low:
-        return Verdict("noise", "holds", f"batch {largest} is at most {FAR_PAST_NOISE:g} times the noise "
-                       f"scale, {scale}")  # fmt: skip
+        return Verdict("noise", "holds", f"batch {largest} is at most {FAR_PAST_NOISE:g} times "
+                       f"the noise scale, {scale}")  # fmt: skip
     if not whole:
         return Verdict("noise", "cannot tell", f"over the first updates the noise scale is "
                        f"{scale}, and it grows; give more --updates")  # fmt: skip
     if largest > FAR_PAST_NOISE * noise.high:
-        return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR_PAST_NOISE:g} times "
-                       f"the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
-    return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR_PAST_NOISE:g} times the noise "
-                   f"scale, {scale}")  # fmt: skip
+        return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR_PAST_NOISE:g} "
+                       f"times the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
+    return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR_PAST_NOISE:g} times "
+                   f"the noise scale, {scale}")  # fmt: skip
 
 
 def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
@@ -208,8 +210,8 @@ def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
     if any(on_base_alone(base, share) for share in known.values()):
         return Verdict("clipping", "does not hold", f"{clipped}; steps grow by less than the rate, "
                        "so tune a base with another clip_norm")  # fmt: skip
-    return Verdict("clipping", "holds", f"{clipped}; below {CLIPPED_MOSTLY:.0%} at the smallest, or at "
-                   f"none below {CLIPPED_RARELY:g} times that")  # fmt: skip
+    return Verdict("clipping", "holds", f"{clipped}; below {CLIPPED_MOSTLY:.0%} at the "
+                   f"smallest, or at none below {CLIPPED_RARELY:g} times that")  # fmt: skip
 
 
 def together(verdicts: Sequence[Verdict]) -> Answer:
