@@ -1,16 +1,16 @@
 """Assumption check: verdicts on LEGW's assumptions for a task, by stated thresholds.
 
-Four assumptions, each with a verdict of its own:
+The check gives a verdict on each of four assumptions:
 
 - **rates**: at the rate that the rule gives, the loss falls at every batch size, and goes on
   falling at LR_HEADROOM times that rate.
-- **curvature**: the curvature along the gradient peaks at the same update for every batch, so
-  that the peak's epoch grows as batch**1.
+- **curvature**: the curvature along the gradient peaks at the same update for every batch size, so
+  the peak's epoch is proportional to the batch size.
 - **noise**: the largest batch is at most FAR_PAST_NOISE times the gradient's noise scale.
-- **clipping**: it does not make the base's steps and leave those of a larger batch alone.
+- **clipping**: it does not shorten the base's steps alone.
 
-The whole verdict is "does not hold" if one of them is, "holds" if all are, and else
-"cannot tell". No torch here.
+The whole verdict is "does not hold" if one of them is, "holds" if all are, and otherwise "cannot
+tell". This module needs no torch.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from legw.runs.measurements import Noise
 Answer = Literal["holds", "does not hold", "cannot tell"]
 
 MIN_UPDATES = 10
-"""Fewer updates say nothing about whether the loss rises."""
+"""Fewest updates from which the check can tell whether the loss rises."""
 
 LR_MULTIPLES = (1.0, 2.0, 4.0, 8.0)
-"""Multiples of the rule's rate that are tried, until the loss rises."""
+"""Multiples of the rule's learning rate that are tried in turn, until the loss rises."""
 
 LR_HEADROOM = 2.0
-"""Times the rule's rate at which the loss has still to fall."""
+"""Multiple of the rule's learning rate at which the loss must still fall."""
 
 EXPONENT_HOLDS = (0.75, 1.25)
-"""Exponents of the peak's epoch against the batch that count as 1."""
+"""Exponents of the peak's epoch against the batch size that count as 1: from, to."""
 
 EXPONENT_UNCLEAR = (0.5, 1.5)
-"""Exponents below the first, or above the second, that do not."""
+"""Exponents below the first or above the second number contradict the assumption."""
 
 RISE_RATIO = 1.1
-"""The loss at the end over that at the start from which on it has risen."""
+"""Ratio of the loss at the end to that at the start, above which the loss has risen."""
 
 END_SHARE = 0.2
-"""Share of a run's updates whose median loss is its start, and its end."""
+"""Share of a run's updates whose median loss counts as its start, and as its end."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be thought of one assumption."""
+    """The verdict on one assumption."""
 
     assumption: str
     """rates, curvature, noise or clipping."""
@@ -110,13 +110,14 @@ def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
 def of_curvature(
     power: Power | None, late: Sequence[int] = (), early: Sequence[int] = ()
 ) -> Verdict:
-    """Judge where the curvature peaks.
+    """Judge the position of the curvature's peak.
 
     Args:
-        power: how the peak's epoch grows with the batch; None for fewer than two sizes.
-        late: batch sizes whose peak lies at the end of what was measured.
-        early: those whose peak lies at its beginning: curvature that only falls has its
-            highest value in the first update of every batch, whatever the rule.
+        power: power law of the peak's epoch over the batch size; None for fewer than two sizes.
+        late: batch sizes whose peak lies at the end of the measurement.
+        early: batch sizes whose
+        peak lies at its beginning: a curvature that only falls is highest in the first update of
+        every batch, under any rule.
 
     >>> of_curvature(Power(exponent=1.1, low=0.9, high=1.3, factor=1.0, n=3)).answer
     'holds'
@@ -167,8 +168,8 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
 
     Args:
         largest: batch size, in examples.
-        noise: as measured at the smallest batch; None if it was not.
-        whole: whether over a whole run; the start of one bounds it from below alone.
+        noise: measured at the smallest batch; None without a measurement.
+        whole: whether it is over a whole run; the start of a run gives a lower bound only.
 
     >>> scale = NoiseScale(value=200.0, low=150.0, high=250.0, from_epoch=0, to_epoch=1, n=20)
     >>> of_noise(512, scale).answer, of_noise(2048, scale).answer, of_noise(800, scale).answer
@@ -195,8 +196,8 @@ def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
     """Judge the clipping.
 
     Args:
-        shares: of the updates that were clipped, for each batch size; None where steps do not
-            depend on it.
+        shares: share of clipped updates for each batch size, in [0, 1]; None where clipping does
+            not change the steps.
 
     >>> of_clipping({20: 0.98, 640: 0.12}).answer, of_clipping({20: 0.4, 640: 0.0}).answer
     ('does not hold', 'holds')
@@ -233,11 +234,11 @@ def _listed(sizes: Sequence[int]) -> str:
 def judged(
     base: Recipe, runs: Sequence[Probed], risen: dict[int, dict[float, bool]]
 ) -> dict[str, Any]:
-    """Return the verdicts and what they rest on, as plain values.
+    """Return the verdicts and the measurements behind them, as plain values.
 
     Args:
         base: the recipe before scaling.
-        runs: at the rule's rates, with what their probes have written.
+        runs: those at the rule's learning rates, with their probes' measurements.
         risen: for each batch size whether the loss rose, by multiples of the rate.
     """
     curvature = probed.curvature_result(base, runs)

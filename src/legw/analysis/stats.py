@@ -21,7 +21,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over seeds, and how well it is known."""
+    """A mean over seeds, with its interval."""
 
     mean: float
     """Mean of the values, in their unit."""

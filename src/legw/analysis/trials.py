@@ -37,7 +37,7 @@ def trials_of(table: Table) -> dict[tuple[str, str, int], list[Cell]]:
 
 
 def shown_as(table: Table, rule: str, batch_size: int, variant: str = "") -> str | None:
-    """Return under which name a rule is shown; None for a trial that is not the best.
+    """Return the name of a rule in the table; None for a trial that is not the best.
 
     >>> cells = [Cell(variant="", rule=f"tuned-adam lr={lr}", batch_size=64, metrics=(m,))
     ...          for lr, m in ((0.1, 0.8), (0.2, 0.9))]
@@ -76,9 +76,9 @@ def costs(table: Table) -> list[str]:
 
 
 def _untuned(table: Table, variant: str, batch_size: int) -> float | None:
-    """Return the epochs of a run that nothing is tuned for: legw's there, or else the base's.
+    """Return the epochs of an untuned run: legw's there, or else the base's.
 
-    Other rules tell nothing here: some train longer.
+    Other rules do not count, as some train longer.
     """
     cells = (table.find(variant, LEGW.name, batch_size), table.base_of(variant))
     return next((cell.epochs for cell in cells if cell and cell.epochs), None)

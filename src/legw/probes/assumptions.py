@@ -34,7 +34,7 @@ from legw.runs.records import Summary
 from legw.train import Settings, Task
 
 SAMPLES = 100
-"""About how many samples of the noise a run takes."""
+"""Approximate number of noise samples in a run."""
 
 
 def check_assumptions(
