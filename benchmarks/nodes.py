@@ -51,7 +51,7 @@ ADDRESSES = ("10.78.0.1", "10.78.0.2")
 BURST = "128kb"
 
 
-LEAST_SECONDS = 2.0
+MIN_SECONDS = 2.0
 """A run has as many updates as are predicted to take so long, if that is more than asked for."""
 
 
@@ -101,7 +101,7 @@ def _rounds(options: argparse.Namespace) -> int:
             rows = []
             for size, timing in zip(sizes, timings, strict=True):
                 out = Path(folder) / f"{number}-{size}"
-                updates = max(options.updates, math.ceil(LEAST_SECONDS / timing.seconds))
+                updates = max(options.updates, math.ceil(MIN_SECONDS / timing.seconds))
                 _train(task, options, size, updates=SKIPPED + 1 + updates, out=out)
                 if world.first:
                     rows.append(_row(timing, size, records.load(out)))

@@ -62,7 +62,7 @@ def race(
     name: str,
     task: Task,
     recipe: Recipe,
-    rival: Iterator[float],
+    other: Iterator[float],
     *,
     rounds: int,
     block: int = 1,
@@ -71,7 +71,7 @@ def race(
     floor: float | None = None,
     warm_up: int = WARM_UP,
 ) -> Ratio:
-    """Train with `fit`, and let a rival make as many updates after every block of its own.
+    """Train with `fit`, and let another loop make as many updates after every block of its own.
 
     Ours is the real thing: everything that `fit` does from one update to the next counts,
     the rows that it records too.
@@ -80,14 +80,15 @@ def race(
         name: of the ratio.
         task: what is trained.
         recipe: how; its length is set here.
-        rival: another loop, which makes one update when asked for its next loss.
+        other: another loop, which makes one update when asked for its next loss.
         rounds: rounds that count.
         block: updates of each side in a round.
-        precision, lanes: of ours.
+        precision: of `fit`: fp32, or bf16 (autocast).
+        lanes: of `fit`: micro-batches at once, at least 1, or auto.
         floor: what the ratio must reach.
         warm_up: rounds before those that count.
     """
-    turns = _Turns(rival, block)
+    turns = _Turns(other, block)
     way = run(task, recipe, (warm_up + rounds) * block, turns, precision=precision, lanes=lanes)
     return Ratio(name, turns.ratios[warm_up:], floor, f"micro-batch {way}")
 
@@ -126,11 +127,11 @@ def run(
 
 
 class _Turns(Observer):
-    """Times blocks of `fit`'s updates, and lets the rival run after each."""
+    """Times blocks of `fit`'s updates, and lets the other loop run after each."""
 
-    def __init__(self, rival: Iterator[float], block: int) -> None:
+    def __init__(self, other: Iterator[float], block: int) -> None:
         self.ratios: list[float] = []
-        self._rival, self._block = rival, block
+        self._other, self._block = other, block
         self._threads = torch.get_num_threads()
         self._done = 0
 
@@ -144,14 +145,14 @@ class _Turns(Observer):
         ours = time.perf_counter() - self._began
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)  # in lanes, ours leaves this thread a share of them
-        theirs = seconds(lambda: [next(self._rival) for _ in range(self._block)])
+        theirs = seconds(lambda: [next(self._other) for _ in range(self._block)])
         torch.set_num_threads(threads)
         self.ratios.append(theirs / ours)
         self._began = time.perf_counter()
 
 
 class _Unjudged:
-    """A task without its evaluation, which no rival makes."""
+    """A task without its evaluation, which no other loop makes."""
 
     metric = Metric("none")
 

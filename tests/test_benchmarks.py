@@ -55,8 +55,8 @@ def first_model(task: Task) -> nn.Module:
     return task.model()
 
 
-def assert_same_losses(rival: Iterator[float], expected: list[float]) -> None:
-    assert list(islice(rival, len(expected))) == pytest.approx(expected, rel=1e-4)
+def assert_same_losses(other: Iterator[float], expected: list[float]) -> None:
+    assert list(islice(other, len(expected))) == pytest.approx(expected, rel=1e-4)
 
 
 def test_plain_rows_train_the_same(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_an_images_step_is_timed_with_and_without_its_batch() -> None:
 
 def test_a_race_takes_turns() -> None:
     asked = count()
-    rival = (float(number) for number in asked)
-    ratio = race("name", ROWS, ROWS_RECIPE, rival, rounds=3, block=2, floor=0.5)
+    other = (float(number) for number in asked)
+    ratio = race("name", ROWS, ROWS_RECIPE, other, rounds=3, block=2, floor=0.5)
     assert next(asked) == (WARM_UP + 3) * 2, "as many updates as ours"
     assert len(ratio.values) == 3
     assert min(ratio.values) > 0

@@ -21,7 +21,7 @@ Unit = Literal["epochs", "steps", "examples", "tokens"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 """The units: passes over the data, optimizer updates, examples seen, tokens seen."""
 
-EDGE = 1e-11
+EPOCH_GUARD = 1e-11
 """Guard, in epochs, so that a boundary counts as reached in spite of rounding.
 
 It lies above the rounding errors of 10,000 epochs and below one example of a data
@@ -234,7 +234,7 @@ class Step(Decay):
         super().__post_init__()
 
     def factor(self, epoch: float, epochs: float) -> float:
-        reached = epoch + edge(epoch, EDGE)
+        reached = epoch + edge(epoch, EPOCH_GUARD)
         return float(self.rate ** sum(reached >= place for place in self._length("milestones")))
 
     def first_drop(self, epochs: float) -> float | None:
@@ -285,7 +285,7 @@ class Exponential(Decay):
             check_range(self.kind, f"{name}_{self.unit or 'epochs'}", self._length(name), least)
 
     def factor(self, epoch: float, epochs: float) -> float:
-        beyond = epoch - self._length("constant") + edge(epoch, EDGE)
+        beyond = epoch - self._length("constant") + edge(epoch, EPOCH_GUARD)
         return float(self.rate ** max(math.floor(beyond / self._length("every")) + 1, 0))
 
     def first_drop(self, epochs: float) -> float | None:
@@ -391,7 +391,7 @@ class Halving(Decay):
         check_range(self.kind, "rate", self.rate, 0, 1, above=True, closed=True)
 
     def factor(self, epoch: float, epochs: float) -> float:
-        start, near = self.begin * epochs, edge(epoch, EDGE)
+        start, near = self.begin * epochs, edge(epoch, EPOCH_GUARD)
         if epoch < start - near:
             return 1.0
         interval = (epochs - start) / self.times

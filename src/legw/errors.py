@@ -32,7 +32,7 @@ class RunError(LegwError):
 
 
 class DivergedError(LegwError):
-    """A run whose loss is lost. In a study it is a result, not a failure."""
+    """A run that has diverged: its loss is NaN, infinite or far too high. In a study, a result."""
 
 
 class LegwWarning(UserWarning):
@@ -55,7 +55,7 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-KEPT = "\u200c\u200d"
+KEPT_JOINERS = "\u200c\u200d"
 """Joiners, of which letters of some scripts are made; they move nothing."""
 
 
@@ -74,7 +74,7 @@ def clean(text: str) -> str:
 
     return "".join(
         each
-        if each.isprintable() or each in KEPT or unicodedata.category(each) == "Zs"
+        if each.isprintable() or each in KEPT_JOINERS or unicodedata.category(each) == "Zs"
         else repr(each)[1:-1]
         for each in text
     )
@@ -169,10 +169,10 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     return f"{what} '{one_line(name, 60)}' is unknown; {hint}(known: {', '.join(names)})"
 
 
-HUGE = 1e15
+MAX_NUMBER = 1e15
 """Above every number that a recipe can mean; keeps arithmetic with them finite."""
 
-MOST_COUNT = 2**53
+MAX_COUNT = 2**53
 """The largest count: up to here a float holds every whole number exactly."""
 
 
@@ -181,7 +181,7 @@ def check_count(
     name: str,
     value: object,
     least: int = 1,
-    most: int = MOST_COUNT,
+    most: int = MAX_COUNT,
     *,
     error: type[LegwError] = RecipeError,
 ) -> None:
@@ -200,9 +200,9 @@ def check_count(
     if is_count(value) and least <= value <= most:
         return
     if is_count(value) and value >= least:
-        power = "2**53 = " if most == MOST_COUNT else ""
+        power = "2**53 = " if most == MAX_COUNT else ""
         raise error(_line(what, name, value, f"must be at most {power}{most}"))
-    bound = f"at least {least}" if most == MOST_COUNT else f"{least} to {most}"
+    bound = f"at least {least}" if most == MAX_COUNT else f"{least} to {most}"
     raise error(_line(what, name, value, f"must be a whole number, {bound}"))
 
 
@@ -211,7 +211,7 @@ def check_range(
     name: str,
     value: object,
     low: float,
-    high: float = HUGE,
+    high: float = MAX_NUMBER,
     *,
     above: bool = False,
     closed: bool = False,
@@ -237,7 +237,7 @@ def check_range(
         if over and (value <= high if closed else value < high):
             return
     lower = f"{'above' if above else 'at least'} {low:g}"
-    upper = "finite" if high >= HUGE else f"{'at most' if closed else 'below'} {high:g}"
+    upper = "finite" if high >= MAX_NUMBER else f"{'at most' if closed else 'below'} {high:g}"
     raise error(_line(what, name, value, f"must be a number, {lower} and {upper}"))
 
 

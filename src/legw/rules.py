@@ -26,17 +26,17 @@ from legw.optimizers import SGD, Adam, Muon, Optimizer
 from legw.recipe import Recipe
 from legw.schedule import epoch_size, update_length
 
-FAR = 4.0
+FAR_PAST_NOISE = 4.0
 """A batch this many times the noise scale is far past it: there, twice the batch saves less
 than a tenth of the updates to the same loss."""
 
-LONG = 0.2
+LONG_WARMUP_SHARE = 0.2
 """A warmup above this share of the run gets a note."""
 
-MOST_WARMUP = 0.5
+MAX_WARMUP = 0.5
 """A warmup above this share of the run is a caution, wherever the recipe is scaled."""
 
-MOST_LENGTH = 4.0
+MAX_LENGTH = 4.0
 """A steered run ends after this many times its base's epochs, whatever it has gained."""
 
 ROUNDING = 1e-12
@@ -445,7 +445,7 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     found = [
         _no_warmup(base, rule),
         _past_the_decay(scaled),
-        long_warmup(scaled) if warmup_share(scaled) > MOST_WARMUP else "",
+        long_warmup(scaled) if warmup_share(scaled) > MAX_WARMUP else "",
         _adaptive_linear(base, rule),
         _past_the_noise(base, scaled),
         _steered(rule, scaled.batch_size / base.batch_size),
@@ -497,7 +497,7 @@ def long_warmup(scaled: Recipe) -> str:
     ''
     """
     share = warmup_share(scaled)
-    if share <= LONG * (1 + ROUNDING):
+    if share <= LONG_WARMUP_SHARE * (1 + ROUNDING):
         return ""
     option = scaled.unit if scaled.unit in ("epochs", "steps") else "epochs"
     return (
@@ -518,7 +518,7 @@ def _adaptive_linear(base: Recipe, rule: Rule) -> str:
 def _past_the_noise(base: Recipe, scaled: Recipe) -> str:
     """Warn of a batch far past the noise scale; McCandlish et al. 2018, arXiv 1812.06162."""
     noise = base.noise_scale
-    if noise is None or scaled.batch_size <= FAR * noise:
+    if noise is None or scaled.batch_size <= FAR_PAST_NOISE * noise:
         return ""
     factor = (1 + scaled.batch_size / noise) / (1 + base.batch_size / noise)
     return (
@@ -530,7 +530,7 @@ def _past_the_noise(base: Recipe, scaled: Recipe) -> str:
 
 def _steered(rule: Rule, k: float) -> str:
     said = f"{rule.name} sets rate and length while the run goes on: up to {k:g} times this rate, "
-    return f"{said}up to {min(k, MOST_LENGTH):g} times these updates" if rule.steers else ""
+    return f"{said}up to {min(k, MAX_LENGTH):g} times these updates" if rule.steers else ""
 
 
 def _few_updates(scaled: Recipe) -> str:

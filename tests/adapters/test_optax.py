@@ -128,12 +128,12 @@ def test_an_optimizer_steps_as_the_torch_one(jax: Any, data: Optimizer) -> None:
     theirs = recipe_optimizer(recipe, 1000)
     state = theirs.init(weights)
     for _ in range(updates(recipe, 1000)):
-        slopes = {n: draws.normal(size=w.shape).astype("float32") for n, w in weights.items()}
+        gradients = {n: draws.normal(size=w.shape).astype("float32") for n, w in weights.items()}
         for name, parameter in model.named_parameters():
-            parameter.grad = torch.from_numpy(slopes[name].copy())
+            parameter.grad = torch.from_numpy(gradients[name].copy())
         mine.step()
         schedule.step()
-        steps, state = theirs.update(slopes, state, weights)
+        steps, state = theirs.update(gradients, state, weights)
         weights = optax.apply_updates(weights, steps)
     for name, parameter in model.named_parameters():
         found, wanted = numpy.asarray(weights[name]), parameter.detach().numpy()
@@ -218,12 +218,12 @@ def test_muon_steps_as_the_torch_one(jax: Any, name: str, dtype: str, tolerance:
         state = theirs.init(weights)
         update = jax.jit(theirs.update)
         for _ in range(updates(recipe, 1000)):
-            slopes = {n: draws.normal(size=w.shape).astype(dtype) for n, w in weights.items()}
+            gradients = {n: draws.normal(size=w.shape).astype(dtype) for n, w in weights.items()}
             for key, parameter in model.named_parameters():
-                parameter.grad = torch.from_numpy(slopes[key].copy())
+                parameter.grad = torch.from_numpy(gradients[key].copy())
             mine.step()
             schedule.step()
-            steps, state = update(slopes, state, weights)
+            steps, state = update(gradients, state, weights)
             weights = optax.apply_updates(weights, steps)
             for key, parameter in model.named_parameters():
                 found, wanted = numpy.asarray(weights[key]), parameter.detach().numpy()
@@ -236,7 +236,7 @@ def test_hidden_may_be_a_function_of_the_parameters(jax: Any) -> None:
     from legw.adapters.optax import recipe_optimizer
 
     weights = {"a": [jax.numpy.ones((4, 3)), jax.numpy.ones(3)], "b": jax.numpy.ones((2, 2))}
-    slopes = jax.tree.map(lambda w: jax.random.normal(jax.random.key(0), w.shape), weights)
+    gradients = jax.tree.map(lambda w: jax.random.normal(jax.random.key(0), w.shape), weights)
     tree = {"a": [2, 0], "b": 1}
 
     def by_shape(params):
@@ -246,7 +246,7 @@ def test_hidden_may_be_a_function_of_the_parameters(jax: Any) -> None:
     for hidden in (tree, by_shape):
         optimizer = recipe_optimizer(muon_recipe(), 1000, hidden=hidden)
         state = jax.jit(optimizer.init)(weights)
-        found.append(jax.jit(optimizer.update)(slopes, state, weights)[0])
+        found.append(jax.jit(optimizer.update)(gradients, state, weights)[0])
     assert jax.tree.all(jax.tree.map(lambda one, two: bool((one == two).all()), *found))
     bias = found[0]["a"][1]
     assert abs(bias).tolist() == pytest.approx([0.05 / 4] * 3), "Adam's first step has length lr"

@@ -25,7 +25,7 @@ from legw.apps import Options, find, softmax
 from legw.apps.ptb import SIZES, WordTask
 from legw.apps.ptb.model import IGNORED, WordLSTM, perplexity
 from legw.apps.ptb.text import (
-    MOST_WORDS,
+    MAX_WORDS,
     PUBLISHED,
     Vocabulary,
     build,
@@ -57,6 +57,10 @@ def unrolled(
     """Return summed loss and state by the equations of Zaremba et al. 2014, section 3.
 
     Args:
+        model: the language model, of H hidden units.
+        inputs_BT: word ids, int64.
+        targets_BT: ids of the words that follow, int64.
+        state: of the layers before the window; None is 0.
         masks: factors of the embedding and of each layer's output, each (B, T, H).
     """
     streams, window = inputs_BT.shape
@@ -467,8 +471,8 @@ BAD_FOLDERS = {
         "ptb.valid.txt: has 3 tokens, the Penn Treebank's has 73760; get it again, ",
     ),
     "too many words": (
-        with_file("train.txt", " ".join(map(str, range(MOST_WORDS))).encode()),
-        f"train.txt: has {MOST_WORDS + 2} different words, more than {MOST_WORDS}; --vocab",
+        with_file("train.txt", " ".join(map(str, range(MAX_WORDS))).encode()),
+        f"train.txt: has {MAX_WORDS + 2} different words, more than {MAX_WORDS}; --vocab",
     ),
 }
 

@@ -266,7 +266,7 @@ def test_unknown_characters_of_training_are_counted(
         lines = (folder / f"train.{language}").read_text(encoding="utf-8").splitlines()
         lines[7] = line  # of both languages' 80 lines, every second is taken
         (folder / f"train.{language}").write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setattr(texts, "MOST_LINES", 40)
+    monkeypatch.setattr(texts, "MAX_LINES", 40)
     with pytest.warns(LegwWarning) as notes:
         corpus(folder)
     assert [str(note.message) for note in notes] == [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from expect import error_line
 from legw.decays import (
-    EDGE,
+    EPOCH_GUARD,
     Constant,
     Cosine,
     Decay,
@@ -141,7 +141,7 @@ def test_a_jump_is_met_through_rounding_but_not_an_example_early(drop: Any, epoc
     assert decay.factor(math.nextafter(epoch, 0), 10**5) < 1
     assert decay.factor(epoch, 10**5) < 1
     assert decay.factor(epoch - 1e-9, 10**5) == 1  # one example of a billion before
-    assert decay.factor(epoch - 2 * EDGE, 10**5) == 1
+    assert decay.factor(epoch - 2 * EPOCH_GUARD, 10**5) == 1
 
 
 @given(decays(), st.floats(0.01, 100), EPOCHS, PLACE)

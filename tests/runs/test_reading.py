@@ -212,7 +212,7 @@ def test_an_evaluation_of_another_type_is_passed_over_by_name(tmp_path: Path, ro
 def test_a_line_without_end_is_not_held_whole(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")
     path = folder / "metrics.jsonl"
-    path.write_bytes(path.read_bytes() + b"x" * 10 * reading.MOST_LINE_BYTES + b"\n{")
+    path.write_bytes(path.read_bytes() + b"x" * 10 * reading.MAX_LINE_BYTES + b"\n{")
     run = records.load(folder)
     assert len(run.updates) == 100
     assert run.problems == tuple(
@@ -224,7 +224,7 @@ def test_of_many_damaged_lines_some_are_named(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a")
     (folder / "metrics.jsonl").write_bytes(b"x\n" * 5000)
     problems = records.load(folder).problems
-    assert len(problems) == records.MOST_PROBLEMS + 1
+    assert len(problems) == records.MAX_PROBLEMS + 1
     assert problems[-1] == "and 4980 lines more"
 
 

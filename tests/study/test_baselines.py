@@ -1,4 +1,4 @@
-"""Tuned rivals: how a study asks for them, what it plans, and what is said of them."""
+"""Tuned optimizers: how a study asks for them, what it plans, and what is said of them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_rival_that_sets_what_the_grid_varies_is_refused(field: str) -> None:
     first, second = f"{field}=0.1", f"{field}=0.2"
     assert error_line(plan, replace(GRID, grid={field: (0.1, 0.2)})) == (
         f"mine: tuned-adam lr=0.001 is the same under {first} and {second} of the grid; "
-        "choose the base first, or vary what the rival does not set"
+        "choose the base first, or vary fields that --tuned does not set"
     )
 
 

@@ -26,7 +26,7 @@ USUAL = {
 }  # fmt: skip
 """What axolotl takes where they are not given."""
 
-SHARE, MOST = 0.03, 100
+WARMUP_SHARE, MAX_WARMUP = 0.03, 100
 """Its warmup where none is given: this share of the run, at most so many updates."""
 
 
@@ -118,7 +118,7 @@ def _usual_warmup(
             "axolotl: warmup_steps is not given, and is then 3 % of the run and at most 100 "
             "updates; give it, or warmup_ratio, or num_examples"
         )
-    return min(int(SHARE * updates), MOST)
+    return min(int(WARMUP_SHARE * updates), MAX_WARMUP)
 
 
 def _in_its_words(function: Any, *args: Any) -> Any:

@@ -20,7 +20,7 @@ DECIDES: tuple[Role, ...] = (
 )  # fmt: skip
 """Roles without which a recipe would be a guess."""
 
-WHOLE: dict[str, Role] = {
+WHOLE_NAMES: dict[str, Role] = {
     "update_freq": "accumulation", "iter_size": "accumulation", "subdivisions": "accumulation",
     "acc_steps": "accumulation", "grad_acc": "accumulation", "ga_steps": "accumulation",
     "n_grad_acc": "accumulation", "max_tokens": "batch", "tokens_per_step": "batch",
@@ -35,7 +35,7 @@ WHOLE: dict[str, Role] = {
 }  # fmt: skip
 """Names that are read as a whole, for their words alone do not say it."""
 
-ASIDE = frozenset({
+UNRELATED_WORDS = frozenset({
     "eval", "evaluation", "val", "valid", "validation", "test", "testing", "predict",
     "prediction", "log", "logging", "save", "saving", "ckpt", "checkpoint", "checkpointing",
     "print", "report", "infer", "inference", "generation", "generate", "decode", "decoding",
@@ -48,7 +48,7 @@ COUNTING = frozenset({
     "step", "steps", "iter", "iters", "iteration", "iterations", "update", "updates", "interval",
     "every", "freq",
 })  # fmt: skip
-LONG = frozenset({
+LENGTH_WORDS = frozenset({
     "max", "num", "n", "nb", "total", "train", "training", "end", "stop", "number", "target",
 })  # fmt: skip
 
@@ -63,10 +63,10 @@ def role_of(name: str) -> Role | None:
     """
     words = _words(name)
     whole = "_".join(words)
-    if whole in WHOLE:
-        return WHOLE[whole]
+    if whole in WHOLE_NAMES:
+        return WHOLE_NAMES[whole]
     found = set(words)
-    if found & ASIDE:
+    if found & UNRELATED_WORDS:
         return "count" if found & COUNTING else None
     return _setting(words, found) or _counting(found)
 
@@ -103,12 +103,12 @@ def _length(words: list[str], found: set[str]) -> Role | None:
     passes = {"epoch", "epochs"}
     if found & {"start", "per"}:
         return None
-    if found & passes and (found & LONG or (len(words) == 1 and "epochs" in found)):
+    if found & passes and (found & LENGTH_WORDS or (len(words) == 1 and "epochs" in found)):
         return "length"
     steps = COUNTING - {"interval", "every", "freq"}
-    if found & steps and (found & LONG or words in (["steps"], ["iters"], ["iterations"])):
+    if found & steps and (found & LENGTH_WORDS or words in (["steps"], ["iters"], ["iterations"])):
         return "length"
-    if found & {"samples", "examples"} and found & LONG:
+    if found & {"samples", "examples"} and found & LENGTH_WORDS:
         return "examples"
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from legw.adapters.forms import CARRIED, COUNTS, KEPT, Named, Setting, all_of
 
-STAYS = "has no place in a recipe, and stays"
+NO_PLACE = "has no place in a recipe, and stays"
 
 
 SETTINGS: dict[str, Setting] = {
@@ -18,8 +18,8 @@ SETTINGS: dict[str, Setting] = {
     ),
     "opt_kwargs": Named("changes settings of the optimizer, and stays"),
     "opt_args": Named("changes settings of the optimizer, and stays"),
-    "lr_decay_fn": Named(STAYS),
-    "lr_stable_timescale": Named(STAYS),
+    "lr_decay_fn": Named(NO_PLACE),
+    "lr_stable_timescale": Named(NO_PLACE),
     "epoch_repeats": Named("makes an epoch of so many passes; num_examples has to count them all"),
     "train_num_samples": Named("sets the examples of an epoch; give it as num_examples"),
     "aug_repeats": Named("has each image so many times in a batch, and stays"),

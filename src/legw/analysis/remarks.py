@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from legw.optimizers import LAMB, LARS, SGD, Adam, Muon, Optimizer
 from legw.recipe import Recipe
-from legw.rules import MOST_WARMUP, RULES, Rule, long_warmup, warmup_share
+from legw.rules import MAX_WARMUP, RULES, Rule, long_warmup, warmup_share
 
-MATTERS = 2.0
+NOTED_FACTOR = 2.0
 """Weight decay whose sum over the run changes by more than this factor is told."""
 
 EVIDENCE: dict[type[Optimizer], str] = {
@@ -64,7 +64,7 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """
     if scaled.batch_size == base.batch_size:
         return []
-    warmup = long_warmup(scaled) if warmup_share(scaled) <= MOST_WARMUP else ""
+    warmup = long_warmup(scaled) if warmup_share(scaled) <= MAX_WARMUP else ""
     found = [warmup, _decay_left(base, scaled), _coupled(base, rule),
              _average_left(base, scaled, rule), _lowest(base, scaled)]  # fmt: skip
     return [line for line in found if line]
@@ -90,7 +90,7 @@ def decay_sum_factor(base: Recipe, scaled: Recipe) -> float | None:
 
 def _decay_left(base: Recipe, scaled: Recipe) -> str:
     factor = decay_sum_factor(base, scaled)
-    if factor is None or 1 / MATTERS <= factor <= MATTERS:
+    if factor is None or 1 / NOTED_FACTOR <= factor <= NOTED_FACTOR:
         return ""
     way = f"falls {1 / factor:.2g}" if factor < 1 else f"grows {factor:.2g}"
     keeper = next(rule.name for rule in RULES.values() if rule.weight_decay_power)

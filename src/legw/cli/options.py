@@ -133,7 +133,7 @@ def file_format(name: str, path: str, known: Sequence[str]) -> str:
 
 Value = TypeVar("Value", int, str)
 
-MOST = 1000
+MAX_NUMBERS = 1000
 """Most numbers in a list of seeds or batch sizes: more is a slip of the finger."""
 
 
@@ -149,8 +149,8 @@ def read_seeds(text: str) -> tuple[int, ...]:
     if "," in text:
         return whole_numbers("--seeds", text, least=0)
     (count,) = whole_numbers("--seeds", text, least=1)
-    if count > MOST:
-        raise LegwError(f"--seeds={count}: must be at most {MOST}")
+    if count > MAX_NUMBERS:
+        raise LegwError(f"--seeds={count}: must be at most {MAX_NUMBERS}")
     return tuple(range(count))
 
 
@@ -175,8 +175,8 @@ def whole_numbers(name: str, text: str, *, least: int) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in parts)
     if min(numbers) < least:
         raise LegwError(f"{here}: must be at least {least}")
-    if len(numbers) > MOST:
-        raise LegwError(f"{here}: are {len(numbers)} numbers; at most {MOST}")
+    if len(numbers) > MAX_NUMBERS:
+        raise LegwError(f"{here}: are {len(numbers)} numbers; at most {MAX_NUMBERS}")
     return no_twice(name, numbers)
 
 

@@ -291,12 +291,14 @@ def prediction_table(found: dict[str, Any]) -> Table:
 def rates_table(found: dict[str, Any]) -> Table:
     """Return one row a batch size: whether the loss rises at multiples of the rule's rate."""
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("batch", *(f"{times:g} x rate" for times in check.TIMES)):
+    for name in ("batch", *(f"{times:g} x rate" for times in check.LR_MULTIPLES)):
         table.add_column(name, justify="right")
     sizes = {row["batch_size"] for row in found["rates"]}
     for size in sorted(sizes):
         tried = {r["times"]: r["loss_rises"] for r in found["rates"] if r["batch_size"] == size}
-        words = ("-" if t not in tried else "rises" if tried[t] else "falls" for t in check.TIMES)
+        words = (
+            "-" if t not in tried else "rises" if tried[t] else "falls" for t in check.LR_MULTIPLES
+        )
         table.add_row(str(size), *words)
     return table
 

@@ -22,9 +22,9 @@ from legw.train.precision import Precision, warn_if_slow
 from legw.train.task import Task
 
 ENOUGH_SECONDS = 0.4
-"""How long each thing is timed, at least `LEAST` and at most `MOST` times."""
+"""How long each thing is timed, at least `MIN_CALLS` and at most `MAX_CALLS` times."""
 
-LEAST, MOST = 3, 50
+MIN_CALLS, MAX_CALLS = 3, 50
 
 
 def measure(
@@ -37,15 +37,15 @@ def measure(
     lanes: bool = True,
     seconds: float = ENOUGH_SECONDS,
 ) -> Speed:
-    """Return what this device does: the time of a pass, for each micro-batch size.
+    """Return this device's speed: the time of a pass, for each micro-batch size.
 
-    Sizes go up from 16 in powers of 2 until one does not fit, or takes long and does not pay.
+    Sizes go up from 16 in powers of 2 until one does not fit, or takes long and is no faster.
     Where the task can be trained in lanes, as many micro-batches at once as there are
     threads are timed too, as `legw train` does.
 
     Args:
         task: whose loss is timed.
-        recipe: its optimizer and clipping; of its batch size, the smallest is timed.
+        recipe: its optimizer and clipping; its batch size sets the order of examples.
         world: this process; each times its own device.
         largest: most examples that a device will have of a batch, at least 1.
         precision: fp32, or bf16 (autocast).
@@ -102,7 +102,7 @@ def measure(
 
 
 def _step(task: Task, model: torch.nn.Module, recipe: Recipe) -> Callable[[], None]:
-    """Return what an update does beside its passes: the gradient's norm, its scaling, the step.
+    """Return a function for an update's work beside its passes: norm, clipping and step.
 
     Args:
         task: may name the model's output layer.
@@ -110,11 +110,11 @@ def _step(task: Task, model: torch.nn.Module, recipe: Recipe) -> Callable[[], No
         recipe: its optimizer, at a rate of 0.
     """
     optimizer = optim.for_task(task, recipe, model, lr=0.0)
-    slopes = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
 
     def rest() -> None:
-        torch.nn.utils.get_total_norm(slopes)
-        torch._foreach_mul_(slopes, 1.0)
+        torch.nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, 1.0)
         optimizer.step()
 
     return rest
@@ -138,18 +138,17 @@ def all_reduce_seconds(world: World, gradient_bytes: int, repeats: int = 10) -> 
 def timed(
     action: Callable[[], object], device: torch.device, seconds: float
 ) -> tuple[float, float]:
-    """Return the mean of an action's times, and half their middle half's range over it.
+    """Return the mean of an action's times, and half their interquartile range over the mean.
 
-    The mean, for a run's time is a sum: what now and then interrupts a pass here will
-    interrupt those of the run.
+    It is the mean, as a run's time is a sum: interruptions occur during the run, too.
 
     Args:
-        action: called once for nothing, then until `seconds` are spent.
+        action: called once before the timing, then until `seconds` are spent.
         device: waited for after each call.
-        seconds: as long as this, at least `LEAST` and at most `MOST` calls.
+        seconds: as long as this, at least `MIN_CALLS` and at most `MAX_CALLS` calls.
     """
     action()
-    times = times_of(action, device, seconds, least=LEAST, most=MOST)
+    times = times_of(action, device, seconds, least=MIN_CALLS, most=MAX_CALLS)
     low, _, high = statistics.quantiles(times, n=4)
     mean = statistics.fmean(times)
     return mean, (high - low) / 2 / mean

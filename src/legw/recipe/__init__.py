@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from legw.decays import UNITS, Constant, Decay, Unit
 from legw.errors import (
-    HUGE,
+    MAX_NUMBER,
     RecipeError,
     check_count,
     check_name,
@@ -177,8 +177,8 @@ class Recipe:
     def _check_number(self, name: str, value: object) -> None:
         if not is_number(value):
             raise self._fault(name, "must be a number")
-        if not abs(value) < HUGE:
-            raise self._fault(name, f"must be a finite number, below {HUGE:g}")
+        if not abs(value) < MAX_NUMBER:
+            raise self._fault(name, f"must be a finite number, below {MAX_NUMBER:g}")
 
     def _check_ranges(self) -> None:
         for name in ("lr", self.unit, "clip_norm", "noise_scale"):

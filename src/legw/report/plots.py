@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from legw.analysis.curves import MOST, corners, means, thin
+from legw.analysis.curves import MAX_POINTS, corners, means, thin
 from legw.analysis.evidence import Evidence
 from legw.analysis.table import Table
 from legw.analysis.targets import reached
@@ -105,7 +105,7 @@ their files; none where there is nothing to draw."""
 def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:
     """Yield for each batch size its charts of training loss and of learning rate."""
     table = best_trials(evidence.table)
-    most = max(20, min(MOST, ALL_POINTS // max(1, len(evidence.runs))))
+    most = max(20, min(MAX_POINTS, ALL_POINTS // max(1, len(evidence.runs))))
     for size in _chosen(table.batch_sizes):
         plots = []
         loss = _losses(evidence, table, size, most)
@@ -147,13 +147,13 @@ def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curv
             table.name(row.variant, rule),
             run.folder.name,
             smooth,
-            lost=here and row.status == "diverged",
+            diverged=here and row.status == "diverged",
             updates=run.manifest.num_examples / row.batch_size,
             seconds=run.updates[-1].seconds / run.updates[-1].epoch,
         )
         curves.append(curve)
         if here and len(points) > len(smooth):
-            curves.append(curve._replace(points=thin(points, most), lost=False, faint=True))
+            curves.append(curve._replace(points=thin(points, most), diverged=False, faint=True))
     return curves
 
 

@@ -107,7 +107,7 @@ def read(folder: str | Path, kind: type[Row]) -> list[Row]:
     decoder = msgspec.json.Decoder(kind)
     rows = []
     try:
-        with reading.open_plain(path, reading.MOST_METRICS_BYTES) as file:
+        with reading.open_plain(path, reading.MAX_METRICS_BYTES) as file:
             for line in reading.lines(file):
                 try:
                     rows.append(decoder.decode(line))

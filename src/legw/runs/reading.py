@@ -21,16 +21,16 @@ from typing import IO, Any, TypeVar
 
 from legw.errors import RunError, one_line, too_deep
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """Largest manifest, summary, study or table; those of real runs have some kilobytes."""
 
-MOST_METRICS_BYTES = 2**30
+MAX_METRICS_BYTES = 2**30
 """Largest file of one line an update: some seven million updates."""
 
-MOST_LINE_BYTES = 2**16
+MAX_LINE_BYTES = 2**16
 """Longest line of such a file; a row has some two hundred."""
 
-MOST_WHOLE = 2**63 - 1
+MAX_WHOLE = 2**63 - 1
 """Largest whole number, of either sign."""
 
 Record = TypeVar("Record")
@@ -75,7 +75,7 @@ def check_plain(path: Path) -> os.stat_result:
     return found
 
 
-def open_plain(path: Path, most_bytes: int = MOST_BYTES) -> IO[bytes]:
+def open_plain(path: Path, most_bytes: int = MAX_BYTES) -> IO[bytes]:
     """Open a plain file of a size that can be.
 
     Raises:
@@ -98,7 +98,7 @@ def open_plain(path: Path, most_bytes: int = MOST_BYTES) -> IO[bytes]:
     return os.fdopen(descriptor, "rb")
 
 
-def content(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+def content(path: Path, most_bytes: int = MAX_BYTES) -> bytes:
     """Return what a plain file holds.
 
     Raises:
@@ -136,10 +136,10 @@ def find(folder: Path, name: str) -> list[Path]:
 
 def lines(file: IO[bytes]) -> Iterator[bytes]:
     """Yield a file's lines; of one that is too long for a row the beginning alone."""
-    while line := file.readline(MOST_LINE_BYTES):
+    while line := file.readline(MAX_LINE_BYTES):
         yield line
-        while line and not line.endswith(b"\n") and len(line) == MOST_LINE_BYTES:
-            line = file.readline(MOST_LINE_BYTES)
+        while line and not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
+            line = file.readline(MAX_LINE_BYTES)
 
 
 def _why(error: Exception) -> str:
@@ -225,7 +225,7 @@ def _finite(text: str) -> float | None:
 
 def _whole(text: str) -> int:
     value = int(text)
-    if abs(value) > MOST_WHOLE:
+    if abs(value) > MAX_WHOLE:
         raise ValueError("a whole number is past 2**63")
     return value
 

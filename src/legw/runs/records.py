@@ -311,7 +311,7 @@ class MetricsWriter:
         with self.path.open("rb") as file:
             end = min(size, keep_bytes)
             while end:
-                begin = max(end - reading.MOST_LINE_BYTES, 0)
+                begin = max(end - reading.MAX_LINE_BYTES, 0)
                 file.seek(begin)
                 if (found := file.read(end - begin).rfind(b"\n")) >= 0:
                     end = begin + found + 1
@@ -356,7 +356,7 @@ class MetricsWriter:
 
 # Rows ------------------------------------------------------------------------
 
-MOST_PROBLEMS = 20
+MAX_PROBLEMS = 20
 """Of a damaged file so many lines are named one by one."""
 
 
@@ -369,7 +369,7 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
     if not reading.there(path):
         return
     try:
-        file = reading.open_plain(path, reading.MOST_METRICS_BYTES)
+        file = reading.open_plain(path, reading.MAX_METRICS_BYTES)
     except RunError as error:
         problems.append(f"{path.name}: {error}")
         return
@@ -387,8 +387,8 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
 
 def _some(problems: list[str]) -> tuple[str, ...]:
     """Return the first of many problems, and how many more there are."""
-    more = len(problems) - MOST_PROBLEMS
-    return (*problems[:MOST_PROBLEMS], *([f"and {more} lines more"] if more > 0 else []))
+    more = len(problems) - MAX_PROBLEMS
+    return (*problems[:MAX_PROBLEMS], *([f"and {more} lines more"] if more > 0 else []))
 
 
 def row_of_line(line: bytes) -> Update | Evaluation | None:

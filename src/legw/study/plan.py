@@ -33,10 +33,10 @@ from legw.study.grid import Grid, differences, label, variants
 BASE = "base"
 """What the run at the base batch is called, whatever the rule."""
 
-MOST_STRETCH = 4.0
+MAX_STRETCH = 4.0
 """A rule that trains longer the larger the batch is followed up to so many times the epochs."""
 
-MOST_RUNS = 10_000
+MAX_RUNS = 10_000
 """Most runs of one study: more is a slip of the finger, or a file made to do harm."""
 
 FORMAT = 1
@@ -66,7 +66,7 @@ class Study:
     grid: Grid = field(default_factory=dict)
     """Fields of the base recipe to vary, each with its values. Every combination is a
     base of its own."""
-    tuned: baselines.Rivals = field(default_factory=dict)
+    tuned: baselines.TunedGrids = field(default_factory=dict)
     """Optimizers that are tuned at each batch size but the base's, with their grids; under
     a grid of bases once for each of them."""
     holdout: str = "test"
@@ -162,7 +162,7 @@ def plan(study: Study) -> Plan:
 
     Raises:
         RecipeError: an unknown rule or field, a batch size below 1, a base that cannot
-            be, or a rival that tunes what the grid varies.
+            be, or a tuned optimizer that sets a field of the grid.
     """
     _check_size(study)
     found = [rules.find(name) for name in study.rules]
@@ -199,19 +199,19 @@ def _check_size(study: Study) -> None:
     bases = math.prod(len(values) for values in study.grid.values())
     trials = sum(math.prod(len(each) for each in one.values()) for one in study.tuned.values())
     count = bases * len(study.batch_sizes) * len(study.seeds) * (len(study.rules) + trials)
-    if count > MOST_RUNS:
+    if count > MAX_RUNS:
         raise RecipeError(
-            f"{study.base.name}: a study of up to {count} runs; at most {MOST_RUNS} can be planned"
+            f"{study.base.name}: a study of up to {count} runs; at most {MAX_RUNS} can be planned"
         )
 
 
 def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:
     """Apply a rule, unless its runs would grow too long to be compared."""
     stretch = (batch_size / base.batch_size) ** rule.stretch_power
-    if stretch > MOST_STRETCH * (1 + rules.ROUNDING):
+    if stretch > MAX_STRETCH * (1 + rules.ROUNDING):
         raise RecipeError(
             f"{base.name}: batch_size={batch_size}: {rule.name} would train {stretch:g} times "
-            f"as long; a study goes to {MOST_STRETCH:g} times"
+            f"as long; a study goes to {MAX_STRETCH:g} times"
         )
     return rules.apply(base, batch_size, rule)
 

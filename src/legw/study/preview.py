@@ -55,7 +55,7 @@ def cautions(plan: Plan) -> list[str]:
     """Return what deserves a second look about the planned recipes, each thing once."""
     where: dict[tuple[int, str], list[str]] = {}
     for run in plan.runs:
-        if run.rule == BASE or baselines.rival(run.rule):
+        if run.rule == BASE or baselines.tuned_optimizer(run.rule):
             continue
         for line in rules.cautions(run.base, run.recipe, rules.find(run.rule)):
             said = line.removeprefix(f"{run.base.name}: ")

@@ -18,7 +18,7 @@ from legw.study import durations
 from legw.study import plan as study
 from legw.study.plan import Planned, Row
 
-TAIL = 16_384
+TAIL_BYTES = 16_384
 """Bytes at the end of metrics.jsonl that are read."""
 
 
@@ -155,9 +155,9 @@ def last_rows(path: Path) -> tuple[Update | None, Evaluation | None]:
     """Return the last update and the last evaluation at a file's end; None if there is none."""
     found: dict[str, Update | Evaluation] = {}
     try:
-        with reading.open_plain(path, reading.MOST_METRICS_BYTES) as file:
-            file.seek(max(path.stat().st_size - TAIL, 0))
-            lines = file.read(TAIL).splitlines()
+        with reading.open_plain(path, reading.MAX_METRICS_BYTES) as file:
+            file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
+            lines = file.read(TAIL_BYTES).splitlines()
     except (OSError, RunError):
         return None, None
     for line in lines:  # the first may be cut off at its beginning, the last half-written

@@ -25,7 +25,7 @@ from legw.train.hardware import seed_draws
 from legw.train.precision import Precision, autocast
 from legw.train.task import State, Task
 
-AHEAD = 4
+PREFETCHED = 4
 """Number of micro-batches that `Task.prefetch` announces in advance."""
 
 
@@ -265,7 +265,7 @@ class GlobalBatch:
         if self._prefetch is None:
             return
         began = time.perf_counter()
-        for ahead in range(max(number, self._announced + 1), number + AHEAD + 1):
+        for ahead in range(max(number, self._announced + 1), number + PREFETCHED + 1):
             update, index = divmod(ahead, len(self.parts))
             slots = self.parts[index]
             ids = self.batches.ids(update)[slots]

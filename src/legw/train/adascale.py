@@ -31,7 +31,7 @@ from legw.recipe import Recipe
 from legw.train.accumulation import GlobalBatch, Gradient
 from legw.train.batches import split
 
-LEAST_VARIANCE = 1e-6
+MIN_VARIANCE = 1e-6
 """`sigma2` is taken as at least this, so that the gain stays defined."""
 
 
@@ -56,7 +56,7 @@ def variances(
     (2.6666666666666665, 0.33333333333333337)
     """
     sigma2 = scale / (count - 1) * (mean_square - square)
-    return max(sigma2, LEAST_VARIANCE), max(square - sigma2 / scale, 0.0)
+    return max(sigma2, MIN_VARIANCE), max(square - sigma2 / scale, 0.0)
 
 
 @dataclass
@@ -85,10 +85,11 @@ class AdaScale:
         """Take an update's micro-gradients; return how many updates it is worth.
 
         Args:
-            mean_square, square: as for `variances`.
+            mean_square: weighted mean of the micro-gradients' squared norms, at least `square`.
+            square: squared norm of the global batch's gradient, at least 0.
         """
         if not (math.isfinite(mean_square) and math.isfinite(square)):
-            return 1.0  # the loss is lost, and the loop is about to see it
+            return 1.0  # diverged, which the loop is about to detect
         sigma2, mu2 = variances(mean_square, square, count=self.count, scale=self.scale)
         keep = max(1 - self.scale / 1000, 0.0)
         if self.sigma2 is not None and self.mu2 is not None:

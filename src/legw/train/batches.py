@@ -92,7 +92,8 @@ def split(
     Args:
         batch_size: examples per update, at least 1.
         micro_batch_size: examples per forward and backward pass, at least `group`.
-        rank, world_size: which of how many processes.
+        rank: number of this process, from 0 to ``world_size - 1``.
+        world_size: number of processes, at least 1.
         group: examples that must stay together (batch-norm groups), at least 1.
 
     Raises:

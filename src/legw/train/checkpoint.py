@@ -30,7 +30,7 @@ from legw.train.checkpoint_content import DamagedError, Expected, OtherModelErro
 from legw.train.divergence import Divergence
 from legw.train.hardware import out_of_memory
 
-KEPT = 2
+CHECKPOINTS_KEPT = 2
 """How many checkpoints stay in a run folder."""
 
 
@@ -112,7 +112,7 @@ def save(folder: Path, updates: int, content: dict[str, Any]) -> Path:
     write_atomically(path, buffer.getvalue())
     found = paths(folder)
     place = found.index(path) + 1
-    for old in found[: max(place - KEPT, 0)] + found[place:]:
+    for old in found[: max(place - CHECKPOINTS_KEPT, 0)] + found[place:]:
         with contextlib.suppress(OSError):
             old.unlink()
     return path

@@ -21,7 +21,7 @@ from legw.errors import RunError, one_line, shown, too_deep
 from legw.runs.reading import at_least, typed
 from legw.train.divergence import WINDOW
 
-FREE = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
+NOT_COMPARED = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
 """Settings of optimizer groups that are set at each update, or that change the speed and not the
 result. The run keeps its own values of these."""
 
@@ -286,7 +286,7 @@ def _check_groups(found: list[Any], optimizer: Optimizer) -> None:
         if not whole or numbers != ours["params"]:
             raise OtherModelError("optimizer: its groups have other parameters")
         for name, value in ours.items():
-            if name in FREE or name not in theirs:
+            if name in NOT_COMPARED or name not in theirs:
                 continue
             other = theirs[name]
             if type(other) is not type(value) or other != value:

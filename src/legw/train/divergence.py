@@ -41,10 +41,10 @@ class Divergence:
         lowest = self.lowest = min(self.lowest, mean)
         rose = f"the mean loss over {WINDOW} updates rose to {mean:.4g}, "
         if lowest > 0:
-            lost = mean > 4 * lowest and mean > self.first
-            return f"{rose}over 4 times its lowest ({lowest:.4g})" if lost else ""
-        lost = mean - lowest > 3 * max(-lowest, abs(self.first))
-        return f"{rose}far above its lowest ({lowest:.4g}) and the first" if lost else ""
+            diverged = mean > 4 * lowest and mean > self.first
+            return f"{rose}over 4 times its lowest ({lowest:.4g})" if diverged else ""
+        diverged = mean - lowest > 3 * max(-lowest, abs(self.first))
+        return f"{rose}far above its lowest ({lowest:.4g}) and the first" if diverged else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""

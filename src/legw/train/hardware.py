@@ -86,8 +86,9 @@ def times_of(
     Args:
         action: called until `seconds` are spent, at least `least` and at most `most` times.
         device: waited for after each call.
-        seconds: at least 0.
-        least, most: calls.
+        seconds: time to spend, at least 0.
+        least: fewest calls, at least 1.
+        most: most calls, at least `least`.
     """
     times: list[float] = []
     while len(times) < least or (sum(times) < seconds and len(times) < most):

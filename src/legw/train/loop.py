@@ -255,7 +255,7 @@ class _Run:
             save_due = self._update(update)
             if self.course.ends_epoch(update):
                 self.recorder.read_back()
-            if self.recorder.lost:
+            if self.recorder.diverged:
                 return
             self.position.updates = update + 1
             if self.course.ends_epoch(update):
@@ -351,9 +351,9 @@ class _Run:
         return summary
 
     def _summary(self) -> Summary:
-        lost = self.recorder.lost
-        status: Status = "diverged" if lost else "interrupted"
-        if not lost and self.position.updates == self.course.updates:
+        diverged = self.recorder.diverged
+        status: Status = "diverged" if diverged else "interrupted"
+        if not diverged and self.position.updates == self.course.updates:
             status = "finished"
         finished = status == "finished"
         costs = {name: round(value, 3) for name, value in vars(self.global_batch.costs).items()}
@@ -366,7 +366,8 @@ class _Run:
             examples=self.position.updates * self.recipe.batch_size,
             wall_seconds=round(time.perf_counter() - self.started, 3),
             metrics=self.final_metrics,
-            reason=lost or (self.course.said(self.position.updates) if finished else self.stopped),
+            reason=diverged
+            or (self.course.said(self.position.updates) if finished else self.stopped),
             epochs=self.course.epochs(self.position.updates),
             costs={**costs, "peak_memory_bytes": peak_memory(self.world.device)},
         )
@@ -383,7 +384,7 @@ class _Run:
     def _save(self) -> None:
         """Write a checkpoint, after all rows of metrics before it."""
         self.recorder.read_back()  # waits for a GPU, which is training time
-        if self.recorder.lost:
+        if self.recorder.diverged:
             return
         began = time.perf_counter()
         carried = self.global_batch.gather_carried()

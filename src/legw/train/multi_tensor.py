@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from legw.errors import HUGE, RecipeError, check_range
+from legw.errors import MAX_NUMBER, RecipeError, check_range
 
 Group = dict[str, Any]
 """A parameter group of torch: its `params` and their settings."""
@@ -31,9 +31,9 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 RANGES = {
     "momentum": (0.0, 1.0),
-    "eps": (0.0, HUGE),
-    "weight_decay": (0.0, HUGE),
-    "trust_coefficient": (1e-300, HUGE),
+    "eps": (0.0, MAX_NUMBER),
+    "weight_decay": (0.0, MAX_NUMBER),
+    "trust_coefficient": (1e-300, MAX_NUMBER),
 }
 """Accepted settings of a group: at least the first number, below the second."""
 

@@ -29,20 +29,20 @@ class Moment:
     """One update of a run, after its gradient is formed and before its step."""
 
     task: Task
-    """What is trained."""
+    """Task that is trained."""
     model: nn.Module
     """The model, without the wrapper for several processes."""
     recipe: Recipe
-    """How it is trained."""
+    """Recipe of the run."""
     seed: int
-    """The run's."""
+    """Seed of the run."""
     update: int
-    """Which update, from 0."""
+    """Number of the update, from 0."""
     epoch: float
-    """Position at its end, in epochs."""
+    """Position at the update's end, in epochs."""
     gradient: Gradient
     """The global batch's loss, and its gradient's norm before clipping."""
-    slopes: Sequence[Tensor]
+    gradients: Sequence[Tensor]
     """The gradient after clipping, one tensor for each of `parameters`; not to be changed."""
     parameters: Sequence[nn.Parameter]
     """The weights that have a gradient."""
@@ -85,7 +85,8 @@ def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: 
 
     Args:
         probes: those that measure at this update.
-        batch: the global batch whose gradient was just formed. update: its number, from 0.
+        batch: the global batch whose gradient was just formed.
+        update: its number, from 0.
         gradient: its loss and norms.
     """
     weights = [p for p in batch.model.parameters() if p.requires_grad and p.grad is not None]
@@ -97,7 +98,7 @@ def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: 
         update=update,
         epoch=(update + 1) * batch.recipe.batch_size / batch.num_examples,
         gradient=gradient,
-        slopes=[p.grad for p in weights if p.grad is not None],
+        gradients=[p.grad for p in weights if p.grad is not None],
         parameters=weights,
         micro_batch_size=batch.micro_batch_size,
         group=batch.group,
@@ -110,7 +111,7 @@ def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: 
             probe.measure(moment)
 
 
-def slopes_of(
+def gradient_of(
     task: Task,
     model: nn.Module,
     batch: Any,

@@ -42,8 +42,8 @@ class Recorder:
         position: how far the run is; the recorder adds up its losses.
         clock: returns the training time so far, in seconds.
         observers: called at each update and evaluation.
-
-        keep_bytes: length of metrics.jsonl to keep, in bytes; later rows are dropped."""
+        keep_bytes: length of metrics.jsonl to keep, in bytes; later rows are dropped.
+    """
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Recorder:
         self._metrics = records.MetricsWriter(folder, keep_bytes) if folder else None
         if self._metrics and self._metrics.lacking:
             warnings.warn(self._metrics.lacking, LegwWarning, stacklevel=2)
-        self.lost = ""
+        self.diverged = ""
         """Why the run has diverged; empty while it has not."""
 
     def add(self, update: int, gradient: Gradient, lr: float) -> None:
@@ -88,7 +88,7 @@ class Recorder:
         began, count = self._position.seconds, len(self._unread)
         share = (self._clock() - began) / count
         for index, unread in enumerate(self._unread):
-            if self.lost:
+            if self.diverged:
                 break
             loss, grad_norm = numbers[2 * index : 2 * index + 2]
             self._write(self._row(unread, loss, grad_norm, began + (index + 1) * share))
@@ -100,8 +100,8 @@ class Recorder:
         position.seconds = seconds
         position.since_evaluation.add(loss)
         self._add_to_last_epoch(unread.update * batch_size, loss)
-        self.lost = position.divergence.add(loss)
-        if self.lost:
+        self.diverged = position.divergence.add(loss)
+        if self.diverged:
             position.updates = unread.update + 1
         return Update(
             update=unread.update,

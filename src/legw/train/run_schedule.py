@@ -28,7 +28,7 @@ class RunSchedule:
         self.steered = rules.steers(rule, recipe, base)
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         self.num_examples = task.num_examples(recipe.batch_size)
-        most = recipe.with_lengths(rules.MOST_LENGTH * recipe.length, recipe.warmup)
+        most = recipe.with_lengths(rules.MAX_LENGTH * recipe.length, recipe.warmup)
         longest = most if self.steered else recipe
         self.updates = schedule.updates(longest, self.num_examples)
         """Updates of the run; for a steered run an upper bound, until it has ended."""

@@ -30,10 +30,10 @@ from legw.apps.images.decode import BrokenImageError, decoded
 from legw.apps.images.tree import Tree
 from legw.errors import RunError
 
-MOST_AHEAD = 8
+MAX_AHEAD = 8
 """Requests kept that nobody has taken yet; the oldest is dropped for a ninth."""
 
-LEAST_CHUNK = 8
+MIN_CHUNK = 8
 """Fewest images that are worth a message to a worker."""
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -82,7 +82,7 @@ class Workers:
         if self.count:
             with self._lost_is_an_error():
                 self._ahead[_key(names, seeds)] = self._submit(names, seeds)
-            while len(self._ahead) > MOST_AHEAD:
+            while len(self._ahead) > MAX_AHEAD:
                 _, dropped = self._ahead.popitem(last=False)
                 for future in dropped:
                     future.cancel()
@@ -129,7 +129,7 @@ class Workers:
         if self._pool is None:
             context = multiprocessing.get_context(METHOD)
             self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
-        size = max(LEAST_CHUNK, -(-len(names) // self.count))
+        size = max(MIN_CHUNK, -(-len(names) // self.count))
         stub = self.tree.stub()
         return [
             self._pool.submit(

@@ -25,7 +25,7 @@ from legw.errors import DataError, LegwWarning, one_line
 END = "<eos>"
 UNKNOWN = "<unk>"
 
-MOST_WORDS = 100_000
+MAX_WORDS = 100_000
 """Most words of a vocabulary whose size nobody chose: beyond it the softmax is all there is."""
 
 PUBLISHED = {"train": 929_589, "valid": 73_760, "test": 82_430}
@@ -104,7 +104,7 @@ def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
     Args:
         folder: with the files that `find_texts` finds.
         limit: most words in the vocabulary, `<eos>` and `<unk>` among them, at least 3;
-            rarer words become `<unk>`. None takes all, up to `MOST_WORDS`.
+            rarer words become `<unk>`. None takes all, up to `MAX_WORDS`.
 
     Raises:
         DataError: a file is missing, empty, no UTF-8 text or not the published one, or
@@ -209,9 +209,9 @@ def _read_train(path: Path, limit: int | None) -> tuple[Tensor, Vocabulary]:
         ids.append(1)
     text = _tensor(ids)
     counts = torch.bincount(text, minlength=len(numbers))
-    if limit is None and len(numbers) > MOST_WORDS:
+    if limit is None and len(numbers) > MAX_WORDS:
         raise DataError(
-            f"{path}: has {len(numbers)} different words, more than {MOST_WORDS}; "
+            f"{path}: has {len(numbers)} different words, more than {MAX_WORDS}; "
             f"--vocabulary N keeps the N most frequent and makes the rest {UNKNOWN}"
         )
     vocabulary = build(dict(zip(numbers, counts.tolist(), strict=True)), limit)

@@ -74,21 +74,21 @@ def _slopes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, keys and direction, from that of the scores."""
     direction = direction_H.to(slope_TBS.dtype)
-    query_slope_TBH = slope_TBS.new_empty(query_TBH.shape)
-    keys_slope_BSH = slope_TBS.new_zeros(keys_BSH.shape)
+    query_gradient_TBH = slope_TBS.new_empty(query_TBH.shape)
+    keys_gradient_BSH = slope_TBS.new_zeros(keys_BSH.shape)
     share_H = torch.zeros_like(direction)
     for piece, sigmoid_RBSH in _sigmoids(query_TBH, keys_BSH):
         slope_RBS = slope_TBS[piece]
         share_H.addmv_(sigmoid_RBSH.flatten(0, 2).t(), slope_RBS.flatten())
-        # The slope of 1 - 2 sigmoid(-2x) is 4 sigmoid (1 - sigmoid); the 4 comes last.
+        # The gradient of 1 - 2 sigmoid(-2x) is 4 sigmoid (1 - sigmoid); the 4 comes last.
         bend_RBSH = torch.addcmul(
             sigmoid_RBSH, sigmoid_RBSH, sigmoid_RBSH, value=-1, out=sigmoid_RBSH
         )
-        query_slope_TBH[piece] = torch.matmul(slope_RBS[:, :, None], bend_RBSH)[:, :, 0]
-        keys_slope_BSH += bend_RBSH.mul_(slope_RBS[..., None]).sum(0)
+        query_gradient_TBH[piece] = torch.matmul(slope_RBS[:, :, None], bend_RBSH)[:, :, 0]
+        keys_gradient_BSH += bend_RBSH.mul_(slope_RBS[..., None]).sum(0)
     return (
-        query_slope_TBH.mul_(4 * direction).to(query_TBH.dtype),
-        keys_slope_BSH.mul_(4 * direction).to(keys_BSH.dtype),
+        query_gradient_TBH.mul_(4 * direction).to(query_TBH.dtype),
+        keys_gradient_BSH.mul_(4 * direction).to(keys_BSH.dtype),
         (slope_TBS.sum() - 2 * share_H).to(direction_H.dtype),
     )
 

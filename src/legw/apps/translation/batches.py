@@ -108,8 +108,10 @@ def order(
     equal targets: a later batch with a longer source may take more.
 
     Args:
-        source_lengths_M, target_lengths_M: tokens of each pair, int64 of shape (M,).
-        seed, epoch: of the shuffling.
+        source_lengths_M: source tokens of each pair, int64 of shape (M,).
+        target_lengths_M: target tokens of each pair, int64 of shape (M,).
+        seed: seed of the shuffling, a whole number.
+        epoch: number of the epoch, from 0; each is shuffled differently.
         batch_size: pairs of a batch, at least 1.
 
     Returns:
@@ -153,7 +155,8 @@ def padding_share(
     """Return the share of padding in all tokens that are computed, in [0, 1).
 
     Args:
-        source_lengths_M, target_lengths_M: tokens of each pair, int64 of shape (M,).
+        source_lengths_M: source tokens of each pair, int64 of shape (M,).
+        target_lengths_M: target tokens of each pair, int64 of shape (M,).
         ids_M: the pairs in the order in which they are read.
         micro_batch_size: pairs that are padded to the longest of them, at least 1.
         batch_size: pairs that are cut into micro-batches anew each time, at least 1; None

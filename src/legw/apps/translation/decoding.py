@@ -29,10 +29,10 @@ never cut, so that one alone may have more."""
 CHECK = 8
 """Steps between two looks which sentences have ended."""
 
-NEVER = END
+FIRST_ALLOWED = END
 """Subwords below this id are in no translation: padding, unknown, begin."""
 
-MOST_PENALTY = 10
+MAX_PENALTY = 10
 """The largest penalty: far above any of use, and in single precision the scores of lines of
 up to 40,000 tokens still differ."""
 
@@ -61,7 +61,7 @@ class Search:
     def __post_init__(self) -> None:
         check_count("", "beam", self.beam, most=1000, error=RunError)
         for name in ("length_penalty", "coverage_penalty"):
-            check_range("", name, getattr(self, name), 0, MOST_PENALTY, closed=True, error=RunError)
+            check_range("", name, getattr(self, name), 0, MAX_PENALTY, closed=True, error=RunError)
 
 
 @torch.no_grad()
@@ -127,7 +127,7 @@ def greedy(model: GNMT, source_BS: Tensor, limits_B: Tensor, longest: int) -> Te
     for step in range(1, longest + 1):
         hidden_TBH, _, states = model.decode(ids_B[:, None], memory, states)
         logits_BV = model.classify(hidden_TBH[0])
-        logits_BV[:, :NEVER] = -math.inf
+        logits_BV[:, :FIRST_ALLOWED] = -math.inf
         ids_B = torch.where(limits_B == step, END, logits_BV.argmax(1)).masked_fill(done_B, PAD)
         done_B = done_B | (ids_B == END)
         written_BT[places_B, step - 1] = ids_B
@@ -231,7 +231,7 @@ class _Beams:
         last_R1 = self.written_BKT[:, :, -1].reshape(-1, 1)
         hidden_TRH, weights_TRS, self.states = self.model.decode(last_R1, self.memory, self.states)
         logs_RV = self.model.classify(hidden_TRH[0]).log_softmax(1)
-        logs_RV[:, :NEVER] = -math.inf
+        logs_RV[:, :FIRST_ALLOWED] = -math.inf
         self.covered_BKS = self.covered_BKS + weights_TRS[0].view_as(self.covered_BKS)
         logs_BKV: Tensor = self.logs_BK[:, :, None] + logs_RV.view(*self.logs_BK.shape, -1)
         return logs_BKV

@@ -31,7 +31,7 @@ included: B * S * T. For one target token there may be more."""
 def perplexity(
     model: GNMT, source: Sequence[Sequence[int]], target: Sequence[Sequence[int]]
 ) -> float:
-    """Return exp of the mean loss of a target subword, `END` among them; infinite where lost.
+    """Return exp of the mean loss of a target subword, `END` included; infinite if it is NaN.
 
     Args:
         model: in evaluation mode, in which its loss is not smoothed.

@@ -23,7 +23,7 @@ from legw.apps.translation.batches import Pairs
 from legw.apps.translation.model import BEGIN, END, PAD, UNKNOWN
 from legw.errors import DataError, LegwWarning, one_line
 
-MOST_LINES = 2_000_000
+MAX_LINES = 2_000_000
 """Most lines, of both languages together, that subwords are learned from: of more, every
 second, third, ... is taken."""
 
@@ -145,8 +145,9 @@ def read_corpus(
 
     Args:
         folder: with the files that `find_pair` finds.
-        source, target: the files' endings.
-        num_subwords: of both languages together.
+        source: ending of the source language's files, such as `de`.
+        target: ending of the target language's files, another one.
+        num_subwords: subwords of both languages together, at least 1.
         most_tokens: pairs with more subwords on one side are left out of training.
 
     Raises:
@@ -160,7 +161,7 @@ def read_corpus(
     path, _ = paths["train"]
     train = _without_empty(parts["train"], path)
     lines = [*train.source, *train.target]
-    subwords = learn(lines[:: -(-len(lines) // MOST_LINES)], num_subwords)
+    subwords = learn(lines[:: -(-len(lines) // MAX_LINES)], num_subwords)
     pairs = _encoded(subwords, train, path, most_tokens)
     for language, rows in ((source, pairs.source_MS), (target, pairs.target_MT)):
         _note_unknown(int((rows == UNKNOWN).sum()), f"train {language}")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 from tyro.conf import arg
 
-from legw.analysis.check import LEAST_UPDATES
+from legw.analysis.check import MIN_UPDATES
 from legw.cli import output
 from legw.cli.commands import probe
 from legw.cli.options import read_seeds, task_of
@@ -41,7 +41,7 @@ class Options(probe.Runs):
 def run(options: Options) -> int:
     """Train, measure, judge, and show on what grounds."""
     kind = probe.plot_format(options)
-    check_count("", "--updates", options.updates, LEAST_UPDATES)
+    check_count("", "--updates", options.updates, MIN_UPDATES)
     from legw.probes import CurvatureProbe, assumptions
 
     assumptions.alone()

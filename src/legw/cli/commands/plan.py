@@ -218,7 +218,7 @@ def reasons(
     )  # fmt: skip
     lines = [
         f"* take batch {best.batch_size}: {duration(cost.time_of(best), 3)} to {goal}{faster}; "
-        f"of those within {cost.CLOSE - 1:.0%} of the least time it is the smallest"
+        f"of those within {cost.CLOSE_SHARE - 1:.0%} of the least time it is the smallest"
     ]
     lines.append(_sureness(best, speed, noise))
     if network.devices > 1:

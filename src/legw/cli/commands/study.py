@@ -79,7 +79,7 @@ class Options:
         UseAppendAction[tuple[str, ...]],
         arg(metavar="'OPTIMIZER FIELD=V,V,...'", help_behavior_hint=""),
     ] = ()
-    """A rival that is tuned at the large batches, as in 'adam lr=0.001,0.002'; may be given
+    """An optimizer that is tuned at the large batches, as in 'adam lr=0.001,0.002'; may be given
     more than once. Its best trial is compared, and all its trials are its cost."""
     epochs: Number = None
     """Length of every run, if not the base recipe's."""

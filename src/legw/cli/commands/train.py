@@ -272,7 +272,7 @@ def too_few(task: Task, recipe: Recipe) -> list[str]:
 
 # The dry run: what a run would be and cost -----------------------------------------------
 
-MOST_NAMES = 12
+MAX_NAMES = 12
 """Names of tensors in a line; JSON has all of them."""
 
 
@@ -358,8 +358,8 @@ def _shortened(group: str) -> str:
     'AdamW: w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11 and 2 more'
     """
     names = group.split(", ")
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _rate(rate: float) -> str:

@@ -34,7 +34,7 @@ LOOKS = {
 }
 """The color of each state, where there are colors."""
 
-MOST = 40
+MAX_ROWS = 40
 """Most runs that are shown one by one: the running ones before the others."""
 
 
@@ -108,7 +108,7 @@ def table_of(view: View) -> Table:
     table.add_column("", width=12)
     for name in ("epoch", "loss", "metric", "left"):
         table.add_column(name, justify="right", no_wrap=True)
-    shown = sorted(view.runs, key=lambda run: run.status != "running")[:MOST]
+    shown = sorted(view.runs, key=lambda run: run.status != "running")[:MAX_ROWS]
     for run in sorted(shown, key=view.runs.index):
         table.add_row(*_cells(run))
     return table
@@ -140,7 +140,7 @@ def below(view: View, now: datetime) -> list[str]:
     if view.seconds_left is not None:
         end = now + timedelta(seconds=view.seconds_left)
         line += f"; the last ends in about {duration(view.seconds_left)}, at {end:%a %H:%M}"
-    hidden = len(view.runs) - MOST
+    hidden = len(view.runs) - MAX_ROWS
     lines = [line] + ([f"and {hidden} more that are not shown"] if hidden > 0 else [])
     if counts.get("stopped"):
         lines.append("stopped: no process works on it; the command that began it goes on with it")

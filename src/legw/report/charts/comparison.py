@@ -41,7 +41,7 @@ class Curve(NamedTuple):
     """(epoch, value), epochs ascending."""
     faint: bool = False
     """Whether it lies behind a smoothed curve of the same run."""
-    lost: bool = False
+    diverged: bool = False
     """Whether the run diverged at its end."""
     updates: float = 0.0
     """Updates of an epoch."""
@@ -115,9 +115,9 @@ def loss_by_epoch(
         across, upward, color, tooltip=["name:N", "run:N", alt.Tooltip("x:Q", title="epoch"), "y:Q"]
     )
     layers = [faint, plain] if any(curve.faint for curve in curves) else [plain]
-    lost = [curve for curve in curves if curve.lost and curve.points]
-    if lost:
-        ends = alt.Chart(alt.NamedData("lost")).transform_calculate(at=AT)
+    diverged = [curve for curve in curves if curve.diverged and curve.points]
+    if diverged:
+        ends = alt.Chart(alt.NamedData("diverged")).transform_calculate(at=AT)
         ends = ends.encode(across, upward, color)
         layers.append(_crosses(ends, tooltip=["name:N", "run:N", "x:Q"]))
     chart = alt.layer(*layers).properties(title=alt.Title(title), width=620, height=260)
@@ -126,8 +126,9 @@ def loss_by_epoch(
         chart,
         faint=[_arrays(curve) for curve in curves if curve.faint],
         plain=[_arrays(curve) for curve in curves if not curve.faint],
-        lost=[
-            _arrays(c) | {"x": _short(c.points[-1][0]), "y": _short(c.points[-1][1])} for c in lost
+        diverged=[
+            _arrays(c) | {"x": _short(c.points[-1][0]), "y": _short(c.points[-1][1])}
+            for c in diverged
         ],
     )
 
@@ -187,9 +188,9 @@ def _metrics(
         ),
     ]
     if any(row["diverged"] for row in rows):
-        lost = alt.Chart().transform_filter("datum.diverged > 0").encode(across)
-        lost = lost.encode(y=alt.YDatum(_span(table)[1]))
-        layers.append(_crosses(lost, tooltip=tooltip))
+        diverged = alt.Chart().transform_filter("datum.diverged > 0").encode(across)
+        diverged = diverged.encode(y=alt.YDatum(_span(table)[1]))
+        layers.append(_crosses(diverged, tooltip=tooltip))
     chart = alt.layer(*layers, data=alt.NamedData("cells")).encode(color)
     chart = chart.properties(title=alt.Title(title), width=620, height=320)
     return with_data(chart, cells=rows)

@@ -10,7 +10,7 @@ from legw.analysis.curvature import Peak
 from legw.analysis.noise import NoiseScale
 from legw.report.charts.style import COLORS, styled
 
-REACH = 10.0
+BAR_FACTOR = 10.0
 """An interval is drawn to so many times its value, and to as small a share of it."""
 
 CurvePoints = Sequence[tuple[float, float]]
@@ -31,7 +31,8 @@ def curvature_by_epoch(
     Args:
         curves: for each batch size its runs, as (epoch, curvature), both above 0.
         peaks: for each batch size where its runs' curvature is highest.
-        title, subtitle: above the chart.
+        title: text above the chart; empty for none.
+        subtitle: smaller text below the title; empty for none.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
@@ -78,12 +79,13 @@ def noise_by_epoch(
 
     The axis is logarithmic and an interval may begin at 0: a bar ends at a tenth of the value
     and at ten times it, and where it is cut, or where there is no interval, the dot is hollow.
-    A triangle at the upper edge is a stretch that is lost in noise.
+    A triangle at the upper edge is a stretch without an estimate: its gradient is lost in noise.
 
     Args:
         scales: label and stretches of each run.
         batch_size: of the runs; a dashed line.
-        title, subtitle: above the chart.
+        title: text above the chart; empty for none.
+        subtitle: smaller text below the title; empty for none.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
@@ -163,7 +165,7 @@ def _bar(one: NoiseScale) -> dict[str, Any]:
     """Return the ends of an interval as they are drawn, and whether one was cut or is missing."""
     if not one.value or one.low is None or one.high is None:
         return {"low": None, "high": None, "cut": True}
-    low, high = max(one.low, one.value / REACH), min(one.high, one.value * REACH)
+    low, high = max(one.low, one.value / BAR_FACTOR), min(one.high, one.value * BAR_FACTOR)
     return {"low": low, "high": high, "cut": (low, high) != (one.low, one.high)}
 
 

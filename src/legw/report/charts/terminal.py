@@ -78,7 +78,9 @@ def round_numbers(high: float, count: int) -> list[float]:
 def plan_curves(plan: Plan) -> tuple[int, dict[str, list[Point]]]:
     """Return the largest batch size, and the schedules there with the base's before them."""
     runs = [run for run in plan.runs if not run.variant or run.variant == plan.runs[0].variant]
-    runs = [run for run in runs if not baselines.rival(run.rule) and run.recipe.epoch_examples]
+    runs = [
+        run for run in runs if not baselines.tuned_optimizer(run.rule) and run.recipe.epoch_examples
+    ]
     largest = max((run.recipe.batch_size for run in runs), default=0)
     found: dict[str, list[Point]] = {}
     for run in runs:

@@ -24,9 +24,9 @@ FINALISTS = 3
 """Candidates that are timed again."""
 
 ROUNDS = 3
-"""How often they are timed again."""
+"""Further timings of each finalist."""
 
-CLOSE = 0.98
+CLOSE_SHARE = 0.98
 """Share of the best throughput from which on a candidate counts as equally fast."""
 
 
@@ -188,7 +188,7 @@ def best(table: dict[Way, float], share: int) -> Way:
             f"micro_batch_size: not even {min(table).size} examples fit into the memory limit; "
             "raise --memory-limit or give --micro-batch-size"
         )
-    close = [way for way, rate in rates.items() if rate >= CLOSE * most]
+    close = [way for way, rate in rates.items() if rate >= CLOSE_SHARE * most]
     return min(close, key=lambda way: (way.examples, -rates[way]))
 
 

@@ -59,9 +59,9 @@ __all__ = [
 ENOUGH_SECONDS = 0.2
 """Time for which one size is timed, at least once and at most `MAX_PASSES` times."""
 
-MOST_PASSES = 20
+MAX_PASSES = 20
 
-READY = 64
+PREFETCHED_EXAMPLES = 64
 """Examples, and at least one micro-batch, that a task which prefetches has loaded before timing."""
 
 
@@ -92,10 +92,14 @@ def for_run(
     """Return the size that is given, or that a resumed run has, or the fastest.
 
     Args:
-        task, model, world, group, lanes: as for `choose`.
+        task: whose loss is timed.
+        model: on the world's device, in fixed batch-norm groups.
         recipe: its batch size is the most examples of a micro-batch.
-        settings: how the run is made.
-        folder: the run's.
+        settings: its micro-batch size, precision and memory limit.
+        folder: the run folder.
+        world: all its processes measure together, and agree.
+        group: examples that must stay together (batch-norm groups), at least 1.
+        lanes: numbers of micro-batches at once, each to be tried, at least 1.
     """
     size = settings.micro_batch_size
     if size != "auto":
@@ -275,7 +279,7 @@ class _Probe:
                 self._seen.add(way)
                 if counts:
                     return way.examples / first
-            times = times_of(one, device, ENOUGH_SECONDS, most=MOST_PASSES)
+            times = times_of(one, device, ENOUGH_SECONDS, most=MAX_PASSES)
         return way.examples / statistics.median(times)
 
     def _counts(self, seconds: float) -> bool:
@@ -313,12 +317,13 @@ def passing(
     """Return a function that makes one pass: of one micro-batch, or of one in each lane.
 
     Args:
-        task, model: whose loss.
+        task: whose loss is computed.
+        model: on the world's device.
         ids: examples in the order of training. Each pass takes the next ones, as the sizes of
             examples may differ; after the last follows the first. For a task that prefetches, some
             micro-batches are loaded here, and each pass takes the next of them. In lanes nothing is
             prefetched.
-        way: how many examples, in how many lanes.
+        way: examples of a micro-batch, and the number of lanes.
         world: its device.
         precision: fp32, or bf16 (autocast).
         held: keeps the lanes' threads until it is closed.
@@ -331,7 +336,9 @@ def passing(
 
     if way.lanes == 1:
         if hasattr(task, "prefetch"):
-            ready = itertools.cycle([next_batch() for _ in range(max(READY // way.size, 1))])
+            ready = itertools.cycle(
+                [next_batch() for _ in range(max(PREFETCHED_EXAMPLES // way.size, 1))]
+            )
             next_batch = ready.__next__
 
         def one() -> None:
