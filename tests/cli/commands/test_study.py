@@ -573,9 +573,9 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(legw: Legw, trained: list[s
     assert (answer.code, answer.err, trained) == (0, "", [])
     assert not Path("out").exists()
     row_lstm = [line.split() for line in answer.out.splitlines()]
-    assert ["base", "128", "0.4", "0.1", "2", "1", "12", "2", "missing"] in row_lstm
-    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing"] in row_lstm
-    assert ["linear", "256", "0.8", "0.1", "1", "1", "6", "2", "missing"] in row_lstm
+    assert ["base", "128", "0.4", "2", "10", "%", "1", "12", "2", "missing"] in row_lstm
+    assert ["legw", "256", "0.566", "2", "20", "%", "1", "6", "2", "missing"] in row_lstm
+    assert ["linear", "256", "0.8", "1", "10", "%", "1", "6", "2", "missing"] in row_lstm
     assert answer.out.splitlines()[-1] == "6 runs, 48 updates; 0 finished before"
 
 
@@ -605,7 +605,7 @@ def test_a_dry_run_draws_the_rates_and_estimates_the_time(legw: Legw) -> None:
         "by the micro-batch measured before (cpu (x))"
     ) in " ".join(answer.split())
     row_lstm = [line.split() for line in answer.splitlines()]
-    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing", "11", "s"] in row_lstm
+    assert ["legw", "256", "0.566", "2", "20", "%", "1", "6", "2", "missing", "11", "s"] in row_lstm
     legw(f"{STUDY} --batch-sizes 128 --seeds 2 --out out")
     assert "by the runs that have ended" in legw(f"{COMPARED} --dry-run").out
     legw(COMPARED)
