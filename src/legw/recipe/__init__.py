@@ -362,7 +362,10 @@ def from_dict(data: Mapping[str, Any]) -> Recipe:
                 settings = words.of_optimizer(f"{what}: {where}", settings)
             parts[name] = where, cls, settings
     places = [words.Place("", values, _names(Recipe))]
-    places += [words.Place(where, given, _names(cls)) for where, cls, given in parts.values()]
+    places += [
+        words.Place(where, given, (*getattr(cls, "lengths", ()), *_names(cls)))  # unit left out
+        for where, cls, given in parts.values()
+    ]
     words.check_known(what, places, _elsewhere)
     for name in ("batch_size", "lr", "epochs"):
         if name not in values and not (name == "epochs" and any(u in values for u in UNITS)):
