@@ -39,7 +39,7 @@ class Options(probe.Runs):
 
 
 def run(options: Options) -> int:
-    """Train, measure, judge, and show on what grounds."""
+    """Train, measure, judge, and show the verdicts with their measurements."""
     kind = probe.plot_format(options)
     if options.updates < MIN_UPDATES:
         raise LegwError(f"--updates={options.updates}: must be at least {MIN_UPDATES}")
