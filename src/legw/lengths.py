@@ -33,7 +33,7 @@ def power_of(value: float, k: float, power: float) -> float:
 
 
 def edge(position: float, least: float) -> float:
-    """Return how far before a boundary a position counts as there, in spite of rounding.
+    """Return the distance below a boundary at which a position counts as reaching it.
 
     Args:
         position: in any unit, at least 0.

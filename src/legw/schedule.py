@@ -192,7 +192,7 @@ def counts(recipe: Recipe) -> tuple[int | None, int | None]:
 
 
 def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:
-    """Return the examples in one epoch: what is given, or else the recipe's own.
+    """Return the examples in one epoch: the given number, or else the recipe's own.
 
     Args:
         recipe: what is trained; for streams the number depends on its batch size.

@@ -64,7 +64,7 @@ def overview(evidence: Evidence) -> Plot:
 
 
 def costs(evidence: Evidence, target: float) -> list[Plot]:
-    """Return the charts of updates, examples and seconds to a target; none where none got there."""
+    """Return the charts of the costs to reach a target; none where no cell reached it."""
     table = best_trials(evidence.table)
     found = reached(evidence, target)
     if len(table.batch_sizes) < 2 or not any(each.updates for each in found):

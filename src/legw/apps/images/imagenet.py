@@ -148,8 +148,8 @@ class ImageNetTask:
 
     Args:
         name: the application's name.
-        train, held_out: the images, and the label of each as int64 of shape (images,). num_classes:
-        number of classes, at least 2.
+        train, held_out: the images, and the label of each as int64 of shape (images,).
+        num_classes: number of classes, at least 2.
         skip_broken: leave broken images out, and count them, in place of an error.
     """
 
