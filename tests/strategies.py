@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from legw.decays import (
+    UNITS,
     Constant,
     Cosine,
     Decay,
@@ -17,10 +18,9 @@ from legw.decays import (
     Step,
     WarmupStableDecay,
 )
-from legw.lengths import UNITS
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Optimizer
 from legw.recipe import Recipe
-from legw.units import in_unit
+from legw.schedule import in_unit
 
 BELOW_ONE = st.floats(0, 1, exclude_max=True)
 """Momenta, betas, ends."""

@@ -13,9 +13,12 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from legw.errors import RecipeError, shown
-from legw.lengths import UNITS, Unit, edge
-from legw.optimizers import check_range
+from legw.errors import RecipeError, check_count, check_range, shown
+
+Unit = Literal["epochs", "steps", "examples", "tokens"]
+
+UNITS: tuple[Unit, ...] = get_args(Unit)
+"""The units: passes over the data, optimizer updates, examples seen, tokens seen."""
 
 EPOCH_GUARD = 1e-11
 """Guard, in epochs, so that a boundary counts as reached in spite of rounding.
@@ -24,6 +27,36 @@ It lies above the rounding errors of 10,000 epochs and below one example of a da
 set of 50,000,000,000, so a boundary is met exactly and never an update too early. Positions
 above that, in other units, have one that grows as their rounding errors do.
 """
+
+
+def power_of(value: float, k: float, power: float) -> float:
+    """Return ``value * k**power``, dividing where the power is below 0.
+
+    A division of whole numbers that has no rest is exact, where a product with the
+    reciprocal may not be.
+
+    Args:
+        value: any finite number.
+        k: target over base batch size, above 0.
+        power: the exponent.
+
+    >>> power_of(30000, 3, -1), power_of(391, 1.1, 0)
+    (10000.0, 391.0)
+    """
+    return value * math.pow(k, power) if power >= 0 else value / math.pow(k, -power)
+
+
+def edge(position: float, least: float) -> float:
+    """Return the distance below a boundary at which a position counts as reaching it.
+
+    Args:
+        position: in any unit, at least 0.
+        least: the guard of small positions.
+
+    >>> edge(90, 1e-11), round(edge(1e9, 1e-11), 12)
+    (1e-11, 1e-06)
+    """
+    return max(least, 1e-15 * position)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +218,7 @@ class Step(Decay):
     """Factor of each multiplication, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
-        check_share(self.kind, "rate", self.rate)
+        check_range(self.kind, "rate", self.rate, 0, 1, above=True, closed=True)
         for unit in UNITS:
             name = f"milestones_{unit}"
             given = getattr(self, name)
@@ -248,7 +281,7 @@ class Exponential(Decay):
     """The same in tokens seen."""
 
     def __post_init__(self) -> None:
-        check_share(self.kind, "rate", self.rate)
+        check_range(self.kind, "rate", self.rate, 0, 1, above=True, closed=True)
         super().__post_init__()
         for name, least in (("constant", 0.0), ("every", 1e-6)):
             check_range(self.kind, f"{name}_{self.unit or 'epochs'}", self._length(name), least)
@@ -356,10 +389,8 @@ class Halving(Decay):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self.kind, "begin", self.begin, 0, 1)
-        check_range(self.kind, "times", self.times, 1)
-        if not isinstance(self.times, int):
-            raise RecipeError(f"halving: times={shown(self.times)}: must be a whole number")
-        check_share(self.kind, "rate", self.rate)
+        check_count(self.kind, "times", self.times)
+        check_range(self.kind, "rate", self.rate, 0, 1, above=True, closed=True)
 
     def factor(self, epoch: float, epochs: float) -> float:
         start, near = self.begin * epochs, edge(epoch, EPOCH_GUARD)
@@ -402,7 +433,7 @@ class WarmupStableDecay(Decay):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share(self.kind, "tail", self.tail)
+        check_range(self.kind, "tail", self.tail, 0, 1, above=True, closed=True)
         check_range(self.kind, "end", self.end, 0, 1)
         if self.shape not in get_args(Tail):
             raise RecipeError(
@@ -463,13 +494,3 @@ class InverseSqrt(Decay):
 
     def factor(self, epoch: float, epochs: float) -> float:
         return max(self.end, 1.0 / math.sqrt(1.0 + epoch / self._length("time_scale")))
-
-
-def check_share(kind: str, name: str, value: float) -> None:
-    """Raise RecipeError unless ``0 < value <= 1``.
-
-    >>> check_share("step", "rate", 0.5)
-    """
-    check_range(kind, name, value, 0)
-    if not 0 < value <= 1:
-        raise RecipeError(f"{kind}: {name}={shown(value)}: must be above 0 and at most 1")

@@ -8,6 +8,7 @@ The line reads ``what: name=value: rule broken; what to do``.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 
 class LegwError(Exception):
@@ -59,8 +60,7 @@ KEPT_JOINERS = "\u200c\u200d"
 
 
 def clean(text: str) -> str:
-    """Return text that is safe to show: characters other than letters and spaces as Python's
-    escapes.
+    """Return text that is safe to show: control characters are written as Python escapes them.
 
     Escape codes move a terminal's cursor; right-to-left marks and line breaks change the meaning of
     a line. All text from users and files passes through this function on output.
@@ -167,3 +167,109 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name[:100], names, n=1)  # its time grows with the length squared
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{what} '{one_line(name, 60)}' is unknown; {hint}(known: {', '.join(names)})"
+
+
+MAX_NUMBER = 1e15
+"""Above every number that a recipe can mean; keeps arithmetic with them finite."""
+
+MAX_COUNT = 2**53
+"""The largest count: up to here a float holds every whole number exactly."""
+
+
+def check_count(
+    what: str,
+    name: str,
+    value: object,
+    least: int = 1,
+    most: int = MAX_COUNT,
+    *,
+    error: type[LegwError] = RecipeError,
+) -> None:
+    """Raise an error unless ``least <= value <= most`` and the value is a whole number.
+
+    Args:
+        what: whose value it is, for the line; empty for an option, which says so itself.
+        name: the value's.
+        value: what was given.
+        least: the smallest that may be.
+        most: the largest that may be.
+        error: the kind of the error.
+
+    >>> check_count("mine", "batch_size", 8192)
+    """
+    if is_count(value) and least <= value <= most:
+        return
+    if is_count(value) and value >= least:
+        power = "2**53 = " if most == MAX_COUNT else ""
+        raise error(_line(what, name, value, f"must be at most {power}{most}"))
+    bound = f"at least {least}" if most == MAX_COUNT else f"{least} to {most}"
+    raise error(_line(what, name, value, f"must be a whole number, {bound}"))
+
+
+def check_range(
+    what: str,
+    name: str,
+    value: object,
+    low: float,
+    high: float = MAX_NUMBER,
+    *,
+    above: bool = False,
+    closed: bool = False,
+    error: type[LegwError] = RecipeError,
+) -> None:
+    """Raise an error unless ``low <= value < high`` and the value is a number.
+
+    Args:
+        what: whose value it is, for the line; empty for an option, which says so itself.
+        name: the value's.
+        value: what was given.
+        low: the lower bound.
+        high: the upper bound.
+        above: the lower bound itself may not be.
+        closed: the upper bound itself may be.
+        error: the kind of the error.
+
+    >>> check_range("sgd", "momentum", 0.9, 0, 1)
+    >>> check_range("step", "rate", 1, 0, 1, above=True, closed=True)
+    """
+    if is_number(value):
+        over = value > low if above else value >= low
+        if over and (value <= high if closed else value < high):
+            return
+    lower = f"{'above' if above else 'at least'} {low:g}"
+    upper = "finite" if high >= MAX_NUMBER else f"{'at most' if closed else 'below'} {high:g}"
+    raise error(_line(what, name, value, f"must be a number, {lower} and {upper}"))
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number; a truth value is none.
+
+    >>> is_count(1), is_count(True), is_count(1.0)
+    (True, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number; a truth value is none.
+
+    >>> is_number(1), is_number(0.5), is_number(True), is_number("1")
+    (True, True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_name(what: str, name: object) -> None:
+    """Raise RecipeError unless the name is text of 1 to 100 printable characters.
+
+    >>> check_name("recipe", "mnist-lstm")
+    """
+    if not isinstance(name, str):
+        raise RecipeError(_line(what, "name", name, "must be text; put it in quotes"))
+    if not (1 <= len(name) <= 100 and name.isprintable()):
+        rule = "must be 1 to 100 printable characters; give another name"
+        raise RecipeError(_line(what, "name", name, rule))
+
+
+def _line(what: str, name: str, value: object, rule: str) -> str:
+    return f"{what}: {name}={shown(value)}: {rule}" if what else f"{name}={shown(value)}: {rule}"

@@ -20,11 +20,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from legw.decays import Decay
-from legw.errors import LegwWarning, RecipeError, unknown_name
-from legw.lengths import power_of
-from legw.optimizers import SGD, Adam, Muon, Optimizer, check_range
-from legw.recipe import Recipe, check_count, check_name
+from legw.decays import Decay, power_of
+from legw.errors import LegwWarning, RecipeError, check_count, check_name, check_range, unknown_name
+from legw.optimizers import SGD, Adam, Muon, Optimizer
+from legw.recipe import Recipe
 from legw.schedule import epoch_size, update_length
 
 FAR_PAST_NOISE = 4.0

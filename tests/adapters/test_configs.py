@@ -12,7 +12,7 @@ import pytest
 from expect import error_line
 from legw import LAMB, SGD, AdamW, Constant, Cosine, Exponential, Polynomial, Step, from_config
 from legw.adapters import transformers_config
-from legw.units import epochs_of
+from legw.schedule import epochs_of
 
 HF: dict[str, Any] = {
     "per_device_train_batch_size": 16,

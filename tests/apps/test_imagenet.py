@@ -297,7 +297,7 @@ def test_the_cores_are_shared_among_the_processes_of_a_machine(
 
 def test_workers_cannot_be_fewer_than_none(root: Path) -> None:
     assert error_line(imagenet, root, workers=-1, kind=RunError) == (
-        "resnet50-imagenet: workers=-1: must be at least 0"
+        "resnet50-imagenet: workers=-1: must be a whole number, at least 0"
     )
 
 

@@ -19,7 +19,6 @@ from legw.decays import (
     Halving,
     Polynomial,
     Step,
-    check_share,
 )  # fmt: skip
 from legw.recipe import kinds
 from strategies import BELOW_ONE, SHARES, decays
@@ -228,7 +227,6 @@ def test_a_milestone_out_of_range(value: object) -> None:
         lambda: Halving(begin=1),
         lambda: Halving(times=0),
         lambda: Halving(times=2.5),  # type: ignore[arg-type]
-        lambda: check_share("mine", "rate", 2),
     ],
 )
 def test_every_line(make: Any) -> None:

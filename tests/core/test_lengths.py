@@ -28,10 +28,10 @@ from legw import (
     warmup_updates,
     with_lengths,
 )
-from legw.lengths import UNITS, edge, power_of
+from legw.decays import UNITS, edge, power_of
 from legw.recipe import from_dict, read, to_dict, to_json, to_toml
 from legw.rules import GOYAL, HOFFER, LEGW, LINEAR, RULES, SQRT, apply
-from legw.units import epochs_of
+from legw.schedule import epochs_of
 from strategies import recipes_in_any_unit
 
 GPT = Recipe(name="gpt", batch_size=480, lr=6e-4, steps=100_000, warmup_steps=2000,

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from expect import error_line
-from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Optimizer, check_range
+from legw.errors import check_range
+from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Optimizer
 from legw.recipe import kinds
 
 SHIPPED = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "lars": LARS, "lamb": LAMB}

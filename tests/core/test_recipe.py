@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -136,8 +137,7 @@ def test_what_is_left_out_takes_its_default() -> None:
 
 
 def test_every_field_has_its_line_of_documentation() -> None:
-    source = Path(str(Recipe.__module__).replace(".", "/"))
-    text = (Path(__file__).parents[2] / "src" / source).with_suffix(".py").read_text("utf-8")
+    text = Path(str(inspect.getsourcefile(Recipe))).read_text("utf-8")
     for field in dataclasses.fields(Recipe):
         after = text.partition(f"\n    {field.name}: ")[2].partition("\n")[2]
         assert after.startswith('    """'), field.name

@@ -264,8 +264,8 @@ def test_the_schedule_is_dense_at_first_and_thins_out() -> None:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"examples": 0}, "curvature: examples=0: must be at least 1"),
-        ({"dense": 0}, "curvature: dense=0: must be at least 1"),
+        ({"examples": 0}, "curvature: examples=0: must be a whole number, at least 1"),
+        ({"dense": 0}, "curvature: dense=0: must be a whole number, at least 1"),
     ],
 )
 def test_what_cannot_be_is_said(values: dict[str, int], line: str) -> None:

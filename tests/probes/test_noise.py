@@ -214,7 +214,10 @@ def test_too_small_a_share_is_said() -> None:
         "noise: a process has 128 examples of the batch: two pieces of at least 128 are needed; "
         "choose a larger batch, fewer processes or a smaller norm_batch_size"
     )
-    assert error_line(NoiseProbe, every=0, kind=RunError) == "noise: every=0: must be at least 1"
+    assert (
+        error_line(NoiseProbe, every=0, kind=RunError)
+        == "noise: every=0: must be a whole number, at least 1"
+    )
 
 
 def test_without_enough_samples_there_is_no_interval() -> None:

@@ -190,7 +190,7 @@ def test_what_a_run_costs_is_that_of_all_its_parts(tmp_path: Path) -> None:
 
 
 def test_a_run_stops_after_an_update_at_least() -> None:
-    with pytest.raises(RunError, match=r"^stop_after=0: must be at least 1$"):
+    with pytest.raises(RunError, match=r"^stop_after=0: must be a whole number, at least 1$"):
         Settings(stop_after=0)
 
 

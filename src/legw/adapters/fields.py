@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from legw.errors import RecipeError, shown
+from legw.errors import RecipeError, is_count, shown
 
 Values = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -72,7 +72,7 @@ def count(form: str, values: Values, name: str, default: int) -> int:
     """
     value = values.get(name)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_count(value) or value < 1:
         raise RecipeError(f"{form}: {name}={shown(value)}: must be a whole number, at least 1")
     return value
 

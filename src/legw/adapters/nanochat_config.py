@@ -21,8 +21,8 @@ from legw.adapters.forms import CARRIED, COUNTS, KEPT, Form, Named, Usual, all_o
 from legw.decays import Constant, Decay, WarmupStableDecay
 from legw.errors import RecipeError, shown
 from legw.recipe import Recipe
+from legw.recipe.words import batch_size
 from legw.schedule import updates, warmup_updates
-from legw.words import batch_size
 
 REFERENCE = 2**19
 """Tokens of the batch for which nanochat's rates are given."""

@@ -20,10 +20,9 @@ from jax import numpy as jnp
 
 from legw import optimizers
 from legw.decays import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
-from legw.errors import RecipeError, shown, unknown_name
+from legw.errors import RecipeError, is_count, shown, unknown_name
 from legw.recipe import Recipe
-from legw.schedule import update_length, updates, warmup_updates
-from legw.units import in_unit
+from legw.schedule import in_unit, update_length, updates, warmup_updates
 
 TINY = 1e-7
 """The smallest norm that a matrix is divided by, so that one of zeros stays one."""
@@ -318,7 +317,7 @@ def _counts(hidden: Any, params: Any, data: optimizers.Muon) -> Any:
 
 def _check_count(path: Any, count: Any, array: Any) -> None:
     what = f"muon: hidden{jax.tree_util.keystr(path)}={shown(count)}"
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+    if not is_count(count) or count < 0:
         raise RecipeError(f"{what}: must be a whole number, at least 0")
     shape = tuple(jnp.shape(array))
     if count and len(shape) < 2:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from legw import words
 from legw.adapters.fields import Values
 from legw.adapters.forms import has
-from legw.recipe import Recipe
+from legw.recipe import Recipe, words
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from legw.errors import RecipeError, shown
-from legw.recipe import Recipe, check_count
+from legw.errors import RecipeError, check_count, shown
+from legw.recipe import Recipe
 from legw.schedule import updates
 from legw.train import optim
 from legw.train.scheduler import RecipeLR

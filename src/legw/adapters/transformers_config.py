@@ -37,8 +37,7 @@ from legw.decays import (
 )
 from legw.errors import RecipeError, one_line, shown
 from legw.recipe import Recipe
-from legw.schedule import updates, warmup_updates
-from legw.units import in_unit
+from legw.schedule import in_unit, updates, warmup_updates
 
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 """Schedulers that ignore a given warmup."""

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field, replace
 
 from legw import rules, schedule
 from legw.analysis.noise import NoiseScale, examples_against
-from legw.errors import LegwError, RecipeError, one_line
+from legw.errors import LegwError, RecipeError, check_count, check_range, one_line
 from legw.recipe import Recipe
 from legw.rules import Rule
 from legw.runs.measurements import Speed
@@ -70,21 +70,15 @@ class Network:
     """Measured synchronisation of one update, in seconds; None takes the model's."""
 
     def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise LegwError(f"network: devices={self.devices}: must be at least 1")
+        check_count("network", "devices", self.devices)
         if self.devices_per_node < 1 or self.devices % self.devices_per_node:
             raise LegwError(
                 f"network: devices_per_node={self.devices_per_node}: must divide "
                 f"devices={self.devices}"
             )
-        if not self.bandwidth > 0:
-            raise LegwError(f"network: bandwidth={self.bandwidth:g}: must be above 0")
-        if not 0 <= self.latency_seconds < math.inf:
-            raise LegwError(
-                f"network: latency_seconds={self.latency_seconds:g}: must be finite and at least 0"
-            )
-        if not 0 <= self.overlap <= 1:
-            raise LegwError(f"network: overlap={self.overlap:g}: must be in [0, 1]")
+        check_range("network", "bandwidth", self.bandwidth, 0, math.inf, above=True, closed=True)
+        check_range("network", "latency_seconds", self.latency_seconds, 0)
+        check_range("network", "overlap", self.overlap, 0, 1, closed=True)
 
 
 @dataclass(frozen=True, kw_only=True)

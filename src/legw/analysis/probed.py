@@ -16,7 +16,7 @@ from legw.recipe import Recipe, to_dict
 from legw.runs import measurements, records
 from legw.runs.measurements import Curvature, Noise
 from legw.runs.records import Summary
-from legw.units import epochs_of
+from legw.schedule import epochs_of
 
 
 @dataclass(frozen=True)

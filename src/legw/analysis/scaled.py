@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import Any
 
-from legw import remarks, rules, schedule
+from legw import rules, schedule
+from legw.analysis import remarks
+from legw.decays import UNITS
 from legw.errors import DataError, RecipeError, number
-from legw.lengths import UNITS
-from legw.notebook import table
 from legw.recipe import Recipe, to_dict
 from legw.recipe import usual as settings_usual
+from legw.recipe.notebook import table
 from legw.rules import Rule
 
 MAIN = ("batch_size", "lr", "min_lr", "warmup_share", "warmup_updates", "updates", "steps",

@@ -17,7 +17,7 @@ from legw import presets, recipe, rules
 from legw.analysis.scaled import doublings
 from legw.errors import LegwError, RecipeError, RunError, one_line, unknown_name
 from legw.recipe import Recipe
-from legw.units import with_lengths
+from legw.schedule import with_lengths
 
 if TYPE_CHECKING:
     from legw.train import Settings, Task

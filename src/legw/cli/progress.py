@@ -19,10 +19,10 @@ from rich.progress import (
 from legw.cli.output import figure
 from legw.errors import clean
 from legw.runs.records import Evaluation, Manifest, Summary, Update
+from legw.schedule import in_unit
 from legw.study.plan import Planned
 from legw.study.pool import Failed, Onlooker
 from legw.train import Observer
-from legw.units import in_unit
 
 REDRAW_SECONDS = 0.1
 """Shortest time between two redraws of the bar: a small run makes thousands of updates a second."""

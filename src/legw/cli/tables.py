@@ -16,15 +16,15 @@ from legw.analysis.scaled import Outcome, comparison, others, short, updates, wa
 from legw.analysis.table import Cell
 from legw.analysis.table import Table as Results
 from legw.cli.output import factor
+from legw.decays import UNITS
 from legw.errors import clean, duration, number
-from legw.lengths import UNITS
 from legw.recipe import Recipe
 from legw.rules import warmup_share
+from legw.schedule import epochs_of
 from legw.study import durations
 from legw.study.durations import Rates
 from legw.study.plan import BASE, Plan, Planned
 from legw.study.plan import Row as RunRow
-from legw.units import epochs_of
 
 SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "updates", *UNITS,
           *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip

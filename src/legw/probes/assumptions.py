@@ -15,7 +15,7 @@ from typing import Any
 from legw import rules, schedule
 from legw.analysis import check
 from legw.analysis.probed import Probed
-from legw.errors import LegwError
+from legw.errors import LegwError, check_count
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.ladder import (
     Measuring,
@@ -74,8 +74,7 @@ def check_assumptions(
             were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if updates < check.MIN_UPDATES:
-        raise LegwError(f"check: updates={updates}: must be at least {check.MIN_UPDATES}")
+    check_count("check", "updates", updates, check.MIN_UPDATES)
     alone()
     rule = rules.find(rule) if isinstance(rule, str) else rule
     sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from legw.errors import RunError
+from legw.errors import RunError, check_count
 from legw.probes.readings import Readings
 from legw.runs.measurements import Curvature
 from legw.runs.records import Manifest, Summary
@@ -170,8 +170,7 @@ class CurvatureProbe(Probe):
         method: Method = "difference",
     ) -> None:
         for name, value in (("examples", examples), ("dense", dense)):
-            if value < 1:
-                raise RunError(f"curvature: {name}={value}: must be at least 1")
+            check_count("curvature", name, value, error=RunError)
         self.folder, self.examples, self.dense = folder, examples, dense
         self.options = {"examples": examples, "dense": dense, "method": method}
         self._readings = Readings(Curvature, folder)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from legw import rules, schedule
 from legw.analysis import probed
 from legw.analysis.probed import Probed
-from legw.errors import LegwError, RunError
+from legw.errors import LegwError, RunError, check_count
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe
@@ -26,8 +26,8 @@ from legw.rules import Rule
 from legw.runs import files, reading
 from legw.runs.measurements import PROBES
 from legw.runs.records import Manifest, Summary
+from legw.schedule import in_unit
 from legw.train import Observer, Settings, Task, fit
-from legw.units import in_unit
 
 LADDER = (1, 4, 16)
 """Batch sizes of a default ladder, as multiples of the base's."""
@@ -107,8 +107,7 @@ def measure_curvature(
             were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if updates < 1:
-        raise LegwError(f"curvature: updates={updates}: must be at least 1")
+    check_count("curvature", "updates", updates)
     rule = rules.find(rule) if isinstance(rule, str) else rule
     sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)
     recipes = [rules.apply(base, size, rule) for size in sizes]
@@ -195,8 +194,7 @@ def measure_noise(
             or several processes were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if stretches < 1:
-        raise LegwError(f"noise: stretches={stretches}: must be at least 1")
+    check_count("noise", "stretches", stretches)
     rule = rules.find(rule) if isinstance(rule, str) else rule
     recipe = rules.apply(base, base.batch_size if batch_size is None else batch_size, rule)
     length = in_unit(recipe, "epochs", task.num_examples(recipe.batch_size)).length

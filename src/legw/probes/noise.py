@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from legw.errors import RunError
+from legw.errors import RunError, check_count
 from legw.probes.readings import Readings
 from legw.runs.measurements import Noise
 from legw.runs.records import Manifest, Summary
@@ -74,8 +74,7 @@ class NoiseProbe(Probe):
     """
 
     def __init__(self, folder: Path | None = None, *, every: int = EVERY) -> None:
-        if every < 1:
-            raise RunError(f"noise: every={every}: must be at least 1")
+        check_count("noise", "every", every, error=RunError)
         self.folder, self.every = folder, every
         self.options = {"every": every}
         self._readings = Readings(Noise, folder)

@@ -20,8 +20,8 @@ from legw.report.charts.schedule import points
 from legw.report.charts.style import COLORS
 from legw.rules import STEERING
 from legw.runs.records import Run
+from legw.schedule import in_unit
 from legw.study.plan import BASE, Row
-from legw.units import in_unit
 
 PANELS = 8
 """Most batch sizes with curves: the smallest, the largest, and some between."""

@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from legw import rules
-from legw.errors import LegwError, RecipeError, RunError, unknown_name
-from legw.recipe import Recipe, check_count, from_dict, to_dict
+from legw.errors import LegwError, RecipeError, RunError, check_count, unknown_name
+from legw.recipe import Recipe, from_dict, to_dict
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
+from legw.schedule import epochs_of
 from legw.study import baselines
 from legw.study.grid import Grid, differences, label, variants
-from legw.units import epochs_of
 
 BASE = "base"
 """Name of the run at the base batch, under every rule."""

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from legw.errors import RecipeError
-from legw.optimizers import MAX_NUMBER, check_range
+from legw.errors import MAX_NUMBER, RecipeError, check_range
 
 Group = dict[str, Any]
 """A parameter group of torch: its `params` and their settings."""

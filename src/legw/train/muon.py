@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from legw.errors import RecipeError, shown
+from legw.errors import RecipeError, check_count, shown
 from legw.optimizers import MUON_RMS
 from legw.train.multi_tensor import (
     Group,
@@ -164,8 +164,8 @@ class Muon(MultiTensorOptimizer):
         use_muon, split = settings["use_muon"], settings["split"]
         if not isinstance(use_muon, bool):
             raise RecipeError(f"muon: use_muon={shown(use_muon)}: must be True or False")
-        _check_whole("split", split)
-        _check_whole("ns_steps", settings.get("ns_steps", self.defaults["ns_steps"]))
+        check_count("muon", "split", split)
+        check_count("muon", "ns_steps", settings.get("ns_steps", self.defaults["ns_steps"]))
         super().add_param_group(settings)
         if use_muon:
             for weight in self.param_groups[-1]["params"]:
@@ -342,11 +342,6 @@ def _exchange_alike(tensors: list[list[Tensor]], processes: Any) -> None:
         parts = torch.split(sent[: numels[other]], [tensor.numel() for tensor in tensors[other]])
         for tensor, part in zip(tensors[other], parts, strict=True):
             tensor.copy_(part.view_as(tensor))
-
-
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(f"muon: {name}={shown(value)}: must be a whole number, at least 1")
 
 
 def _check_matrices(weight: Tensor, split: int) -> None:

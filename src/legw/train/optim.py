@@ -20,8 +20,7 @@ from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from legw import optimizers
-from legw.errors import RecipeError, shown, unknown_name
-from legw.optimizers import check_range
+from legw.errors import RecipeError, check_range, shown, unknown_name
 from legw.recipe import Recipe
 from legw.train.multi_tensor import (
     FUSED_DEVICES,

@@ -13,10 +13,10 @@ from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import records
 from legw.runs.records import Evaluation, Update
+from legw.schedule import in_unit
 from legw.train.accumulation import Gradient
 from legw.train.checkpoint import Mean, Position
 from legw.train.task import Observer
-from legw.units import in_unit
 
 READ_BACK = 50
 """Updates between two reads of the losses from an accelerator: reading waits for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from legw import rules, schedule, units
+from legw import rules, schedule
 from legw.recipe import Recipe
 from legw.train.accumulation import GlobalBatch, Gradient
 from legw.train.adascale import AdaScale, MeasuredBatch, micro_gradient
@@ -105,7 +105,7 @@ class RunSchedule:
         """Return how a steered run ended after so many updates; empty for the others."""
         if self._adascale is None:
             return ""
-        base = units.in_unit(self.base, "epochs", self.base_examples)
+        base = schedule.in_unit(self.base, "epochs", self.base_examples)
         return self._adascale.said(self.epochs(updates), base.length)
 
     def to_dict(self) -> dict[str, Any] | None:

@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from legw import schedule
 from legw.decays import Constant
-from legw.errors import LegwWarning, RecipeError, shown
-from legw.recipe import Recipe, check_count
+from legw.errors import LegwWarning, RecipeError, check_count, shown
+from legw.recipe import Recipe
 from legw.train import param_groups
 from legw.train.several import SeveralOptimizers
 

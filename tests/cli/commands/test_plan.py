@@ -164,8 +164,8 @@ def test_train_notes_a_batch_far_past_the_noise_scale_and_keeps_the_value(legw: 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("plan digits-lstm --nodes 0", "--nodes=0: must be at least 1"),
-        ("plan digits-lstm --devices 0", "--devices=0: must be at least 1"),
+        ("plan digits-lstm --nodes 0", "--nodes=0: must be a whole number, at least 1"),
+        ("plan digits-lstm --devices 0", "--devices=0: must be a whole number, at least 1"),
         ("plan digits-lstm --nodes 4",
          "--nodes=4: needs the rate of their network; give for example --link 100Gbit"),
         ("plan digits-lstm --nodes 4 --link fast",
@@ -183,11 +183,11 @@ def test_train_notes_a_batch_far_past_the_noise_scale_and_keeps_the_value(legw: 
          "--overlap=0.5: one machine has no network to others; give --nodes, or leave "
          "--overlap out"),
         ("plan digits-lstm --nodes 2 --link 1Gbit --latency nan",
-         "network: latency_seconds=nan: must be finite and at least 0"),
+         "network: latency_seconds=nan: must be a number, at least 0 and finite"),
         ("plan digits-lstm --nodes 2 --link 1Gbit --latency inf",
-         "network: latency_seconds=inf: must be finite and at least 0"),
+         "network: latency_seconds=inf: must be a number, at least 0 and finite"),
         ("plan digits-lstm --nodes 2 --link 1Gbit --overlap nan",
-         "network: overlap=nan: must be in [0, 1]"),
+         "network: overlap=nan: must be a number, at least 0 and at most 1"),
         ("plan digits-lstm --json --toml -",
          "--json and --toml - both want stdout; give the TOML a file name"),
         ("plan digits-lstm --noise -3",

@@ -162,18 +162,19 @@ def test_a_steered_run_is_probed_to_its_own_end(legw: Callable) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("curvature digits-lstm --updates 0", "--updates=0: must be at least 1"),
+        ("curvature digits-lstm --updates 0", "--updates=0: must be a whole number, at least 1"),
         ("curvature digits-lstm --batch-sizes 16,x",
          "--batch-sizes=16,x: must be whole numbers, separated by commas"),
         ("curvature digits-lstm --batch-sizes 8,8",
          "--batch-sizes: 8 is given twice; leave one out"),
-        ("curvature digits-lstm --examples 0", "curvature: examples=0: must be at least 1"),
+        ("curvature digits-lstm --examples 0",
+         "curvature: examples=0: must be a whole number, at least 1"),
         ("noise digits-lstm --epochs 0",
          "--epochs=0: must be above 0, and at most the recipe's own 30"),
         ("noise digits-lstm --epochs 31",
          "--epochs=31: must be above 0, and at most the recipe's own 30"),
-        ("noise digits-lstm --every 0", "noise: every=0: must be at least 1"),
-        ("noise digits-lstm --stretches 0", "--stretches=0: must be at least 1"),
+        ("noise digits-lstm --every 0", "noise: every=0: must be a whole number, at least 1"),
+        ("noise digits-lstm --stretches 0", "--stretches=0: must be a whole number, at least 1"),
         ("noise digits-lstm --seeds 0", "--seeds=0: must be at least 1"),
         ("noise digits-lstm --seeds 2000", "--seeds=2000: must be at most 1000"),
         ("noise digits-lstm --plot x.gif",
@@ -189,9 +190,13 @@ def test_what_cannot_be_is_one_line(legw: Callable, words: str, line: str) -> No
 
 def test_a_call_says_what_cannot_be() -> None:
     task, base = find("digits-lstm"), preset("digits-lstm")
-    with pytest.raises(LegwError, match=r"^curvature: updates=0: must be at least 1$"):
+    with pytest.raises(
+        LegwError, match=r"^curvature: updates=0: must be a whole number, at least 1$"
+    ):
         measure_curvature(task, base, out="runs", updates=0)
-    with pytest.raises(LegwError, match=r"^noise: stretches=0: must be at least 1$"):
+    with pytest.raises(
+        LegwError, match=r"^noise: stretches=0: must be a whole number, at least 1$"
+    ):
         measure_noise(task, base, out="runs", stretches=0)
     with pytest.raises(LegwError, match=r"^noise: epochs=31: must be above 0, and at most the"):
         measure_noise(task, base, out="runs", epochs=31)

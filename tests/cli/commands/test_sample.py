@@ -152,9 +152,9 @@ def test_bad_runs_are_one_line(legw: Legw, run: Path, what: str, texts: Path) ->
     ("words", "line"),
     [
         (["--prompt", " "], "--prompt: is empty; give at least one word"),
-        (["--tokens", "0"], "--tokens=0: must be at least 1"),
-        (["--temperature", "-1"], "--temperature=-1: must be a number, at least 0"),
-        (["--temperature", "nan"], "--temperature=nan: must be a number, at least 0"),
+        (["--tokens", "0"], "--tokens=0: must be a whole number, at least 1"),
+        (["--temperature", "-1"], "--temperature=-1.0: must be a number, at least 0 and finite"),
+        (["--temperature", "nan"], "--temperature=nan: must be a number, at least 0 and finite"),
     ],
 )
 def test_bad_options_are_one_line(

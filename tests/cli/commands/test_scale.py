@@ -16,9 +16,9 @@ import pytest
 
 from expect import GOLDEN
 from legw import SGD, recipe, rules, schedule
+from legw.analysis.remarks import evidence, remarks
 from legw.presets import GNMT, MNIST_LSTM, PTB_MEDIUM, RECIPES
 from legw.recipe import from_dict, to_dict
-from legw.remarks import evidence, remarks
 
 Legw = Callable[[str], Any]
 

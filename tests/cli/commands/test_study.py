@@ -558,7 +558,9 @@ def test_broken_images_are_refused_or_left_out(legw: Legw, tmp_path: Path) -> No
 
 def test_workers_are_handed_to_the_task(legw: Legw) -> None:
     words = "study resnet50-imagenet --batch-sizes 512 --data images --dry-run --workers -1"
-    assert legw(words).err.startswith("legw: resnet50-imagenet: workers=-1: must be at least 0")
+    assert legw(words).err.startswith(
+        "legw: resnet50-imagenet: workers=-1: must be a whole number, at least 0"
+    )
     refused = legw(f"{STUDY} --batch-sizes 128 --seeds 1 --out out --workers 2")
     assert refused.err.startswith("legw: digits-lstm: workers=2: is for cifar10, ")
 
@@ -648,7 +650,7 @@ def test_a_dry_run_counts_what_the_recipe_does_not_know(legw: Legw) -> None:
         ("--grid lr=nan", "small: lr=nan: must be a finite number"),
         ("--epochs -1", "small: epochs=-1.0: must be above 0"),
         ("--epochs 0.05", "small: warmup_epochs=0.1: must end before the run does"),
-        ("--jobs 0", "--jobs=0: must be at least 1"),
+        ("--jobs 0", "--jobs=0: must be a whole number, at least 1"),
         ("--recipe smal.toml", "smal.toml: cannot be read: No such file or directory"),
         ("--micro-batch-size 0", "--micro-batch-size=0: must be auto or a whole number"),
     ],

@@ -131,7 +131,7 @@ def test_what_cannot_be_read_is_a_note(legw: Legw, tmp_path: Path) -> None:
     [
         ("{}", "{}: holds no runs; legw train and legw study make them"),
         ("{}/x", "{}/x: is not a folder; give the folder of a study or of runs"),
-        ("{} --every 0", "--every=0: must be above 0"),
+        ("{} --every 0", "--every=0.0: must be a number, above 0 and finite"),
     ],
 )
 def test_mistakes(legw: Legw, tmp_path: Path, words: str, line: str) -> None:

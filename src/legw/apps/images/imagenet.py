@@ -26,7 +26,7 @@ from legw.apps.images.decode import BrokenImageError
 from legw.apps.images.models import resnet50
 from legw.apps.images.tree import Tree, scan
 from legw.apps.images.workers import Decoded, Workers, usual_count
-from legw.errors import DataError, LegwWarning, RunError
+from legw.errors import DataError, LegwWarning, RunError, check_count
 from legw.runs.cache import data_folder
 from legw.train.batches import shuffled
 from legw.train.task import Metric, State
@@ -289,8 +289,8 @@ def task(name: str, options: Options) -> ImageNetTask:
         DataError: they are not given, or have another layout.
         RunError: the number of workers is below 0.
     """
-    if options.workers is not None and options.workers < 0:
-        raise RunError(f"{name}: workers={options.workers}: must be at least 0")
+    if options.workers is not None:
+        check_count(name, "workers", options.workers, 0, error=RunError)
     if options.made_up:
         labels = torch.arange(NUM_EXAMPLES) % NUM_CLASSES
         return ImageNetTask(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from legw.apps.translation.batches import padded
 from legw.apps.translation.model import BEGIN, END, GNMT, PAD, LayerState, Memory
-from legw.errors import RunError
+from legw.errors import RunError, check_count, check_range
 
 ROWS = 1280
 """Most hypotheses that are searched at once."""
@@ -59,12 +59,9 @@ class Search:
     """Weight of the source tokens that got too little attention, 0 to 10."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.beam <= 1000:
-            raise RunError(f"beam={self.beam}: must be a whole number, 1 to 1000")
+        check_count("", "beam", self.beam, most=1000, error=RunError)
         for name in ("length_penalty", "coverage_penalty"):
-            value = getattr(self, name)
-            if not 0 <= value <= MAX_PENALTY:
-                raise RunError(f"{name}={value:g}: must be a number, 0 to {MAX_PENALTY}")
+            check_range("", name, getattr(self, name), 0, MAX_PENALTY, closed=True, error=RunError)
 
 
 @torch.no_grad()

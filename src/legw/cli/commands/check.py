@@ -11,7 +11,7 @@ from legw.analysis.check import MIN_UPDATES
 from legw.cli import output
 from legw.cli.commands import probe
 from legw.cli.options import read_seeds, task_of
-from legw.errors import LegwError
+from legw.errors import check_count
 from legw.report.charts.probes import curvature_chart
 from legw.report.charts.style import render
 
@@ -41,8 +41,7 @@ class Options(probe.Runs):
 def run(options: Options) -> int:
     """Train, measure, judge, and show the verdicts with their measurements."""
     kind = probe.plot_format(options)
-    if options.updates < MIN_UPDATES:
-        raise LegwError(f"--updates={options.updates}: must be at least {MIN_UPDATES}")
+    check_count("", "--updates", options.updates, MIN_UPDATES)
     from legw.probes import CurvatureProbe, assumptions
 
     assumptions.alone()

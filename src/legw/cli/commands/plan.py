@@ -29,7 +29,7 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, duration, number, one_line
+from legw.errors import LegwError, check_count, duration, number, one_line
 from legw.recipe import to_toml
 from legw.runs.measurements import Speed
 
@@ -142,8 +142,7 @@ def _check(options: Options) -> None:
     several = os.environ.get("WORLD_SIZE", "1")
     for name in ("nodes", "devices"):
         value = getattr(options, name)
-        if value < 1:
-            raise LegwError(f"--{name}={value}: must be at least 1")
+        check_count("", f"--{name}", value)
         if value > 1 and several != "1":
             raise LegwError(
                 f"--{name}={value}: the {several} processes of torchrun are measured as they "

@@ -25,10 +25,10 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, one_line
+from legw.errors import LegwError, check_count, one_line
 from legw.report.charts import probes
 from legw.report.charts.style import FORMATS, render
-from legw.units import epochs_of, with_lengths
+from legw.schedule import epochs_of, with_lengths
 
 if TYPE_CHECKING:
     from legw.recipe import Recipe
@@ -123,8 +123,7 @@ def run(options: Curvature | Noise) -> int:
 def _curvature(options: Curvature) -> int:
     """Run each batch size and seed; show the peaks, their exponent, and a warmup."""
     kind = plot_format(options)
-    if options.updates < 1:
-        raise LegwError(f"--updates={options.updates}: must be at least 1")
+    check_count("", "--updates", options.updates)
     base = base_of(options)
     sizes = sizes_of(options.batch_sizes)
     from legw.cli import tables
@@ -165,8 +164,7 @@ def _noise(options: Noise) -> int:
     """Run each seed; show the noise scale over the run, and what it means for the recipe."""
     kind = plot_format(options)
     base = base_of(options)
-    if options.stretches < 1:
-        raise LegwError(f"--stretches={options.stretches}: must be at least 1")
+    check_count("", "--stretches", options.stretches)
     from legw.cli import tables
     from legw.probes import NoiseProbe, ladder
 

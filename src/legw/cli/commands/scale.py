@@ -7,7 +7,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from legw import recipe, remarks, rules
+from legw import recipe, rules
+from legw.analysis import remarks
 from legw.analysis.scaled import Outcome, all_rules, carry, headline, ladder
 from legw.cli import output
 from legw.cli.options import (

@@ -31,7 +31,7 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, RunError, clean, one_line
+from legw.errors import LegwError, RunError, check_count, clean, one_line
 from legw.recipe import Recipe
 from legw.study import baselines, durations, grid, preview, shards
 from legw.study import plan as study
@@ -153,8 +153,7 @@ def read(options: Options) -> Study:
         LegwError: a list cannot be read, has something twice, or is empty.
         RecipeError: an unknown recipe, rule or field, or a value that cannot be.
     """
-    if options.jobs < 1:
-        raise LegwError(f"--jobs={options.jobs}: must be at least 1")
+    check_count("", "--jobs", options.jobs)
     base = base_recipe(options.app, options.recipe)
     return Study(
         task=options.app,

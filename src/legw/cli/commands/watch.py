@@ -20,7 +20,7 @@ from tyro.conf import Positional, arg
 from legw.cli import output
 from legw.cli.options import Flag
 from legw.cli.output import figure
-from legw.errors import RunError, duration, one_line
+from legw.errors import RunError, check_range, duration, one_line
 from legw.study import watch
 from legw.study.watch import Progress, View
 
@@ -61,8 +61,7 @@ def run(
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Show the folder until all runs have ended; `now` and `sleep` are the clock."""
-    if not options.every > 0:
-        raise RunError(f"--every={options.every:g}: must be above 0")
+    check_range("", "--every", options.every, 0, above=True)
     if not options.folder.is_dir():
         raise RunError(f"{options.folder}: is not a folder; give the folder of a study or of runs")
     view = watch.look(options.folder)

@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from legw.errors import RecipeError, one_line, shown, unknown_name
-from legw.lengths import UNITS
+from legw.decays import UNITS
+from legw.errors import (
+    RecipeError,
+    check_count,
+    check_range,
+    is_count,
+    is_number,
+    one_line,
+    shown,
+    unknown_name,
+)
 
 Values = dict[str, Any]
 
@@ -81,9 +90,8 @@ def of_recipe(what: str, data: Mapping[str, Any]) -> Values:
     if "warmup_ratio" in values:
         ratio, unit = values.pop("warmup_ratio"), _unit(values)
         name = f"warmup_ratio={shown(ratio)}"
-        if not (_is_number(ratio) and 0 <= ratio < 1):
-            raise RecipeError(f"{what}: {name}: must be a number, at least 0 and below 1")
-        if unit is None or not _is_number(values[unit]):
+        check_range(what, "warmup_ratio", ratio, 0, 1)
+        if unit is None or not is_number(values[unit]):
             raise RecipeError(f"{what}: {name}: is a share of a length; give epochs or steps")
         _once(what, values, "warmup_ratio", f"warmup_{unit}")
         values[f"warmup_{unit}"] = ratio * values[unit]
@@ -100,7 +108,7 @@ def of_recipe(what: str, data: Mapping[str, Any]) -> Values:
     return values
 
 
-def batch_size(what: str, batch_tokens: object, tokens_per_example: object) -> int:
+def batch_size(what: str, batch_tokens: Any, tokens_per_example: object) -> int:
     """Return the examples of a batch that is given in tokens.
 
     Args:
@@ -115,17 +123,16 @@ def batch_size(what: str, batch_tokens: object, tokens_per_example: object) -> i
     512
     """
     name = f"batch_tokens={shown(batch_tokens)}"
-    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
-        raise RecipeError(f"{what}: {name}: must be a whole number, at least 1")
+    check_count(what, "batch_tokens", batch_tokens)
     each = tokens_per_example
-    if isinstance(each, bool) or not isinstance(each, int) or each < 1:
+    if not is_count(each) or each < 1:
         raise RecipeError(f"{what}: {name}: needs tokens_per_example; give it")
     if batch_tokens % each:
         near = max(round(batch_tokens / each), 1) * each
         raise RecipeError(
             f"{what}: {name}: is no multiple of tokens_per_example={each}; {near} is one"
         )
-    return batch_tokens // each
+    return int(batch_tokens // each)
 
 
 def of_optimizer(what: str, settings: Mapping[str, Any]) -> Values:
@@ -179,11 +186,11 @@ def of_decay(
     if "num_cycles" in values:
         cycles = values.pop("num_cycles")
         _once(what, values, "num_cycles", "half_cycles")
-        values["half_cycles"] = 2 * cycles if _is_number(cycles) else cycles
+        values["half_cycles"] = 2 * cycles if is_number(cycles) else cycles
     if "min_lr" in values:
         low, lr = values.pop("min_lr"), recipe.get("lr")
         _once(what, values, "min_lr", "end")
-        if not (_is_number(low) and _is_number(lr) and 0 <= low < lr):
+        if not (is_number(low) and is_number(lr) and 0 <= low < lr):
             raise RecipeError(
                 f"{what}: min_lr={shown(low)}: must be a number, at least 0 and below "
                 f"lr={shown(lr)}"
@@ -254,7 +261,3 @@ def _once(what: str, values: Mapping[str, Any], word: str, field: str) -> None:
 
 def _unit(values: Mapping[str, Any]) -> str | None:
     return next((unit for unit in UNITS if values.get(unit) is not None), None)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

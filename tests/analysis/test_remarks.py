@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import legw
 from expect import error_line
 from legw import LAMB, LARS, SGD, Adam, AdamW, Cosine, Muon, Optimizer, Recipe, Rule
-from legw.remarks import decay_sum_factor, evidence, remarks
+from legw.analysis.remarks import decay_sum_factor, evidence, remarks
 from legw.rules import LEGW, LEGW_TIMESCALES, apply
 
 GPT = Recipe(

@@ -37,42 +37,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from legw import words
-from legw.decays import Constant, Decay
-from legw.errors import RecipeError, one_line, shown, too_deep, unknown_name
-from legw.lengths import UNITS, Unit
-from legw.notebook import table
-from legw.optimizers import MAX_NUMBER, SGD, Optimizer
+from legw.decays import UNITS, Constant, Decay, Unit
+from legw.errors import (
+    MAX_NUMBER,
+    RecipeError,
+    check_count,
+    check_name,
+    is_number,
+    one_line,
+    shown,
+    too_deep,
+    unknown_name,
+)
+from legw.optimizers import SGD, Optimizer
+from legw.recipe import words
+from legw.recipe.notebook import table
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-MAX_COUNT = 2**53
-"""The largest count: up to here a float holds every whole number exactly."""
-
-
-def check_count(what: str, name: str, value: object) -> None:
-    """Raise RecipeError unless the value is a whole number, 1 to 2**53.
-
-    >>> check_count("mine", "batch_size", 8192)
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(f"{what}: {name}={shown(value)}: must be a whole number, at least 1")
-    if value > MAX_COUNT:
-        raise RecipeError(f"{what}: {name}={shown(value)}: must be at most 2**53 = {MAX_COUNT}")
-
-
-def check_name(what: str, name: object) -> None:
-    """Raise RecipeError unless the name is text of 1 to 100 printable characters.
-
-    >>> check_name("recipe", "mnist-lstm")
-    """
-    if not isinstance(name, str):
-        raise RecipeError(f"{what}: name={shown(name)}: must be text; put it in quotes")
-    if not (1 <= len(name) <= 100 and name.isprintable()):
-        raise RecipeError(
-            f"{what}: name={shown(name)}: must be 1 to 100 printable characters; give another name"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +172,7 @@ class Recipe:
                 )
 
     def _check_number(self, name: str, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not is_number(value):
             raise self._fault(name, "must be a number")
         if not abs(value) < MAX_NUMBER:
             raise self._fault(name, f"must be a finite number, below {MAX_NUMBER:g}")
