@@ -66,13 +66,14 @@ HALF_WRITTEN = re.compile(
     r"\.(checkpoint-\d+\.pt|(manifest|summary|study|table|probes)\.json|"
     r"(metrics|curvature|noise)\.jsonl)\.\d+"
 )
-"""Names of files that `write_atomically` had not come to the end of when it was killed."""
+"""Pattern of temporary files that a killed `write_atomically` leaves behind."""
 
 
 def clear_half_written(folder: Path, *more: str) -> None:
-    """Remove what killed processes left half-written: each as large as what it was to become.
+    """Remove the half-written files of killed processes, each of which may be as large as a whole
+    one.
 
-    Only for the one who holds the folder's lock: no other process writes there then.
+    The caller must hold the folder's lock, so that no other process writes there.
 
     Args:
         folder: of a run or a study.

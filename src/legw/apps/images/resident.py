@@ -26,11 +26,11 @@ class Resident:
     train: tuple[Tensor, Tensor]
     """Pixels, uint8 of shape (images, H, W, 3), and labels, int64 of shape (images,)."""
     held_out: tuple[Tensor, Tensor]
-    """The same for what the metric is measured on."""
+    """The same of the images for the metric."""
     classes: tuple[str, ...]
     """Names, by number."""
     broken: tuple[str, ...] = ()
-    """What was said of each file that was left out."""
+    """Message of each file that was left out."""
 
 
 def resident(
@@ -74,7 +74,7 @@ def resident(
 
 
 def _read(path: Path, tree: Tree) -> Resident | None:
-    """Return what was decoded earlier; None where there is nothing whole."""
+    """Return the images decoded earlier; None where there are none, or not all."""
     try:
         with path.open("rb") as content, numpy.load(content, allow_pickle=False) as file:
             names = ("train", "train_labels", "held_out", "held_out_labels")
