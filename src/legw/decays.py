@@ -1,10 +1,9 @@
 """Decays as data: the fall of the learning rate after its peak.
 
-A decay is a pure function of the position: `factor(epoch, epochs)` is the share
-of the peak rate that is left. Both numbers are measured from where the decay
-starts: epoch 0, or the end of the warmup where `after_warmup` is true. They are in the
-unit of the recipe, as the decay's own lengths are: epochs, steps, examples or tokens. A new
-decay is one new dataclass.
+A decay is a pure function of the position: `factor(epoch, epochs)` is the learning rate as a share
+of its peak. Both arguments are measured from the start of the decay: epoch 0, or the end of the
+warmup where `after_warmup` is true. They are in the recipe's unit, like the decay's own lengths:
+epochs, steps, examples or tokens. A new decay is one new dataclass.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ def power_of(value: float, k: float, power: float) -> float:
 
 
 def edge(position: float, least: float) -> float:
-    """Return how far before a boundary a position counts as there, in spite of rounding.
+    """Return the distance below a boundary at which a position counts as reaching it.
 
     Args:
         position: in any unit, at least 0.
@@ -62,12 +61,13 @@ def edge(position: float, least: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Decay:
-    """What all decays share. `kind` is the name used in TOML, JSON and tables."""
+    """Base of all decays. `kind` is the name used in TOML, JSON and tables."""
 
     kind: ClassVar[str] = ""
     lengths: ClassVar[Mapping[str, Any]] = {}
-    """Settings that are lengths, by their names without a unit, each with what it is in epochs
-    where none is given; None where it must be. Each is four fields, one a unit."""
+    """Settings that are lengths, by their names without a unit. The value is the default in
+    epochs, or None for a length that must be given. Each length has four fields, one for each
+    unit."""
 
     after_warmup: bool = False
     """False: epochs count from the start of the run. True: from the end of the warmup."""
@@ -85,7 +85,9 @@ class Decay:
         raise NotImplementedError
 
     def first_drop(self, epochs: float) -> float | None:
-        """Return the epoch, from the decay's start, to which it stays at the peak, if any.
+        """Return the epoch, from the decay's start, up to which the rate stays at its peak.
+
+        None where it falls from the start on, or never.
 
         Args:
             epochs: epochs from the decay's start to the end of the run, above 0.
@@ -144,7 +146,7 @@ class Decay:
         return getattr(self, f"{name}_{self.unit or 'epochs'}")
 
     def _settle_lengths(self) -> None:
-        """Check that lengths are in one unit, and fill in what is usual in epochs."""
+        """Check that lengths are in one unit, and fill in defaults in epochs."""
         units = [u for u in UNITS if any(self._stated(name, u) for name in self.lengths)]
         if len(units) > 1:
             given = [
@@ -167,7 +169,7 @@ class Decay:
 
     @classmethod
     def usual(cls) -> dict[str, Any]:
-        """Return the settings that say nothing: each with its value where none is given.
+        """Return the default settings.
 
         >>> Exponential.usual()["every_epochs"]
         1.0
@@ -213,7 +215,7 @@ class Step(Decay):
     milestones_tokens: tuple[float, ...] | None = None
     """The same in tokens seen."""
     rate: float = 0.1
-    """What it is multiplied by, above 0 and at most 1."""
+    """Factor of each multiplication, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
         check_range(self.kind, "rate", self.rate, 0, 1, above=True, closed=True)
@@ -310,7 +312,7 @@ class Polynomial(Decay):
     end: float = 0.0
     """Share of the peak rate that is left at the end, in [0, 1)."""
     after_warmup: bool = True
-    """True: falls from the end of the warmup, as in the code of LARS and LAMB."""
+    """True: falls from the end of the warmup on, as in the code of LARS and LAMB."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -444,7 +446,7 @@ class WarmupStableDecay(Decay):
         return self.end + (1.0 - self.end) * self._fall(left)
 
     def _fall(self, left: float) -> float:
-        """Return the share of the fall that is left, where so much of the tail is."""
+        """Return the share of the fall that is left, for the share of the tail that is left."""
         if self.shape == "linear":
             return left
         if self.shape == "cosine":

@@ -1,8 +1,8 @@
 """Errors: each mistake of a user as one line, with its remedy.
 
-Every mistake that is the user's to mend is a `LegwError`: the command line
-prints its one line and exits with 2. Anything else is a bug of ours and keeps
-its traceback. The line reads ``what: name=value: rule broken; what to do``.
+Every mistake that the user can correct is a `LegwError`: the command line prints its line and exits
+with 2. Any other exception is a bug of legw and keeps its traceback.
+The line reads ``what: name=value: rule broken; what to do``.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import TypeGuard
 
 
 class LegwError(Exception):
-    """A mistake that the user can mend; its text is one clear line."""
+    """A mistake that the user can correct; its text is one line."""
 
     told: bool | None = None
-    """Whether another of several processes tells the user about it; None is undecided, and
-    means that all have made the same mistake, of which the first tells."""
+    """With several processes: True where another process prints the error, False where this one
+    does. None means that all processes have the same error, and the first one prints it."""
 
 
 class RecipeError(LegwError, ValueError):
-    """A recipe, rule or schedule that cannot be: wrong value, name or combination."""
+    """An impossible recipe, rule or schedule: a wrong value, name or combination."""
 
 
 class DataError(LegwError):
-    """Data that are missing, unreadable or not what the task needs."""
+    """Data that are missing, unreadable or unfit for the task."""
 
 
 class RunError(LegwError):
@@ -36,14 +36,14 @@ class DivergedError(LegwError):
 
 
 class LegwWarning(UserWarning):
-    """Something that works as asked and still deserves a second look."""
+    """A setting that works and may still be a mistake."""
 
 
 def one_line(text: str, limit: int = 200) -> str:
     """Return text fit for an error line: control characters escaped, the rest cut off.
 
     Args:
-        text: whatever a user or a file gave.
+        text: any text, for example from a user or a file.
         limit: most characters that come back, at least 4.
 
     >>> one_line("two\\nlines"), one_line("a long text", limit=7)
@@ -56,14 +56,14 @@ def one_line(text: str, limit: int = 200) -> str:
 
 
 KEPT_JOINERS = "\u200c\u200d"
-"""Joiners, of which letters of some scripts are made; they move nothing."""
+"""Joiners, which some scripts need inside of letters; they do not move the cursor."""
 
 
 def clean(text: str) -> str:
-    """Return text from outside as it is shown: what is no letter or space, as Python escapes it.
+    """Return text that is safe to show: control characters are written as Python escapes them.
 
-    Escape codes move a terminal's cursor, right-to-left marks and line breaks make a line say
-    something else; here they are letters. Every output passes what it was given through this.
+    Escape codes move a terminal's cursor; right-to-left marks and line breaks change the meaning of
+    a line. All text from users and files passes through this function on output.
 
     >>> clean("plain text, 中 and é"), clean("a\\x1b[2Jb\\u202ec")
     ('plain text, 中 and é', 'a\\\\x1b[2Jb\\\\u202ec')
@@ -98,7 +98,7 @@ def shown(value: object) -> str:
 
 
 def too_deep(value: object, most: int = 32) -> bool:
-    """Whether lists and tables lie in each other more than `most` deep: no file of ours does.
+    """Whether lists and tables are nested more than `most` deep, which no file of ours is.
 
     >>> too_deep([[1]]), too_deep([[1]], most=1)
     (False, True)
@@ -118,7 +118,7 @@ def too_deep(value: object, most: int = 32) -> bool:
 
 
 def number(value: object, digits: int = 5) -> str:
-    """Return a value as people read it: few significant digits, thousands in full.
+    """Return a value for reading: few significant digits, thousands in full.
 
     >>> [number(x) for x in (8192, 0.15625, 1 / 3, 123456.7, 6.25e-4, None, (30.0, 60.0), True)]
     ['8192', '0.15625', '0.33333', '123457', '0.000625', '-', '[30, 60]', 'true']
@@ -138,7 +138,7 @@ def number(value: object, digits: int = 5) -> str:
 
 
 def duration(seconds: float, digits: int = 2) -> str:
-    """Return a time as people say it, in the unit in which it is a small number.
+    """Return a duration in words, in the unit in which it is a small number.
 
     Args:
         seconds: at least 0.
@@ -156,7 +156,7 @@ def duration(seconds: float, digits: int = 2) -> str:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the line for a name that does not exist, with the nearest that does.
+    """Return the message for an unknown name, with the nearest known one.
 
     >>> unknown_name("rule", "lgew", ["legw", "linear"])
     "rule 'lgew' is unknown; did you mean 'legw'? (known: legw, linear)"

@@ -12,8 +12,9 @@ from typing import ClassVar
 from legw.errors import RecipeError, check_count, check_range
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration ``X <- a*X + (b*X@X' + c*(X@X')@(X@X'))@X``, chosen by Jordan et
-al. 2024 so that small singular values grow fast; all end between about 0.7 and 1.2."""
+"""Coefficients of the quintic iteration
+``X <- a*X + (b*X@X' + c*(X@X')@(X@X'))@X``, chosen by Jordan et al. 2024 so that small singular
+values grow fast; all end between about 0.7 and 1.2."""
 
 MUON_RMS = 0.2
 """Root mean square of the entries of Muon's step, per lr: about that of AdamW's steps."""
@@ -21,7 +22,7 @@ MUON_RMS = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What all optimizers share. `kind` is the name used in TOML, JSON and tables."""
+    """Base of all optimizers. `kind` is the name used in TOML, JSON and tables."""
 
     kind: ClassVar[str] = ""
     adaptive: ClassVar[bool] = False
@@ -29,7 +30,8 @@ class Optimizer:
     decoupled: ClassVar[tuple[str, ...]] = ()
     """Settings that are weight decay beside the step, ``w -= lr*weight_decay*w``."""
     elsewhere: ClassVar[bool] = False
-    """True where another library has it and we do not: files of ours cannot name it."""
+    """True for an optimizer of another library that legw does not have; recipe files cannot name
+    it."""
 
 
 @dataclass(frozen=True, kw_only=True)

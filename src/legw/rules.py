@@ -37,10 +37,10 @@ MAX_WARMUP = 0.5
 """A warmup above this share of the run is a caution, wherever the recipe is scaled."""
 
 MAX_LENGTH = 4.0
-"""A steered run ends after this many times its base's epochs, whatever it has gained."""
+"""A steered run ends at the latest after this multiple of its base's epochs."""
 
 ROUNDING = 1e-12
-"""Two numbers this close, relatively, count as equal where a rule meets its limit."""
+"""Relative difference up to which two numbers count as equal at a rule's limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +48,14 @@ class Rule:
     """One way to carry a recipe to another batch size.
 
     Raises:
-        RecipeError: a name that is no line of text, a power out of [-8, 8).
+        RecipeError: a name that is not one line of text, a power outside of [-8, 8).
 
     >>> LEGW.lr_power, LEGW.warmup_power
     (0.5, 1.0)
     """
 
     name: str
-    """What the command line and tables call it; 1 to 100 printable characters."""
+    """Name on the command line and in tables; 1 to 100 printable characters."""
     lr_power: float
     """Power of k that multiplies the learning rate (and the rate the warmup starts from)."""
     warmup_power: float = 0.0
@@ -79,12 +79,12 @@ class Rule:
     warmup_epochs: float | None = None
     """Fixed length of the warmup in epochs, at least 0, from the base's rate; None scales."""
     optimizer: Callable[[Optimizer, float], Optimizer] | None = None
-    """How the optimizer's own settings change with k; None leaves them."""
+    """Change of the optimizer's own settings with k; None keeps them."""
     needs: type[Optimizer] | None = None
     """The optimizer family the rule is defined for; None is any."""
     steers: bool = False
-    """Whether the rule works on while the run goes on: the recipe that it gives is the
-    base's at another batch, which `legw.train` steers. Needs ``k >= 1``."""
+    """Whether the rule changes the learning rate during the run: its recipe is the base's at
+    another batch, and `legw.train` steers it. Needs ``k >= 1``."""
     formula: str = ""
     """The rule in one line, for people."""
     source: str = ""
@@ -214,11 +214,11 @@ RULES: dict[str, Rule] = {
 """The rules that ship, by name, in the order in which tables show them."""
 
 STEERING = {rule.name for rule in RULES.values() if rule.steers}
-"""The rules that tell only at a run's end how long it was."""
+"""Rules under which the length of a run is known only at its end."""
 
 
 def steers(name: str, scaled: Recipe, base: Recipe) -> bool:
-    """Say whether a rule of this name sets the rates of a run while it goes on.
+    """Say whether a rule of this name sets the learning rates during the run.
 
     >>> base = Recipe(batch_size=16, lr=1, epochs=9)
     >>> steers("adascale", apply(base, 32, ADASCALE), base), steers("legw", base, base)
@@ -335,7 +335,7 @@ def _stretched(recipe: Recipe, rule: Rule, k: float) -> Decay:
 
 
 def _memory(optimizer: Optimizer, rule: Rule, k: float) -> Optimizer:
-    """Return the optimizer with what a rule changes of its memory: weight decay, beta2."""
+    """Return the optimizer with a rule's changes of weight decay and beta2."""
     new: dict[str, float] = {}
     if rule.weight_decay_power:
         new = {
@@ -351,7 +351,7 @@ def _memory(optimizer: Optimizer, rule: Rule, k: float) -> Optimizer:
 def _lengths(recipe: Recipe, batch_size: int, rule: Rule) -> tuple[float, float]:
     """Return length and warmup of the scaled recipe, in its unit.
 
-    What is equal in epochs, or in examples or tokens, is 1/k of the steps.
+    A length that is equal in epochs, examples or tokens has 1/k of the steps.
     """
     k = batch_size / recipe.batch_size
     less = 1 if recipe.unit == "steps" else 0
@@ -379,7 +379,7 @@ def _warmup_from(recipe: Recipe, rule: Rule, k: float) -> float:
 
 
 def _choices(recipe: Recipe, batch_size: int, rule: Rule) -> str:
-    """Say what would fit: a smaller batch, a shorter warmup of the base, other rules.
+    """Return the remedies that fit: a smaller batch, a shorter warmup of the base, other rules.
 
     The largest batch has ``warmup * k**power < length``, and so has the longest warmup.
     """
@@ -423,7 +423,7 @@ def below(limit: float) -> float:
 
 
 def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
-    """Return one line for each thing about a scaled recipe that deserves a second look.
+    """Return the warnings about a scaled recipe, one line each.
 
     These are: no warmup to scale; a warmup past the first decay, or above half of the
     run; linear scaling of an
@@ -491,7 +491,7 @@ def warmup_share(recipe: Recipe) -> float:
 def long_warmup(scaled: Recipe) -> str:
     """Return a line for a warmup above a fifth of the run, else nothing.
 
-    A base's warmup is often habit and not need.
+    A base's warmup is often longer than it needs to be.
 
     >>> long_warmup(Recipe(batch_size=8, lr=1, steps=1000, warmup_steps=200))
     ''

@@ -194,7 +194,7 @@ def counts(recipe: Recipe) -> tuple[int | None, int | None]:
 
 
 def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:
-    """Return the examples in one epoch: what is given, or else the recipe's own.
+    """Return the examples in one epoch: the given number, or else the recipe's own.
 
     Args:
         recipe: what is trained; for streams the number depends on its batch size.
@@ -229,8 +229,8 @@ def in_unit(recipe: Recipe, unit: Unit, num_examples: int | None = None) -> Reci
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
     Raises:
-        RecipeError: the unit is unknown, or a number that the two units hang on: that of
-            examples in an epoch, or that of tokens in an example.
+        RecipeError: the unit is unknown, or the number of examples in an epoch, or of tokens in an
+            example, which the conversion needs.
 
     >>> base = Recipe(batch_size=100, lr=1, epochs=90, warmup_epochs=5)
     >>> in_unit(base, "steps", num_examples=1000).warmup_steps
@@ -274,7 +274,7 @@ def with_lengths(
     steps: float | None = None,
     warmup_steps: float | None = None,
 ) -> Recipe:
-    """Return the recipe with lengths that are given, all of it in their unit.
+    """Return the recipe with the given lengths, and all its lengths in their unit.
 
     Args:
         recipe: what is trained.
@@ -284,7 +284,7 @@ def with_lengths(
         warmup_steps: of the warmup, in updates.
 
     Raises:
-        RecipeError: lengths are given in two units, one cannot be, or the recipe is in the
+        RecipeError: lengths are given in two units, one is out of range, or the recipe is in the
             other unit and the number of examples is not known.
 
     >>> with_lengths(Recipe(batch_size=100, lr=1, epochs=90), steps=500, warmup_steps=50).length

@@ -24,10 +24,10 @@ USUAL = {
     "micro_batch_size": 1, "num_epochs": 1.0, "lr_scheduler": "cosine",
     "optimizer": "adamw_torch_fused",
 }  # fmt: skip
-"""What axolotl takes where they are not given."""
+"""Axolotl's defaults."""
 
 WARMUP_SHARE, MAX_WARMUP = 0.03, 100
-"""Its warmup where none is given: this share of the run, at most so many updates."""
+"""Its default warmup: a share of the run, and the most updates of it."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
@@ -59,7 +59,8 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return axolotl's values of a scaled recipe, and what they cannot say; see `forms.Form`."""
+    """Return axolotl's values of a scaled recipe, and what they cannot express; see
+    `forms.Form`."""
     theirs = _theirs(values)
     if not _warmup_given(values):
         key = "warmup_steps" if base.unit == "steps" else "warmup_ratio"
@@ -122,7 +123,7 @@ def _usual_warmup(
 
 
 def _in_its_words(function: Any, *args: Any) -> Any:
-    """Return what a function for Trainer's words returns, its lines in axolotl's words."""
+    """Return the result of a function for Trainer's names, its lines with axolotl's names."""
     try:
         found, lines = function(*args)
     except RecipeError as error:

@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         RecipeError: it cannot be read, is not in its language, holds no values by name, or is
-            nested without measure.
+            nested too deeply.
     """
     here = one_line(str(path))
     try:
@@ -88,11 +88,11 @@ def _parser(path: Path, language: str) -> tuple[Callable[[str], Any], tuple[type
 
 
 def check_size(what: str, values: Any) -> None:
-    """Refuse values that are nested too deeply, in themselves, or without measure.
+    """Refuse values that are nested too deeply or in themselves, or that are too many.
 
     Args:
-        what: they are called so in errors.
-        values: any; nothing is unfolded, so that an alias of an alias costs nothing.
+        what: name of the values in errors.
+        values: any; aliases are counted without unfolding them.
 
     Raises:
         RecipeError: they are.
@@ -190,7 +190,7 @@ def text_of(what: str, values: Mapping[str, Any], path: Path) -> str:
     """Return values as text in the language of a file's name.
 
     Args:
-        what: whose values they are, for errors.
+        what: name of their library, for errors.
         values: by name.
         path: of the file.
 
@@ -225,7 +225,7 @@ def _key(what: str, name: Any, language: str) -> Any:
 
 
 def _plain(what: str, name: str, value: Any, language: str) -> Any:
-    """Return a value as the language has it; `name` is where it is, for errors."""
+    """Return a value in the language's types; `name` is its place, for errors."""
     if isinstance(value, Enum):
         return _plain(what, name, value.value, language)
     if isinstance(value, str):

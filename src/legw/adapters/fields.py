@@ -1,7 +1,7 @@
 """Configuration fields: single values, as files and command lines give them.
 
 YAML reads ``1e-5`` as text, and a command line gives values by name as JSON text. Each function
-takes `form`, whose values they are, for the line of an error.
+takes `form`, the library's name, for errors.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def below_lr(form: str, values: Values, name: str, default: float, lr: float) ->
     """Return a lowest rate as a share of the peak.
 
     Args:
-        form: whose values they are.
+        form: the library's name, for errors.
         values: by name.
         name: of the lowest rate.
         default: where it is missing.
@@ -123,7 +123,7 @@ def by_name(form: str, values: Values, name: str) -> dict[str, Any]:
 
 
 def examples(form: str, name: str, value: Any, num_examples: int | None) -> int:
-    """Return the examples of an epoch, which the length of `name` in epochs hangs on.
+    """Return the examples of an epoch, which the setting `name` needs in epochs.
 
     Raises:
         RecipeError: they are not known.
@@ -155,13 +155,13 @@ def passes(batch_size: int, micro_batch_size: int, processes: int) -> tuple[int,
 
 
 def few_at_once(size: int, times: int, old: int, word: str) -> list[str]:
-    """Return that many small passes make the batch, because nothing larger divides it.
+    """Return a note that the batch takes many small passes, as no larger size divides it.
 
     Args:
         size: examples per pass.
         times: passes per update.
         old: examples per pass before.
-        word: what the library calls the passes.
+        word: the library's name for the passes.
 
     >>> few_at_once(1, 1021, 16, "accumulation")
     ['accumulation=1021: passes of 1 instead of 16 on a device, for nothing larger divides 1021; \

@@ -28,7 +28,7 @@ REFERENCE = 2**19
 """Tokens of the batch for which nanochat's rates are given."""
 
 RATES = {"matrix_lr": 0.02, "embedding_lr": 0.3, "unembedding_lr": 0.008, "scalar_lr": 0.5}
-"""Its rates, each of a group of weights, with what it takes where one is not given."""
+"""Its learning rates, each of a group of weights, with their defaults."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
@@ -70,7 +70,8 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return nanochat's values of a scaled recipe, and what they cannot say; see `forms.Form`."""
+    """Return nanochat's values of a scaled recipe, and what they cannot express; see
+    `forms.Form`."""
     old = count("nanochat", values, "device_batch_size", 32)
     size, times = passes(big.batch_size, old, processes)
     new = dict(values)

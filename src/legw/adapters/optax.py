@@ -3,8 +3,8 @@
     optimizer = recipe_optimizer(big, num_examples=60000)
     optimizer = recipe_optimizer(big, num_examples=60000, hidden={"w": 1, "b": 0})  # Muon
 
-The schedule is `legw.schedule`'s closed form written for arrays: whole updates are
-counted in integers, and what rounds in single precision is added up before.
+The schedule is `legw.schedule`'s closed form written for arrays: whole updates are counted in
+integers, and sums that single precision would round are computed before.
 """
 
 from __future__ import annotations
@@ -140,10 +140,10 @@ def recipe_optimizer(
     Args:
         recipe: what is trained.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
-        hidden: for Muon, and only for it: what JAX's arrays do not say of themselves. A tree
-            of whole numbers with the parameters' structure, or a function that returns it
-            for the parameters: how many matrices lie one above the other along an array's
-            first axis (1 for a plain matrix, 4 for an LSTM's stacked gates), each made
+        hidden: for Muon alone: the number of matrices in each array. A tree of whole numbers with
+            the parameters' structure, or a function that returns it for the parameters. A number
+            counts the matrices that lie one above the other along an array's first axis
+            (1 for a plain matrix, 4 for an LSTM's stacked gates), each made
             orthogonal by itself; 0 leaves an array to AdamW. An array of more than two
             dimensions is taken as (first axis, all others), as torch's convolutions lie.
             With ``split_gates=False`` each array counts as one matrix.
@@ -310,12 +310,12 @@ def _turned(array: Array, count: int, ns_steps: int) -> Array:
 
 
 def _masked(counts: Any) -> Any:
-    """Return the counts as `optax.partition` shows a tree to the part that Muon has."""
+    """Return the counts in the form in which `optax.partition` gives a tree to Muon's part."""
     return jax.tree.map(lambda count: count or optax.MaskedNode(), counts)
 
 
 def _counts(hidden: Any, params: Any, data: optimizers.Muon) -> Any:
-    """Return how many matrices each array holds, as the user says."""
+    """Return the user's number of matrices in each array."""
     counts = hidden(params) if callable(hidden) else hidden
     found, wanted = jax.tree.structure(counts), jax.tree.structure(params)
     if found != wanted:

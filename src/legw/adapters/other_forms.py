@@ -15,11 +15,11 @@ class OtherForm:
     """A configuration that is not read, and why."""
 
     what: str
-    """What it is: "a configuration of fairseq"."""
+    """Description, such as "a configuration of fairseq"."""
     known_by: tuple[tuple[str, ...], ...]
-    """Names of which all of one of these are there. A dot leads into a table."""
+    """Sets of names of which one whole set must be present. A dot leads into a table."""
     why: str = "legw does not read these; write its numbers as a recipe"
-    """Why, and what to do."""
+    """The reason, and the remedy."""
 
 
 OTHERS = (
@@ -104,7 +104,7 @@ OTHERS = (
 
 
 def not_read(values: Values) -> OtherForm | None:
-    """Return what values are that legw does not read; None where they are none of these.
+    """Return the description of values that legw cannot read; None for other values.
 
     >>> not_read({"accum_count": [3], "train_steps": 100000}).what
     'a configuration of OpenNMT'

@@ -1,7 +1,7 @@
 """Setting names: whether one sets batch, length, warmup, learning rate or schedule.
 
-No list has every name that a script may use. `role_of` reads the words of a name, so that a
-value under a name that a library does not have is told, and never passed over in silence.
+No list has every name that a script may use. `role_of` reads the words of a name, so that a value
+under an unknown name is reported and never ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Role = Literal[
     "batch", "accumulation", "length", "warmup", "rate", "schedule", "optimizer",
     "optimizer setting", "examples", "processes", "count",
 ]  # fmt: skip
-"""What a value sets; "count" is a number of updates or batches that sets none of the others."""
+"""Role of a value; "count" is a number of updates or batches with none of the other roles."""
 
 DECIDES: tuple[Role, ...] = (
     "batch", "accumulation", "length", "warmup", "rate", "schedule", "optimizer",
@@ -33,7 +33,7 @@ WHOLE_NAMES: dict[str, Role] = {
     "num_nodes": "processes", "nproc_per_node": "processes", "num_gpus": "processes",
     "num_processes": "processes", "dp_size": "processes", "warm": "warmup",
 }  # fmt: skip
-"""Names that are read as a whole, for their words alone do not say it."""
+"""Names whose role follows from the whole name, not from its words."""
 
 UNRELATED_WORDS = frozenset({
     "eval", "evaluation", "val", "valid", "validation", "test", "testing", "predict",
@@ -42,7 +42,7 @@ UNRELATED_WORDS = frozenset({
     "sample", "sampling", "vis", "preprocess", "preprocessing", "tokenize", "tokenizer", "map",
     "writer", "cache", "keep", "wandb", "profiler", "profiling",
 })  # fmt: skip
-"""Words of what happens beside training."""
+"""Words of settings outside of training, such as evaluation."""
 
 COUNTING = frozenset({
     "step", "steps", "iter", "iters", "iteration", "iterations", "update", "updates", "interval",
@@ -54,7 +54,7 @@ LENGTH_WORDS = frozenset({
 
 
 def role_of(name: str) -> Role | None:
-    """Return what a name says that its value sets; None where it says nothing of these.
+    """Return the role that a name suggests; None without one.
 
     >>> [role_of(name) for name in ("train_bsz", "update_freq", "max_iters", "lrWarmupEpochs")]
     ['batch', 'accumulation', 'length', 'warmup']
@@ -131,6 +131,6 @@ def _counting(found: set[str]) -> Role | None:
 
 
 def _words(name: str) -> list[str]:
-    """Return the words of a name: parts between underscores, and of a name likeThis."""
+    """Return the words of a name, in snake_case or camelCase."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return [word for word in re.split(r"[^a-z0-9]+", apart.lower()) if word]

@@ -28,7 +28,8 @@ NOT_CARRIED = {
     "cooldown_epochs": 0, "lr_noise": None, "lr_cycle_limit": 1, "lr_k_decay": 1.0,
     "layer_decay": None,
 }  # fmt: skip
-"""What changes timm's rates and has no word in a recipe, with the value that does nothing."""
+"""Settings that change timm's learning rates and that no recipe has, with the value without an
+effect."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
@@ -87,7 +88,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
 
 def _early(on_updates: bool) -> str:
-    """Return how timm's milestones come early: its counter, from 0, is one ahead at each."""
+    """Return a note that timm's milestones come early: its counter, from 0, is one ahead."""
     if on_updates:
         return "decay_milestones: timm's come one update early"
     return ("decay_milestones: sched_on_updates is off, so timm's come one epoch early; "
@@ -159,7 +160,8 @@ def _adam(values: Values) -> dict[str, float]:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return timm's arguments of a scaled recipe, and what they cannot say; see `forms.Form`."""
+    """Return timm's arguments of a scaled recipe, and what they cannot express; see
+    `forms.Form`."""
     old = count("timm", values, "batch_size", 128)
     size, times = passes(big.batch_size, old, processes)
     lost = few_at_once(size, times, old, "grad_accum_steps")

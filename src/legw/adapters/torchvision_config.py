@@ -82,7 +82,7 @@ def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return the reference's arguments of a scaled recipe, and what they cannot say."""
+    """Return the reference's arguments of a scaled recipe, and what they cannot express."""
     size, lost = big.batch_size // processes, []
     if size > count("torchvision", values, "batch_size", 32):
         lost.append(f"batch_size={size}: is one pass on a device, for torchvision's references do "
@@ -107,7 +107,7 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
 
 
 def _whole(name: str, value: float, lost: list[str]) -> int:
-    """Return whole epochs, the next where they are none, and say so."""
+    """Return whole epochs, rounded up with a note."""
     whole = math.ceil(value - 1e-9)
     if abs(whole - value) > 1e-9:
         lost.append(f"{name}={value:g}: the reference takes whole epochs; {whole} is written")

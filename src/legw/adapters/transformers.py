@@ -3,8 +3,8 @@
     arguments = TrainingArguments("out", **trainer_arguments(big, micro_batch_size=32))
     Trainer(model, arguments, optimizers=trainer_optimizers(model, big, num_examples), ...)
 
-A `Trainer` steps its scheduler once an update, whatever accumulation and the number of
-processes are, so that `legw.train.RecipeLR` is given to it as it is.
+A `Trainer` steps its scheduler once an update, under any accumulation and number of processes, so
+it takes `legw.train.RecipeLR` unchanged.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from legw.recipe import Recipe
 from legw.schedule import in_unit, updates, warmup_updates
 
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
-"""Schedulers that pass over the warmup that they are given."""
+"""Schedulers that ignore a given warmup."""
 
 SCHEDULER_VALUES = "lr_scheduler_kwargs"
 """Where the values of a scheduler are: its lowest rate, its power."""
@@ -117,7 +117,7 @@ def _splits(values: Values) -> bool:
 
 
 def _counted(values: Values) -> list[str]:
-    """Return what counts updates among the scheduler's values and no decay of ours has."""
+    """Return the scheduler's values that count updates and that no decay of ours has."""
     more = by_name("transformers", values, SCHEDULER_VALUES)
     known = DECAYS.get(_scheduler(values), (None, ()))[1]
     return [
@@ -154,7 +154,7 @@ def _scheduler(values: Values) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """How long the run and its warmup are, in the unit of the run."""
+    """Length of the run and of its warmup, in the unit of the run."""
 
     unit: str
     """epochs, or steps where `max_steps` says so."""
@@ -253,15 +253,14 @@ def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
 def write(
     values: Values, base: Recipe, big: Recipe, processes: int, *, own_version: bool = True
 ) -> tuple[Fields, list[str]]:
-    """Return TrainingArguments of a scaled recipe, and what they cannot say; see `forms.Form`.
+    """Return TrainingArguments of a scaled recipe, and what they cannot express; see `forms.Form`.
 
     Args:
         values: the arguments of the base.
-        base: what was read from them.
+        base: recipe of these values.
         big: the scaled recipe.
         processes: that train together, at least 1.
-        own_version: whether they are for the installed version, in whose names they are
-            written; else in the names in which they are given.
+        own_version: whether to use the names of the installed version; else the names of `values`.
     """
     new = dict(values)
     old = count("transformers", values, "per_device_train_batch_size", 8)

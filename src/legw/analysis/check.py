@@ -115,9 +115,8 @@ def of_curvature(
     Args:
         power: power law of the peak's epoch over the batch size; None for fewer than two sizes.
         late: batch sizes whose peak lies at the end of the measurement.
-        early: batch sizes whose
-        peak lies at its beginning: a curvature that only falls is highest in the first update of
-        every batch, under any rule.
+        early: batch sizes whose peak lies at its beginning: a curvature that only falls is highest
+            in the first update of every batch, under any rule.
 
     >>> of_curvature(Power(exponent=1.1, low=0.9, high=1.3, factor=1.0, n=3)).answer
     'holds'

@@ -1,7 +1,6 @@
 """Remarks on a scaled recipe: published results for its optimizer, and values the rule keeps.
 
-They are no warnings: `legw scale` prints them, and `legw.rules.cautions` has what deserves a
-second look.
+They are no warnings: `legw scale` prints them. The warnings are in `legw.rules.cautions`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from legw.recipe import Recipe
 from legw.rules import MAX_WARMUP, RULES, Rule, long_warmup, warmup_share
 
 NOTED_FACTOR = 2.0
-"""Weight decay whose sum over the run changes by more than this factor is told."""
+"""A change of the weight decay's sum over the run by more than this factor gets a remark."""
 
 EVIDENCE: dict[type[Optimizer], str] = {
     LARS: "LARS and LAMB: published with legw to 64 times the batch (ResNet-50 and BERT, 512 to "
@@ -23,11 +22,11 @@ EVIDENCE: dict[type[Optimizer], str] = {
     SGD: "momentum SGD: on convolutional networks the linear rate was better in print, 23.74 "
     "against 26.22 % error at batch 8K (arXiv 1706.02677)",
 }
-"""What is published for each family of optimizers, each as one line."""
+"""Published results for each family of optimizers, each as one line."""
 
 
 def evidence(optimizer: Optimizer) -> str:
-    """Return what is published about large batches for an optimizer's family, as one line.
+    """Return the published results on large batches for an optimizer's family, as one line.
 
     >>> from legw.optimizers import LAMB, AdamW
     >>> evidence(AdamW()).partition(":")[0], evidence(LAMB()).partition(":")[0]
@@ -42,7 +41,7 @@ def evidence(optimizer: Optimizer) -> str:
 
 
 def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
-    """Return what is worth knowing of a scaled recipe, one line each; none at ``k = 1``.
+    """Return the remarks on a scaled recipe, one line each; none at ``k = 1``.
 
     These are: a warmup above a fifth of the run (above half it is a caution); weight decay
     whose sum over the run, lr times weight decay, changes by more than twice; weight decay
@@ -71,9 +70,9 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
 
 def decay_sum_factor(base: Recipe, scaled: Recipe) -> float | None:
-    """Return by what the sum of lr*weight_decay over the run changes; None without decay.
+    """Return the factor of change of lr*weight_decay summed over the run; None without decay.
 
-    Only decoupled weight decay counts: the rate times it is what each update takes off.
+    Only decoupled weight decay counts: each update removes the share lr*weight_decay of a weight.
 
     >>> from legw.optimizers import AdamW
     >>> base = Recipe(batch_size=16, lr=1e-3, steps=900, optimizer=AdamW())

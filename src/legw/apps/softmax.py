@@ -1,9 +1,9 @@
 """Softmax loss: the cross-entropy of a linear layer, without storing all its logits.
 
-A softmax over many classes is bound by memory: logits, probabilities, and the gradient of
-both are as large as each other, and larger than all the rest. Here the rows are taken in
-pieces that stay in cache, and the gradient is made on the way, so that nothing of that size
-is kept for the backward pass. Under autocast logits and probabilities are stored in half
+A softmax over many classes is bound by memory: logits, probabilities and their gradients have the
+same size, and are the largest tensors of the model. Here the rows are computed in pieces that stay
+in the cache, and the gradient is computed in the forward pass, so that no tensor of that size is
+kept for the backward pass. Under autocast logits and probabilities are stored in half
 precision, and everything is summed up in single.
 
 Label smoothing takes a share of the probability from the target and spreads it evenly over
@@ -28,11 +28,11 @@ CPU_PIECE = 2**24
 """Most bytes of logits in a piece on a CPU, 16 MiB, so that they stay in its cache."""
 
 THREAD_PIECE = 2**23
-"""The same for each thread: where several work on pieces of their own, they share a cache."""
+"""The same for each of several threads with pieces of their own, as they share a cache."""
 
 GPU_PIECE = 2**29
-"""The same on another device, 512 MiB: there pieces save memory and no time, and what fits
-into one is left to torch."""
+"""The same on another device, 512 MiB: there pieces save memory but no time, and torch computes
+what fits into one."""
 
 _FUSED = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -84,7 +84,7 @@ def _plain_loss(
 
 
 def _pieces(num_rows: int, weight_VH: Tensor, dtype: torch.dtype) -> int:
-    """Return into how many pieces so many rows of logits are cut."""
+    """Return the number of pieces for a number of rows of logits."""
     limit = GPU_PIECE
     if weight_VH.device.type == "cpu":
         limit = min(CPU_PIECE, THREAD_PIECE * torch.get_num_threads())
@@ -92,7 +92,7 @@ def _pieces(num_rows: int, weight_VH: Tensor, dtype: torch.dtype) -> int:
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``rows @ weight.T + bias``, by the fastest product that is there."""
+    """Return ``rows @ weight.T + bias``, by the fastest available product."""
     if _FUSED is not None and rows.device.type == "cpu" and rows.dtype == torch.float32:
         fused: Tensor = _FUSED(rows, weight, bias, "none", [], "")
         return fused

@@ -16,7 +16,7 @@ from legw.train.checkpoint import load_newest
 Model = TypeVar("Model", bound=nn.Module)
 
 TABLE = "embed.weight"
-"""The weights whose rows say how large a vocabulary is."""
+"""Weights whose number of rows is the size of the vocabulary."""
 
 
 def newest(folder: Path) -> Any:
@@ -41,13 +41,13 @@ def restored(folder: Path, task: str, make: Callable[[int], Model], weights: Any
     """Return the model with these weights.
 
     Args:
-        folder: of the run, for what is said.
-        task: which the manifest names.
+        folder: the run folder, for errors.
+        task: name of the task in the manifest.
         make: returns a model with so many rows in its table.
         weights: of a checkpoint.
 
     Raises:
-        RunError: they are not of such a model, or no numbers.
+        RunError: they belong to another model, or are no numbers.
     """
     try:
         model = make(len(weights[TABLE]))

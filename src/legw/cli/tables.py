@@ -28,7 +28,7 @@ from legw.study.plan import Row as RunRow
 
 SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "updates", *UNITS,
           *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip
-"""The quantities that rules multiply: those whose factor is worth reading."""
+"""Quantities that rules multiply, and whose factor is shown."""
 
 
 def side_by_side(base: Recipe, scaled: Recipe) -> Table:
@@ -96,14 +96,14 @@ class Row(NamedTuple):
     """One scaled recipe of several."""
 
     labels: tuple[str, ...]
-    """What its first columns say."""
+    """Texts of the first columns."""
     base: Recipe
-    """What it was scaled from."""
+    """The base recipe."""
     scaled: Recipe | None
-    """What came of it; None where the rule is an error."""
+    """The scaled recipe; None where the rule is an error."""
 
     def counts(self) -> list[str]:
-        """Return what the columns of every such table say."""
+        """Return the texts of the columns that all such tables share."""
         scaled = self.scaled
         count = len(columns(self.base))
         if scaled is None:
@@ -116,7 +116,7 @@ class Row(NamedTuple):
         return [*map(number, rates), share, *map(number, rest)]
 
     def also(self) -> str:
-        """Return what else the rule changed."""
+        """Return the rule's other changes."""
         if self.scaled is None:
             return "see below"
         changed = others(self.base, self.scaled)
@@ -128,7 +128,7 @@ class Row(NamedTuple):
 
 
 def columns(base: Recipe) -> tuple[str, ...]:
-    """Return the headings of what `Row.counts` says; steps are updates, and need no others."""
+    """Return the headings of `Row.counts`; lengths in steps are updates already."""
     if base.unit == "steps":
         return ("lr", "warmup\nsteps", "share", "steps")
     unit = base.unit
@@ -162,7 +162,7 @@ def _fill(table: Table, rows: list[Row]) -> Table:
 
 
 def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> Table:
-    """Return one row for each rule and batch size, with the recipe and how far its runs are.
+    """Return one row for each rule and batch size, with the recipe and the progress of its runs.
 
     Where rates are known, the last column is the time that one run takes.
     """
@@ -273,7 +273,7 @@ def noise_table(found: dict[str, Any]) -> Table:
 
 
 def prediction_table(found: dict[str, Any]) -> Table:
-    """Return how many more examples a batch needs than the base, as the noise scale says.
+    """Return the factor of examples that a batch needs over the base, by the noise scale.
 
     The noise of the last half, which is the larger one, is what `--noise DIR` reads.
     """

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything about a training that the batch size has a say in.
+    """A training recipe: the settings that depend on the batch size.
 
     Its length is one of `epochs`, `steps`, `examples` and `tokens`, its warmup the field of
     the same unit; the fields of the other units are None, and stay so when it is scaled or
@@ -77,7 +77,7 @@ class Recipe:
     """
 
     name: str = "recipe"
-    """What errors, tables and run folders call it; 1 to 100 printable characters."""
+    """Name in errors, tables and run folders; 1 to 100 printable characters."""
     batch_size: int
     """Examples per optimizer update, over all devices and micro-batches; at least 1."""
     lr: float
@@ -103,9 +103,9 @@ class Recipe:
     warmup_from_lr: float = 0.0
     """Learning rate from which the ramp starts; at least 0, at most `lr`."""
     decay: Decay = field(default_factory=Constant)
-    """How the rate falls after its peak."""
+    """Fall of the learning rate after its peak."""
     optimizer: Optimizer = field(default_factory=SGD)
-    """Which optimizer, with its settings."""
+    """Optimizer, with its settings."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient, above 0; None leaves it as it is."""
     ema_decay: float | None = None
@@ -124,7 +124,7 @@ class Recipe:
     noise_scale: float | None = None
     """Simple noise scale of the gradient as measured, in examples, above 0; None is not known."""
     source: str = ""
-    """Where the numbers come from."""
+    """Source of the numbers."""
 
     def __post_init__(self) -> None:
         self._check_unit()
@@ -133,7 +133,7 @@ class Recipe:
         self._check_streams()
 
     def _check_unit(self) -> None:
-        """Find the one unit of all lengths, and give a recipe that has no warmup one of 0."""
+        """Find the unit of all lengths, and set a missing warmup to 0."""
         check_name("recipe", self.name)
         runs = [unit for unit in UNITS if getattr(self, unit) is not None]
         if not runs:
@@ -224,7 +224,7 @@ class Recipe:
         return RecipeError(f"{self.name}: {name}={shown(getattr(self, name))}: {rule}")
 
     _base: ClassVar[Recipe | None] = None
-    """What `legw.scale` made it from, for a notebook to show; no part of the value."""
+    """The recipe that was scaled, for display in a notebook; it is not part of the value."""
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows, beside the base where there is one."""
@@ -232,7 +232,7 @@ class Recipe:
 
     @property
     def unit(self) -> Unit:
-        """What lengths are counted in: "epochs", "steps", "examples" or "tokens"."""
+        """Unit of the lengths: "epochs", "steps", "examples" or "tokens"."""
         return next(unit for unit in UNITS if getattr(self, unit) is not None)
 
     @property
@@ -251,7 +251,7 @@ class Recipe:
         """Return the recipe with another length and warmup, both in its unit.
 
         Raises:
-            RecipeError: a length cannot be.
+            RecipeError: a length is out of its range.
 
         >>> Recipe(batch_size=8, lr=1, steps=100).with_lengths(50, 2).warmup_steps
         2
@@ -398,7 +398,7 @@ def kinds(base: type[Any]) -> dict[str, type[Any]]:
 
 
 def usual(part: Decay | Optimizer) -> dict[str, Any]:
-    """Return the settings of a decay or an optimizer that say nothing: what is usual.
+    """Return the default settings of a decay or an optimizer.
 
     >>> usual(SGD(momentum=0.9))["momentum"]
     0.0
@@ -449,7 +449,7 @@ def _names(cls: type[Any]) -> tuple[str, ...]:
 
 
 def _elsewhere(name: str) -> str:
-    """Say in which table a name belongs that a recipe does not know, or nothing."""
+    """Return a hint to the table in which an unknown name belongs; empty without one."""
     optimizer = {n for cls in kinds(Optimizer).values() for n in _names(cls)}
     if name in optimizer | set(words.OPTIMIZER) | {"betas"}:
         return "it belongs to the optimizer: [optimizer]"

@@ -24,7 +24,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(new: Mapping[str, Any], old: Mapping[str, Any] | None = None) -> str:
-    """Return a recipe's plain values as an HTML table, what changed in bold.
+    """Return a recipe's plain values as an HTML table, with changes in bold.
 
     Args:
         new: the recipe, as `legw.recipe.to_dict` gives it.

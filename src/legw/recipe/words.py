@@ -1,7 +1,7 @@
 """Word list of other tools' names in a recipe's file: `max_steps`, `min_lr`, `betas`, `gamma`.
 
-Each is turned into the field that it stands for, and nothing is guessed: where a word needs
-the recipe's unit, its length or its rate, these are in the file, or it is an error.
+Each is converted to the field that it stands for. Nothing is guessed: if a conversion needs the
+recipe's unit, length or learning rate and the file lacks it, this is an error.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def of_recipe(what: str, data: Mapping[str, Any]) -> Values:
         data: values by name.
 
     Raises:
-        RecipeError: a field is given in two words, or a word lacks what it refers to.
+        RecipeError: a field is given under two names, or a name needs a missing value.
 
     >>> of_recipe("mine", {"max_steps": 1000, "warmup_ratio": 0.02})
     {'steps': 1000, 'warmup_steps': 20.0}
@@ -205,11 +205,11 @@ class Place:
     """One table of a file, whose names are checked."""
 
     name: str
-    """What it is called before its fields: empty for the recipe itself, "decay cosine"."""
+    """Name before its fields: empty for the recipe itself, or, for example, "decay cosine"."""
     values: Mapping[str, Any]
-    """Its values, by its own names."""
+    """Values of the table, by its own names."""
     known: tuple[str, ...]
-    """The names that it knows."""
+    """Names that the table may have."""
 
 
 def check_known(what: str, places: list[Place], elsewhere: Callable[[str], str]) -> None:
@@ -218,7 +218,8 @@ def check_known(what: str, places: list[Place], elsewhere: Callable[[str], str])
     Args:
         what: the recipe's name.
         places: the tables of the file.
-        elsewhere: says for a name of the recipe in which table it would be known, or nothing.
+        elsewhere: returns a hint to the table in which an unknown name of the recipe belongs; empty
+            without one.
 
     Raises:
         RecipeError: there are such names.

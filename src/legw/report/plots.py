@@ -24,10 +24,10 @@ from legw.schedule import in_unit
 from legw.study.plan import BASE, Row
 
 PANELS = 8
-"""Most batch sizes whose curves are drawn: the smallest, the largest, and some between."""
+"""Most batch sizes with curves: the smallest, the largest, and some between."""
 
 ALL_POINTS = 40_000
-"""About how many points all curves of a page share, so that it stays small."""
+"""Approximate number of points in all curves of a page together, which keeps the page small."""
 
 SMOOTH = 60
 """Most points of a smoothed curve; each is the mean of at least 8 updates."""
@@ -37,9 +37,9 @@ class Plot(NamedTuple):
     """One chart of the page."""
 
     figure: dict[str, Any]
-    """Vega-Lite, as it stands alone."""
+    """Vega-Lite specification of the chart by itself."""
     label: str
-    """What it shows, for those who do not see it."""
+    """Description of the chart, for screen readers."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Plot(NamedTuple):
 
 
 def across(table: Table) -> str:
-    """Return what the chart of the metric goes along."""
+    """Return the horizontal axis of the metric's chart."""
     if len(table.batch_sizes) > 1:
         return "against batch size"
     return "of each variant" if len(table.variants) > 1 else f"at batch {table.batch_sizes[0]}"
@@ -64,7 +64,7 @@ def overview(evidence: Evidence) -> Plot:
 
 
 def costs(evidence: Evidence, target: float) -> list[Plot]:
-    """Return the charts of updates, examples and seconds to a target; none where none got there."""
+    """Return the charts of the costs to reach a target; none where no cell reached it."""
     table = best_trials(evidence.table)
     found = reached(evidence, target)
     if len(table.batch_sizes) < 2 or not any(each.updates for each in found):
@@ -129,9 +129,9 @@ def _chosen(sizes: list[int]) -> list[int]:
 
 
 def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curve]:
-    """Return each run's smoothed curve, and where it hides something the raw one behind it.
+    """Return each run's smoothed curve, with the raw one behind it where the two differ.
 
-    The base's smoothed curves stand in every panel, to compare with.
+    Every panel also has the base's smoothed curves, for comparison.
     """
     curves = []
     for row, run in evidence.runs:
@@ -183,7 +183,7 @@ def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
 
 
 def _without_legend(part: dict[str, Any]) -> dict[str, Any]:
-    """Leave the legend to the page, whose own wraps on a narrow screen."""
+    """Remove the legend: the page has its own, which wraps on a narrow screen."""
     return part | {"legend": None} if "legend" in part else part
 
 

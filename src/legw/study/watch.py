@@ -1,7 +1,7 @@
 """Watching a folder: the progress, loss so far and expected end of each run below it.
 
-Only the ends of the files are read, so that looking costs the runs nothing. Whether a run
-goes on is told by its folder's lock, which the system drops when a process dies.
+Only the ends of the files are read, so that watching does not slow the runs. A folder's lock shows
+whether its run goes on: the system drops it when the process dies.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class View:
 
 
 def look(folder: str | Path) -> View:
-    """Return how far the runs below a folder are.
+    """Return the progress of the runs below a folder.
 
     A run or a study that cannot be read is shown with its problem.
     """
@@ -99,7 +99,7 @@ def look(folder: str | Path) -> View:
 
 
 def _planned(folder: Path) -> tuple[dict[Path, Planned], list[str]]:
-    """Return what is planned below a folder, by the place where it goes; and what is wrong."""
+    """Return the planned runs below a folder, by their folders; and the problems."""
     found: dict[Path, Planned] = {}
     problems = []
     for place in reading.find(folder, "study.json"):
@@ -114,11 +114,11 @@ def _planned(folder: Path) -> tuple[dict[Path, Planned], list[str]]:
 
 
 def progress(place: Path, folder: Path | None = None) -> Progress:
-    """Return how far one run is.
+    """Return the progress of one run.
 
     Args:
         place: the run's folder.
-        folder: which it must not lead out of by a link; None takes any.
+        folder: links in `place` must not lead out of it; None allows any link.
     """
     if not records.begun(place):
         return Progress(name=place.name, status="missing")

@@ -25,7 +25,7 @@ from legw.recipe import Recipe
 from legw.runs import files, locks, records
 from legw.runs.records import Status, Summary
 from legw.train import batch_norm, checkpoint, optim, param_groups, precision
-from legw.train.accumulation import Flags, Gradient
+from legw.train.accumulation import Flags, GlobalBatch, Gradient
 from legw.train.audience import READER_GONE, Audience
 from legw.train.average import WeightAverage
 from legw.train.batches import Batches, derive, split
@@ -130,7 +130,7 @@ class _Run:
         if done is not None:
             return done
         self._build()
-        held.callback(self.global_batch.close)
+        held.callback(self.accumulation.close)
         content = self._restore()
         manifest = describe(
             self.task,
@@ -223,13 +223,13 @@ class _Run:
             self.task, self.recipe, self.model, process_group=self.world.process_group
         )
         self.ratios = [rate / self.recipe.lr for rate in param_groups.read(self.optimizer)]
-        self.global_batch = self.course.global_batch(
+        self.accumulation = self.course.accumulation(self.choice.lanes)
+        self.global_batch = GlobalBatch(
             self.task,
             self.model,
             self.recipe,
             world=self.world,
             micro_batch_size=self.choice.micro_batch_size,
-            lanes=self.choice.lanes,
             group=self.group,
             batches=Batches(
                 lambda epoch: self.task.order(self.seed, epoch, batch_size),
@@ -239,8 +239,9 @@ class _Run:
             num_examples=self.num_examples,
             seed=self.seed,
             precision=self.settings.precision,
+            accumulation=self.accumulation,
         )
-        self.global_batch.share_with(self.optimizer)
+        self.accumulation.share_with(self.optimizer)
 
     # The updates --------------------------------------------------------------------
 
@@ -292,7 +293,7 @@ class _Run:
         wanting = [probe for probe in self.probes if probe.wants(update)]
         if wanting:
             began = time.perf_counter()
-            with self.global_batch.all_cores():
+            with self.accumulation.all_cores():
                 measure(wanting, self.global_batch, update, gradient)
             self._pause(began, "probes")
 
@@ -308,7 +309,7 @@ class _Run:
         if self.world.first:
             model = self._measured()
             model.eval()
-            with torch.no_grad(), self.global_batch.all_cores():
+            with torch.no_grad(), self.accumulation.all_cores():
                 self.last_metric = float(self.task.evaluate(model))
             model.train()
         self.recorder.evaluated(self.last_metric)
@@ -329,7 +330,7 @@ class _Run:
         model, measure = self._measured(), getattr(self.task, "final_metrics", None)
         self.model.eval()
         model.eval()
-        with torch.no_grad(), self.global_batch.all_cores():
+        with torch.no_grad(), self.accumulation.all_cores():
             found = measure(model) if measure else {}
             if self.average is not None:
                 name = f"{self.task.metric.name}{records.LAST_WEIGHTS}"

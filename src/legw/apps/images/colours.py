@@ -29,7 +29,7 @@ def normalised(pixels_BHWC: Tensor, mean: Colours, deviation: Colours) -> Tensor
 
 
 def sent(numbers: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on the device, without waiting for what the device is doing."""
+    """Return the tensor on the device, without waiting for the device's work."""
     if device.type != "cuda" or numbers.device.type == "cuda":
         return numbers.to(device)
     return numbers.pin_memory().to(device, non_blocking=True)

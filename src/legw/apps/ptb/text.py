@@ -1,6 +1,6 @@
 """Text: a vocabulary, and three texts as word ids.
 
-A word is what stands between white space; the end of each line counts as the word
+Words are separated by white space; the end of each line counts as the word
 `<eos>`. The vocabulary is that of the training text, by frequency and then alphabet;
 words that are not in it are `<unk>`. Nothing is cached: a million words take a second.
 """
@@ -26,7 +26,7 @@ END = "<eos>"
 UNKNOWN = "<unk>"
 
 MAX_WORDS = 100_000
-"""Most words of a vocabulary whose size nobody chose: beyond it the softmax is all there is."""
+"""Most words of a vocabulary without a given size: with more, the softmax takes all the time."""
 
 PUBLISHED = {"train": 929_589, "valid": 73_760, "test": 82_430}
 """Tokens of the Penn Treebank as Mikolov prepared it, the ends of its lines among them."""

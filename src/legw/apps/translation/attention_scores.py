@@ -1,9 +1,9 @@
 """Attention scores: additive attention without storing the tanh's input.
 
-A score needs a sum and a tanh for every unit of every pair of a source and a target token:
-the largest tensor of a translation model by far. On a CPU it is made in pieces that stay in
-cache, a few target tokens at a time, and made once more for the backward pass; so it takes
-no memory that grows with the target's length, and nothing waits for memory. The tanh comes
+A score needs a sum and a tanh for every unit of every pair of a source and a target token: by far
+the largest tensor of a translation model. On a CPU it is computed in pieces that stay in the cache,
+a few target tokens at a time, and computed again in the backward pass. So its memory does not grow
+with the target's length. The tanh comes
 from the logistic function, ``tanh x = 1 - 2 sigmoid(-2x)``, which torch computes several
 times as fast, and is in single precision at the least, under autocast too.
 

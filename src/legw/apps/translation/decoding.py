@@ -1,7 +1,7 @@
 """Decoding: translations from a model, greedily or by beam search.
 
-All sentences of a batch are searched at once, on the model's device, which is asked only
-now and then which have ended; those are left behind.
+All sentences of a batch are searched at once on the model's device. Finished sentences are read
+from the device every `CHECK` steps and removed from the batch.
 
 Shapes: B sentences, K hypotheses of each, S source tokens, T tokens written, V subwords.
 """
@@ -23,23 +23,23 @@ ROWS = 1280
 """Most hypotheses that are searched at once."""
 
 TOKENS = ROWS * 100
-"""Most source tokens of them all, padding included: memory grows with these. A sentence is
-never cut, so that one alone may have more."""
+"""Most source tokens of these hypotheses, padding included: memory grows with them. A single
+sentence may have more, as sentences are never cut."""
 
 CHECK = 8
-"""Steps between two looks which sentences have ended."""
+"""Steps between two checks for finished sentences."""
 
 FIRST_ALLOWED = END
-"""Subwords below this id are in no translation: padding, unknown, begin."""
+"""First subword id that translations may have; below it are padding, unknown and begin."""
 
 MAX_PENALTY = 10
-"""The largest penalty: far above any of use, and in single precision the scores of lines of
-up to 40,000 tokens still differ."""
+"""Largest penalty: far above any useful one, while scores of lines of up to 40,000 tokens still
+differ in single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How translations are searched for.
+    """Settings of the search for translations.
 
     A hypothesis of n tokens, `END` among them, is worth ``log p / lp(n) + cp`` with
     ``lp(n) = ((5 + n) / 6) ** length_penalty`` and ``cp = coverage_penalty * sum over
@@ -194,7 +194,7 @@ class _Beams:
         self.first_row_B1 = torch.arange(count, device=device)[:, None] * beam
 
     def keep(self, left_B: Tensor) -> None:
-        """Go on with these sentences alone."""
+        """Keep only these sentences."""
         assert self.states is not None
         beam = self.search.beam
         rows_R = (left_B[:, None] * beam + torch.arange(beam, device=left_B.device)).flatten()
@@ -270,7 +270,7 @@ class _Beams:
 def _narrowed(
     memory: Memory, states: Sequence[LayerState], rows_R: Tensor
 ) -> tuple[Memory, list[LayerState]]:
-    """Return what belongs to these rows, without the source's padding that all of them have."""
+    """Return these rows of all tensors, without the source's padding that is common to them."""
     padding_RS = memory.padding_BS[rows_R]
     width = int((~padding_RS).sum(1).max())
     kept = Memory(

@@ -1,9 +1,9 @@
 """Sentence pairs: two line-aligned texts, cut into subwords.
 
-Lines stay raw: the subwords (byte-pair encoding, Sennrich et al. 2015, arXiv 1508.07909,
+Lines are not tokenised: the subwords (byte-pair encoding, Sennrich et al. 2015, arXiv 1508.07909,
 by sentencepiece, Kudo and Richardson 2018, arXiv 1808.06226) are learned on the training
-lines of both languages, one table for both. They put a sentence together again as
-sentencepiece has normalised it: in Unicode's form NFKC, with one space between words.
+lines of both languages, one table for both. Decoding returns a sentence as sentencepiece has
+normalised it: in Unicode's form NFKC, with one space between words.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ NAMES = {
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "test_2016_flickr"),
 }
-"""What the files of each part are called, before the language; the first that is there in
-both languages counts."""
+"""Names of each part's files, before the language; the first that exists in both languages
+counts."""
 
 
 class Subwords:
@@ -81,8 +81,8 @@ def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
     """Return the subwords of a text.
 
     Args:
-        lines: of both languages.
-        num_subwords: how many, with the four special ones and all characters.
+        lines: text of both languages.
+        num_subwords: number of subwords, with the four special ones and all characters.
 
     Raises:
         DataError: the text has more characters, or fewer subwords.
@@ -187,7 +187,7 @@ def find_pair(folder: Path, part: str, source: str, target: str) -> tuple[Path, 
     """Return the two files of a part, which have the same name, each plain or gzipped.
 
     Raises:
-        DataError: no name is there in both languages.
+        DataError: no name exists in both languages.
     """
     halves = []  # what would make a pair of a file that is there alone
     for name in NAMES[part]:
@@ -298,7 +298,7 @@ def count_unknown(subwords: Subwords, lines: Sequence[str]) -> int:
 
 
 def unknown_line(count: int) -> str:
-    """Return what is said of so many subwords that are unknown.
+    """Return the message about a number of unknown subwords.
 
     >>> unknown_line(2)
     '2 subwords are unknown: their characters are not among the subwords'

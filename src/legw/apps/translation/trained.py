@@ -29,7 +29,7 @@ class Trained:
 
         Args:
             lines: sentences, as the training text writes them.
-            search: how; None takes the likeliest subword each time.
+            search: settings of the search; None takes the likeliest subword each time.
         """
         return self.subwords.decode(translate(self.model, self.subwords.encode(lines), search))
 

@@ -39,7 +39,7 @@ class Options(probe.Runs):
 
 
 def run(options: Options) -> int:
-    """Train, measure, judge, and show on what grounds."""
+    """Train, measure, judge, and show the verdicts with their measurements."""
     kind = probe.plot_format(options)
     check_count("", "--updates", options.updates, MIN_UPDATES)
     from legw.probes import CurvatureProbe, assumptions

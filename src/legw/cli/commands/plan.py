@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # ruff: noqa: UP045 (as in cli/options: tyro reads Optional without importing typeguard)
 
 LATENCY_SECONDS = 5e-5
-"""What a message between two machines takes, where nobody says."""
+"""Default time of a message between two machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def _show(found: BatchPlan, options: Options) -> None:
 
 
 def _check(options: Options) -> None:
-    """Refuse options that contradict each other, rather than ignore one of them."""
+    """Refuse options that contradict each other."""
     several = os.environ.get("WORLD_SIZE", "1")
     for name in ("nodes", "devices"):
         value = getattr(options, name)
@@ -208,7 +208,7 @@ def _table(found: list[Option], best: Option) -> Table:
 def reasons(
     found: list[Option], best: Option, speed: Speed, network: Network, noise: NoiseScale | None
 ) -> list[str]:
-    """Return why the batch is recommended, and how sure that is, as lines."""
+    """Return the reasons for the recommended batch, and their uncertainty, as lines."""
     assert best.timing is not None
     first = next(one for one in found if one.recipe is not None)
     gain = cost.time_of(first) / cost.time_of(best)
@@ -231,7 +231,7 @@ def reasons(
 
 
 def _sureness(best: Option, speed: Speed, noise: NoiseScale | None) -> str:
-    """Say between what bounds the time is, and what sets them."""
+    """Return the bounds of the time and their source."""
     spread = f"±{speed.spread:.0%}"
     if best.quality_range is None or noise is None:
         return (
@@ -252,7 +252,7 @@ def _sureness(best: Option, speed: Speed, noise: NoiseScale | None) -> str:
 
 
 def _joined(speed: Speed, network: Network) -> str:
-    """Say what the synchronisation of several devices is: measured, free, or a model."""
+    """Say whether the synchronisation of several devices is measured, free, or a model."""
     if network.sync_seconds is None and network.devices == network.devices_per_node:
         return f"{network.devices} devices of one machine: their synchronisation is taken as free"
     how = "a model" if network.sync_seconds is None else "measured"
@@ -263,7 +263,7 @@ def _joined(speed: Speed, network: Network) -> str:
 
 
 def _notes(found: list[Option], best: Option) -> Iterable[str]:
-    """Return why rows are empty, and what deserves a second look in the recommended one."""
+    """Return the reasons for empty rows, and warnings about the recommended one."""
     refused = [line for one in found if one.recipe is None for line in one.notes]
     return dict.fromkeys([*refused, *best.notes])
 

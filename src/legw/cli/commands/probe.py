@@ -116,7 +116,7 @@ Options = OmitSubcommandPrefixes[
 
 
 def run(options: Curvature | Noise) -> int:
-    """Train, measure, and show what comes of it."""
+    """Train, measure, and show the result."""
     return _curvature(options) if isinstance(options, Curvature) else _noise(options)
 
 
@@ -208,7 +208,7 @@ def _noise(options: Noise) -> int:
 
 
 def base_of(options: Runs) -> Recipe:
-    """Return the base recipe that is meant."""
+    """Return the base recipe that the options name."""
     base = base_recipe(options.app, options.recipe)
     return with_lengths(
         base, warmup_epochs=options.warmup_epochs, warmup_steps=options.warmup_steps
@@ -232,7 +232,7 @@ def plot_format(options: Runs) -> str:
 
 
 def watch(folder: Path, updates: int | None) -> list[Observer]:
-    """Return who shows how a run goes on."""
+    """Return the display of a run's progress."""
     from rich.console import Console
 
     from legw.cli.progress import Display

@@ -108,7 +108,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Train, show how it goes, and return 0, 3 (diverged) or 130 (interrupted)."""
+    """Train, show the progress, and return 0, 3 (diverged) or 130 (interrupted)."""
     from legw.train.dist import joined
 
     settings = options.machine.settings(options.resume)
@@ -117,7 +117,7 @@ def run(options: Options) -> int:
 
 
 def _train(options: Options, settings: Settings, world: World) -> int:
-    """Train on this and all other processes; the first alone shows anything."""
+    """Train on this and all other processes; only the first shows anything."""
     from legw.runs import records
     from legw.train import fit
 
@@ -155,7 +155,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
 def _show_plan(
     options: Options, outcome: Outcome, recipe: Recipe, settings: Settings, world: World
 ) -> int:
-    """Show what the run would be and cost."""
+    """Show the planned run and its cost."""
     from legw.train.estimate import estimate
 
     missing = ""
@@ -203,7 +203,7 @@ def _observers(options: Options, folder: Path, console: Console) -> list[Observe
 
 
 def _free_folder(options: Options, batch_size: int) -> Path:
-    """Return runs/APP-RULE-bN-sSEED, with a number behind it where that is taken."""
+    """Return runs/APP-RULE-bN-sSEED, with a number appended where that folder exists."""
     app = options.app.replace(":", "-")
     first = Path("runs") / f"{app}-{options.rule}-b{batch_size}-s{options.seed}"
     folder, number = first, 1
@@ -273,13 +273,13 @@ def too_few(task: Task, recipe: Recipe) -> list[str]:
 # The dry run: what a run would be and cost -----------------------------------------------
 
 MAX_NAMES = 12
-"""Names of tensors in a line; JSON has all of them."""
+"""Most names of tensors in a line; JSON has all of them."""
 
 
 def show_plan(
     outcome: Outcome, found: Estimate, notes: list[str], *, with_data: bool = True
 ) -> None:
-    """Print recipe, updates, split, memory and time; without data, nothing of their speed."""
+    """Print recipe, updates, split, memory and time; without data, no loading speed."""
     from legw.cli import tables
 
     assert outcome.scaled is not None
@@ -333,7 +333,7 @@ def plan_lines(found: Estimate) -> list[str]:
 
 
 def cautions(found: Estimate, *, made_up: str = "") -> list[str]:
-    """Return what of an estimate deserves a second look."""
+    """Return the warnings about an estimate."""
     notes = []
     if made_up:
         notes.append(f"measured on noise in place of images, without decoding: {made_up}")

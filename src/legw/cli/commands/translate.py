@@ -75,7 +75,7 @@ def run(options: Options) -> int:
 
 
 def _paired(lines: list[str], count: int, reference: Path | None) -> list[str]:
-    """Return the lines; before any is translated, refuse them where not each has its reference."""
+    """Return the lines, after a check that each has its reference."""
     if count != len(lines):
         raise DataError(
             f"{reference}: has {count} lines, the input {len(lines)}: from "

@@ -60,7 +60,7 @@ def run(
     now: Callable[[], datetime] = datetime.now,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Look until all runs have ended; `now` and `sleep` are the clock."""
+    """Show the folder until all runs have ended; `now` and `sleep` are the clock."""
     check_range("", "--every", options.every, 0, above=True)
     if not options.folder.is_dir():
         raise RunError(f"{options.folder}: is not a folder; give the folder of a study or of runs")
@@ -131,7 +131,7 @@ def _cells(run: Progress) -> list[RenderableType]:
 
 
 def below(view: View, now: datetime) -> list[str]:
-    """Return the lines under the table: how many, when the end is, and what is wrong."""
+    """Return the lines below the table: counts, expected end, and problems."""
     counts: dict[str, int] = {}
     for run in view.runs:
         counts[run.status] = counts.get(run.status, 0) + 1

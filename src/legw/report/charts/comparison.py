@@ -17,26 +17,26 @@ from legw.report.charts.style import COLORS, styled
 from legw.study.plan import BASE
 
 DODGE = 0.05
-"""How far beside its batch size each rule is drawn, in powers of 2, so that bars show."""
+"""Shift of each rule beside its batch size, in powers of 2, so that bars do not overlap."""
 
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
 """The mark of a diverged run, as an SVG path."""
 
 
 UNITS = ("epochs", "updates", "seconds")
-"""What losses are drawn against; the first unless another is asked for."""
+"""Units of the loss chart's horizontal axis; the first is the default."""
 
 AT = "datum.x * (unit == 'updates' ? datum.u : unit == 'seconds' ? datum.s : 1)"
-"""Where a point lies, from its epoch."""
+"""Position of a point in the unit, from its epoch."""
 
 
 class Curve(NamedTuple):
     """The curve of one run, or of one schedule."""
 
     name: str
-    """What it is called in the legend: its rule, or its variant of the grid."""
+    """Name in the legend: its rule, or its variant of the grid."""
     run: str
-    """Which run it is."""
+    """Name of the run."""
     points: Sequence[tuple[float, float]]
     """(epoch, value), epochs ascending."""
     faint: bool = False
@@ -246,7 +246,7 @@ def _span(table: Table) -> tuple[tuple[float, float], float]:
 
 
 def _beside(table: Table, cell: Cell) -> float:
-    """Return how far beside its batch size a cell is drawn, in powers of 2; the base not at all."""
+    """Return a cell's shift beside its batch size, in powers of 2; 0 for the base."""
     names = [name for name in table.names if name != BASE]
     if cell.rule == BASE:
         return 0.0
@@ -359,7 +359,7 @@ def with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _cleaned(value: Any) -> Any:
-    """Return a specification in which no text holds what `clean` does not let through."""
+    """Return a specification in which every text was passed through `clean`."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):
@@ -370,5 +370,5 @@ def _cleaned(value: Any) -> Any:
 
 
 def _short(value: float) -> float:
-    """Return five digits of a number: more are not seen, and the page is smaller."""
+    """Return a number with five digits: more are not visible, and the page is smaller."""
     return float(f"{value:.5g}")

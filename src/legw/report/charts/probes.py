@@ -11,7 +11,7 @@ from legw.analysis.noise import NoiseScale
 from legw.report.charts.style import COLORS, styled
 
 BAR_FACTOR = 10.0
-"""An interval is drawn to so many times its value, and to as small a share of it."""
+"""An interval is drawn up to this multiple of its value, and down to the value divided by it."""
 
 CurvePoints = Sequence[tuple[float, float]]
 
@@ -132,7 +132,7 @@ def noise_by_epoch(
 
 
 def curvature_chart(found: dict[str, Any]) -> Any:
-    """Return the chart of what `legw probe curvature` prints as JSON."""
+    """Return the chart of the JSON that `legw probe curvature` prints."""
     lines: dict[int, list[Any]] = {}
     tops: dict[int, list[Peak]] = {}
     for row in found["runs"]:
@@ -148,7 +148,7 @@ def curvature_chart(found: dict[str, Any]) -> Any:
 
 
 def noise_chart(found: dict[str, Any]) -> Any:
-    """Return the chart of what `legw probe noise` prints as JSON."""
+    """Return the chart of the JSON that `legw probe noise` prints."""
     scales = {
         f"seed {row['seed']}": [NoiseScale(**part) for part in row["stretches"]]
         for row in found["runs"]
@@ -162,7 +162,7 @@ def noise_chart(found: dict[str, Any]) -> Any:
 
 
 def _bar(one: NoiseScale) -> dict[str, Any]:
-    """Return the ends of an interval as they are drawn, and whether one was cut or is missing."""
+    """Return the drawn ends of an interval, and whether one was cut or is missing."""
     if not one.value or one.low is None or one.high is None:
         return {"low": None, "high": None, "cut": True}
     low, high = max(one.low, one.value / BAR_FACTOR), min(one.high, one.value * BAR_FACTOR)
