@@ -592,6 +592,13 @@ def test_a_study_without_its_base_says_so(legw: Legw) -> None:
     assert note in answer.out.splitlines()
 
 
+def test_the_bases_warmup_may_be_given_in_either_unit(legw: Legw) -> None:
+    for words in ("--warmup-epochs 0.2", "--warmup-steps 3"):
+        answer = legw(f"{STUDY} --batch-sizes 128,256 --dry-run {words}").out
+        base = [line.split() for line in answer.splitlines() if line.startswith("base")]
+        assert base[0][3] == "3", answer
+
+
 def test_a_dry_run_draws_the_rates_and_estimates_the_time(legw: Legw) -> None:
     new = legw(f"{COMPARED} --dry-run").out
     assert "learning rate at batch 256:\n··· base   ⠒⠒⠒ legw   ⠒⠒⠒ linear" in new
