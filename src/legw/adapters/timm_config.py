@@ -176,6 +176,8 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         "warmup_lr": big.warmup_from_lr,
         "sched_on_updates": True,
     }
+    if big.clip_norm != base.clip_norm:
+        new["clip_grad"] = big.clip_norm
     if big.ema_decay != base.ema_decay:
         new["model_ema_decay"] = big.ema_decay
     if big.warmup and values.get("sched") == "none":
@@ -191,6 +193,9 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
             "opt_betas": [big.optimizer.beta1, big.optimizer.beta2],
             "opt_eps": big.optimizer.epsilon,
         }
+    decay = getattr(big.optimizer, "weight_decay", None)
+    if decay != getattr(base.optimizer, "weight_decay", None):
+        new["weight_decay"] = decay
     return new, lost
 
 
