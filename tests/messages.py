@@ -80,6 +80,7 @@ def place(item: pytest.Item) -> tuple[Path, str]:
 def plain(line: str, base: Path) -> str:
     """Return a message without what differs between machines: where tests and the project lie."""
     line = re.sub(re.escape(str(base)) + r"/[^/\s:;,'\"]+", "TMP", line)
+    line = re.sub(r"(.)\1{30,}", r"\1 (many)", line)  # of a path that is cut off, more or fewer
     line = line.replace(str(TESTS.parent), "ROOT").replace(str(Path.home()), "HOME")
     return line.encode("utf-8", "backslashreplace").decode()
 

@@ -176,7 +176,7 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "training_args.bin"
     path.write_bytes(b"PK\x03\x04\xff\xfe")
     assert error_line(from_config, path) == (
-        f"{path}: is no text, and is not opened; write its to_dict() as JSON"
+        f"{path}: is not opened, as it may hold code; write its to_dict() as JSON"
     )
 
 

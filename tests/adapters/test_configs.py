@@ -412,7 +412,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         missing.write_text(text, encoding="utf-8")
         assert says in error_line(from_config, missing)
     missing.write_bytes(b"\xff")
-    assert error_line(from_config, missing).endswith("is not UTF-8 text; save it as such")
+    assert error_line(from_config, missing).endswith("is not UTF-8 text; save it as UTF-8")
     assert "cannot be written" in error_line(from_config(HF).write, tmp_path)
     (tmp_path / "bad.yaml").write_text("a: [", encoding="utf-8")
     assert "is not YAML" in error_line(from_config, tmp_path / "bad.yaml")
