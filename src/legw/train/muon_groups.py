@@ -167,7 +167,7 @@ def _warn_of_unknown(choices: Sequence[Choice]) -> None:
         said = f"{', '.join(names[:MOST_NAMES])}{more}"
         warnings.warn(
             f"muon: AdamW takes matrices of modules that are not known ({said}); "
-            "name them in split ({name: 1}) for Muon, or in exclude for AdamW",
+            "name them in split of muon_groups ({name: 1}) for Muon, or in exclude for AdamW",
             LegwWarning,
             stacklevel=3,
         )
