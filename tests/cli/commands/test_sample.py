@@ -16,6 +16,8 @@ from legw.cli import main
 from legw.runs import records
 from legw.train.checkpoint import load_newest, save
 
+pytestmark = pytest.mark.xdist_group("sample")  # its fixtures are made once
+
 Legw = Callable[[str], Any]
 TRAIN = "train ptb-small -b 4 --epochs 4 --device cpu --micro-batch-size 4"
 

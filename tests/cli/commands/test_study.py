@@ -279,6 +279,7 @@ def test_more_rules_and_seeds_join_what_is_there(legw: Legw, trained: list[str])
 # Several at a time ------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_several_at_a_time_stop_and_go_on_to_the_same_end(
     legw: Legw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
