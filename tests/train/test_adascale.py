@@ -133,9 +133,9 @@ def first_gradient(name: str, micro_batch_size: int) -> Any:
     task = TASKS[name]()
     torch.manual_seed(0)
     model = task.model()
-    course = RunSchedule(task, big(), BASE, "adascale")
-    assert course.prepare(group=1) == 16
-    batch = course.global_batch(
+    run_schedule = RunSchedule(task, big(), BASE, "adascale")
+    assert run_schedule.prepare(group=1) == 16
+    batch = run_schedule.global_batch(
         task, model, big(), world=World(torch.device("cpu")), micro_batch_size=micro_batch_size,
         group=1, batches=Batches(lambda e: task.order(0, e, 64), task.num_examples(64), 64),
         num_examples=task.num_examples(64), seed=0, precision="fp32",

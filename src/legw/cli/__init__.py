@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with output.ready(), _warnings_as_notes():
             return _answer(name, words[1:])
     except LegwError as error:
-        quiet = not _first() if error.told is None else error.told
+        quiet = not _first() if error.reported is None else error.reported
         return _complain(f"legw: {error}", 3 if isinstance(error, DivergedError) else 2, quiet)
     except ModuleNotFoundError as error:
         return _complain(_missing_extra(name, error), 2)
