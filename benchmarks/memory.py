@@ -1,9 +1,9 @@
 """Peak memory of training, above what the process holds before the first update.
 
 Every number is of a fresh process: `python -m benchmarks.memory MODEL SIDE BATCH_SIZE UPDATES
-CANDIDATE` prints one, in bytes. The candidate is a micro-batch with its lanes, the one that is fastest for the
-large batch: what is asked is how memory grows with the batch. Both batch sizes see the same
-number of examples, since the allocator keeps a little more from pass to pass, up to a limit.
+CANDIDATE` prints one, in bytes. The candidate is a micro-batch with its lanes, the fastest one for
+the large batch: the benchmark shows the growth of memory with the batch. Both batch sizes see the
+same number of examples, since the allocator keeps a little more from pass to pass, up to a limit.
 """
 
 from __future__ import annotations
