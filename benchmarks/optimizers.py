@@ -18,10 +18,10 @@ from legw import optimizers
 from legw.optimizers import Optimizer
 from legw.recipe import Recipe
 from legw.train import Task, batch_norm
-from legw.train.accumulation import GlobalBatch, Precision
+from legw.train.accumulation import Accumulation, GlobalBatch, Precision
 from legw.train.batches import Batches, derive
 from legw.train.dist import World
-from legw.train.lanes import LanedBatch
+from legw.train.lanes import LanedAccumulation
 from legw.train.microbatch.candidates import Candidate
 from legw.train.optim import build, for_task
 
@@ -109,8 +109,9 @@ class WholeUpdates:
         self.model = task.model()
         self._optimizer = for_task(task, recipe, self.model)
         num_examples = task.num_examples(batch_size)
-        kind = GlobalBatch if candidate.lanes == 1 else LanedBatch
-        self._batch = kind(
+        one = candidate.lanes == 1
+        self._accumulation = Accumulation() if one else LanedAccumulation(candidate.lanes)
+        self._batch = GlobalBatch(
             task,
             self.model,
             recipe,
@@ -123,9 +124,9 @@ class WholeUpdates:
             num_examples=num_examples,
             seed=0,
             precision=precision,
-            **({} if candidate.lanes == 1 else {"lanes": candidate.lanes}),
+            accumulation=self._accumulation,
         )
-        self._batch.share_with(self._optimizer)
+        self._accumulation.share_with(self._optimizer)
         self._made = 0
 
     def __call__(self) -> float:
@@ -141,4 +142,4 @@ class WholeUpdates:
 
     def close(self) -> None:
         """End the lanes."""
-        self._batch.close()
+        self._accumulation.close()

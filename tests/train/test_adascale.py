@@ -18,6 +18,7 @@ from legw.rules import ADASCALE
 from legw.runs import records
 from legw.runs.records import Update
 from legw.train import Observer, Settings, Task, fit
+from legw.train.accumulation import GlobalBatch
 from legw.train.adascale import AdaScale, variances
 from legw.train.batches import Batches
 from legw.train.dist import World
@@ -135,10 +136,11 @@ def first_gradient(name: str, micro_batch_size: int) -> Any:
     model = task.model()
     run_schedule = RunSchedule(task, big(), BASE, "adascale")
     assert run_schedule.prepare(group=1) == 16
-    batch = run_schedule.global_batch(
+    batch = GlobalBatch(
         task, model, big(), world=World(torch.device("cpu")), micro_batch_size=micro_batch_size,
         group=1, batches=Batches(lambda e: task.order(0, e, 64), task.num_examples(64), 64),
         num_examples=task.num_examples(64), seed=0, precision="fp32",
+        accumulation=run_schedule.accumulation(),
     )  # fmt: skip
     return batch.gradient(0), [p.grad for p in model.parameters()], task
 

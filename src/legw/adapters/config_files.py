@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from legw.errors import RecipeError, one_line, shown
+from legw.recipe.files import read_mapping
 
 DEEPEST = 50
 """Most levels of lists and tables in a configuration."""
@@ -25,6 +26,9 @@ LARGEST = 1_000_000
 """Most values in a configuration, those that a YAML alias repeats counted each time."""
 DIGITS = 1000
 """Most digits of a whole number."""
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl")
+"""Endings of files that would run code when they are opened."""
 
 LANGUAGES = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".py": "Python"}
 """Languages by the ending of a file's name."""
@@ -47,29 +51,15 @@ def read(path: Path) -> dict[str, Any]:
             nested too deeply.
     """
     here = one_line(str(path))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        if path.suffix in (".bin", ".pt", ".pth", ".pkl"):
-            raise RecipeError(
-                f"{here}: is no text, and is not opened; write its to_dict() as JSON"
-            ) from None
-        raise RecipeError(f"{here}: is not UTF-8 text; save it as such") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecipeError(f"{here}: cannot be read: {reason}; check the path") from None
+    if path.suffix in PICKLES:
+        raise RecipeError(
+            f"{here}: is not opened, as it may hold code; write its to_dict() as JSON"
+        )
     language = language_of(path)
     parse, faults = _parser(path, language)
-    try:
-        found = parse(text)
-    except faults as error:
-        raise RecipeError(f"{here}: is not {language}: {one_line(str(error), 120)}") from None
-    except (RecursionError, MemoryError):  # ast says the latter of a hundred brackets
-        raise RecipeError(
-            f"{here}: is nested too deeply; a configuration is values by name"
-        ) from None
-    if not isinstance(found, dict):
-        raise RecipeError(f"{here}: must hold values by name, at the top")
+    found = read_mapping(
+        path, language, parse, faults=faults, shape="a configuration is values by name"
+    )
     check_size(here, found)
     return found
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from legw.errors import RunError, clean, number, one_line
+from legw.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -105,17 +106,12 @@ def write(path: str | Path, content: str | bytes) -> None:
         if path.exists() and not path.is_file():  # a pipe, /dev/stdout; a folder fails here
             path.write_bytes(data)
             return
-        path = path.resolve()  # of a link, replace what it points to
-        neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            neighbour.write_bytes(data)
-            neighbour.replace(path)
-        finally:
-            neighbour.unlink(missing_ok=True)
+        write_atomically(path.resolve(), data)  # of a link, replace what it points to
     except OSError as error:
-        raise RunError(
-            f"{one_line(str(path))}: cannot be written: {error.strerror}; choose another place"
-        ) from None
+        reason = f"{one_line(str(path))}: cannot be written: {error.strerror}"
+        raise RunError(f"{reason}; choose another place") from None
+    except RunError as error:
+        raise RunError(f"{error}; choose another place") from None
 
 
 # The standard streams ----------------------------------------------------------------

@@ -51,6 +51,7 @@ from legw.errors import (
 )
 from legw.optimizers import SGD, Optimizer
 from legw.recipe import words
+from legw.recipe.files import read_mapping
 from legw.recipe.notebook import table
 
 if TYPE_CHECKING:
@@ -479,33 +480,15 @@ def read(path: str | Path) -> Recipe:
     from pathlib import Path
 
     path = Path(path)
-    here = one_line(str(path))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise RecipeError(f"{here}: is not UTF-8 text; save it as UTF-8") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecipeError(f"{here}: cannot be read: {reason}; check the path") from None
     language, parse = ("JSON", json.loads) if path.suffix == ".json" else ("TOML", tomllib.loads)
-    try:
-        data = parse(text)
-    except ValueError as error:
-        line = one_line(str(error))
-        raise RecipeError(f"{here}: is not {language}: {line}; correct it there") from None
-    except RecursionError:
-        raise RecipeError(f"{here}: {_TOO_DEEP}") from None
+    data = read_mapping(path, language, parse)
+    here = one_line(str(path))
     if too_deep(data):
-        raise RecipeError(f"{here}: {_TOO_DEEP}")
-    if not isinstance(data, dict):
-        raise RecipeError(f"{here}: must be one JSON object with the recipe's fields")
+        raise RecipeError(f"{here}: is nested too deeply; a recipe is a few flat tables")
     try:
         return from_dict({"name": path.stem, **data})
     except RecipeError as error:
         raise RecipeError(f"{here}: {error}") from None
-
-
-_TOO_DEEP = "is nested too deeply; a recipe is a few flat tables"
 
 
 def to_toml(recipe: Recipe) -> str:

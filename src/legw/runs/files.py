@@ -7,10 +7,11 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from legw.errors import RunError
+from legw.errors import RunError, one_line
 
 
 def write_json(path: Path, data: object) -> None:
@@ -33,18 +34,32 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
+    with atomic(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes its place when all is written, or not at all.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # never through a link that lies there
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+        if isinstance(error, OSError):
+            where = one_line(str(path), 4096)
+            raise RunError(f"{where}: cannot be written: {error.strerror}") from None
+        raise
 
 
 HALF_WRITTEN = re.compile(

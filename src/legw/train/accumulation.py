@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +84,51 @@ class Flags:
         self._late = None
 
 
+class Accumulation:
+    """Gradient accumulation of one process: one micro-batch after the other.
+
+    Another way to sum up the micro-batches is a subclass: `legw.train.lanes.LanedAccumulation`
+    works on several at once, `legw.train.adascale.MicroGradients` measures them on the way.
+    """
+
+    def parts(self, batch: GlobalBatch) -> list[slice]:
+        """Return this process's micro-batches, as slots of the global batch; [] for none."""
+        return split(
+            batch.recipe.batch_size,
+            batch.micro_batch_size,
+            rank=batch.world.rank,
+            world_size=batch.world.size,
+            group=batch.group,
+        )
+
+    def wrap(self, batch: GlobalBatch) -> nn.Module:
+        """Return the model that sums gradients over processes."""
+        return batch.world.wrap(batch.model)
+
+    def accumulate(self, batch: GlobalBatch, update: int) -> Tensor:
+        """Leave the sum of the gradients in ``p.grad``.
+
+        Returns:
+            The sums of the losses and of the weights, and what else is measured,
+            float64 of shape (at least 2,), on the model's device.
+        """
+        return batch.one_by_one(update)
+
+    def extra(self, totals: Tensor) -> Tensor:
+        """Return the further measured sums, beside loss and weight, over all processes."""
+        return totals[2:]
+
+    def all_cores(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, this thread has every core, for work outside of an update."""
+        return contextlib.nullcontext()
+
+    def share_with(self, optimizer: torch.optim.Optimizer) -> None:
+        """Lend the optimizer's step the threads that are idle between two gradients; none here."""
+
+    def close(self) -> None:
+        """Release threads that the gradient needed; none here."""
+
+
 class GlobalBatch:
     """One process's part in the gradients of a run's global batches.
 
@@ -96,6 +142,7 @@ class GlobalBatch:
         num_examples: examples in one epoch, at least 1.
         seed: of the random draws.
         precision: fp32, or bf16 (autocast).
+        accumulation: how micro-batches are summed up; None is one after the other.
     """
 
     def __init__(
@@ -111,46 +158,26 @@ class GlobalBatch:
         num_examples: int,
         seed: int,
         precision: Precision,
+        accumulation: Accumulation | None = None,
     ) -> None:
         self.task, self.model, self.recipe, self.world = task, model, recipe, world
         self.batches, self.num_examples, self.seed = batches, num_examples, seed
         self.precision, self.group = precision, group
         self.micro_batch_size = micro_batch_size
         self.costs = Costs()
-        own = self._own_parts()
+        self.accumulation = accumulation or Accumulation()
+        own = self.accumulation.parts(self)
         self.idle = not own
         self.parts = own or [slice(0, min(group, recipe.batch_size))]  # takes part with weight 0
         self.carried: list[State] = [None] * len(self.parts)
         self._before = self.carried
-        self._wrapped = self._wrap(model)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.wrapped = self.accumulation.wrap(self)
+        """The model as it is called: with several processes it sums the gradients over them."""
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        """Those whose gradients are summed up."""
         self._augment = getattr(task, "augment", None)
         self._prefetch = getattr(task, "prefetch", None)
         self._announced = -1
-
-    def _own_parts(self) -> list[slice]:
-        """Return this process's micro-batches, as slots of the global batch."""
-        return split(
-            self.recipe.batch_size,
-            self.micro_batch_size,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            group=self.group,
-        )
-
-    def _wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model that sums gradients over processes."""
-        return self.world.wrap(model)
-
-    def all_cores(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, this thread has every core, for work outside of an update."""
-        return contextlib.nullcontext()
-
-    def share_with(self, optimizer: torch.optim.Optimizer) -> None:
-        """Lend the optimizer's step the threads that are idle between two gradients; none here."""
-
-    def close(self) -> None:
-        """Release threads that the gradient needed; none here."""
 
     def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
         """Leave the global batch's gradient in ``p.grad``, divided and clipped.
@@ -159,13 +186,15 @@ class GlobalBatch:
             update: which update, from 0.
             flags: numbers to be summed over processes on the same trip.
         """
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.grad = None
-        sums = self._accumulate(update)
+        sums = self.accumulation.accumulate(self, update)
         totals = self._over_processes(sums, flags)
         grad_norm = self._normalise(totals[1])
         loss, own = totals[0] / totals[1], len(sums)
-        return Gradient(loss, grad_norm, flags=totals[own:], extra=self._extra(totals[:own]))
+        return Gradient(
+            loss, grad_norm, flags=totals[own:], extra=self.accumulation.extra(totals[:own])
+        )
 
     def _over_processes(self, sums: Tensor, flags: tuple[float, ...]) -> Tensor:
         """Return the sums and the flags, summed over processes."""
@@ -177,13 +206,17 @@ class GlobalBatch:
         self.costs.communication += time.perf_counter() - began
         return totals
 
-    def _extra(self, totals: Tensor) -> Tensor:
-        """Return the further measured sums, beside loss and weight, over all processes."""
-        return totals[2:]
+    def one_by_one(self, update: int, after: Callable[[int, Any], None] | None = None) -> Tensor:
+        """Sum up gradients in ``p.grad``, one micro-batch after the other.
 
-    def _accumulate(self, update: int) -> Tensor:
-        """Sum gradients over this process's micro-batches; return (loss, weight) sums."""
-        ids_B = _pinned(self._begin(update), self.world.device)
+        Args:
+            update: which update, from 0.
+            after: called after each micro-batch, with its number and its weight.
+
+        Returns:
+            The sums of the losses and of the weights, float64 of shape (2,).
+        """
+        ids_B = _pinned(self.begin(update), self.world.device)
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         loss_sum, weight_sum = sums.unbind()
         for index, slots in enumerate(self.parts):
@@ -194,7 +227,7 @@ class GlobalBatch:
             with self._synchronised(index == len(self.parts) - 1):
                 loss, weight, state = forward_and_backward(
                     self.task,
-                    self._wrapped,
+                    self.wrapped,
                     batch,
                     self.carried[index],
                     precision=self.precision,
@@ -206,11 +239,12 @@ class GlobalBatch:
                 self.carried[index] = state
                 loss_sum += loss
                 weight_sum += weight
-                self._after_part(index, weight)
+                if after is not None:
+                    after(index, weight)
             self.costs.compute += time.perf_counter() - began
         return sums
 
-    def _begin(self, update: int) -> Tensor:
+    def begin(self, update: int) -> Tensor:
         """Return the update's example ids; where an epoch begins, no state is carried into it."""
         ids_B = self.batches.ids(update)
         if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
@@ -218,16 +252,13 @@ class GlobalBatch:
         self._before = list(self.carried)
         return ids_B
 
-    def _after_part(self, index: int, weight: Any) -> None:
-        """Look at the gradient after a micro-batch."""
-
     def _load(self, update: int, ids: Tensor, slots: slice) -> Any:
         began = time.perf_counter()
-        batch = self._read(update, ids, slots)
+        batch = self.read(update, ids, slots)
         self.costs.data += time.perf_counter() - began
         return batch
 
-    def _read(self, update: int, ids: Tensor, slots: slice | Tensor) -> Any:
+    def read(self, update: int, ids: Tensor, slots: slice | Tensor) -> Any:
         batch = self.task.batch(ids, self.world.device)
         if self._augment is None:
             return batch
@@ -251,7 +282,7 @@ class GlobalBatch:
             update: the one whose gradient was formed last.
             slots: a part of `readable`, or the numbers of some of its slots.
         """
-        batch = self._read(update, self.batches.ids(update)[slots], slots)
+        batch = self.read(update, self.batches.ids(update)[slots], slots)
         if self._before[0] is None:
             return batch, None
         first = self.share.start
@@ -278,13 +309,13 @@ class GlobalBatch:
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Sum gradients over processes in the last micro-batch only."""
-        if isinstance(self._wrapped, nn.parallel.DistributedDataParallel) and not last:
-            return self._wrapped.no_sync()
+        if isinstance(self.wrapped, nn.parallel.DistributedDataParallel) and not last:
+            return self.wrapped.no_sync()
         return contextlib.nullcontext()
 
     def _normalise(self, weight: Tensor) -> Tensor:
         """Divide the summed gradients by the global weight, then clip; return the norm."""
-        grads = [p.grad for p in self._parameters if p.grad is not None]
+        grads = [p.grad for p in self.parameters if p.grad is not None]
         divisor = weight / self.world.size  # DistributedDataParallel leaves the mean of the sums
         total_norm = torch.nn.utils.get_total_norm(grads) / divisor
         factor = self._clipping(total_norm) / divisor

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from legw.errors import RunError
 from legw.recipe import Recipe
-from legw.train.accumulation import GlobalBatch, Gradient
+from legw.train.accumulation import Accumulation, GlobalBatch, Gradient
 from legw.train.batches import split
 
 MIN_VARIANCE = 1e-6
@@ -102,7 +102,7 @@ class AdaScale:
         """Return the learning rate of an update whose gradient is formed, and count its gain.
 
         Args:
-            gradient: of a `MeasuredBatch`.
+            gradient: of a global batch with `MicroGradients`.
             lr: the base's schedule.
         """
         spread, norm = torch.stack([gradient.extra[0], gradient.norm.double()]).tolist()
@@ -126,66 +126,72 @@ class AdaScale:
         return asdict(self)
 
 
-class MeasuredBatch(GlobalBatch):
-    """A global batch whose gradient is summed up from gradients of the base's batch.
+class MicroGradients(Accumulation):
+    """Gradient accumulation from gradients of the base's batch, whose norms are measured.
 
     `Gradient.extra` holds the mean of their squared norms, weighted by their shares of the
     batch's weight. Micro-batches never straddle two of them.
 
     Args:
-        each: examples in a micro-gradient; the others as for `GlobalBatch`.
+        each: examples in a micro-gradient, at least 1.
     """
 
-    def __init__(self, *args: Any, each: int, **kwargs: Any) -> None:
+    def __init__(self, each: int) -> None:
         self._each = each
-        super().__init__(*args, **kwargs)
+        self._ends: set[int] = set()
 
-    def _own_parts(self) -> list[slice]:
+    def parts(self, batch: GlobalBatch) -> list[slice]:
         """Cut this process's micro-gradients into micro-batches; note where each ends."""
-        world, size = self.world, self.recipe.batch_size
-        step = min(self.micro_batch_size, self._each)
-        parts, self._ends = [], set()
+        world, size = batch.world, batch.recipe.batch_size
+        step = min(batch.micro_batch_size, self._each)
+        parts: list[slice] = []
+        self._ends = set()
         for whole in split(
             size, self._each, rank=world.rank, world_size=world.size, group=self._each
         ):
             length = whole.stop - whole.start
-            pieces = split(length, step, group=min(self.group, length))
+            pieces = split(length, step, group=min(batch.group, length))
             parts += [slice(whole.start + p.start, whole.start + p.stop) for p in pieces]
             self._ends.add(len(parts) - 1)
         return parts
 
-    def _wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, batch: GlobalBatch) -> nn.Module:
         """Leave the model as it is: each process's own gradients are measured."""
-        return model
+        return batch.model
 
-    def _accumulate(self, update: int) -> Tensor:
-        """Return (loss, weight, weighted squares) sums; the gradients' sum lies in ``p.grad``."""
-        self._sum: list[Tensor | None] = [None] * len(self._parameters)
-        self._weight = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        self._squares = torch.zeros_like(self._weight)
-        sums = super()._accumulate(update)
-        for parameter, total in zip(self._parameters, self._sum, strict=True):
-            parameter.grad = torch.zeros_like(parameter) if total is None else total
-            self.world.sum(parameter.grad)
-            parameter.grad /= self.world.size  # as DistributedDataParallel leaves it
-        return torch.cat([sums, self._squares[None]])
+    def accumulate(self, batch: GlobalBatch, update: int) -> Tensor:
+        """Leave the gradients' sum in ``p.grad``; return sums of loss, weight and squares."""
+        total: list[Tensor | None] = [None] * len(batch.parameters)
+        weight_sum = torch.zeros((), dtype=torch.float64, device=batch.world.device)
+        squares = torch.zeros_like(weight_sum)
 
-    def _after_part(self, index: int, weight: Any) -> None:
-        self._weight += weight
-        if index not in self._ends:
-            return
-        grads = [p.grad for p in self._parameters if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads)).double()
-        self._squares += norms.square().sum() / self._weight
-        self._weight.zero_()
-        for place, parameter in enumerate(self._parameters):
-            grad, total = parameter.grad, self._sum[place]
-            if grad is not None:
-                self._sum[place] = grad if total is None else total.add_(grad)
-            parameter.grad = None
+        def after(index: int, weight: Any) -> None:
+            weight_sum.add_(weight)
+            if index in self._ends:
+                squares.add_(_move(batch.parameters, total) / weight_sum)
+                weight_sum.zero_()
 
-    def _extra(self, totals: Tensor) -> Tensor:
+        sums = batch.one_by_one(update, after)
+        for parameter, grad in zip(batch.parameters, total, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if grad is None else grad
+            batch.world.sum(parameter.grad)
+            parameter.grad /= batch.world.size  # as DistributedDataParallel leaves it
+        return torch.cat([sums, squares[None]])
+
+    def extra(self, totals: Tensor) -> Tensor:
         return totals[2:3] / totals[1]
+
+
+def _move(parameters: list[nn.Parameter], total: list[Tensor | None]) -> Tensor:
+    """Add the gradients to the total and drop them; return their squared norm, 0-dim."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(grads)).double()
+    for place, parameter in enumerate(parameters):
+        grad, before = parameter.grad, total[place]
+        if grad is not None:
+            total[place] = grad if before is None else before.add_(grad)
+        parameter.grad = None
+    return norms.square().sum()
 
 
 def micro_gradient(base: Recipe, recipe: Recipe, group: int) -> int:

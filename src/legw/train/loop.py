@@ -24,7 +24,7 @@ from legw.recipe import Recipe
 from legw.runs import files, locks, records
 from legw.runs.records import Status, Summary
 from legw.train import batch_norm, checkpoint, optim, param_groups, precision
-from legw.train.accumulation import Flags, Gradient
+from legw.train.accumulation import Flags, GlobalBatch, Gradient
 from legw.train.audience import READER_GONE, Audience
 from legw.train.batches import Batches, derive, split
 from legw.train.checkpoint_content import Expected
@@ -128,7 +128,7 @@ class _Run:
         if done is not None:
             return done
         self._build()
-        held.callback(self.global_batch.close)
+        held.callback(self.accumulation.close)
         content = self._restore()
         manifest = describe(
             self.task,
@@ -220,13 +220,13 @@ class _Run:
             self.task, self.recipe, self.model, process_group=self.world.process_group
         )
         self.ratios = [rate / self.recipe.lr for rate in param_groups.read(self.optimizer)]
-        self.global_batch = self.run_schedule.global_batch(
+        self.accumulation = self.run_schedule.accumulation(self.choice.lanes)
+        self.global_batch = GlobalBatch(
             self.task,
             self.model,
             self.recipe,
             world=self.world,
             micro_batch_size=self.choice.micro_batch_size,
-            lanes=self.choice.lanes,
             group=self.group,
             batches=Batches(
                 lambda epoch: self.task.order(self.seed, epoch, batch_size),
@@ -236,8 +236,9 @@ class _Run:
             num_examples=self.num_examples,
             seed=self.seed,
             precision=self.settings.precision,
+            accumulation=self.accumulation,
         )
-        self.global_batch.share_with(self.optimizer)
+        self.accumulation.share_with(self.optimizer)
 
     # The updates --------------------------------------------------------------------
 
@@ -287,7 +288,7 @@ class _Run:
         wanting = [probe for probe in self.probes if probe.wants(update)]
         if wanting:
             began = time.perf_counter()
-            with self.global_batch.all_cores():
+            with self.accumulation.all_cores():
                 measure(wanting, self.global_batch, update, gradient)
             self._pause(began, "probes")
 
@@ -302,7 +303,7 @@ class _Run:
         began = time.perf_counter()
         if self.world.first:
             self.model.eval()
-            with torch.no_grad(), self.global_batch.all_cores():
+            with torch.no_grad(), self.accumulation.all_cores():
                 self.last_metric = float(self.task.evaluate(self.model))
             self.model.train()
         self.recorder.evaluated(self.last_metric)
@@ -315,7 +316,7 @@ class _Run:
             return
         began = time.perf_counter()
         self.model.eval()
-        with torch.no_grad(), self.global_batch.all_cores():
+        with torch.no_grad(), self.accumulation.all_cores():
             self.final_metrics = {name: float(value) for name, value in measure(self.model).items()}
         self._pause(began, "evaluation")
 

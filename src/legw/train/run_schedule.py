@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from legw import rules, schedule
 from legw.recipe import Recipe
-from legw.train.accumulation import GlobalBatch, Gradient
-from legw.train.adascale import AdaScale, MeasuredBatch, micro_gradient
+from legw.train.accumulation import Accumulation, Gradient
+from legw.train.adascale import AdaScale, MicroGradients, micro_gradient
 from legw.train.dist import World
-from legw.train.lanes import LanedBatch, tried
+from legw.train.lanes import LanedAccumulation, tried
 from legw.train.task import Task
 
 
@@ -84,13 +84,11 @@ class RunSchedule:
         """
         return tried(asked, self.task, world, group, barred=compiled or self.steered)
 
-    def global_batch(self, *args: Any, lanes: int = 1, **kwargs: Any) -> GlobalBatch:
-        """Return the global batch; a steering rule's also measures the micro-gradients."""
+    def accumulation(self, lanes: int = 1) -> Accumulation:
+        """Return the gradient accumulation; a steering rule's also measures micro-gradients."""
         if self.steered:
-            return MeasuredBatch(*args, each=self._each, **kwargs)
-        if lanes > 1:
-            return LanedBatch(*args, lanes=lanes, **kwargs)
-        return GlobalBatch(*args, **kwargs)
+            return MicroGradients(self._each)
+        return LanedAccumulation(lanes) if lanes > 1 else Accumulation()
 
     def rate(self, update: int, gradient: Gradient) -> float:
         """Return the learning rate of an update whose gradient is formed."""

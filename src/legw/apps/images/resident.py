@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,9 @@ from torch import Tensor
 
 from legw.apps.images.decode import BrokenImageError, stacked
 from legw.apps.images.tree import Tree
-from legw.errors import DataError
+from legw.errors import DataError, RunError
 from legw.runs.cache import cache_folder
+from legw.runs.files import atomic
 from legw.runs.locks import in_turn
 
 
@@ -87,20 +86,13 @@ def _read(path: Path, tree: Tree) -> Resident | None:
 
 
 def _write(path: Path, content: Resident) -> None:
-    """Keep the decoded images, all or none; a full disk is no error."""
-    with contextlib.suppress(OSError):
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                numpy.savez(
-                    file,
-                    train=content.train[0].numpy(),
-                    train_labels=content.train[1].numpy(),
-                    held_out=content.held_out[0].numpy(),
-                    held_out_labels=content.held_out[1].numpy(),
-                    broken=numpy.array(content.broken, dtype=str),
-                )
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    """Keep the decoded images, all or nothing; a full disk is no reason to stop."""
+    with contextlib.suppress(RunError), atomic(path) as file:
+        numpy.savez(
+            file,
+            train=content.train[0].numpy(),
+            train_labels=content.train[1].numpy(),
+            held_out=content.held_out[0].numpy(),
+            held_out_labels=content.held_out[1].numpy(),
+            broken=numpy.array(content.broken, dtype=str),
+        )
