@@ -139,6 +139,7 @@ class GlobalBatch:
         world: this process.
         micro_batch_size: most examples per forward and backward pass, at least `group`.
         group: examples that must stay together (batch-norm groups), at least 1.
+        batches: the example ids of each update.
         num_examples: examples in one epoch, at least 1.
         seed: of the random draws.
         precision: fp32, or bf16 (autocast).
