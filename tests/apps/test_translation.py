@@ -504,8 +504,7 @@ def test_penalties_are_bounded(name: str) -> None:
         assert all(number > END for number in text)
     for value in (-0.1, 10.1, 1e300, math.inf, math.nan):
         wrong: dict[str, Any] = {name: value}
-        line = error_line(Search, **wrong, kind=RunError)
-        assert line == f"{name}={value:g}: must be a number, 0 to 10"
+        error_line(Search, **wrong, kind=RunError)
 
 
 # Perplexity -----------------------------------------------------------------------------

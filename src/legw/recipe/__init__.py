@@ -427,7 +427,7 @@ def _part(where: str, what: str, cls: type[Any], settings: dict[str, Any]) -> An
     try:
         return msgspec.convert(settings, type=cls)
     except UnicodeEncodeError:
-        raise RecipeError(f"{where}: is not Unicode text; mend it") from None
+        raise RecipeError(f"{where}: is not Unicode text; correct it") from None
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at ")
         if not path:  # the class's own check has spoken

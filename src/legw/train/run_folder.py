@@ -133,7 +133,7 @@ def _read(path: Path, length: int) -> bytes | None:
 
 def describe(
     task: Task,
-    course: RunSchedule,
+    run_schedule: RunSchedule,
     *,
     rule: str,
     seed: int,
@@ -146,7 +146,7 @@ def describe(
 
     Args:
         task: what is trained.
-        course: the recipe, its base, and how many updates they make.
+        run_schedule: the recipe, its base, and how many updates they make.
         rule: the name of the rule that scaled the recipe.
         seed: the run's.
         choice: of the micro-batch.
@@ -159,10 +159,10 @@ def describe(
         task=task.name,
         rule=rule,
         seed=seed,
-        base=course.base,
-        recipe=course.recipe,
-        num_examples=course.num_examples,
-        updates=course.updates,
+        base=run_schedule.base,
+        recipe=run_schedule.recipe,
+        num_examples=run_schedule.num_examples,
+        updates=run_schedule.updates,
         micro_batch_size=choice.micro_batch_size,
         lanes=choice.lanes,
         precision=precision,
@@ -172,7 +172,7 @@ def describe(
         higher_is_better=task.metric.higher_is_better,
         data=data,
         environment=environment(),
-        notes=tuple(rules.cautions(course.base, course.recipe, known)) if known else (),
+        notes=tuple(rules.cautions(run_schedule.base, run_schedule.recipe, known)) if known else (),
         extra={
             "micro_batch_table": {str(m): r for m, r in choice.table.items()},
             "micro_batch_measured": choice.measured,

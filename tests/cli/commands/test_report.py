@@ -167,8 +167,8 @@ def test_the_charts_are_overview_costs_recipes_and_two_a_batch_size(shown: Parts
 
 
 def test_a_diverged_run_ends_in_a_cross(shown: Parts) -> None:
-    lost = [chart["datasets"].get("lost") for chart in shown.charts]
-    assert [len(rows) for rows in lost if rows] == [2]
+    ends = [chart["datasets"].get("diverged") for chart in shown.charts]
+    assert [len(rows) for rows in ends if rows] == [2]
 
 
 def test_long_curves_are_thinned_and_keep_their_peaks(tmp_path: Path) -> None:
