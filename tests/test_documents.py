@@ -120,6 +120,23 @@ def test_a_command_is_understood(line: str) -> None:
     tyro.cli(command.Options, args=words, config=plain)
 
 
+def test_the_page_of_rules_averages_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from legw.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    [recipe] = [code for _, code in blocks("toml") if "ema_decay" in code]
+    [code] = [code for _, code in blocks("bash") if "average.toml" in code]
+    Path("average.toml").write_text(recipe, encoding="utf-8")
+    for line in lines_of(code):
+        assert main(shlex.split(line)[1:]) == 0
+    out = capsys.readouterr().out
+    assert "ema_decay 0.99 averages over 4 times the examples: legw-timescales takes 0.9606" in out
+    assert "note: mine: evaluations measure the average of the weights over about 25.4" in out
+    assert "(averaged weights; the last ones 0." in out
+
+
 @pytest.mark.parametrize("code", shell("quick"))
 def test_a_quick_block_runs(code: str, my_recipe: None, capsys: pytest.CaptureFixture[str]) -> None:
     from legw.cli import main
