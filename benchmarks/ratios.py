@@ -17,7 +17,7 @@ from legw.runs import records
 from legw.runs.records import Manifest, Update
 from legw.train import Metric, Observer, Settings, Task, fit
 from legw.train.accumulation import Precision
-from legw.train.microbatch.candidates import Way
+from legw.train.microbatch.candidates import Candidate
 
 WARM_UP = 2
 """Rounds at the start that do not count: memory is allocated, kernels are chosen."""
@@ -89,8 +89,10 @@ def race(
         warm_up: rounds before those that count.
     """
     turns = _Turns(other, block)
-    way = run(task, recipe, (warm_up + rounds) * block, turns, precision=precision, lanes=lanes)
-    return Ratio(name, turns.ratios[warm_up:], floor, f"micro-batch {way}")
+    candidate = run(
+        task, recipe, (warm_up + rounds) * block, turns, precision=precision, lanes=lanes
+    )
+    return Ratio(name, turns.ratios[warm_up:], floor, f"micro-batch {candidate}")
 
 
 def run(
@@ -102,8 +104,8 @@ def run(
     precision: Precision = "fp32",
     micro_batch_size: int | Literal["auto"] = "auto",
     lanes: int | Literal["auto"] = "auto",
-) -> Way:
-    """Make so many updates with `fit`, as it comes; return the way that it chose."""
+) -> Candidate:
+    """Make so many updates with `fit`, as it comes; return the candidate that it chose."""
     epochs = updates * recipe.batch_size / task.num_examples(recipe.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -123,7 +125,7 @@ def run(
         if summary.status != "finished":  # Ctrl-C, for one
             raise SystemExit(f"benchmarks: {task.name}: {summary.status}: {summary.reason}")
         manifest = records.read_manifest(out)
-        return Way(manifest.micro_batch_size, manifest.lanes)
+        return Candidate(manifest.micro_batch_size, manifest.lanes)
 
 
 class _Turns(Observer):

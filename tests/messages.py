@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ FOLDER = TESTS / "golden" / "messages"
 HEAD = "# Written by `make messages`; docs/contributing.md says when.\n"
 REWRITE = "--rewrite-messages"
 
+Sections = dict[str, list[str]]
+"""For each test its messages."""
+
 
 class Book:
     """The messages of one pytest process: those of the test that runs, and those to be written."""
@@ -28,8 +31,6 @@ class Book:
     def __init__(self) -> None:
         self.now: list[str] | None = None
         """Messages of the test that runs; None where none are kept."""
-        self.written: dict[Path, dict[str, list[str]]] = {}
-        """For each file the sections of the tests that ran, by test."""
         self.collected: dict[Path, set[str]] = {}
         """For each file the tests that there are, those left out by a mark among them."""
 
@@ -44,9 +45,9 @@ def said(text: str) -> str:
     return text
 
 
-def read(path: Path) -> dict[str, list[str]]:
+def read(path: Path) -> Sections:
     """Return the sections of one file: for each test its messages."""
-    sections: dict[str, list[str]] = {}
+    sections: Sections = {}
     test = ""
     for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
         if line.startswith("    "):
@@ -57,7 +58,7 @@ def read(path: Path) -> dict[str, list[str]]:
     return sections
 
 
-def write(path: Path, sections: dict[str, list[str]]) -> None:
+def write(path: Path, sections: Sections) -> None:
     """Write one file, or remove it where no message is left."""
     if not sections:
         path.unlink(missing_ok=True)
@@ -66,6 +67,17 @@ def write(path: Path, sections: dict[str, list[str]]) -> None:
     parts = ("".join(f"{line}\n" for line in (test, *("    " + each for each in sections[test])))
              for test in sorted(sections))  # fmt: skip
     path.write_text(HEAD + "".join("\n" + part for part in parts), encoding="utf-8")
+
+
+def change(path: Path, new: Callable[[Sections], Sections]) -> None:
+    """Change one file's sections; several processes take turns, and a killed one loses nothing."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        old = read(path)
+        sections = {test: said for test, said in new(old).items() if said}
+        if sections != old:
+            write(path, sections)
 
 
 def place(item: pytest.Item) -> tuple[Path, str]:
@@ -80,6 +92,7 @@ def place(item: pytest.Item) -> tuple[Path, str]:
 def plain(line: str, base: Path) -> str:
     """Return a message without what differs between machines: where tests and the project lie."""
     line = re.sub(re.escape(str(base)) + r"/[^/\s:;,'\"]+", "TMP", line)
+    line = re.sub(r"\b(at|after) update \d+", r"\1 update N", line)  # a signal comes at any time
     line = re.sub(r"(.)\1{30,}", r"\1 (many)", line)  # of a path that is cut off, more or fewer
     line = line.replace(str(TESTS.parent), "ROOT").replace(str(Path.home()), "HOME")
     return line.encode("utf-8", "backslashreplace").decode()
@@ -117,7 +130,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
         BOOK.now = None
     path, name = place(item)
     if item.config.getoption(REWRITE):
-        BOOK.written.setdefault(path, {})[name] = found
+        change(path, lambda sections: sections | {name: found})
     else:
         __tracebackhide__ = True
         kept = read(path).get(name, [])
@@ -126,14 +139,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the new sections into the files; several processes take turns."""
-    if not BOOK.written:
-        return
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for path, sections in BOOK.written.items():
-            merged = read(path) | sections
-            there = BOOK.collected.get(path, set(merged))
-            write(path, {test: merged[test] for test in merged if test in there and merged[test]})
-    (FOLDER / ".lock").unlink(missing_ok=True)
+    """Drop the sections of tests that there are no longer."""
+    if session.config.getoption(REWRITE):
+        for path, tests in BOOK.collected.items():
+            if path.exists():
+                change(path, lambda old, tests=tests: {t: old[t] for t in old if t in tests})

@@ -20,7 +20,7 @@ from legw.optimizers import LAMB
 from legw.runs import records
 from legw.train import Settings, Task, fit
 from legw.train.batches import derive
-from legw.train.microbatch.candidates import Way
+from legw.train.microbatch.candidates import Candidate
 
 UPDATES = 5
 
@@ -115,7 +115,7 @@ def test_both_ways_to_update_resnet_agree() -> None:
 def test_muons_whole_updates_are_those_of_fit(lanes: int, tmp_path: Path) -> None:
     recipe = replace(ROWS_RECIPE, lr=0.02, optimizer=optimizers.MUON)
     expected = losses_of_fit(ROWS, recipe, tmp_path)
-    ours = optimizers.WholeUpdates(ROWS, recipe, Way(7, lanes), "fp32")
+    ours = optimizers.WholeUpdates(ROWS, recipe, Candidate(7, lanes), "fp32")
     assert [ours() for _ in expected] == pytest.approx(expected, rel=1e-4)
     ours.close()
 

@@ -14,7 +14,7 @@ from typing import TypeGuard
 class LegwError(Exception):
     """A mistake that the user can correct; its text is one line."""
 
-    told: bool | None = None
+    reported: bool | None = None
     """With several processes: True where another process prints the error, False where this one
     does. None means that all processes have the same error, and the first one prints it."""
 

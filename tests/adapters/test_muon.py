@@ -121,6 +121,7 @@ def test_the_schedule_above_has_two_rates() -> None:
     assert rates[0] == pytest.approx([0.01, 0.0025, 0.0025]), "half way up the warmup"
 
 
+@pytest.mark.ci
 def test_transformers(seen: list[list[float]], tmp_path: Path) -> None:
     need("transformers", "accelerate")
     from torch.utils.data import SequentialSampler
@@ -208,6 +209,7 @@ def test_gpt2_steps_as_with_linear_layers(split_gates: bool) -> None:
         )
 
 
+@pytest.mark.ci
 def test_lightning(seen: list[list[float]]) -> None:
     need("lightning")
     import lightning

@@ -59,8 +59,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return axolotl's values of a scaled recipe, and what they cannot express; see
-    `forms.Form`."""
+    """Return axolotl's values of a scaled recipe, and notes on what they lack; see `forms.Form`."""
     theirs = _theirs(values)
     if not _warmup_given(values):
         key = "warmup_steps" if base.unit == "steps" else "warmup_ratio"

@@ -242,7 +242,7 @@ def _scalar(what: str, name: str, value: Any, language: str) -> Any:
                           "out, or write JSON or YAML")  # fmt: skip
     if isinstance(value, float) and not math.isfinite(value) and language in ("JSON", "Python"):
         raise RecipeError(f"{what}: {one_line(name, 80)}={value}: {language} has no word for it; "
-                          "mend it, or write YAML")  # fmt: skip
+                          "correct it, or write YAML")  # fmt: skip
     for kind in (bool, int, float):
         if isinstance(value, kind):
             return kind(value)  # of a subclass, as NumPy's float, the plain one
@@ -274,7 +274,7 @@ def _check_text(what: str, name: str, text: str, language: str) -> None:
     except UnicodeEncodeError:
         raise RecipeError(
             f"{what}: {one_line(name, 80)}={shown(text)}: is not Unicode text, and cannot be "
-            f"written as {language}; mend it"
+            f"written as {language}; correct it"
         ) from None
 
 

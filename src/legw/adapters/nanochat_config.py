@@ -70,8 +70,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return nanochat's values of a scaled recipe, and what they cannot express; see
-    `forms.Form`."""
+    """Return nanochat's values of a scaled recipe, and notes on them; see `forms.Form`."""
     old = count("nanochat", values, "device_batch_size", 32)
     size, times = passes(big.batch_size, old, processes)
     new = dict(values)

@@ -68,8 +68,7 @@ def _falls(values: Values) -> bool:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return nanoGPT's values of a scaled recipe, and what they cannot express; see
-    `forms.Form`."""
+    """Return nanoGPT's values of a scaled recipe, and notes on what they lack; see `forms.Form`."""
     old = count("nanogpt", values, "batch_size", 12)
     size, times = passes(big.batch_size, old, processes)
     lost = few_at_once(size, times, old, "gradient_accumulation_steps")

@@ -160,8 +160,7 @@ def _adam(values: Values) -> dict[str, float]:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return timm's arguments of a scaled recipe, and what they cannot express; see
-    `forms.Form`."""
+    """Return timm's arguments of a scaled recipe, and notes on what they lack; see `forms.Form`."""
     old = count("timm", values, "batch_size", 128)
     size, times = passes(big.batch_size, old, processes)
     lost = few_at_once(size, times, old, "grad_accum_steps")

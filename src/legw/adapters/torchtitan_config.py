@@ -76,8 +76,7 @@ def _warmup(flat: Values) -> str:
 
 
 def _floor(flat: Values) -> str:
-    """Return the name of the lowest learning rate, a share of the peak, in this or older
-    versions."""
+    """Return the name of the lowest learning rate in this or older versions."""
     old = "lr_scheduler.lr_min"
     return old if old in flat else "lr_scheduler.min_lr_factor"
 
@@ -121,7 +120,7 @@ def _optimizer(flat: Values) -> tuple[kinds.Optimizer, str]:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return torchtitan's tables of a scaled recipe, and what they cannot express."""
+    """Return torchtitan's tables of a scaled recipe, and notes on what they lack."""
     flat, lost = _flat(values), []
     old = count("torchtitan", flat, _local(flat), 8)
     accumulates = _local(flat) == "training.local_batch_size"

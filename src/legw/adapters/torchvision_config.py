@@ -82,7 +82,7 @@ def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return the reference's arguments of a scaled recipe, and what they cannot express."""
+    """Return the reference's arguments of a scaled recipe, and notes on what they lack."""
     size, lost = big.batch_size // processes, []
     if size > count("torchvision", values, "batch_size", 32):
         lost.append(f"batch_size={size}: is one pass on a device, for torchvision's references do "

@@ -253,7 +253,7 @@ def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
 def write(
     values: Values, base: Recipe, big: Recipe, processes: int, *, own_version: bool = True
 ) -> tuple[Fields, list[str]]:
-    """Return TrainingArguments of a scaled recipe, and what they cannot express; see `forms.Form`.
+    """Return TrainingArguments of a scaled recipe, and notes on what they lack; see `forms.Form`.
 
     Args:
         values: the arguments of the base.

@@ -223,7 +223,7 @@ def timing(speed: Speed, batch_size: int, network: Network) -> Timing:
             f"{network.devices}; take fewer devices or a larger batch"
         )
     share = -(-batch_size // network.devices)
-    compute, micro, lanes = min(_ways(speed, share, alone=network.devices == 1))
+    compute, micro, lanes = min(_options_of(speed, share, alone=network.devices == 1))
     sync = network.sync_seconds
     if sync is None:
         hidden = network.overlap * BACKWARD * pass_seconds(speed.passes, share % micro or micro)
@@ -238,7 +238,7 @@ def timing(speed: Speed, batch_size: int, network: Network) -> Timing:
     )
 
 
-def _ways(speed: Speed, share: int, *, alone: bool) -> Iterator[tuple[float, int, int]]:
+def _options_of(speed: Speed, share: int, *, alone: bool) -> Iterator[tuple[float, int, int]]:
     """Return (seconds, examples in a micro-batch, lanes) of every way to compute a share."""
     for micro in speed.passes:
         whole, rest = divmod(share, micro)

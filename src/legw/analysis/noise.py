@@ -178,8 +178,7 @@ def examples_against(batch_size: int, base: int, noise: float | None) -> float |
 
 
 def last_half(rows: Sequence[Noise]) -> list[Noise]:
-    """Return the samples of the run's last half, in epochs, as the noise scale grows during a
-    run."""
+    """Return the samples of the run's last half in epochs: the noise scale grows in a run."""
     middle = max(row.epoch for row in rows) / 2
     return [row for row in rows if row.epoch > middle]
 

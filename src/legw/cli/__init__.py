@@ -42,13 +42,13 @@ COMMANDS: dict[str, str] = {
 }
 """The commands, in the order in which the overview lists them, and a line of help for each."""
 
-READER_GONE = "output: its reader has gone"
+READER_GONE = "output: was closed by its reader"
 """Message of a training command whose output was closed by its reader."""
 
 GOES_ON = {
-    "train": "the run folder keeps what was made, and --resume goes on with it",
-    "study": "the folder keeps what was made, and the same command goes on",
-    "probe": "the folder keeps what was made, and the same command goes on",
+    "train": "the run folder is kept, and --resume goes on with the run",
+    "study": "the folder is kept, and the same command goes on",
+    "probe": "the folder is kept, and the same command goes on",
 }
 """For each command that trains: what remains when its output is closed. The others only print."""
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with output.ready(), _warnings_as_notes():
             return _answer(name, words[1:])
     except LegwError as error:
-        quiet = not _first() if error.told is None else error.told
+        quiet = not _first() if error.reported is None else error.reported
         return _complain(f"legw: {error}", 3 if isinstance(error, DivergedError) else 2, quiet)
     except ModuleNotFoundError as error:
         return _complain(_missing_extra(name, error), 2)

@@ -83,7 +83,7 @@ class Display(Observer):
         table = manifest.extra.get("micro_batch_table", {})
         if not table or not manifest.extra.get("micro_batch_measured"):
             return
-        rates = ", ".join(f"{way}: {rate:,.0f}" for way, rate in table.items())
+        rates = ", ".join(f"{candidate}: {rate:,.0f}" for candidate, rate in table.items())
         at_once = f", {manifest.lanes} at once," if manifest.lanes > 1 else ""
         self._console.print(
             clean(

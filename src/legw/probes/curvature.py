@@ -219,8 +219,7 @@ class CurvatureProbe(Probe):
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Multiply matrices in full precision: a difference of gradients is smaller than TF32's
-    rounding."""
+    """Multiply matrices in full precision: TF32 rounds off a difference of gradients."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -148,8 +148,7 @@ def probe_examples(task: Task, sizes: Sequence[int], wanted: int) -> int:
 
 
 def updates_of(recipe: Recipe, task: Task, wanted: int) -> int:
-    """Return a short run's number of updates: the given one, but at least its warmup's and one
-    more."""
+    """Return a short run's updates: the given number, at least its warmup and one more."""
     num_examples = task.num_examples(recipe.batch_size)
     return max(wanted, schedule.warmup_updates(recipe, num_examples) + 1)
 

@@ -17,7 +17,7 @@ from legw.train.dist import World
 from legw.train.hardware import describe_device, out_of_memory, times_of
 from legw.train.lanes import tried
 from legw.train.microbatch import tune
-from legw.train.microbatch.candidates import SMALLEST, Way, climb, ladder
+from legw.train.microbatch.candidates import SMALLEST, Candidate, climb, ladder
 from legw.train.precision import Precision, warn_if_slow
 from legw.train.task import Task
 
@@ -62,11 +62,11 @@ def measure(
     ids = task.order(0, 0, recipe.batch_size)
     spreads: list[float] = []
 
-    def rate(way: Way) -> float:
+    def rate(candidate: Candidate) -> float:
         with contextlib.ExitStack() as held:
             try:
                 one = tune.passing(
-                    task, model, ids, way, world=world, precision=precision, held=held
+                    task, model, ids, candidate, world=world, precision=precision, held=held
                 )
                 mean, spread = timed(one, world.device, seconds)
             except (MemoryError, RuntimeError) as error:
@@ -77,15 +77,19 @@ def measure(
                 batch_norm.forget(model)
                 model.zero_grad(set_to_none=True)
         spreads.append(spread)
-        return way.examples / mean
+        return candidate.examples / mean
 
     sizes = ladder(largest, group)
-    table: dict[Way, float] = {}
+    table: dict[Candidate, float] = {}
     for count in tried("auto", task, world, group, barred=not lanes):
-        ways = [Way(size, count) for size in sizes if count == 1 or size * count <= largest]
-        table |= climb(ways, rate, {})
-    times = {way: way.examples / found for way, found in table.items() if found > 0}
-    passes = {way.size: time for way, time in times.items() if way.lanes == 1}
+        candidates = [
+            Candidate(size, count) for size in sizes if count == 1 or size * count <= largest
+        ]
+        table |= climb(candidates, rate, {})
+    times = {
+        candidate: candidate.examples / found for candidate, found in table.items() if found > 0
+    }
+    passes = {candidate.size: time for candidate, time in times.items() if candidate.lanes == 1}
     if not passes:
         raise RunError(f"speed: not even {SMALLEST} examples fit into memory; free some")
     batch = tune.load(task, ids[: min(passes)], world.device)
@@ -93,7 +97,7 @@ def measure(
     batch_norm.forget(model)
     return Speed(
         passes=passes,
-        rounds={way: time for way, time in times.items() if way.lanes > 1},
+        rounds={candidate: time for candidate, time in times.items() if candidate.lanes > 1},
         step_seconds=timed(_step(task, model, recipe), world.device, seconds)[0],
         gradient_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         spread=statistics.median(spreads),

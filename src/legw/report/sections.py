@@ -268,7 +268,7 @@ def _key(found: Table) -> Html:
     names = found.names
     items = [tag("li", name, style=f"--of: var(--c{color_of(name, names)})") for name in names]
     if any(cell.diverged for cell in found.cells):
-        items.append(tag("li", "diverged", class_="lost"))
+        items.append(tag("li", "diverged", class_="diverged"))
     return tag("ul", items, class_="key")
 
 

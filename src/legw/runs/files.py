@@ -70,8 +70,7 @@ HALF_WRITTEN = re.compile(
 
 
 def clear_half_written(folder: Path, *more: str) -> None:
-    """Remove the half-written files of killed processes, each of which may be as large as a whole
-    one.
+    """Remove the half-written files of killed processes, which may be large.
 
     The caller must hold the folder's lock, so that no other process writes there.
 

@@ -310,8 +310,7 @@ class _Pool:
         here.send(run)
 
     def _onlookers(self, run: Planned) -> Sequence[Observer]:
-        """Return the observers of a run; when all have disconnected, all runs stop as at a
-        signal."""
+        """Return the observers of a run; once all have disconnected, all runs stop."""
         return [_Onlookers(self.watch(run), self._stop)]
 
     def _stop(self) -> None:

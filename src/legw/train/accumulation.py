@@ -116,15 +116,15 @@ class Accumulation:
         return batch.one_by_one(update)
 
     def extra(self, totals: Tensor) -> Tensor:
-        """Return what was measured beside loss and weight, from the sums over processes."""
+        """Return the further measured sums, beside loss and weight, over all processes."""
         return totals[2:]
 
     def all_cores(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, this thread has every core: for what is no part of an update."""
+        """Within it, this thread has every core, for work outside of an update."""
         return contextlib.nullcontext()
 
     def share_with(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the optimizer's step use what is idle between two gradients; nothing here."""
+        """Lend the optimizer's step the threads that are idle between two gradients; none here."""
 
     def close(self) -> None:
         """Release what the gradients needed: this thread's dropout follows torch again."""
@@ -141,6 +141,7 @@ class GlobalBatch:
         world: this process.
         micro_batch_size: most examples per forward and backward pass, at least `group`.
         group: examples that must stay together (batch-norm groups), at least 1.
+        batches: the example ids of each update.
         num_examples: examples in one epoch, at least 1.
         seed: of the random draws.
         precision: fp32, or bf16 (autocast).

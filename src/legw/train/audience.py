@@ -12,7 +12,7 @@ from typing import Any
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.train.task import Observer
 
-READER_GONE = "the reader of its output has gone"
+READER_GONE = "its output was closed"
 """Reason in the summary of a run that stopped because an observer's output was closed."""
 
 

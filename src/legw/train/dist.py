@@ -101,7 +101,7 @@ class World:
         """Return the value, or raise the error; the first process is the one that prints it."""
         value, error = outcome
         if error is not None:
-            error.told = not self.first
+            error.reported = not self.first
             raise error
         return value
 
@@ -161,14 +161,14 @@ def joined(
     try:
         _join(device_name, timedelta(seconds=patience_seconds))
     except RunError as error:
-        error.told = False  # each process sees something else of it
+        error.reported = False  # each process sees something else of it
         raise
     rank, size = distributed.get_rank(), distributed.get_world_size()
     try:
         without_device = World(torch.device("cpu"), rank, size)
         yield World(without_device.together(lambda: _own_device(device_name)), rank, size)
     except LegwError as error:
-        error.told = error.told or not _first_to_tell()
+        error.reported = error.reported or not _first_to_tell()
         raise
     except RuntimeError as error:
         if not _is_lost_connection(error):
@@ -178,7 +178,7 @@ def joined(
             f"rank {rank}: lost another process ({_reason(error).partition('. ')[0]}); "
             "the same command with --resume goes on from the last checkpoint"
         )
-        lost.told = not _first_to_tell()
+        lost.reported = not _first_to_tell()
         raise lost from None
 
 
@@ -266,8 +266,7 @@ def _of_this_round(store: Store, rank: int, size: int, patience: timedelta) -> S
 
 
 def _warn_of_shared_store() -> None:
-    """Warn that torchrun, on several hosts, sends restarted processes to an address of a dead
-    one."""
+    """Warn that torchrun on several hosts may give restarted processes a dead address."""
     elastic = {
         name: os.environ.get(f"TORCHELASTIC_{name}", "")
         for name in ("USE_AGENT_STORE", "MAX_RESTARTS")

@@ -39,7 +39,7 @@ from legw.train.hardware import (
 )
 from legw.train.lanes import tried
 from legw.train.microbatch import tune
-from legw.train.microbatch.candidates import Way, climb, in_lanes, largest_share
+from legw.train.microbatch.candidates import Candidate, climb, in_lanes, largest_share
 from legw.train.muon_groups import described, muon_groups
 from legw.train.precision import Precision, warn_if_slow
 from legw.train.task import Task
@@ -179,7 +179,7 @@ def estimate(
         group=group,
         micro_batch_size=suits,
         rates={size: rate * longer for size, rate in rates.items()},
-        laned={way: rate * longer for way, rate in laned.items()},
+        laned={candidate: rate * longer for candidate, rate in laned.items()},
         data_rate=data_rate,
         data_ahead=hasattr(task, "prefetch"),
         step_seconds=step_seconds,
@@ -228,13 +228,13 @@ class _Passes:
         self.bytes_per_example = max(peak_memory(self.device) - before, 1.0) / size
         return min(times_of(lambda: self.one(batch), self.device, least=REPEATS))
 
-    def laned_seconds(self, way: Way) -> float:
+    def laned_seconds(self, candidate: Candidate) -> float:
         """Return the time of a pass in each lane at once."""
         ids = self.task.order(0, 0, self.recipe.batch_size)
         world, precision = World(self.device), self.precision
         with contextlib.ExitStack() as held:
             several = tune.passing(
-                self.task, self.model, ids, way, world=world, precision=precision, held=held
+                self.task, self.model, ids, candidate, world=world, precision=precision, held=held
             )
             several()  # the first one makes the threads
             return min(times_of(several, self.device, least=REPEATS))
@@ -258,12 +258,12 @@ def _in_lanes(passes: _Passes, rates: dict[int, float], lanes: int, share: int) 
     """Return examples per second of the sizes in lanes, while that is faster and fits."""
     room = 0.8 * available_memory(passes.device)
 
-    def rate(way: Way) -> float:
-        fits = passes.bytes_per_example * way.examples < room
-        return way.examples / passes.laned_seconds(way) if fits else 0.0
+    def rate(candidate: Candidate) -> float:
+        fits = passes.bytes_per_example * candidate.examples < room
+        return candidate.examples / passes.laned_seconds(candidate) if fits else 0.0
 
-    ways = in_lanes(rates, lanes, share) if lanes > 1 else []
-    return {str(way): each for way, each in climb(ways, rate, {}).items() if each}
+    candidates = in_lanes(rates, lanes, share) if lanes > 1 else []
+    return {str(candidate): each for candidate, each in climb(candidates, rate, {}).items() if each}
 
 
 def _first_to_mean(passes: _Passes, rates: dict[int, float]) -> float:

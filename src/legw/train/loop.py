@@ -107,8 +107,8 @@ class _Run:
         self.task, self.recipe, self.folder, self.seed = task, recipe, folder, seed
         self.base, self.rule, self.settings, self.world = base, rule, settings, world
         self.data = ""
-        self.course = RunSchedule(task, recipe, self.base, rule)
-        self.num_examples = self.course.num_examples
+        self.run_schedule = RunSchedule(task, recipe, self.base, rule)
+        self.num_examples = self.run_schedule.num_examples
         self.position = checkpoint.Position()
         self.last_metric: float | None = None
         self.final_metrics: dict[str, float | None] = {}
@@ -134,7 +134,7 @@ class _Run:
         content = self._restore()
         manifest = describe(
             self.task,
-            self.course,
+            self.run_schedule,
             rule=self.rule,
             seed=self.seed,
             choice=self.choice,
@@ -147,7 +147,7 @@ class _Run:
         self.recorder = Recorder(
             self.folder if self.world.first else None,
             recipe=self.recipe,
-            steered=self.course.steered,
+            steered=self.run_schedule.steered,
             num_examples=self.num_examples,
             position=self.position,
             clock=lambda: time.perf_counter() - self.clock,
@@ -202,8 +202,10 @@ class _Run:
         if self.recipe.ema_decay is not None and self.world.first:  # which alone evaluates
             self.average = WeightAverage(self.model, self.recipe.ema_decay)
         self.model.train()
-        most, settings = self.course.prepare(self.group), self.settings
-        lanes = self.course.lanes(settings.lanes, self.world, self.group, compiled=settings.compile)
+        most, settings = self.run_schedule.prepare(self.group), self.settings
+        lanes = self.run_schedule.lanes(
+            settings.lanes, self.world, self.group, compiled=settings.compile
+        )
         if settings.compile:
             warn_of_compiling(self.world.device)
             self.model.compile()
@@ -223,7 +225,7 @@ class _Run:
             self.task, self.recipe, self.model, process_group=self.world.process_group
         )
         self.ratios = [rate / self.recipe.lr for rate in param_groups.read(self.optimizer)]
-        self.accumulation = self.course.accumulation(self.choice.lanes)
+        self.accumulation = self.run_schedule.accumulation(self.choice.lanes)
         self.global_batch = GlobalBatch(
             self.task,
             self.model,
@@ -251,20 +253,20 @@ class _Run:
         self.clock = now - self.position.seconds  # stands still during evaluations
         self.saved_at = now
         wanted = self.settings.stop_after
-        while self.position.updates < self.course.until(wanted) and not self.stopped:
+        while self.position.updates < self.run_schedule.until(wanted) and not self.stopped:
             update = self.position.updates
             save_due = self._update(update)
-            if self.course.ends_epoch(update):
+            if self.run_schedule.ends_epoch(update):
                 self.recorder.read_back()
             if self.recorder.diverged:
                 return
             self.position.updates = update + 1
-            if self.course.ends_epoch(update):
+            if self.run_schedule.ends_epoch(update):
                 self._evaluate()
             if save_due:
                 self._save()
         self._save()
-        if self.position.updates == self.course.updates:
+        if self.position.updates == self.run_schedule.updates:
             self._evaluate_at_the_end()
         elif not self.stopped:
             self.stopped = "it was to stop there"
@@ -273,7 +275,7 @@ class _Run:
         """Make one optimizer step from the whole global batch; say whether to save now."""
         gradient = self.global_batch.gradient(update, self._wishes())
         self._probe(update, gradient)
-        rate = self.course.rate(update, gradient)
+        rate = self.run_schedule.rate(update, gradient)
         param_groups.write(self.optimizer, [rate * ratio for ratio in self.ratios])
         self.optimizer.step()
         batch_norm.fold(self.model, self.world)
@@ -354,7 +356,7 @@ class _Run:
     def _summary(self) -> Summary:
         diverged = self.recorder.diverged
         status: Status = "diverged" if diverged else "interrupted"
-        if not diverged and self.position.updates == self.course.updates:
+        if not diverged and self.position.updates == self.run_schedule.updates:
             status = "finished"
         finished = status == "finished"
         costs = {name: round(value, 3) for name, value in vars(self.global_batch.costs).items()}
@@ -368,8 +370,8 @@ class _Run:
             wall_seconds=round(time.perf_counter() - self.started, 3),
             metrics=self.final_metrics,
             reason=diverged
-            or (self.course.said(self.position.updates) if finished else self.stopped),
-            epochs=self.course.epochs(self.position.updates),
+            or (self.run_schedule.said(self.position.updates) if finished else self.stopped),
+            epochs=self.run_schedule.epochs(self.position.updates),
             costs={**costs, "peak_memory_bytes": peak_memory(self.world.device)},
         )
 
@@ -380,7 +382,7 @@ class _Run:
         if time.perf_counter() - self.saved_at >= self.settings.checkpoint_seconds:
             return True
         span = self.settings.checkpoint_epochs
-        return span is not None and self.course.passes(span, self.position.updates)
+        return span is not None and self.run_schedule.passes(span, self.position.updates)
 
     def _save(self) -> None:
         """Write a checkpoint, after all rows of metrics before it."""
@@ -397,7 +399,7 @@ class _Run:
                 "position": self.position.to_dict(),
                 "carried": carried,
                 "last_metric": self.last_metric,
-                "steering": self.course.to_dict(),
+                "steering": self.run_schedule.to_dict(),
                 "costs": dict(vars(self.global_batch.costs)),
                 "metrics_bytes": self.recorder.sync(),
             }
@@ -423,7 +425,7 @@ class _Run:
         known = vars(self.global_batch.costs)
         known |= {name: s for name, s in content.get("costs", {}).items() if name in known}
         self.last_metric = content["last_metric"]
-        self.course.restore(content.get("steering"), self.position.updates)
+        self.run_schedule.restore(content.get("steering"), self.position.updates)
         return content
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
@@ -432,8 +434,8 @@ class _Run:
             model=self.model,
             optimizer=self.optimizer,
             batch_size=self.recipe.batch_size,
-            most_updates=self.course.updates,
-            steering=self.course.to_dict(),
+            most_updates=self.run_schedule.updates,
+            steering=self.run_schedule.to_dict(),
             carried=self.global_batch.carried_like,
             averaged=self.average is not None,
         )

@@ -224,8 +224,9 @@ class Muon(MultiTensorOptimizer):
         return [_Stack(u.reshape(split, len(u) // split, -1), ns_steps) for u in directions]
 
     def _orthogonalise(self, stacks: Sequence[_Stack], meanwhile: Callable[[], None]) -> None:
-        """Make every stack's matrices orthogonal, by this thread or together with others. This
-        thread also calls the function that is to run meanwhile.
+        """Make every stack's matrices orthogonal, by this thread or together with others.
+
+        This thread also calls the function that is to run meanwhile.
         """
         processes, lanes = self._processes, self.lanes
         if processes is not None:

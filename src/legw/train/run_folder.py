@@ -134,7 +134,7 @@ def _read(path: Path, length: int) -> bytes | None:
 
 def describe(
     task: Task,
-    course: RunSchedule,
+    run_schedule: RunSchedule,
     *,
     rule: str,
     seed: int,
@@ -147,7 +147,7 @@ def describe(
 
     Args:
         task: what is trained.
-        course: the recipe, its base, and how many updates they make.
+        run_schedule: the recipe, its base, and how many updates they make.
         rule: the name of the rule that scaled the recipe.
         seed: the run's.
         choice: of the micro-batch.
@@ -160,10 +160,10 @@ def describe(
         task=task.name,
         rule=rule,
         seed=seed,
-        base=course.base,
-        recipe=course.recipe,
-        num_examples=course.num_examples,
-        updates=course.updates,
+        base=run_schedule.base,
+        recipe=run_schedule.recipe,
+        num_examples=run_schedule.num_examples,
+        updates=run_schedule.updates,
         micro_batch_size=choice.micro_batch_size,
         lanes=choice.lanes,
         precision=precision,
@@ -174,8 +174,8 @@ def describe(
         data=data,
         environment=environment(),
         notes=(
-            *(rules.cautions(course.base, course.recipe, known) if known else ()),
-            *filter(None, [averaging(course.recipe)]),
+            *(rules.cautions(run_schedule.base, run_schedule.recipe, known) if known else ()),
+            *filter(None, [averaging(run_schedule.recipe)]),
         ),
         extra={
             "micro_batch_table": {str(m): r for m, r in choice.table.items()},

@@ -85,7 +85,7 @@ class RunSchedule:
         return tried(asked, self.task, world, group, barred=compiled or self.steered)
 
     def accumulation(self, lanes: int = 1) -> Accumulation:
-        """Return how micro-batches are summed up, such that the rule sees what it needs."""
+        """Return the gradient accumulation; a steering rule's also measures micro-gradients."""
         if self.steered:
             return MicroGradients(self._each)
         return LanedAccumulation(lanes) if lanes > 1 else Accumulation()

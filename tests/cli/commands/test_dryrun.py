@@ -133,7 +133,7 @@ def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     found = estimate(Lines(), recipe(), device=CPU)
-    assert found.laned and all(way.startswith("2 x ") for way in found.laned)
+    assert found.laned and all(candidate.startswith("2 x ") for candidate in found.laned)
     assert not estimate(Lines(), recipe(), device=CPU, lanes=1).laned
     assert not estimate(Lines(), recipe(), device=CPU, one_lane=True).laned
     assert not estimate(Lines(), recipe(), device=CPU, processes=2).laned

@@ -210,8 +210,7 @@ class ImageNetTask:
         return self._shares(model)[0]
 
     def final_metrics(self, model: nn.Module) -> dict[str, float]:
-        """Return the share whose class is among the first five guesses, and the number of broken
-        images."""
+        """Return the top-5 accuracy, in [0, 1], and the number of broken images."""
         found = {"top5_accuracy": self._shares(model)[1]}
         return found | ({"broken_images": len(self.broken)} if self.broken else {})
 

@@ -115,8 +115,7 @@ class Workers:
 
     @contextmanager
     def _lost_is_an_error(self) -> Iterator[None]:
-        """Turn a dead worker into an error: a broken pool fails at its results or the next
-        request."""
+        """Turn a dead worker into an error, at its result or at the next request."""
         try:
             yield
         except BrokenProcessPool:

@@ -66,10 +66,10 @@ class _Scores(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is wanted: let autograd make it
             return _differentiable((query_TBH, keys_BSH, direction_H), slope_TBS)
         with torch.autocast("cpu", enabled=False):
-            return _slopes(query_TBH, keys_BSH, direction_H, slope_TBS)
+            return _gradients(query_TBH, keys_BSH, direction_H, slope_TBS)
 
 
-def _slopes(
+def _gradients(
     query_TBH: Tensor, keys_BSH: Tensor, direction_H: Tensor, slope_TBS: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, keys and direction, from that of the scores."""
@@ -94,7 +94,7 @@ def _slopes(
 
 
 def _differentiable(inputs: Sequence[Tensor], slope_TBS: Tensor) -> tuple[Tensor | None, ...]:
-    """Return what `_slopes` does, by torch's own functions, which have derivatives."""
+    """Return what `_gradients` does, by torch's own functions, which have derivatives."""
     scores_TBS = _plain_scores(*(each.to(_exact(each)) for each in inputs))
     return differentiable_gradient(scores_TBS, inputs, slope_TBS)
 

@@ -312,7 +312,7 @@ def plan_lines(found: Estimate) -> list[str]:
     whole = found.fixed_bytes + found.pass_bytes
     ahead = "while others train" if found.data_ahead else "between passes"
     measured = {str(size): rate for size, rate in found.rates.items()} | found.laned
-    rates = ", ".join(f"{way}: {_rate(rate)}" for way, rate in measured.items())
+    rates = ", ".join(f"{candidate}: {_rate(rate)}" for candidate, rate in measured.items())
     return [
         *(f"optimizer: {_shortened(group)}" for group in found.optimizer_groups),
         f"updates: {found.updates}, of which {found.warmup_updates} warm up "

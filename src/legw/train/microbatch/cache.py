@@ -20,7 +20,7 @@ from legw.runs.cache import MICRO_BATCHES, cache_folder
 from legw.runs.files import write_json
 from legw.train.dist import World
 from legw.train.hardware import describe_device
-from legw.train.microbatch.candidates import Way
+from legw.train.microbatch.candidates import Candidate
 from legw.train.precision import Precision
 from legw.train.task import Task
 
@@ -72,11 +72,10 @@ class Store:
         self._key = " | ".join(parts)
 
     def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Let the runs of a study measure one after the other: the second finds the first's
-        result."""
+        """Let runs of a study measure in turn: the second finds the first's result."""
         return locks.in_turn(self._path.with_suffix(".lock"))
 
-    def read(self) -> dict[Way, Look]:
+    def read(self) -> dict[Candidate, Look]:
         """Return the table of this task and machine; empty where there is none.
 
         Earlier versions kept no memory, and a rate of 0 where a candidate had once not fitted. Such
@@ -86,15 +85,15 @@ class Store:
         try:
             rates, memory = content[self._key], content[MEMORY][self._key]
             looks = {
-                Way.read(way): Look(float(rate), float(memory[way]))
-                for way, rate in rates.items()
-                if way in memory
+                Candidate.read(candidate): Look(float(rate), float(memory[candidate]))
+                for candidate, rate in rates.items()
+                if candidate in memory
             }
         except (LookupError, TypeError, ValueError, AttributeError):
             return {}
-        return {way: look for way, look in looks.items() if look.rate > 0}
+        return {candidate: look for candidate, look in looks.items() if look.rate > 0}
 
-    def write(self, table: dict[Way, Look]) -> None:
+    def write(self, table: dict[Candidate, Look]) -> None:
         """Keep a table; a cache that cannot be written is no reason to stop.
 
         Rates and memory are stored apart, so that earlier versions find the rates.
@@ -102,10 +101,10 @@ class Store:
         with contextlib.suppress(OSError, RunError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             content, looks = self._all(), sorted(table.items())
-            rates = {str(way): float(f"{look.rate:.6g}") for way, look in looks}
+            rates = {str(candidate): float(f"{look.rate:.6g}") for candidate, look in looks}
             memory = content.get(MEMORY)
             memory = memory if isinstance(memory, dict) else {}
-            memory |= {self._key: {str(way): int(look.bytes) for way, look in looks}}
+            memory |= {self._key: {str(candidate): int(look.bytes) for candidate, look in looks}}
             write_json(self._path, content | {self._key: rates, MEMORY: memory})
 
     def _all(self) -> dict[str, Any]:
@@ -116,9 +115,8 @@ class Store:
         return content if isinstance(content, dict) else {}
 
 
-def earlier_way(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
-    """Return the micro-batch and lanes of the run in the folder, if it was made on a like
-    machine."""
+def earlier_candidate(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
+    """Return micro-batch and lanes of the run in the folder, if its machine was alike."""
     if not records.begun(folder):
         return None
     found = records.read_manifest(folder)

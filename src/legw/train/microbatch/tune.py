@@ -36,11 +36,11 @@ from legw.train.hardware import (
     times_of,
 )
 from legw.train.lanes import Lanes, Sums, add_gradient
-from legw.train.microbatch.cache import Look, Store, earlier_way
+from legw.train.microbatch.cache import Look, Store, earlier_candidate
 from legw.train.microbatch.candidates import (
     LONG_SECONDS,
     SMALLEST,
-    Way,
+    Candidate,
     best,
     climb,
     in_lanes,
@@ -53,7 +53,7 @@ from legw.train.settings import Settings
 from legw.train.task import Task
 
 __all__ = [
-    "SMALLEST", "Choice", "Way", "best", "choose", "climb", "ladder", "settle",
+    "SMALLEST", "Choice", "Candidate", "best", "choose", "climb", "ladder", "settle",
 ]  # fmt: skip
 
 ENOUGH_SECONDS = 0.2
@@ -70,8 +70,8 @@ class Choice:
     """The chosen micro-batch and lanes, with the measurements behind the choice."""
 
     micro_batch_size: int
-    table: dict[Way, float]
-    """Examples per second for each way measured; 0 where it did not fit."""
+    table: dict[Candidate, float]
+    """Examples per second for each candidate measured; 0 where it did not fit."""
     measured: bool = True
     """False where the table came from the cache, or there was nothing to choose."""
     lanes: int = 1
@@ -105,7 +105,7 @@ def for_run(
     if size != "auto":
         return Choice(min(size, recipe.batch_size), {}, measured=False, lanes=lanes[0])
     device = describe_device(world.device)
-    before = world.agree(lambda: earlier_way(folder, world.size, device))
+    before = world.agree(lambda: earlier_candidate(folder, world.size, device))
     if before and before[1] in lanes:
         return Choice(before[0], {}, measured=False, lanes=before[1])
     return choose(
@@ -156,25 +156,27 @@ def choose(
         return Choice(sizes[0], {}, measured=False, lanes=lanes[0])
     store = Store(task, model, world, precision, cache)
     with store.alone() if world.first else contextlib.nullcontext():
-        before: dict[Way, Look] = world.share(store.read() if world.first else None)
+        before: dict[Candidate, Look] = world.share(store.read() if world.first else None)
         limit = _limit(memory_limit, world)
         probe = _Probe(
             task, model, recipe, world=world, precision=precision, limit=limit, looks=before
         )
-        known = {way: probe.within(look) for way, look in before.items()}
+        known = {candidate: probe.within(look) for candidate, look in before.items()}
         measure = probe.throughput
-        alone = climb([Way(size) for size in sizes], measure, known)
+        alone = climb([Candidate(size) for size in sizes], measure, known)
         table = dict(alone) if 1 in lanes else {}
         for count in lanes:
             if count > 1:
                 table |= climb(in_lanes(sizes, count, share), measure, known)
         if not table:  # a batch too small for the lanes that are asked for
-            table = climb([Way(sizes[0], lanes[0])], measure, known)
-        measured = any(rate and way not in known for way, rate in table.items())
+            table = climb([Candidate(sizes[0], lanes[0])], measure, known)
+        measured = any(rate and candidate not in known for candidate, rate in table.items())
         if measured:
             table = settle(table, measure, share)
-        rates = {way: rate for way, rate in (alone | table).items() if rate}
-        looks = probe.looks | {way: Look(rates[way], probe.looks[way].bytes) for way in rates}
+        rates = {candidate: rate for candidate, rate in (alone | table).items() if rate}
+        looks = probe.looks | {
+            candidate: Look(rates[candidate], probe.looks[candidate].bytes) for candidate in rates
+        }
         if world.first and looks != before:
             store.write(looks)
     chosen = best(table, share)
@@ -182,8 +184,7 @@ def choose(
 
 
 def _limit(given: int | None, world: World) -> float:
-    """Return the bytes that each process may use: the same for all, as they try the same
-    candidates."""
+    """Return the bytes that each process may use, the same for all processes."""
     free = available_memory(world.device)
     own = 0.8 * free if given is None else min(given, free)
     return min(float(each) for each in world.gather(own))
@@ -201,55 +202,54 @@ class _Probe:
         world: World,
         precision: Precision,
         limit: float,
-        looks: dict[Way, Look],
+        looks: dict[Candidate, Look],
     ) -> None:
         self._task, self._model, self._world = task, model, world
         self._precision, self._limit = precision, limit
         self._ids = task.order(0, 0, recipe.batch_size)
         self.looks = dict(looks)
         """Measurements of each candidate, the same in all processes."""
-        self._seen: set[Way] = set()
+        self._seen: set[Candidate] = set()
 
     def within(self, look: Look) -> float:
         """Return the examples per second of a candidate; 0 where it needs more than the limit."""
         return look.rate if look.bytes <= self._limit else 0.0
 
-    def throughput(self, way: Way) -> float:
+    def throughput(self, candidate: Candidate) -> float:
         """Return a candidate's examples per second; 0 where it would not fit.
 
         The lowest throughput and the highest memory of all processes count: it must suit every one.
         """
-        if self._foreseen(way) > self._limit:
+        if self._foreseen(candidate) > self._limit:
             return 0.0
-        found = self._world.gather(self._look(way))
+        found = self._world.gather(self._look(candidate))
         if None in found:
             return 0.0
-        earlier = [self.looks[way].bytes] if way in self.looks else []
+        earlier = [self.looks[candidate].bytes] if candidate in self.looks else []
         most = max([*earlier, *(look.bytes for look in found)])
-        self.looks[way] = Look(min(look.rate for look in found), most)
-        return self.within(self.looks[way])
+        self.looks[candidate] = Look(min(look.rate for look in found), most)
+        return self.within(self.looks[candidate])
 
-    def _foreseen(self, way: Way) -> float:
+    def _foreseen(self, candidate: Candidate) -> float:
         """Return a candidate's expected bytes: those of the next smaller one, in proportion.
 
         It is 0 where nothing is known of a smaller one.
         """
-        if way in self.looks:
-            return self.looks[way].bytes
-        smaller = [each for each in self.looks if each.examples <= way.examples]
+        if candidate in self.looks:
+            return self.looks[candidate].bytes
+        smaller = [each for each in self.looks if each.examples <= candidate.examples]
         if not smaller:
             return 0.0
         nearest = max(smaller, key=lambda each: each.examples)
-        return self.looks[nearest].bytes * way.examples / nearest.examples
+        return self.looks[nearest].bytes * candidate.examples / nearest.examples
 
-    def _look(self, way: Way) -> Look | None:
-        """Return a candidate's throughput and memory in this process; None where memory runs
-        out."""
+    def _look(self, candidate: Candidate) -> Look | None:
+        """Return a candidate's throughput and memory here; None where memory runs out."""
         device = self._world.device
         before = memory_in_use(device)
         reset_peak_memory(device)
         try:
-            rate = self._timed(way)
+            rate = self._timed(candidate)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -261,7 +261,7 @@ class _Probe:
                 torch.cuda.empty_cache()
         return Look(rate, max(peak_memory(device) - before, 0.0))
 
-    def _timed(self, way: Way) -> float:
+    def _timed(self, candidate: Candidate) -> float:
         """Return examples per second of the median pass; of the first, where it takes long.
 
         The fastest pass would favour short passes, which fit between other work of the machine. The
@@ -270,17 +270,17 @@ class _Probe:
         device = self._world.device
         with contextlib.ExitStack() as held:
             one = passing(
-                self._task, self._model, self._ids, way, world=self._world,
+                self._task, self._model, self._ids, candidate, world=self._world,
                 precision=self._precision, held=held,
             )  # fmt: skip
-            if way not in self._seen:
+            if candidate not in self._seen:
                 first = seconds_of(one, device)  # it allocates, and chooses kernels
                 counts = self._counts(first)
-                self._seen.add(way)
+                self._seen.add(candidate)
                 if counts:
-                    return way.examples / first
+                    return candidate.examples / first
             times = times_of(one, device, ENOUGH_SECONDS, most=MAX_PASSES)
-        return way.examples / statistics.median(times)
+        return candidate.examples / statistics.median(times)
 
     def _counts(self, seconds: float) -> bool:
         """Say whether a candidate's first pass may stand for the others.
@@ -308,7 +308,7 @@ def passing(
     task: Task,
     model: nn.Module,
     ids: Tensor,
-    way: Way,
+    candidate: Candidate,
     *,
     world: World,
     precision: Precision,
@@ -323,7 +323,7 @@ def passing(
             examples may differ; after the last follows the first. For a task that prefetches, some
             micro-batches are loaded here, and each pass takes the next of them. In lanes nothing is
             prefetched.
-        way: examples of a micro-batch, and the number of lanes.
+        candidate: examples of a micro-batch, and the number of lanes.
         world: its device.
         precision: fp32, or bf16 (autocast).
         held: keeps the lanes' threads until it is closed.
@@ -331,13 +331,13 @@ def passing(
     turns = itertools.count()
 
     def next_batch() -> Any:
-        begin = next(turns) * way.size
-        return load(task, ids[torch.arange(begin, begin + way.size) % len(ids)], world.device)
+        begin = next(turns) * candidate.size
+        return load(task, ids[torch.arange(begin, begin + candidate.size) % len(ids)], world.device)
 
-    if way.lanes == 1:
+    if candidate.lanes == 1:
         if hasattr(task, "prefetch"):
             ready = itertools.cycle(
-                [next_batch() for _ in range(max(PREFETCHED_EXAMPLES // way.size, 1))]
+                [next_batch() for _ in range(max(PREFETCHED_EXAMPLES // candidate.size, 1))]
             )
             next_batch = ready.__next__
 
@@ -346,11 +346,11 @@ def passing(
             forward_and_backward(task, model, batch, None, precision=precision)
 
         return one
-    threads = Lanes(way.lanes)
+    threads = Lanes(candidate.lanes)
     held.callback(threads.close)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
-    sums = [Sums(parameters) for _ in range(way.lanes)]  # kept: to add up costs time, too
+    sums = [Sums(parameters) for _ in range(candidate.lanes)]  # kept: to add up costs time, too
 
     def lane(number: int) -> None:
         batch = next_batch()
