@@ -129,6 +129,7 @@ def full_recipes(draw: st.DrawFn) -> Recipe:
             name=NAMES,
             source=SOURCES,
             clip_norm=st.none() | st.floats(1e-3, 1e3),
+            ema_decay=st.none() | st.floats(0, 0.999),
             norm_batch_size=st.integers(1, 1024),
             **draw(st.sampled_from(sizes)),
         )

@@ -73,6 +73,9 @@ class Rule:
     """Lowest beta2 to which `beta2_power` takes it, in [0, 1); a lower one stays."""
     clip_norm_power: float = 0.0
     """Power of k that multiplies `clip_norm`, where the recipe has one."""
+    ema_power: float = 0.0
+    """``ema_decay -> ema_decay**(k**power)``, where the recipe has one; 1 keeps the examples
+    over which weights are averaged."""
     warmup_epochs: float | None = None
     """Fixed length of the warmup in epochs, at least 0, from the base's rate; None scales."""
     optimizer: Callable[[Optimizer, float], Optimizer] | None = None
@@ -91,7 +94,7 @@ class Rule:
         check_name("rule", self.name)
         what = f"rule {self.name}"
         for name in ("lr_power", "warmup_power", "stretch_power", "weight_decay_power",
-                     "beta2_power", "clip_norm_power"):  # fmt: skip
+                     "beta2_power", "clip_norm_power", "ema_power"):  # fmt: skip
             check_range(what, name, getattr(self, name), -8, 8)
         check_range(what, "beta2_floor", self.beta2_floor, 0, 1)
         if self.warmup_epochs is not None:
@@ -185,10 +188,11 @@ LEGW_TIMESCALES = Rule(
     weight_decay_power=0.5,
     beta2_power=1.0,
     beta2_floor=0.9,
-    formula="legw, and weight_decay*sqrt(k) where it is decoupled, beta2**k down to 0.9: "
-    "weights and squared gradients are remembered for the same number of examples",
+    ema_power=1.0,
+    formula="legw, and weight_decay*sqrt(k) where it is decoupled, beta2**k down to 0.9, "
+    "ema_decay**k: what is remembered spans the same number of examples",
     source="weight decay: Wang and Aitchison 2024, arXiv 2405.13698; beta2: Marek et al. 2025, "
-    "arXiv 2507.07101",
+    "arXiv 2507.07101; weight average: Busbridge et al. 2023, arXiv 2307.13813",
 )
 ADASCALE = Rule(
     name="adascale",
@@ -304,6 +308,9 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
     clip = recipe.clip_norm
     if clip is not None and rule.clip_norm_power:
         clip = power_of(clip, k, rule.clip_norm_power)
+    average = recipe.ema_decay
+    if average is not None and rule.ema_power:
+        average **= math.pow(k, rule.ema_power)
     return replace(
         recipe.with_lengths(length, warmup),
         batch_size=batch_size,
@@ -312,6 +319,7 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
         decay=_stretched(recipe, rule, k),
         optimizer=_memory(optimizer, rule, k),
         clip_norm=clip,
+        ema_decay=average,
     )
 
 
@@ -456,7 +464,7 @@ def _no_warmup(base: Recipe, rule: Rule) -> str:
 
 def _only_lr(rule: Rule) -> bool:
     powers = (rule.warmup_power, rule.stretch_power, rule.weight_decay_power, rule.beta2_power,
-              rule.clip_norm_power)  # fmt: skip
+              rule.clip_norm_power, rule.ema_power)  # fmt: skip
     return not any(powers) and rule.warmup_epochs is None and rule.optimizer is None
 
 

@@ -261,6 +261,20 @@ def test_decays_of_timm(more: dict[str, Any], decay: object) -> None:
     assert from_config(TIMM | more).recipe.decay == decay
 
 
+def test_an_average_of_timm_is_carried_and_scaled_where_the_rule_does() -> None:
+    values = TIMM | {"model_ema": True, "model_ema_decay": 0.999}
+    config = from_config(values)
+    assert config.recipe.ema_decay == 0.999
+    assert config.scaled(512).values["model_ema_decay"] == 0.999
+    kept = config.scaled(512, "legw-timescales").values["model_ema_decay"]
+    assert kept == pytest.approx(0.999**4)
+    usual = from_config(TIMM | {"model_ema": True, "model_ema_warmup": True})
+    assert usual.recipe.ema_decay == 0.9998
+    assert any(line.startswith("model_ema_decay=0.9998: is not given") for line in usual.filled_in)
+    assert any(line.startswith("model_ema_warmup: ") for line in usual.left_out)
+    assert from_config(TIMM | {"model_ema_decay": 0.999}).recipe.ema_decay is None
+
+
 def test_what_timm_says_beyond_a_recipe_is_named() -> None:
     values = TIMM | {
         "opt": "madgrad", "sched": "tanh", "cooldown_epochs": 10, "clip_grad": 1.0,

@@ -47,8 +47,8 @@ def test_beta2_has_a_floor_and_a_lower_one_stays() -> None:
 @given(st.integers(100, 2000), st.integers(100, 2000))
 def test_these_powers_compose_and_come_back(middle: int, end: int) -> None:
     rule = Rule(name="mine", lr_power=0.5, weight_decay_power=0.5, beta2_power=1.0,
-                clip_norm_power=-0.25)  # fmt: skip
-    base = replace(GPT, clip_norm=1.0, optimizer=AdamW(beta2=0.999))
+                clip_norm_power=-0.25, ema_power=1.0)  # fmt: skip
+    base = replace(GPT, clip_norm=1.0, ema_decay=0.99, optimizer=AdamW(beta2=0.999))
     once, twice = apply(base, end, rule), apply(apply(base, middle, rule), end, rule)
     back = apply(once, 480, rule)
     for one, two in ((once, twice), (back, base)):
@@ -57,6 +57,7 @@ def test_these_powers_compose_and_come_back(middle: int, end: int) -> None:
                 getattr(two.optimizer, name), rel=1e-12
             )
         assert one.clip_norm == pytest.approx(two.clip_norm, rel=1e-12)
+        assert one.ema_decay == pytest.approx(two.ema_decay, rel=1e-12)
 
 
 def test_muons_two_decays_move_and_coupled_ones_stay() -> None:
@@ -75,7 +76,24 @@ def test_clipping_moves_where_there_is_some() -> None:
     assert apply(GPT, 1920, rule).clip_norm is None
 
 
-@pytest.mark.parametrize("field", ["weight_decay_power", "beta2_power", "clip_norm_power"])
+def test_a_weight_average_spans_the_same_examples_where_the_rule_says_so() -> None:
+    base = replace(GPT, ema_decay=0.999)
+    big = apply(base, 7680, LEGW_TIMESCALES)
+    assert big.ema_decay == pytest.approx(0.999**16, rel=1e-12)
+    assert apply(big, 480, LEGW_TIMESCALES).ema_decay == pytest.approx(0.999, rel=1e-12)
+    assert apply(GPT, 7680, LEGW_TIMESCALES).ema_decay is None
+    left = apply(base, 7680, LEGW)
+    assert left.ema_decay == 0.999
+    line = "ema_decay 0.999 averages over 16 times the examples: legw-timescales takes 0.9841"
+    assert line in remarks(base, left, LEGW)
+    assert not any("ema_decay" in line for line in remarks(base, big, LEGW_TIMESCALES))
+    hoffer = legw.rules.HOFFER  # as many updates: the average's share of the run stays
+    assert not any("ema_decay" in line for line in remarks(base, apply(base, 7680, hoffer), hoffer))
+
+
+@pytest.mark.parametrize(
+    "field", ["weight_decay_power", "beta2_power", "clip_norm_power", "ema_power"]
+)
 def test_a_power_out_of_range(field: str) -> None:
     error_line(Rule, name="mine", lr_power=1, **{field: 9})
     error_line(Rule, name="mine", lr_power=1, beta2_floor=1)
@@ -88,7 +106,7 @@ def test_what_legw_leaves_at_32_times_the_batch() -> None:
     assert remarks(GPT, apply(GPT, 15_360, LEGW), LEGW) == [
         "the warmup is 32% of the run; try a shorter one of the base (--warmup-steps): "
         "legw probe curvature says what the base needs",
-        "summed over the run, lr*weight_decay falls 5.7 times: legw-timescales keeps it",
+        "summed over the run, lr*weight_decay falls 5.7 times; legw-timescales keeps it",
         "min_lr stays 0.1 of the peak: 6e-05 → 0.0003394",
     ]
     assert remarks(GPT, GPT, LEGW) == []
@@ -101,7 +119,7 @@ def test_what_legw_leaves_at_32_times_the_batch() -> None:
 def test_a_smaller_batch_grows_the_sum() -> None:
     base = replace(GPT, decay=Cosine(), warmup_steps=0)
     assert remarks(base, apply(base, 48, LEGW), LEGW) == [
-        "summed over the run, lr*weight_decay grows 3.2 times: legw-timescales keeps it"
+        "summed over the run, lr*weight_decay grows 3.2 times; legw-timescales keeps it"
     ]
 
 

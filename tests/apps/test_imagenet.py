@@ -33,6 +33,8 @@ from legw.train import Observer, Task
 from train.launch import complete
 from train.runs import assert_same_run
 
+pytestmark = pytest.mark.xdist_group("imagenet")  # its fixtures are made once
+
 CPU = torch.device("cpu")
 
 
@@ -82,6 +84,7 @@ def test_a_draw_is_its_seeds_alone(root: Path) -> None:
     assert torch.equal(state, torch.get_rng_state()), "the process's own generator is left alone"
 
 
+@pytest.mark.ci
 def test_worker_processes_give_the_same_whatever_their_number(root: Path) -> None:
     ids, draws = torch.arange(12), torch.arange(12) * 77
     alone = imagenet(root)
@@ -154,7 +157,7 @@ def test_a_broken_image_is_named_and_ends_the_run(tmp_path: Path, split: str) ->
     error_line(train_tiny, tmp_path / "data", tmp_path / "run", recipe(), kind=DataError)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.ci)])
 def test_a_broken_image_can_be_left_out(tmp_path: Path, workers: int) -> None:
     """Its loss does not count; the others' sum is what it would be without it."""
     broken = break_one(write_photographs(tmp_path), "train")
@@ -234,7 +237,7 @@ def test_it_learns(whole: Path) -> None:
     assert sum(losses[-2:]) < 0.9 * sum(losses[:2])
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_with_workers_train_the_same(root: Path, whole: Path, tmp_path: Path) -> None:
     complete(2, train_tiny, root, tmp_path / "run", recipe(), workers=1, logs=tmp_path / "logs")
     assert records.read_manifest(tmp_path / "run").world_size == 2
@@ -256,6 +259,7 @@ def test_a_batch_larger_than_the_data_takes_images_of_several_epochs(
     assert (summary.status, summary.updates, summary.examples) == ("finished", 3, 60)
 
 
+@pytest.mark.ci
 def test_fewer_images_than_the_batch_get_a_note(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +287,7 @@ def test_workers_cannot_be_fewer_than_none(root: Path) -> None:
     error_line(imagenet, root, workers=-1, kind=RunError)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_step_of_resnet50(root: Path, tmp_path: Path) -> None:
     """The real net at the real size; more of it, and LAMB, is in test_resnet50.py."""
     rule = LARS(weight_decay=1e-4)

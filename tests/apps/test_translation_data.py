@@ -453,7 +453,7 @@ def train(task: TranslationTask, out: Path, **changes: Any) -> Any:
     return fit(task, Recipe(**(recipe | changes)), out=out, settings=settings)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_it_learns_a_few_sentences_by_heart(tmp_path: Path) -> None:
     folder, out = write_pairs(tmp_path, lines=12), tmp_path / "run"
     for language in ("en", "de"):

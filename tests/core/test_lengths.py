@@ -310,6 +310,8 @@ def test_all_unknown_fields_of_a_file_are_told_at_once() -> None:
             "optimizer": {"kind": "sgd", "nesterof": True},
         },
     )  # fmt: skip
+    line = error_line(from_dict, MINE | {"decay": {"kind": "step", "milestone": [3]}})
+    assert "did you mean 'milestones'?" in line, "in the recipe's own unit"
 
 
 # Lengths from the command line -----------------------------------------------

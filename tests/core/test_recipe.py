@@ -321,6 +321,8 @@ def test_a_number_below_0(field: str) -> None:
             {"name": ""},
             "recipe: name='': must be 1 to 100 printable characters; give another name",
         ),
+        ({"ema_decay": 1}, "mine: ema_decay=1: must be at least 0 and below 1"),
+        ({"ema_decay": -0.1}, "mine: ema_decay=-0.1: must be at least 0 and below 1"),
     ],
 )
 def test_every_line(fields: dict[str, Any], line: str) -> None:

@@ -76,7 +76,7 @@ def sample(
     return probe.rows
 
 
-@pytest.mark.parametrize("seeds", [5, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seeds", [5, pytest.param(40, marks=pytest.mark.ci)])
 def test_a_known_noise_scale_lies_in_the_interval_in_nine_seeds_of_ten(
     seeds: int, tmp_path: Path
 ) -> None:

@@ -208,6 +208,7 @@ def test_the_carried_state_begins_anew_each_epoch(tmp_path: Path) -> None:
 # Precision -----------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_bf16_trains_to_the_same_quality(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     task = find("digits-lstm", Options())

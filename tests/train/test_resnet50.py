@@ -89,7 +89,7 @@ def test_groups_of_batch_norm_change_no_parameter(net: nn.Module) -> None:
     assert len(optim.parameter_groups(grouped)[1]["params"]) == 107
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("data", "formula", "error"),
     [

@@ -13,6 +13,7 @@ settings that no recipe has, and writes a scaled recipe back.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from legw.adapters import (
     torchvision_config,
     transformers_config,
 )
-from legw.adapters.fields import Values
+from legw.adapters.fields import Fields, Values
 from legw.adapters.forms import Form, filled_in, has, left_as_is
 from legw.adapters.other_forms import is_recipe, not_read, recipe_names
 from legw.errors import RecipeError, check_count, one_line, shown
@@ -82,8 +83,9 @@ class Config:
         values, lost = form.write(self.values, self.recipe, big, count)
         if "world_size" in values:
             values["world_size"] = count
-        _, left_out = form.read(values, self.recipe.num_examples, count)  # of the new values
+        fields, left_out = form.read(values, self.recipe.num_examples, count)  # of the new values
         left_out += left_as_is(self.form, form, values)
+        left_out += _unsaid(form, fields, self.recipe, big)
         return replace(
             self,
             values=values,
@@ -114,6 +116,25 @@ class Config:
             raise RecipeError(
                 f"{one_line(str(path))}: cannot be written: {error.strerror}"
             ) from None
+
+
+def _unsaid(form: Form, fields: Fields, base: Recipe, big: Recipe) -> list[str]:
+    """Return what a rule has changed and the new values do not say, one line each."""
+    lines = []
+    before, wanted, found = _memory(vars(base)), _memory(vars(big)), _memory(fields)
+    for name, value in wanted.items():
+        if value == before[name] or value is None:
+            continue
+        if not math.isclose(value, found.get(name) or math.nan, rel_tol=1e-9):
+            lines.append(f"{name}={value:.6g}: is the rule's, and {form.title} has no word for it")
+    return lines
+
+
+def _memory(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a recipe's fields that a rule may change beside rate and lengths."""
+    numbers = {name: fields.get(name) for name in ("clip_norm", "ema_decay")}
+    settings = vars(fields["optimizer"]).items()
+    return numbers | {name: value for name, value in settings if isinstance(value, float)}
 
 
 def from_config(

@@ -90,6 +90,8 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         }
     elif big.warmup:
         lost.append(f"warmup_steps={big.warmup:g}: has no word where decay_lr is False")
+    if big.clip_norm != base.clip_norm:
+        new["grad_clip"] = big.clip_norm
     if isinstance(big.optimizer, kinds.Adam) and big.optimizer != base.optimizer:
         new |= {
             "beta1": big.optimizer.beta1,

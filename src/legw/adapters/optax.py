@@ -10,6 +10,7 @@ integers, and sums that single precision would round are computed before.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from jax import numpy as jnp
 
 from legw import optimizers
 from legw.decays import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
-from legw.errors import RecipeError, is_count, shown, unknown_name
+from legw.errors import LegwWarning, RecipeError, is_count, shown, unknown_name
 from legw.recipe import Recipe
 from legw.schedule import in_unit, update_length, updates, warmup_updates
 
@@ -151,6 +152,9 @@ def recipe_optimizer(
         RecipeError: the optimizer's type or the number of examples is unknown, `hidden` is
             missing for Muon or given for another optimizer. From `init` and `update`:
             `hidden` has another structure than the parameters, or does not suit an array.
+
+    Warns:
+        LegwWarning: the recipe has an `ema_decay`, which is no part of a transformation.
     """
     data = recipe.optimizer
     kind = _KINDS.get(type(data))
@@ -166,6 +170,13 @@ def recipe_optimizer(
     if hidden is not None and not is_muon:
         raise RecipeError(
             f"{recipe.name}: hidden: is for muon, and the optimizer is {data.kind}; leave it out"
+        )
+    if recipe.ema_decay is not None:
+        warnings.warn(
+            f"{recipe.name}: ema_decay={recipe.ema_decay:g}: is yours to keep, after each update: "
+            "average = optax.incremental_update(params, average, 1 - ema_decay)",
+            LegwWarning,
+            stacklevel=2,
         )
     lr = recipe_schedule(recipe, num_examples)
     settings = {"hidden": hidden} if is_muon else {}

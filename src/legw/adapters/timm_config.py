@@ -71,6 +71,9 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
     if warmup and not values.get("sched_on_updates"):
         left_out.append("sched_on_updates: off, so timm's warmup moves once an epoch; "
                         "the scaled file has it on")  # fmt: skip
+    average = number(form, values, "model_ema_decay", 0.9998) if values.get("model_ema") else None
+    if average is not None and values.get("model_ema_warmup"):
+        left_out.append("model_ema_warmup: the recipe's ema_decay is the same in all updates")
     return {
         "batch_size": batch,
         "lr": lr,
@@ -80,6 +83,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
         "decay": decay,
         "optimizer": optimizer,
         "clip_norm": clip or None,
+        "ema_decay": average,
     }, left_out
 
 
@@ -171,6 +175,10 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         "warmup_lr": big.warmup_from_lr,
         "sched_on_updates": True,
     }
+    if big.clip_norm != base.clip_norm:
+        new["clip_grad"] = big.clip_norm
+    if big.ema_decay != base.ema_decay:
+        new["model_ema_decay"] = big.ema_decay
     if big.warmup and values.get("sched") == "none":
         new["sched"] = "constant"  # none has no warmup either
     if values.get("min_lr"):
@@ -184,12 +192,19 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
             "opt_betas": [big.optimizer.beta1, big.optimizer.beta2],
             "opt_eps": big.optimizer.epsilon,
         }
+    decay = getattr(big.optimizer, "weight_decay", None)
+    if decay != getattr(base.optimizer, "weight_decay", None):
+        new["weight_decay"] = decay
     return new, lost
 
 
 def _whole(value: float) -> float:
     """Return an int where the value is one: timm's command line wants it so."""
     return int(value) if value == int(value) else value
+
+
+def _averages(values: Values) -> bool:
+    return bool(values.get("model_ema"))
 
 
 def _has_sched(*kinds: str) -> Callable[[Values], bool]:
@@ -220,6 +235,7 @@ FORM = Form(
             "schedule", ("decay_rate",), "decay_rate=0.1", _has_sched("step", "multistep", "poly")
         ),
         Usual("optimizer", ("opt",), "opt='sgd'"),
+        Usual("count", ("model_ema_decay",), "model_ema_decay=0.9998", _averages),
     ),
     read=read,
     write=write,

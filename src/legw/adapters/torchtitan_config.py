@@ -141,6 +141,8 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
     }
     if accumulates:
         changes["training.global_batch_size"] = big.batch_size
+    if big.clip_norm is not None and big.clip_norm != base.clip_norm:
+        changes["training.max_norm"] = big.clip_norm
     if isinstance(big.optimizer, kinds.Adam) and big.optimizer != base.optimizer:
         changes |= {
             "optimizer.beta1": big.optimizer.beta1,

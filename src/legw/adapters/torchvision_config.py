@@ -97,12 +97,15 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         }
         if not big.warmup_from_lr:
             lost.append("lr_warmup_decay=0: torch refuses a warmup from 0; write 0.001, say")
+    if big.clip_norm != base.clip_norm:
+        new["clip_grad_norm"] = big.clip_norm
     if values.get("lr_min"):
         new["lr_min"] = number("torchvision", values, "lr_min", 0.0) * big.lr / base.lr
     if isinstance(big.decay, Exponential) and _kind(values) == "steplr":
         new["lr_step_size"] = _whole("lr_step_size", big.decay.every_epochs or 1.0, lost)
-    if big.optimizer != base.optimizer:
-        lost.append("optimizer: the rule changes settings for which the reference has no word")
+    decay = getattr(big.optimizer, "weight_decay", None)
+    if decay != getattr(base.optimizer, "weight_decay", None):
+        new["weight_decay"] = decay
     return new, lost
 
 

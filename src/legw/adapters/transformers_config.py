@@ -341,9 +341,14 @@ def _lowest_rates(values: Values, factor: float) -> Fields:
 
 
 def _write_adam(new: Fields, base: Recipe, big: Recipe, names: dict[str, str]) -> None:
-    """Write those settings of Adam that a rule has changed."""
+    """Write those settings of Adam and of clipping that a rule has changed."""
     if base.optimizer != big.optimizer:
         new |= {theirs: getattr(big.optimizer, ours) for ours, theirs in names.items()}
+    decay = getattr(big.optimizer, "weight_decay", None)
+    if decay != getattr(base.optimizer, "weight_decay", None):
+        new["weight_decay"] = decay
+    if big.clip_norm != base.clip_norm:
+        new["max_grad_norm"] = big.clip_norm
 
 
 FORM = Form(

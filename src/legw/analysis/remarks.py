@@ -45,7 +45,8 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
     These are: a warmup above a fifth of the run (above half it is a caution); weight decay
     whose sum over the run, lr times weight decay, changes by more than twice; weight decay
-    that a rule would scale and cannot; a lowest rate that is kept as a share of the peak.
+    that a rule would scale and cannot; a weight average over other examples; a lowest rate
+    that is kept as a share of the peak.
 
     Args:
         base: the recipe that was scaled.
@@ -58,12 +59,13 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     >>> from legw.rules import LEGW, apply
     >>> base = Recipe(batch_size=16, lr=1e-3, epochs=9, warmup_epochs=0.01, optimizer=AdamW())
     >>> remarks(base, apply(base, 512, LEGW), LEGW)
-    ['summed over the run, lr*weight_decay falls 5.7 times: legw-timescales keeps it']
+    ['summed over the run, lr*weight_decay falls 5.7 times; legw-timescales keeps it']
     """
     if scaled.batch_size == base.batch_size:
         return []
     warmup = long_warmup(scaled) if warmup_share(scaled) <= MAX_WARMUP else ""
-    found = [warmup, _decay_left(base, scaled), _coupled(base, rule), _lowest(base, scaled)]
+    found = [warmup, _decay_left(base, scaled), _coupled(base, rule),
+             _average_left(base, scaled, rule), _lowest(base, scaled)]  # fmt: skip
     return [line for line in found if line]
 
 
@@ -91,7 +93,7 @@ def _decay_left(base: Recipe, scaled: Recipe) -> str:
         return ""
     way = f"falls {1 / factor:.2g}" if factor < 1 else f"grows {factor:.2g}"
     keeper = next(rule.name for rule in RULES.values() if rule.weight_decay_power)
-    return f"summed over the run, lr*weight_decay {way} times: {keeper} keeps it"
+    return f"summed over the run, lr*weight_decay {way} times; {keeper} keeps it"
 
 
 def _coupled(base: Recipe, rule: Rule) -> str:
@@ -101,6 +103,16 @@ def _coupled(base: Recipe, rule: Rule) -> str:
     if optimizer.decoupled:
         return ""
     return f"{optimizer.kind}'s weight decay is added to the gradient, and stays as it is"
+
+
+def _average_left(base: Recipe, scaled: Recipe, rule: Rule) -> str:
+    """Tell of a weight average (EMA) whose span in examples moves against the run's length."""
+    decay, k = base.ema_decay, scaled.batch_size / base.batch_size
+    if not decay or scaled.ema_decay != decay or rule.stretch_power:
+        return ""
+    keeper = next(rule for rule in RULES.values() if rule.ema_power)
+    return (f"ema_decay {decay:g} averages over {k:.3g} times the examples: {keeper.name} "
+            f"takes {decay**k:.4g}")  # fmt: skip
 
 
 def _lowest(base: Recipe, scaled: Recipe) -> str:

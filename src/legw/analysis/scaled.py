@@ -266,14 +266,15 @@ def quantities(recipe: Recipe) -> dict[str, object]:
         found[name] = part.kind
         settings = asdict(part).items()
         found |= {f"{name}.{setting}": value for setting, value in settings if value is not None}
-    return found | {"clip_norm": recipe.clip_norm, "norm_batch_size": recipe.norm_batch_size}
+    return found | {"clip_norm": recipe.clip_norm, "ema_decay": recipe.ema_decay,
+                    "norm_batch_size": recipe.norm_batch_size}  # fmt: skip
 
 
 def usual(recipe: Recipe) -> dict[str, object]:
     """Return the quantities not to be shown: those with their default, or unknown ones."""
     silent: dict[str, object] = {"warmup_from_lr": 0.0, "clip_norm": None, "norm_batch_size": 128}
     silent |= {"updates": None, "warmup_updates": None, "num_examples": None}
-    silent |= {"min_lr": None, "tokens_per_example": None, "warmup_share": 0.0}
+    silent |= {"ema_decay": None, "min_lr": None, "tokens_per_example": None, "warmup_share": 0.0}
     if recipe.unit == "steps":  # which are the updates, but for their fraction
         silent |= {"updates": recipe.length, "warmup_updates": recipe.warmup}
     for name, part in (("decay", recipe.decay), ("optimizer", recipe.optimizer)):

@@ -20,7 +20,7 @@ TABLE = "embed.weight"
 
 
 def newest(folder: Path) -> Any:
-    """Return the newest checkpoint's weights, by name.
+    """Return the newest checkpoint's weights, by name: averaged, where the run averages them.
 
     Raises:
         RunError: the run has diverged, or has no checkpoint.
@@ -34,7 +34,7 @@ def newest(folder: Path) -> Any:
     content = load_newest(folder, lambda line: warnings.warn(line, LegwWarning, 2))
     if content is None:
         raise RunError(f"{folder}: has no checkpoint; train it first, or wait for the first one")
-    return content.get("model")
+    return content.get("average", content.get("model"))
 
 
 def restored(folder: Path, task: str, make: Callable[[int], Model], weights: Any) -> Model:

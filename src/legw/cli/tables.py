@@ -171,7 +171,7 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
     for name in ("variant",) if several else ():
         table.add_column(name, overflow="fold")
     table.add_column("rule", no_wrap=True)
-    for name in ("batch", "lr", "warmup\nepochs", "warmup\nupdates", "epochs", "updates"):
+    for name in ("batch", "lr", "warmup\nupdates", "share", "epochs", "updates"):
         table.add_column(name, justify="right")
     table.add_column("runs", no_wrap=True)
     for name in ("time",) if rates else ():
@@ -183,9 +183,9 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
         recipe = run.recipe
         words = [f"{count} {state}" for state, count in states[_key(run)].items()]
         whole, warmup = schedule.counts(recipe)
-        ramp, length = epochs_of(recipe)
-        values = (recipe.lr, ramp, warmup, length, whole)
-        cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
+        ramp = (number(warmup), percent(warmup_share(recipe)))
+        length = (number(epochs_of(recipe)[1], 4), number(whole), ", ".join(words))
+        cells = [_rule(run.rule), str(recipe.batch_size), number(recipe.lr, 3), *ramp, *length]
         time = durations.seconds(run, rates) if rates else None
         cells += [] if time is None else [duration(time)]
         table.add_row(*([clean(run.variant)] if several else []), *cells)

@@ -109,6 +109,9 @@ class Recipe:
     """Optimizer, with its settings."""
     clip_norm: float | None = None
     """Largest norm of the whole gradient, above 0; None leaves it as it is."""
+    ema_decay: float | None = None
+    """Decay per update of an average of the weights (EMA), at least 0 and below 1; evaluations
+    then measure the average. None keeps none."""
     norm_batch_size: int = 128
     """Examples over which batch normalisation takes its statistics; at least 1."""
     num_examples: int | None = None
@@ -160,7 +163,7 @@ class Recipe:
                 check_count(self.name, name, getattr(self, name))
         for name in ("lr", self.unit, f"warmup_{self.unit}", "warmup_from_lr"):
             self._check_number(name, getattr(self, name))
-        for name in ("clip_norm", "noise_scale"):
+        for name in ("clip_norm", "ema_decay", "noise_scale"):
             if getattr(self, name) is not None:
                 self._check_number(name, getattr(self, name))
         for name, kind in (("decay", Decay), ("optimizer", Optimizer)):
@@ -186,6 +189,8 @@ class Recipe:
         for name in (f"warmup_{self.unit}", "warmup_from_lr"):
             if getattr(self, name) < 0:
                 raise self._fault(name, "must be at least 0")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise self._fault("ema_decay", "must be at least 0 and below 1")
         if self.warmup_from_lr > self.lr:
             raise self._fault("warmup_from_lr", f"must be at most lr={self.lr:g}")
         if self.warmup and self.warmup >= self.length:
@@ -358,7 +363,10 @@ def from_dict(data: Mapping[str, Any]) -> Recipe:
                 settings = words.of_optimizer(f"{what}: {where}", settings)
             parts[name] = where, cls, settings
     places = [words.Place("", values, _names(Recipe))]
-    places += [words.Place(where, given, _names(cls)) for where, cls, given in parts.values()]
+    places += [
+        words.Place(where, given, (*getattr(cls, "lengths", ()), *_names(cls)))  # unit left out
+        for where, cls, given in parts.values()
+    ]
     words.check_known(what, places, _elsewhere)
     for name in ("batch_size", "lr", "epochs"):
         if name not in values and not (name == "epochs" and any(u in values for u in UNITS)):

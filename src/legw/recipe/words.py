@@ -36,6 +36,7 @@ FIELDS = {
     "num_warmup_steps": "warmup_steps",
     "max_grad_norm": "clip_norm",
     "grad_clip": "clip_norm",
+    "model_ema_decay": "ema_decay",
     "sequence_length": "tokens_per_example",
 }
 """Words that are another name of a recipe's field."""

@@ -30,6 +30,9 @@ from legw.runs.reading import at_least, typed
 FORMAT = 1
 """Version of the folder's layout; a reader refuses what is newer."""
 
+LAST_WEIGHTS = "_of_last_weights"
+"""Behind the metric's name in a summary whose metric is that of averaged weights."""
+
 Status = Literal["running", "finished", "diverged", "interrupted"]
 
 
@@ -146,7 +149,8 @@ class Summary:
     epochs: float | None = None
     """Passes over the data made."""
     metrics: dict[str, float | None] = field(default_factory=dict)
-    """The task's further metrics at the end; empty unless finished."""
+    """Further metrics at the end; empty unless finished. Where the metric is of averaged weights,
+    `METRIC_of_last_weights` is the metric of the last ones."""
     costs: dict[str, float | None] = field(default_factory=dict)
     """Seconds of data, compute and communication; peak memory in bytes."""
 

@@ -21,6 +21,7 @@ from legw.recipe import Recipe
 from legw.train import batch_norm
 from legw.train.batches import Batches, derive, split
 from legw.train.dist import World
+from legw.train.dropout import forget_thread
 from legw.train.hardware import seed_draws
 from legw.train.precision import Precision, autocast
 from legw.train.task import State, Task
@@ -126,7 +127,8 @@ class Accumulation:
         """Lend the optimizer's step the threads that are idle between two gradients; none here."""
 
     def close(self) -> None:
-        """Release threads that the gradient needed; none here."""
+        """Release what the gradients needed: this thread's dropout follows torch again."""
+        forget_thread()
 
 
 class GlobalBatch:

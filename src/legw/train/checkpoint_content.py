@@ -52,6 +52,8 @@ class Expected:
     carried: Callable[[], tuple[Tensor, ...] | None]
     """Returns an example of the task's carried state, with any number of rows; None for a task
     without one. Called only if the checkpoint has such a state."""
+    averaged: bool = False
+    """Whether the run keeps an average of its weights."""
 
 
 @dataclass(kw_only=True)
@@ -114,17 +116,23 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
             raise DamagedError(f"{name} is missing")
     content = {**content, "position": _check_plain(content, updates)}
     model = _table(content["model"], "model")
+    weights = {"model": model}
+    if "average" in content:
+        weights["average"] = _table(content["average"], "average")
     if expected is None:
-        return {**content, "model": {name: _own(value) for name, value in model.items()}}
+        return {**content, **{name: _owned(each) for name, each in weights.items()}}
     if content["position"]["updates"] > expected.most_updates:
         raise DamagedError(f"updates={updates}: the whole run has {expected.most_updates}")
     _check_steering(content.get("steering"), expected.steering)
-    _check_model(model, expected.model.state_dict())
+    if ("average" in weights) != expected.averaged:
+        raise DamagedError("average: is of a recipe with another ema_decay")
+    for each in weights.values():
+        _check_model(each, expected.model.state_dict())
     state = _check_optimizer(content["optimizer"], expected.optimizer, updates)
     groups = expected.optimizer.state_dict()["param_groups"]
     return {
         **content,
-        "model": {name: _own(value) for name, value in model.items()},
+        **{name: _owned(each) for name, each in weights.items()},
         "optimizer": {"state": state, "param_groups": groups},
         "carried": _check_carried(content["carried"], expected),
     }
@@ -212,6 +220,10 @@ def _is_plain(value: Any) -> bool:
 def _own(value: Any) -> Any:
     """Return a tensor in memory of its own, which no file and no other tensor shares."""
     return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _owned(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _own(value) for name, value in table.items()}
 
 
 def _like(value: Any, own: Tensor, what: str) -> None:

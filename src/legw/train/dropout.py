@@ -29,6 +29,11 @@ def seed_thread(seed: int, device: torch.device) -> None:
     generators[device].manual_seed(seed)
 
 
+def forget_thread() -> None:
+    """Let `SeededDropout` in this thread draw from torch's generator again."""
+    vars(_THREAD).clear()
+
+
 def thread_generator(device: torch.device) -> torch.Generator | None:
     """Return this thread's generator for a device; None where it was never seeded."""
     generators: dict[torch.device, torch.Generator] = vars(_THREAD).get("generators", {})

@@ -303,6 +303,8 @@ def _step(
     optimizer.step()
     seconds = min(times_of(optimizer.step, device, least=REPEATS))
     weights = [p for p in model.parameters() if p.requires_grad]
+    average = [] if recipe.ema_decay is None else list(model.parameters())
     kept = [value for state in optimizer.state.values() for value in state.values()]
-    tensors = [*weights, *weights, *(value for value in kept if isinstance(value, torch.Tensor))]
+    state = [value for value in kept if isinstance(value, torch.Tensor)]
+    tensors = [*weights, *weights, *average, *state]
     return seconds, sum(tensor.numel() * tensor.element_size() for tensor in tensors)

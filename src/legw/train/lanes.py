@@ -177,6 +177,7 @@ class LanedAccumulation(Accumulation):
             optimizer.lanes = self._lanes
 
     def close(self) -> None:
+        super().close()
         self._lanes.close()
 
     def accumulate(self, batch: GlobalBatch, update: int) -> Tensor:

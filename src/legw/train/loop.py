@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
@@ -26,6 +27,7 @@ from legw.runs.records import Status, Summary
 from legw.train import batch_norm, checkpoint, optim, param_groups, precision
 from legw.train.accumulation import Flags, GlobalBatch, Gradient
 from legw.train.audience import READER_GONE, Audience
+from legw.train.average import WeightAverage
 from legw.train.batches import Batches, derive, split
 from legw.train.checkpoint_content import Expected
 from legw.train.dist import World, joined
@@ -196,6 +198,9 @@ class _Run:
         torch.manual_seed(derive(self.seed, "model"))
         self.model = self.task.model().to(self.world.device)
         self.group = batch_norm.fix_groups(self.model, self.recipe.norm_batch_size)
+        self.average = None
+        if self.recipe.ema_decay is not None and self.world.first:  # which alone evaluates
+            self.average = WeightAverage(self.model, self.recipe.ema_decay)
         self.model.train()
         most, settings = self.run_schedule.prepare(self.group), self.settings
         lanes = self.run_schedule.lanes(
@@ -274,6 +279,8 @@ class _Run:
         param_groups.write(self.optimizer, [rate * ratio for ratio in self.ratios])
         self.optimizer.step()
         batch_norm.fold(self.model, self.world)
+        if self.average is not None:
+            self.average.move(self.model, update)
         self.recorder.add(update, gradient, rate)
         if self.world.size == 1:
             self.stopped = self.asked.name
@@ -302,22 +309,35 @@ class _Run:
         """Measure the metric, on the first process alone."""
         began = time.perf_counter()
         if self.world.first:
-            self.model.eval()
+            model = self._measured()
+            model.eval()
             with torch.no_grad(), self.accumulation.all_cores():
-                self.last_metric = float(self.task.evaluate(self.model))
-            self.model.train()
+                self.last_metric = float(self.task.evaluate(model))
+            model.train()
         self.recorder.evaluated(self.last_metric)
         self._pause(began, "evaluation")
 
+    def _measured(self) -> nn.Module:
+        """Return the model that evaluations measure: the average, where the run keeps one."""
+        return self.model if self.average is None else self.average.model
+
     def _evaluate_at_the_end(self) -> None:
-        """Measure the task's final metrics, on the first process alone."""
-        measure = getattr(self.task, "final_metrics", None)
-        if measure is None or not self.world.first:
+        """Measure the task's final metrics, on the first process alone.
+
+        Beside an average of the weights these include the metric of the last weights.
+        """
+        if not self.world.first:
             return
         began = time.perf_counter()
+        model, measure = self._measured(), getattr(self.task, "final_metrics", None)
         self.model.eval()
+        model.eval()
         with torch.no_grad(), self.accumulation.all_cores():
-            self.final_metrics = {name: float(value) for name, value in measure(self.model).items()}
+            found = measure(model) if measure else {}
+            if self.average is not None:
+                name = f"{self.task.metric.name}{records.LAST_WEIGHTS}"
+                found = {**found, name: self.task.evaluate(self.model)}
+        self.final_metrics = {name: float(value) for name, value in found.items()}
         self._pause(began, "evaluation")
 
     def _pause(self, began: float, cost: str) -> None:
@@ -383,6 +403,8 @@ class _Run:
                 "costs": dict(vars(self.global_batch.costs)),
                 "metrics_bytes": self.recorder.sync(),
             }
+            if self.average is not None:
+                content["average"] = self.average.model.state_dict()
             checkpoint.save(self.folder, self.position.updates, content)
         self.saved_at = time.perf_counter()
         self.agreed.forget()
@@ -396,6 +418,8 @@ class _Run:
         if content is None:
             return None
         checkpoint.load_into(self.model, self.optimizer, content)
+        if self.average is not None:
+            self.average.model.load_state_dict(content["average"])
         self.position = checkpoint.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
         known = vars(self.global_batch.costs)
@@ -413,6 +437,7 @@ class _Run:
             most_updates=self.run_schedule.updates,
             steering=self.run_schedule.to_dict(),
             carried=self.global_batch.carried_like,
+            averaged=self.average is not None,
         )
         return checkpoint.load_newest(
             self.folder, lambda line: warnings.warn(line, LegwWarning, 2), expected

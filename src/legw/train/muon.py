@@ -95,7 +95,8 @@ class Muon(MultiTensorOptimizer):
         w = w - lr*0.2*sqrt(max(R, C))*orthogonal(u)
 
     The weight is taken as `split` matrices of R rows and C columns that lie one above the
-    other (4 for an LSTM's gates); each is made orthogonal by itself. A weight of more than
+    other (4 for an LSTM's gates), or side by side in a group with `transposed`; each is made
+    orthogonal by itself. A weight of more than
     two dimensions, as of a convolution, is flattened to (first, all others). Averages start
     at 0 and are not corrected for it: the length of ``u`` does not matter.
 
@@ -154,7 +155,8 @@ class Muon(MultiTensorOptimizer):
 
         Args:
             param_group: `params`, and any of the optimizer's arguments; `use_muon` (True if
-                left out) and `split`, the number of matrices in each weight (1 if left out).
+                left out), `split`, the number of matrices in each weight (1 if left out), and
+                `transposed`, whether they lie side by side (False if left out).
 
         Raises:
             RecipeError: a setting is out of range, or a tensor is no stack of so many
@@ -169,7 +171,7 @@ class Muon(MultiTensorOptimizer):
         super().add_param_group(settings)
         if use_muon:
             for weight in self.param_groups[-1]["params"]:
-                _check_matrices(weight, split)
+                _check_matrices(weight, split, transposed=settings.get("transposed", False))
 
     def _update_groups(self) -> None:
         hidden: list[tuple[list[Tensor], list[_Stack], Group]] = []
@@ -217,6 +219,8 @@ class Muon(MultiTensorOptimizer):
         if group["nesterov"]:
             directions = list(torch._foreach_lerp(gradients, directions, group["momentum"]))
         split, ns_steps = group["split"], group["ns_steps"]
+        if group.get("transposed"):
+            directions = [u.mT for u in directions]
         return [_Stack(u.reshape(split, len(u) // split, -1), ns_steps) for u in directions]
 
     def _orthogonalise(self, stacks: Sequence[_Stack], meanwhile: Callable[[], None]) -> None:
@@ -282,7 +286,9 @@ def _take(weights: list[Tensor], stacks: list[_Stack], group: Group) -> None:
     for weight, stack in zip(weights, stacks, strict=True):
         moving, steps = by_length.setdefault(stack.length, ([], []))
         moving.append(weight)
-        steps.append(stack.made().reshape(weight.shape))
+        made = stack.made()
+        transposed = group.get("transposed")
+        steps.append(made.flatten(0, 1).mT if transposed else made.reshape(weight.shape))
     for length, (moving, steps) in by_length.items():
         if isinstance(lr, Tensor):
             torch._foreach_mul_(steps, lr * length)
@@ -345,14 +351,17 @@ def _exchange_alike(tensors: list[list[Tensor]], processes: Any) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
-def _check_matrices(weight: Tensor, split: int) -> None:
+def _check_matrices(weight: Tensor, split: int, *, transposed: bool) -> None:
     shape = tuple(weight.shape)
     if weight.ndim < 2 or not weight.is_floating_point():
         raise RecipeError(
             f"muon: tensor of shape {shape}: must be a real matrix; "
             "put it into a group with use_muon=False"
         )
-    if shape[0] % split:
+    if transposed and weight.ndim != 2:
+        raise RecipeError(f"muon: tensor of shape {shape}: transposed=True: must be a matrix")
+    if shape[1 if transposed else 0] % split:
+        which = "second" if transposed else "first"
         raise RecipeError(
-            f"muon: tensor of shape {shape}: split={split}: must divide its first dimension"
+            f"muon: tensor of shape {shape}: split={split}: must divide its {which} dimension"
         )

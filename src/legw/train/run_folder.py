@@ -12,6 +12,7 @@ from legw.recipe import Recipe, to_dict
 from legw.rules import steers
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
+from legw.train.average import averaging
 from legw.train.dist import World
 from legw.train.hardware import describe_device, environment
 from legw.train.microbatch.tune import Choice
@@ -172,7 +173,10 @@ def describe(
         higher_is_better=task.metric.higher_is_better,
         data=data,
         environment=environment(),
-        notes=tuple(rules.cautions(run_schedule.base, run_schedule.recipe, known)) if known else (),
+        notes=(
+            *(rules.cautions(run_schedule.base, run_schedule.recipe, known) if known else ()),
+            *filter(None, [averaging(run_schedule.recipe)]),
+        ),
         extra={
             "micro_batch_table": {str(m): r for m, r in choice.table.items()},
             "micro_batch_measured": choice.measured,

@@ -21,6 +21,8 @@ from legw.report import markdown, page
 from legw.study import plan as study
 from legw.study.plan import Study, plan
 
+pytestmark = pytest.mark.xdist_group("report")  # its fixtures are made once
+
 Legw = Callable[[str], Any]
 
 HOSTILE = "<script>alert(1)</script>&\"'"
@@ -429,7 +431,7 @@ def test_rivals_are_their_best_trial(tmp_path: Path) -> None:
     assert len(runs) == 2 * 4
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_thousand_runs_take_at_most_ten_seconds_and_ten_megabytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import pytest
 import torch
 
 from corpora import WORDS, write_texts
+from legw import preset
 from legw.cli import main
+from legw.recipe import to_toml
 from legw.runs import records
 from legw.train.checkpoint import load_newest, save
+
+pytestmark = pytest.mark.xdist_group("sample")  # its fixtures are made once
 
 Legw = Callable[[str], Any]
 TRAIN = "train ptb-small -b 4 --epochs 4 --device cpu --micro-batch-size 4"
@@ -85,6 +90,19 @@ def test_score_is_the_perplexity_of_the_run(legw: Legw, trained: Path, texts: Pa
     assert summary.metrics["test_perplexity"] == summary.metric["value"]
     assert set(summary.metrics) == {"test_perplexity", "validation_perplexity"}
     assert answer.json["perplexity"] < 12, "each of 15 words would be 15"
+
+
+def test_a_run_that_averages_its_weights_is_scored_with_the_average(
+    legw: Legw, texts: Path, tmp_path: Path
+) -> None:
+    recipe = to_toml(replace(preset("ptb-small"), ema_decay=0.9))
+    (tmp_path / "mine.toml").write_text(recipe, encoding="utf-8")
+    run = tmp_path / "run"
+    words = f"{TRAIN} --recipe {tmp_path}/mine.toml --data {texts} --out {run} --json"
+    summary = legw(words).json
+    found = legw(f"score {run} {texts}/test.txt --json").json["perplexity"]
+    assert found == pytest.approx(summary["metric"]["value"], rel=1e-6)
+    assert found != pytest.approx(summary["metrics"]["perplexity_of_last_weights"], rel=1e-3)
 
 
 def test_score_counts_unknown_words(legw: Legw, trained: Path, tmp_path: Path) -> None:

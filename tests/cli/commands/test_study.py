@@ -279,6 +279,7 @@ def test_more_rules_and_seeds_join_what_is_there(legw: Legw, trained: list[str])
 # Several at a time ------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_several_at_a_time_stop_and_go_on_to_the_same_end(
     legw: Legw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -563,9 +564,9 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(legw: Legw, trained: list[s
     assert (answer.code, answer.err, trained) == (0, "", [])
     assert not Path("out").exists()
     row_lstm = [line.split() for line in answer.out.splitlines()]
-    assert ["base", "128", "0.4", "0.1", "2", "1", "12", "2", "missing"] in row_lstm
-    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing"] in row_lstm
-    assert ["linear", "256", "0.8", "0.1", "1", "1", "6", "2", "missing"] in row_lstm
+    assert ["base", "128", "0.4", "2", "10", "%", "1", "12", "2", "missing"] in row_lstm
+    assert ["legw", "256", "0.566", "2", "20", "%", "1", "6", "2", "missing"] in row_lstm
+    assert ["linear", "256", "0.8", "1", "10", "%", "1", "6", "2", "missing"] in row_lstm
     assert answer.out.splitlines()[-1] == "6 runs, 48 updates; 0 finished before"
 
 
@@ -582,6 +583,13 @@ def test_a_study_without_its_base_says_so(legw: Legw) -> None:
     assert note in answer.out.splitlines()
 
 
+def test_the_bases_warmup_may_be_given_in_either_unit(legw: Legw) -> None:
+    for words in ("--warmup-epochs 0.2", "--warmup-steps 3"):
+        answer = legw(f"{STUDY} --batch-sizes 128,256 --dry-run {words}").out
+        base = [line.split() for line in answer.splitlines() if line.startswith("base")]
+        assert base[0][3] == "3", answer
+
+
 def test_a_dry_run_draws_the_rates_and_estimates_the_time(legw: Legw) -> None:
     new = legw(f"{COMPARED} --dry-run").out
     assert "learning rate at batch 256:\n··· base   ⠒⠒⠒ legw   ⠒⠒⠒ linear" in new
@@ -595,7 +603,7 @@ def test_a_dry_run_draws_the_rates_and_estimates_the_time(legw: Legw) -> None:
         "by the micro-batch measured before (cpu (x))"
     ) in " ".join(answer.split())
     row_lstm = [line.split() for line in answer.splitlines()]
-    assert ["legw", "256", "0.56569", "0.2", "2", "1", "6", "2", "missing", "11", "s"] in row_lstm
+    assert ["legw", "256", "0.566", "2", "20", "%", "1", "6", "2", "missing", "11", "s"] in row_lstm
     legw(f"{STUDY} --batch-sizes 128 --seeds 2 --out out")
     assert "by the runs that have ended" in legw(f"{COMPARED} --dry-run").out
     legw(COMPARED)

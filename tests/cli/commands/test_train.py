@@ -234,6 +234,7 @@ def test_a_folder_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 # Ctrl-C ---------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_ctrl_c_keeps_the_folder_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = ["train", "digits-lstm", "--micro-batch-size", "16", "--device", "cpu", "--out", "out",
              "--epochs", "6"]  # fmt: skip

@@ -66,6 +66,8 @@ class Options:
     """Length of the run in epochs, if not the base recipe's."""
     steps: Number = None
     """Length of the base's run in updates, if not the base recipe's."""
+    warmup_epochs: Number = None
+    """The base's warmup in epochs, if not the base recipe's."""
     warmup_steps: Number = None
     """The base's warmup in updates, if not the base recipe's."""
     noise: Noise = None

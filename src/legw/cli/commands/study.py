@@ -85,6 +85,8 @@ class Options:
     """Length of every run, if not the base recipe's."""
     steps: Number = None
     """Length of the base's run in updates, if not the base recipe's; the rules scale it."""
+    warmup_epochs: Number = None
+    """The base's warmup in epochs, if not the base recipe's; the rules scale it."""
     warmup_steps: Number = None
     """The base's warmup in updates, if not the base recipe's; the rules scale it."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None

@@ -137,7 +137,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     if options.resume and not records.begun(folder):
         line = f"note: {folder}: holds no run to go on with; a new one begins"
         console.print(clean(line), soft_wrap=True)
-    for line in (*outcome.warnings, *too_few(task, recipe)):
+    for line in (*outcome.warnings, *too_few(task, recipe), *averaged(recipe)):
         console.print(clean(f"note: {line}"), soft_wrap=True)
     summary = fit(
         task,
@@ -177,7 +177,7 @@ def _show_plan(
         one_lane=settings.compile or rules.find(options.rule).steers,
     )
     if world.first:
-        notes = [*outcome.warnings, *too_few(task, recipe)]
+        notes = [*outcome.warnings, *too_few(task, recipe), *averaged(recipe)]
         notes += cautions(found, made_up=missing)
         outcome = counted(outcome, task.num_examples)
         if options.json:
@@ -219,6 +219,7 @@ def _finish(
     options: Options, folder: Path, summary: Summary, console: Console, *, tells: bool
 ) -> int:
     from legw import cli
+    from legw.runs import records
     from legw.train.audience import READER_GONE
 
     if not tells:
@@ -238,13 +239,24 @@ def _finish(
         if summary.reason == READER_GONE:
             raise RunError(f"{cli.READER_GONE}; {line}")
         raise KeyboardInterrupt(line)
+    metric = summary.metric["name"]
+    last = summary.metrics.get(f"{metric}{records.LAST_WEIGHTS}")
+    beside = "" if last is None else f" (averaged weights; the last ones {figure(last)})"
     console.print(
-        f"{summary.metric['name']} {figure(summary.metric['value'])}, "
+        f"{metric} {figure(summary.metric['value'])}{beside}, "
         f"loss {figure(summary.final_loss)}, {summary.updates} updates "
         f"in {summary.seconds:.1f} s → {clean(str(folder))}",
         soft_wrap=True,
     )
     return 0
+
+
+def averaged(recipe: Recipe) -> list[str]:
+    """Return a note if evaluations measure an average of the weights."""
+    from legw.train.average import averaging
+
+    line = averaging(recipe)
+    return [f"{recipe.name}: {line}"] if line else []
 
 
 def too_few(task: Task, recipe: Recipe) -> list[str]:
