@@ -120,7 +120,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
     """Compare a test's messages with its section, or take them for the new one."""
     test = getattr(item, "function", None)
     drawn = test is None or getattr(test, "is_hypothesis_test", False)  # others at each run
-    if drawn or not item.path.is_relative_to(TESTS):
+    slow = any(item.get_closest_marker(name) for name in ("slow", "ci"))  # `make messages` has none
+    if drawn or slow or not item.path.is_relative_to(TESTS):
         return (yield)
     BOOK.now = []
     try:
