@@ -52,7 +52,6 @@ from legw.errors import (
 from legw.optimizers import SGD, Optimizer
 from legw.recipe import words
 from legw.recipe.files import read_mapping
-from legw.recipe.notebook import table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -229,6 +228,8 @@ class Recipe:
 
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows, beside the base where there is one."""
+        from legw.recipe.notebook import table
+
         return table(to_dict(self), None if self._base is None else to_dict(self._base))
 
     @property
