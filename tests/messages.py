@@ -92,6 +92,7 @@ def place(item: pytest.Item) -> tuple[Path, str]:
 def plain(line: str, base: Path) -> str:
     """Return a message without what differs between machines: where tests and the project lie."""
     line = re.sub(re.escape(str(base)) + r"/[^/\s:;,'\"]+", "TMP", line)
+    line = re.sub(r"(is not available here; try) .*", r"\1 DEVICES", line)
     line = re.sub(r"\b(at|after) update \d+", r"\1 update N", line)  # a signal comes at any time
     line = re.sub(r"(.)\1{30,}", r"\1 (many)", line)  # of a path that is cut off, more or fewer
     line = line.replace(str(TESTS.parent), "ROOT").replace(str(Path.home()), "HOME")
