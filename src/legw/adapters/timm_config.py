@@ -33,7 +33,7 @@ effect."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
-    """Return the recipe's fields in timm's arguments, and what is left out; see `forms.Form`."""
+    """Return a recipe's fields from timm's arguments, and settings left out; see `forms.Form`."""
     del num_examples  # timm counts in epochs
     form = "timm"
     left_out = [

@@ -50,7 +50,7 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
     Args:
         base: the recipe that was scaled.
-        scaled: what `legw.rules.apply` made of it.
+        scaled: the result of `legw.rules.apply`.
         rule: the rule that did.
 
     Reference: Wang and Aitchison 2024, arXiv 2405.13698 (the time scale of weight decay).

@@ -24,7 +24,7 @@ CONVOLUTIONS = (
 )  # fmt: skip
 
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3, nn.RNN: 1, nn.RNNCell: 1}
-"""How many matrices lie one above the other in a recurrent layer's weights."""
+"""Number of matrices that lie one above the other in a recurrent layer's weights."""
 
 
 UNKNOWN = "unknown"
