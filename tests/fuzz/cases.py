@@ -212,6 +212,11 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"model": "resnet50", "batch_size": 128, "opt": "sgd", "lr": 0.1, "momentum": 0.9,
      "weight_decay": 1e-4, "sched": "step", "decay_milestones": [30, 60], "decay_rate": 0.1,
      "epochs": 90, "warmup_epochs": 1, "warmup_lr": 0.01, "min_lr": 0.001, "amp": True},
+    {"opt": "adamw", "batch_size": 64, "lr": 0.004, "sched": "wsd", "decay_epochs": 0.2,
+     "lr_decay_fn": "linear", "epochs": 50, "warmup_epochs": 2, "sched_on_updates": True},
+    {"per_device_train_batch_size": 4, "max_steps": 5000, "warmup_steps": 100, "optim": "lion_8bit",
+     "lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 500},
+     "accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 4}}},
 )  # fmt: skip
 
 
@@ -236,7 +241,7 @@ class Configurations:
         try:
             with quiet():
                 config = from_config(source, num_examples=examples)
-                config.scaled(chance.choice((1, 64, 4096)))
+                config.scaled(chance.choice((1, 64, 4096)), processes=chance.choice((None, 4)))
                 use(config.recipe, chance)
         except LegwError as error:
             return line_of(error)

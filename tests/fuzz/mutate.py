@@ -54,7 +54,7 @@ def mutated(value: Any, chance: random.Random, times: int | None = None) -> Any:
         way = chance.choice(places(value))
         if not way:
             if chance.random() < 0.1:
-                value = chance.choice(EXTREME)
+                value = copy.deepcopy(chance.choice(EXTREME))  # it is changed in the next turn
             continue
         holder = value
         for step in way[:-1]:
