@@ -372,3 +372,19 @@ def test_the_readers_import_no_library() -> None:
     for name in ("axolotl", "nanochat", "nanogpt", "timm", "torchtitan", "torchvision"):
         text = (folder / f"{name}_config.py").read_text(encoding="utf-8")
         assert not {"import torch", "import timm", "import transformers"} & set(text.splitlines())
+
+
+def test_numbers_without_end_are_one_line() -> None:
+    """Found by the fuzzer: each was a traceback of a number that no float holds."""
+    most = "must be at most 9007199254740992"
+    assert error_line(from_config, TIMM | {"batch_size": 10**400, "lr": None}).endswith(most)
+    assert error_line(from_config, HF | {"gradient_accumulation_steps": 2**60}) == (
+        f"transformers: gradient_accumulation_steps=1152921504606846976: {most}"
+    )
+    nanogpt = {"batch_size": 12, "gradient_accumulation_steps": 40, "learning_rate": 6e-4,
+               "max_iters": 1000, "lr_decay_iters": 1e308, "warmup_iters": 10}  # fmt: skip
+    assert error_line(from_config(nanogpt).scaled, 1).endswith(f"lr_decay_iters=inf: {most}")
+    axolotl = {"base_model": "a", "micro_batch_size": 2, "num_epochs": 1e308, "optimizer": "sgd"}
+    assert "epochs=1e+308: must be" in error_line(from_config, axolotl, num_examples=10**9)
+    long = TIMM | {"sched": "wsd", "epochs": 1e308}
+    assert "epochs=1e+308: must be" in error_line(from_config, long, num_examples=10**9)

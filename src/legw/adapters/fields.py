@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from legw.errors import RecipeError, shown
+from legw.recipe import MOST
 
 Values = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -74,6 +75,8 @@ def count(form: str, values: Values, name: str, default: int) -> int:
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RecipeError(f"{form}: {name}={shown(value)}: must be a whole number, at least 1")
+    if value > MOST:
+        raise RecipeError(f"{form}: {name}={shown(value)}: must be at most {MOST}")
     return value
 
 
@@ -120,6 +123,20 @@ def by_name(form: str, values: Values, name: str) -> dict[str, Any]:
             f"{form}: {name}={shown(value)}: must be values by name, as a dict or as JSON text"
         )
     return dict(found)
+
+
+def rounded(form: str, name: str, value: float) -> int:
+    """Return a length as the nearest whole number of updates.
+
+    Raises:
+        RecipeError: there are more than 2**53.
+
+    >>> rounded("nanogpt", "lr_decay_iters", 2500.4)
+    2500
+    """
+    if not abs(value) <= MOST:
+        raise RecipeError(f"{form}: {name}={value:g}: must be at most {MOST}")
+    return round(value)
 
 
 def examples(form: str, name: str, value: Any, num_examples: int | None) -> int:

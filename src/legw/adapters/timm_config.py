@@ -75,7 +75,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
                         "at epoch 0; warmup_prefix agrees")  # fmt: skip
     if isinstance(decay, WarmupStableDecay):
         fall = decay.tail * (epochs - warmup) * (num_examples or 0) / batch
-        if not fall or abs(fall - round(fall)) > 1e-6:
+        if not fall or not math.isfinite(fall) or abs(fall - round(fall)) > 1e-6:
             left_out.append("decay_epochs: timm rounds its fall to whole updates, legw does not")
     if isinstance(decay, Step):
         left_out.append(_early(bool(values.get("sched_on_updates"))))

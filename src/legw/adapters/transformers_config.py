@@ -22,6 +22,7 @@ from legw.adapters.fields import (
     number,
     passes,
     positive,
+    rounded,
 )
 from legw.adapters.forms import Form, Usual
 from legw.adapters.optimizer_names import is_adamw, other
@@ -360,7 +361,9 @@ def _scheduler_steps(values: Values, base: Recipe, big: Recipe) -> Fields:
     if isinstance(big.decay, WarmupStableDecay):
         more["num_decay_steps"] = round(big.decay.tail * updates(big))
     elif isinstance(big.decay, InverseSqrt) and (more.get("timescale") or big is not base):
-        more["timescale"] = max(1, round(scale_updates(big)))  # Trainer's own is the warmup's
+        more["timescale"] = max(
+            1, rounded("transformers", "timescale", scale_updates(big))
+        )  # Trainer's own is the warmup's
     else:
         return {}
     text = isinstance(values.get(SCHEDULER_VALUES), str)
