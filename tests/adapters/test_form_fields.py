@@ -384,7 +384,8 @@ def test_numbers_without_end_are_one_line() -> None:
     nanogpt = {"batch_size": 12, "gradient_accumulation_steps": 40, "learning_rate": 6e-4,
                "max_iters": 1000, "lr_decay_iters": 1e308, "warmup_iters": 10}  # fmt: skip
     assert error_line(from_config(nanogpt).scaled, 1).endswith(f"lr_decay_iters=inf: {most}")
-    axolotl = {"base_model": "a", "micro_batch_size": 2, "num_epochs": 1e308, "optimizer": "sgd"}
+    axolotl = {"base_model": "a", "micro_batch_size": 2, "num_epochs": 1e308, "optimizer": "sgd",
+               "learning_rate": 0.1}  # fmt: skip
     assert "epochs=1e+308: must be" in error_line(from_config, axolotl, num_examples=10**9)
     long = TIMM | {"sched": "wsd", "epochs": 1e308}
     assert "epochs=1e+308: must be" in error_line(from_config, long, num_examples=10**9)
