@@ -15,7 +15,7 @@ from legw.apps.images.resident import Resident
 from legw.train import batch_norm
 
 BATCH_SIZE, ROUNDS = 128, 12
-MOST_OF_A_STEP = 0.03
+MAX_OF_A_STEP = 0.03
 CPU = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ def synthetic(images: int = 20_000) -> CifarTask:
 
 def measure(bf16_floors: bool) -> Iterator[Ratio]:
     """Compare a step on a batch that is there with one that makes its batch first."""
-    floor = 1 / (1 + MOST_OF_A_STEP)
+    floor = 1 / (1 + MAX_OF_A_STEP)
     for precision in ("fp32", "bf16"):
         shares = list(shares_of_a_step(synthetic(), bf16=precision == "bf16"))
         yield Ratio(f"cifar10-small 128, {precision}, ready batch / made", shares, floor)

@@ -1,9 +1,9 @@
 """Peak memory of training, above what the process holds before the first update.
 
 Every number is of a fresh process: `python -m benchmarks.memory MODEL SIDE BATCH_SIZE UPDATES
-WAY` prints one, in bytes. The way is how the batch is cut, the one that is fastest for the
-large batch: what is asked is how memory grows with the batch. Both batch sizes see the same
-number of examples, since the allocator keeps a little more from pass to pass, up to a limit.
+CANDIDATE` prints one, in bytes. The candidate is a micro-batch with its lanes, the fastest one for
+the large batch: the benchmark shows the growth of memory with the batch. Both batch sizes see the
+same number of examples, since the allocator keeps a little more from pass to pass, up to a limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.ratios import Ratio, run
 from legw.runs.records import Manifest, Update
 from legw.train import Observer
 from legw.train.hardware import memory_in_use, peak_memory, reset_peak_memory
-from legw.train.microbatch.candidates import Way
+from legw.train.microbatch.candidates import Candidate
 
 CPU = torch.device("cpu")
 UPDATES = 2
@@ -37,33 +37,35 @@ TOLERANCE = 4 * 2**20
 def measure(bf16_floors: bool) -> Iterator[Ratio]:
     """Compare the peaks at 640 streams, and our own at 8192 images with that at 1024."""
     batch_size = words.STREAMS
-    way = run(words.synthetic(), words.recipe(batch_size), updates=1)
+    candidate = run(words.synthetic(), words.recipe(batch_size), updates=1)
     theirs, ours = (
-        _peaks("words", "plain", batch_size, UPDATES, way),
-        _peaks("words", "ours", batch_size, UPDATES, way),
+        _peaks("words", "plain", batch_size, UPDATES, candidate),
+        _peaks("words", "ours", batch_size, UPDATES, candidate),
     )
     ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
-    note = f"{_mib(theirs)} and {_mib(ours)} MiB, micro-batch {way}"
+    note = f"{_mib(theirs)} and {_mib(ours)} MiB, micro-batch {candidate}"
     yield Ratio("language model 640, memory / plain", ratios, 3.0, note)
 
-    way = run(rows.synthetic(), rows.recipe(rows.LARGE), updates=1)
+    candidate = run(rows.synthetic(), rows.recipe(rows.LARGE), updates=1)
     small, large = (
-        _peaks("rows", "ours", size, UPDATES * rows.LARGE // size, way)
+        _peaks("rows", "ours", size, UPDATES * rows.LARGE // size, candidate)
         for size in (1024, rows.LARGE)
     )
     allowed = (rows.LARGE - 1024) * EXAMPLE_BYTES + TOLERANCE
     ratios = [(few + allowed) / many for few, many in zip(small, large, strict=True)]
     note = (
-        f"{_mib(small)} and {_mib(large)} MiB, micro-batch {way}; "
+        f"{_mib(small)} and {_mib(large)} MiB, micro-batch {candidate}; "
         f"{allowed / 2**20:.1f} MiB more are allowed"
     )
     yield Ratio("mnist-lstm, memory 1024 + batch / 8192", ratios, 1.0, note)
 
 
-def _peaks(model: str, side: str, batch_size: int, updates: int, way: Way) -> list[float]:
+def _peaks(
+    model: str, side: str, batch_size: int, updates: int, candidate: Candidate
+) -> list[float]:
     command = [
         sys.executable, "-m", "benchmarks.memory",
-        model, side, str(batch_size), str(updates), str(way),
+        model, side, str(batch_size), str(updates), str(candidate),
     ]  # fmt: skip
     return [
         float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -88,12 +90,12 @@ class _Peak(Observer):
         self.above = peak_memory(CPU) - self._before
 
 
-def ours(model: str, batch_size: int, updates: int, way: Way) -> float:
+def ours(model: str, batch_size: int, updates: int, candidate: Candidate) -> float:
     """Return the peak of `fit`."""
     benchmark = {"rows": rows, "words": words}[model]
     task, recipe = benchmark.synthetic(), benchmark.recipe(batch_size)
     peak = _Peak()
-    run(task, recipe, updates, peak, micro_batch_size=way.size, lanes=way.lanes)
+    run(task, recipe, updates, peak, micro_batch_size=candidate.size, lanes=candidate.lanes)
     return peak.above
 
 
@@ -111,5 +113,9 @@ def theirs(batch_size: int, updates: int) -> float:
 
 if __name__ == "__main__":
     model, side, batch_size, updates = *sys.argv[1:3], *map(int, sys.argv[3:5])
-    way = Way.read(sys.argv[5])
-    print(ours(model, batch_size, updates, way) if side == "ours" else theirs(batch_size, updates))
+    candidate = Candidate.read(sys.argv[5])
+    print(
+        ours(model, batch_size, updates, candidate)
+        if side == "ours"
+        else theirs(batch_size, updates)
+    )

@@ -41,7 +41,7 @@ from legw.runs.measurements import Speed
 from legw.train import Settings, Task, fit
 from legw.train.dist import World, joined
 from legw.train.hardware import environment
-from legw.train.microbatch.candidates import Way
+from legw.train.microbatch.candidates import Candidate
 
 SKIPPED = 3
 """Updates at the start that do not count: kernels are chosen, memory is allocated."""
@@ -51,7 +51,7 @@ ADDRESSES = ("10.78.0.1", "10.78.0.2")
 BURST = "128kb"
 
 
-LEAST_SECONDS = 2.0
+MIN_SECONDS = 2.0
 """A run has as many updates as are predicted to take so long, if that is more than asked for."""
 
 
@@ -101,7 +101,7 @@ def _rounds(options: argparse.Namespace) -> int:
             rows = []
             for size, timing in zip(sizes, timings, strict=True):
                 out = Path(folder) / f"{number}-{size}"
-                updates = max(options.updates, math.ceil(LEAST_SECONDS / timing.seconds))
+                updates = max(options.updates, math.ceil(MIN_SECONDS / timing.seconds))
                 _train(task, options, size, updates=SKIPPED + 1 + updates, out=out)
                 if world.first:
                     rows.append(_row(timing, size, records.load(out)))
@@ -124,7 +124,7 @@ def _finish(
         "latency_seconds": network.latency_seconds, "environment": environment(),
         "gradient_bytes": speed.gradient_bytes, "step_seconds": speed.step_seconds,
         "passes": {str(size): seconds for size, seconds in speed.passes.items()},
-        "lanes": {str(Way(*way)): seconds for way, seconds in speed.rounds.items()},
+        "lanes": {str(Candidate(*key)): seconds for key, seconds in speed.rounds.items()},
     }  # fmt: skip
     files.write_json(Path(options.inside), found)
 
@@ -179,8 +179,8 @@ def _row(timing: Timing, size: int, run: records.Run) -> dict[str, Any]:
         "predicted": timing.seconds,
         "measured": (counted[-1] - counted[0]) / (len(counted) - 1),
         "predicted_sync": timing.sync_seconds,
-        "predicted_way": str(Way(timing.micro_batch_size, timing.lanes)),
-        "measured_way": str(Way(run.manifest.micro_batch_size, run.manifest.lanes)),
+        "predicted_way": str(Candidate(timing.micro_batch_size, timing.lanes)),
+        "measured_way": str(Candidate(run.manifest.micro_batch_size, run.manifest.lanes)),
     }
 
 

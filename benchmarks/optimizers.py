@@ -18,11 +18,11 @@ from legw import optimizers
 from legw.optimizers import Optimizer
 from legw.recipe import Recipe
 from legw.train import Task, batch_norm
-from legw.train.accumulation import GlobalBatch, Precision
+from legw.train.accumulation import Accumulation, GlobalBatch, Precision
 from legw.train.batches import Batches, derive
 from legw.train.dist import World
-from legw.train.lanes import LanedBatch
-from legw.train.microbatch.candidates import Way
+from legw.train.lanes import LanedAccumulation
+from legw.train.microbatch.candidates import Candidate
 from legw.train.optim import build, for_task
 
 ROUNDS = 30
@@ -77,10 +77,10 @@ def muon(
     """
     task = rows.synthetic()
     recipe = replace(rows.recipe(batch_size), lr=1e-4, optimizer=optimizers.AdamW())
-    way = run(task, recipe, updates=1, precision=precision)
+    candidate = run(task, recipe, updates=1, precision=precision)
     # Both are made before either runs: in lanes, a run leaves this thread a share of the cores.
     sides = [
-        WholeUpdates(task, each, way, precision)
+        WholeUpdates(task, each, candidate, precision)
         for each in (recipe, replace(recipe, optimizer=MUON))
     ]
     adamw, ours = (side.several(block) for side in sides)
@@ -88,7 +88,7 @@ def muon(
     for side in sides:
         side.close()
     name = f"muon, mnist-lstm {batch_size}{', bf16' if precision == 'bf16' else ''} / adamw"
-    return Ratio(name, ratios, floor, f"micro-batch {way}")
+    return Ratio(name, ratios, floor, f"micro-batch {candidate}")
 
 
 class WholeUpdates:
@@ -97,23 +97,26 @@ class WholeUpdates:
     Args:
         task: whose model is trained.
         recipe: optimizer, batch size, and the rate of all updates.
-        way: micro-batch and lanes.
+        candidate: micro-batch and lanes.
         precision: of forward and backward.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, way: Way, precision: Precision) -> None:
+    def __init__(
+        self, task: Task, recipe: Recipe, candidate: Candidate, precision: Precision
+    ) -> None:
         batch_size = recipe.batch_size
         torch.manual_seed(derive(0, "model"))
         self.model = task.model()
         self._optimizer = for_task(task, recipe, self.model)
         num_examples = task.num_examples(batch_size)
-        kind = GlobalBatch if way.lanes == 1 else LanedBatch
-        self._batch = kind(
+        one = candidate.lanes == 1
+        self._accumulation = Accumulation() if one else LanedAccumulation(candidate.lanes)
+        self._batch = GlobalBatch(
             task,
             self.model,
             recipe,
             world=World(torch.device("cpu")),
-            micro_batch_size=way.size,
+            micro_batch_size=candidate.size,
             group=batch_norm.fix_groups(self.model, recipe.norm_batch_size),
             batches=Batches(
                 lambda epoch: task.order(0, epoch, batch_size), num_examples, batch_size
@@ -121,9 +124,9 @@ class WholeUpdates:
             num_examples=num_examples,
             seed=0,
             precision=precision,
-            **({} if way.lanes == 1 else {"lanes": way.lanes}),
+            accumulation=self._accumulation,
         )
-        self._batch.share_with(self._optimizer)
+        self._accumulation.share_with(self._optimizer)
         self._made = 0
 
     def __call__(self) -> float:
@@ -139,4 +142,4 @@ class WholeUpdates:
 
     def close(self) -> None:
         """End the lanes."""
-        self._batch.close()
+        self._accumulation.close()

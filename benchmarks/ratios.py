@@ -17,7 +17,7 @@ from legw.runs import records
 from legw.runs.records import Manifest, Update
 from legw.train import Metric, Observer, Settings, Task, fit
 from legw.train.accumulation import Precision
-from legw.train.microbatch.candidates import Way
+from legw.train.microbatch.candidates import Candidate
 
 WARM_UP = 2
 """Rounds at the start that do not count: memory is allocated, kernels are chosen."""
@@ -62,7 +62,7 @@ def race(
     name: str,
     task: Task,
     recipe: Recipe,
-    rival: Iterator[float],
+    other: Iterator[float],
     *,
     rounds: int,
     block: int = 1,
@@ -71,7 +71,7 @@ def race(
     floor: float | None = None,
     warm_up: int = WARM_UP,
 ) -> Ratio:
-    """Train with `fit`, and let a rival make as many updates after every block of its own.
+    """Train with `fit`, and let another loop make as many updates after every block of its own.
 
     Ours is the real thing: everything that `fit` does from one update to the next counts,
     the rows that it records too.
@@ -80,16 +80,19 @@ def race(
         name: of the ratio.
         task: what is trained.
         recipe: how; its length is set here.
-        rival: another loop, which makes one update when asked for its next loss.
+        other: another loop, which makes one update when asked for its next loss.
         rounds: rounds that count.
         block: updates of each side in a round.
-        precision, lanes: of ours.
+        precision: of `fit`: fp32, or bf16 (autocast).
+        lanes: of `fit`: micro-batches at once, at least 1, or auto.
         floor: what the ratio must reach.
         warm_up: rounds before those that count.
     """
-    turns = _Turns(rival, block)
-    way = run(task, recipe, (warm_up + rounds) * block, turns, precision=precision, lanes=lanes)
-    return Ratio(name, turns.ratios[warm_up:], floor, f"micro-batch {way}")
+    turns = _Turns(other, block)
+    candidate = run(
+        task, recipe, (warm_up + rounds) * block, turns, precision=precision, lanes=lanes
+    )
+    return Ratio(name, turns.ratios[warm_up:], floor, f"micro-batch {candidate}")
 
 
 def run(
@@ -101,8 +104,8 @@ def run(
     precision: Precision = "fp32",
     micro_batch_size: int | Literal["auto"] = "auto",
     lanes: int | Literal["auto"] = "auto",
-) -> Way:
-    """Make so many updates with `fit`, as it comes; return the way that it chose."""
+) -> Candidate:
+    """Make so many updates with `fit`, as it comes; return the candidate that it chose."""
     epochs = updates * recipe.batch_size / task.num_examples(recipe.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -122,15 +125,15 @@ def run(
         if summary.status != "finished":  # Ctrl-C, for one
             raise SystemExit(f"benchmarks: {task.name}: {summary.status}: {summary.reason}")
         manifest = records.read_manifest(out)
-        return Way(manifest.micro_batch_size, manifest.lanes)
+        return Candidate(manifest.micro_batch_size, manifest.lanes)
 
 
 class _Turns(Observer):
-    """Times blocks of `fit`'s updates, and lets the rival run after each."""
+    """Times blocks of `fit`'s updates, and lets the other loop run after each."""
 
-    def __init__(self, rival: Iterator[float], block: int) -> None:
+    def __init__(self, other: Iterator[float], block: int) -> None:
         self.ratios: list[float] = []
-        self._rival, self._block = rival, block
+        self._other, self._block = other, block
         self._threads = torch.get_num_threads()
         self._done = 0
 
@@ -144,14 +147,14 @@ class _Turns(Observer):
         ours = time.perf_counter() - self._began
         threads = torch.get_num_threads()
         torch.set_num_threads(self._threads)  # in lanes, ours leaves this thread a share of them
-        theirs = seconds(lambda: [next(self._rival) for _ in range(self._block)])
+        theirs = seconds(lambda: [next(self._other) for _ in range(self._block)])
         torch.set_num_threads(threads)
         self.ratios.append(theirs / ours)
         self._began = time.perf_counter()
 
 
 class _Unjudged:
-    """A task without its evaluation, which no rival makes."""
+    """A task without its evaluation, which no other loop makes."""
 
     metric = Metric("none")
 

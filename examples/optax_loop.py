@@ -37,8 +37,8 @@ def loss_of(weights, x, y):
 
 @jax.jit
 def update(weights, state, x, y):
-    slopes = jax.grad(loss_of)(weights, x, y)
-    steps, state = optimizer.update(slopes, state, weights)
+    gradients = jax.grad(loss_of)(weights, x, y)
+    steps, state = optimizer.update(gradients, state, weights)
     return optax.apply_updates(weights, steps), state
 
 

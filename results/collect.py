@@ -14,10 +14,10 @@ import shutil
 import sys
 from pathlib import Path
 
-MOST_UPDATES = 200
+MAX_UPDATES = 200
 
 
-def collect(study: Path, place: Path, most_updates: int = MOST_UPDATES) -> None:
+def collect(study: Path, place: Path, most_updates: int = MAX_UPDATES) -> None:
     """Copy a study's small files, with up to so many updates of each run."""
     place.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(study / "table.json", place / "table.json")
@@ -39,7 +39,7 @@ def collect(study: Path, place: Path, most_updates: int = MOST_UPDATES) -> None:
         (into / "metrics.jsonl").write_text(thinned(metrics, most_updates))
 
 
-def thinned(metrics: str, most_updates: int = MOST_UPDATES) -> str:
+def thinned(metrics: str, most_updates: int = MAX_UPDATES) -> str:
     """Return every evaluation and up to so many updates, the first and the last among them."""
     rows = [(line, json.loads(line)) for line in metrics.splitlines()]
     updates = [row["update"] for _, row in rows if row["kind"] == "update"]

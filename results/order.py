@@ -86,8 +86,8 @@ def gradient(task: TranslationTask, model: nn.Module, ids_B: Tensor) -> Tensor:
         loss, weight, _ = task.loss(model, batch, None)
         torch.autograd.backward(loss)
         total += weight
-    slopes = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    return torch.cat([slope.flatten() for slope in slopes]) / total
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return torch.cat([gradient.flatten() for gradient in gradients]) / total
 
 
 def spread(gradients: Tensor) -> tuple[float, float]:
@@ -129,8 +129,8 @@ def main() -> int:
         at_random = 0.0
         for name, order in orders.items():
             batches = whole_batches(order, size, count)
-            slopes = torch.stack([gradient(task, model, each) for each in batches])
-            noise, deviation = spread(slopes)
+            gradients = torch.stack([gradient(task, model, each) for each in batches])
+            noise, deviation = spread(gradients)
             at_random = at_random or noise
             print(
                 f"batch {size:4}, {name:10}: S {size * noise:6.2f} ± {size * deviation:.2f} "

@@ -13,6 +13,13 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from messages import (  # noqa: F401 # hooks, found here by their names
+    pytest_addoption,
+    pytest_collection_modifyitems,
+    pytest_runtest_call,
+    pytest_sessionfinish,
+)
+
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))

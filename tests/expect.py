@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from legw.errors import LegwError, RecipeError
+from messages import said
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -21,14 +22,14 @@ def error_line(
     """Return the line of the error that a call ends in, which must be one sane line.
 
     That is: of the `kind` asked for, printable (so without a line break), ``what: ...``,
-    and short enough to be read.
+    and short enough to be read. Word by word it is the one in the test's snapshot.
     """
     with pytest.raises(kind) as caught:
         call(*args, **kwargs)
     line = str(caught.value)
     assert line.isprintable(), "an error is one line"
-    assert len(line) <= 450, "an error is a line that can be read"
-    return line
+    assert len(line) <= 470, "an error is a line that can be read"
+    return said(line)
 
 
 def golden(name: str) -> list[dict[str, str]]:

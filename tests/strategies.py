@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from legw.decays import (
+    UNITS,
     Constant,
     Cosine,
     Decay,
@@ -17,10 +18,9 @@ from legw.decays import (
     Step,
     WarmupStableDecay,
 )
-from legw.lengths import UNITS
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Optimizer
 from legw.recipe import Recipe
-from legw.units import in_unit
+from legw.schedule import in_unit
 
 BELOW_ONE = st.floats(0, 1, exclude_max=True)
 """Momenta, betas, ends."""
@@ -129,6 +129,7 @@ def full_recipes(draw: st.DrawFn) -> Recipe:
             name=NAMES,
             source=SOURCES,
             clip_norm=st.none() | st.floats(1e-3, 1e3),
+            ema_decay=st.none() | st.floats(0, 0.999),
             norm_batch_size=st.integers(1, 1024),
             **draw(st.sampled_from(sizes)),
         )

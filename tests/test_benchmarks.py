@@ -20,7 +20,7 @@ from legw.optimizers import LAMB
 from legw.runs import records
 from legw.train import Settings, Task, fit
 from legw.train.batches import derive
-from legw.train.microbatch.candidates import Way
+from legw.train.microbatch.candidates import Candidate
 
 UPDATES = 5
 
@@ -55,8 +55,8 @@ def first_model(task: Task) -> nn.Module:
     return task.model()
 
 
-def assert_same_losses(rival: Iterator[float], expected: list[float]) -> None:
-    assert list(islice(rival, len(expected))) == pytest.approx(expected, rel=1e-4)
+def assert_same_losses(other: Iterator[float], expected: list[float]) -> None:
+    assert list(islice(other, len(expected))) == pytest.approx(expected, rel=1e-4)
 
 
 def test_plain_rows_train_the_same(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_both_ways_to_update_resnet_agree() -> None:
 def test_muons_whole_updates_are_those_of_fit(lanes: int, tmp_path: Path) -> None:
     recipe = replace(ROWS_RECIPE, lr=0.02, optimizer=optimizers.MUON)
     expected = losses_of_fit(ROWS, recipe, tmp_path)
-    ours = optimizers.WholeUpdates(ROWS, recipe, Way(7, lanes), "fp32")
+    ours = optimizers.WholeUpdates(ROWS, recipe, Candidate(7, lanes), "fp32")
     assert [ours() for _ in expected] == pytest.approx(expected, rel=1e-4)
     ours.close()
 
@@ -133,8 +133,8 @@ def test_an_images_step_is_timed_with_and_without_its_batch() -> None:
 
 def test_a_race_takes_turns() -> None:
     asked = count()
-    rival = (float(number) for number in asked)
-    ratio = race("name", ROWS, ROWS_RECIPE, rival, rounds=3, block=2, floor=0.5)
+    other = (float(number) for number in asked)
+    ratio = race("name", ROWS, ROWS_RECIPE, other, rounds=3, block=2, floor=0.5)
     assert next(asked) == (WARM_UP + 3) * 2, "as many updates as ours"
     assert len(ratio.values) == 3
     assert min(ratio.values) > 0

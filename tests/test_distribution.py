@@ -33,7 +33,7 @@ def run(*words: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_wheel_made_from_the_sdist_works_in_a_clean_environment(tmp_path: Path) -> None:
     pytest.importorskip("build", reason="build not installed; pip install -e '.[dev]'")
     run(sys.executable, "-m", "build", "--outdir", tmp_path, ROOT, cwd=tmp_path)

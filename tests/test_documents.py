@@ -51,7 +51,7 @@ def test_recipes_can_be_read(page: str, code: str, tmp_path: Path) -> None:
 
 
 # Shell: quick blocks run as they are, the digits' too, in the slow suite; all others on small
-# data with narrow nets (`small`), the pages that take longer in the slow suite. What needs a
+# data with narrow nets (`small`), those of the longer pages in CI. What needs a
 # cluster, several GPUs or ImageNet says "# not run: why" where readers see it.
 
 QUICK = ("recipes", "scale", "schedule")
@@ -120,6 +120,23 @@ def test_a_command_is_understood(line: str) -> None:
     tyro.cli(command.Options, args=words, config=plain)
 
 
+def test_the_page_of_rules_averages_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from legw.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    [recipe] = [code for _, code in blocks("toml") if "ema_decay" in code]
+    [code] = [code for _, code in blocks("bash") if "average.toml" in code]
+    Path("average.toml").write_text(recipe, encoding="utf-8")
+    for line in lines_of(code):
+        assert main(shlex.split(line)[1:]) == 0
+    out = capsys.readouterr().out
+    assert "ema_decay 0.99 averages over 4 times the examples: legw-timescales takes 0.9606" in out
+    assert "note: mine: evaluations measure the average of the weights over about 25.4" in out
+    assert "(averaged weights; the last ones 0." in out
+
+
 @pytest.mark.parametrize("code", shell("quick"))
 def test_a_quick_block_runs(code: str, my_recipe: None, capsys: pytest.CaptureFixture[str]) -> None:
     from legw.cli import main
@@ -140,13 +157,16 @@ def test_a_block_on_digits_runs(code: str, my_recipe: None) -> None:
     )  # fmt: skip
 
 
-SLOW = ("README.md", "images.md", "theory.md", "training.md")
+LONG = (
+    "README.md", "bases.md", "check.md", "images.md", "language-models.md", "report.md",
+    "theory.md", "training.md", "translation.md",
+)  # fmt: skip
 """Pages whose blocks take more than a few seconds on small data."""
 
 
 def pages() -> list[Any]:
     found = sorted({page for page, code in blocks("bash") if sort_of(code) == "small"})
-    return [pytest.param(p, marks=[pytest.mark.slow] if p in SLOW else []) for p in found]
+    return [pytest.param(p, marks=[pytest.mark.ci] if p in LONG else []) for p in found]
 
 
 def paste(line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from legw.presets import GNMT_SMALL
 from legw.train import Settings, fit
 from legw.train.batches import Batches
 
+pytestmark = pytest.mark.xdist_group("order")  # its fixtures are made once
+
 RESULTS = Path(__file__).parents[1] / "results"
 
 
@@ -93,6 +95,7 @@ def test_the_spread_of_gradients_is_unbiased(script: ModuleType) -> None:
     assert abs(noise - 450) < 3 * deviation < 30
 
 
+@pytest.mark.ci
 def test_it_prints_a_line_for_each_size_and_order(
     script: ModuleType,
     task: TranslationTask,

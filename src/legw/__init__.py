@@ -1,4 +1,4 @@
-"""Large-batch training without tuning again: LEGW and its rivals, for any loop.
+"""LEGW: large-batch training without tuning again, with other scaling rules, for any loop.
 
 >>> from legw import Recipe, scale, in_steps
 >>> base = Recipe(batch_size=128, lr=0.1, epochs=25, warmup_epochs=0.1)
@@ -38,8 +38,15 @@ from legw.presets import find as preset
 from legw.recipe import Recipe
 from legw.recipe import read as read_recipe
 from legw.rules import Rule, scale
-from legw.schedule import in_steps, lr_at, updates, updates_per_epoch, warmup_updates
-from legw.units import in_unit, with_lengths
+from legw.schedule import (
+    in_steps,
+    in_unit,
+    lr_at,
+    updates,
+    updates_per_epoch,
+    warmup_updates,
+    with_lengths,
+)
 
 if TYPE_CHECKING:
     from legw import train as train

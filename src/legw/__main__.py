@@ -1,4 +1,4 @@
-"""`python -m legw` is the same as `legw`."""
+"""Command line: `python -m legw` is the same as `legw`."""
 
 import sys
 

@@ -1,10 +1,9 @@
-"""Decays as data: how the learning rate falls after its peak.
+"""Decays as data: the fall of the learning rate after its peak.
 
-A decay is a pure function of the position: `factor(epoch, epochs)` is the share
-of the peak rate that is left. Both numbers are measured from where the decay
-starts: epoch 0, or the end of the warmup where `after_warmup` is true. They are in the
-unit of the recipe, as the decay's own lengths are: epochs, steps, examples or tokens. A new
-decay is one new dataclass.
+A decay is a pure function of the position: `factor(epoch, epochs)` is the learning rate as a share
+of its peak. Both arguments are measured from the start of the decay: epoch 0, or the end of the
+warmup where `after_warmup` is true. They are in the recipe's unit, like the decay's own lengths:
+epochs, steps, examples or tokens. A new decay is one new dataclass.
 """
 
 from __future__ import annotations
@@ -14,11 +13,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from legw.errors import RecipeError, shown
-from legw.lengths import UNITS, Unit, edge
-from legw.optimizers import check_range
+from legw.errors import RecipeError, check_count, check_range, shown
 
-EDGE = 1e-11
+Unit = Literal["epochs", "steps", "examples", "tokens"]
+
+UNITS: tuple[Unit, ...] = get_args(Unit)
+"""The units: passes over the data, optimizer updates, examples seen, tokens seen."""
+
+EPOCH_GUARD = 1e-11
 """Guard, in epochs, so that a boundary counts as reached in spite of rounding.
 
 It lies above the rounding errors of 10,000 epochs and below one example of a data
@@ -27,14 +29,45 @@ above that, in other units, have one that grows as their rounding errors do.
 """
 
 
+def power_of(value: float, k: float, power: float) -> float:
+    """Return ``value * k**power``, dividing where the power is below 0.
+
+    A division of whole numbers that has no rest is exact, where a product with the
+    reciprocal may not be.
+
+    Args:
+        value: any finite number.
+        k: target over base batch size, above 0.
+        power: the exponent.
+
+    >>> power_of(30000, 3, -1), power_of(391, 1.1, 0)
+    (10000.0, 391.0)
+    """
+    return value * math.pow(k, power) if power >= 0 else value / math.pow(k, -power)
+
+
+def edge(position: float, least: float) -> float:
+    """Return the distance below a boundary at which a position counts as reaching it.
+
+    Args:
+        position: in any unit, at least 0.
+        least: the guard of small positions.
+
+    >>> edge(90, 1e-11), round(edge(1e9, 1e-11), 12)
+    (1e-11, 1e-06)
+    """
+    return max(least, 1e-15 * position)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Decay:
-    """What all decays share. `kind` is the name used in TOML, JSON and tables."""
+    """Base of all decays. `kind` is the name used in TOML, JSON and tables."""
 
     kind: ClassVar[str] = ""
     lengths: ClassVar[Mapping[str, Any]] = {}
-    """Settings that are lengths, by their names without a unit, each with what it is in epochs
-    where none is given; None where it must be. Each is four fields, one a unit."""
+    """Settings that are lengths, by their names without a unit. The value is the default in
+    epochs, or None for a length that must be given. Each length has four fields, one for each
+    unit."""
 
     after_warmup: bool = False
     """False: epochs count from the start of the run. True: from the end of the warmup."""
@@ -52,7 +85,9 @@ class Decay:
         raise NotImplementedError
 
     def first_drop(self, epochs: float) -> float | None:
-        """Return the epoch, from the decay's start, to which it stays at the peak, if any.
+        """Return the epoch, from the decay's start, up to which the rate stays at its peak.
+
+        None where it falls from the start on, or never.
 
         Args:
             epochs: epochs from the decay's start to the end of the run, above 0.
@@ -111,7 +146,7 @@ class Decay:
         return getattr(self, f"{name}_{self.unit or 'epochs'}")
 
     def _settle_lengths(self) -> None:
-        """Check that lengths are in one unit, and fill in what is usual in epochs."""
+        """Check that lengths are in one unit, and fill in defaults in epochs."""
         units = [u for u in UNITS if any(self._stated(name, u) for name in self.lengths)]
         if len(units) > 1:
             given = [
@@ -134,7 +169,7 @@ class Decay:
 
     @classmethod
     def usual(cls) -> dict[str, Any]:
-        """Return the settings that say nothing: each with its value where none is given.
+        """Return the default settings.
 
         >>> Exponential.usual()["every_epochs"]
         1.0
@@ -180,10 +215,10 @@ class Step(Decay):
     milestones_tokens: tuple[float, ...] | None = None
     """The same in tokens seen."""
     rate: float = 0.1
-    """What it is multiplied by, above 0 and at most 1."""
+    """Factor of each multiplication, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
-        check_share(self.kind, "rate", self.rate)
+        check_range(self.kind, "rate", self.rate, 0, 1, above=True, closed=True)
         for unit in UNITS:
             name = f"milestones_{unit}"
             given = getattr(self, name)
@@ -201,7 +236,7 @@ class Step(Decay):
         super().__post_init__()
 
     def factor(self, epoch: float, epochs: float) -> float:
-        reached = epoch + edge(epoch, EDGE)
+        reached = epoch + edge(epoch, EPOCH_GUARD)
         return float(self.rate ** sum(reached >= place for place in self._length("milestones")))
 
     def first_drop(self, epochs: float) -> float | None:
@@ -246,13 +281,13 @@ class Exponential(Decay):
     """The same in tokens seen."""
 
     def __post_init__(self) -> None:
-        check_share(self.kind, "rate", self.rate)
+        check_range(self.kind, "rate", self.rate, 0, 1, above=True, closed=True)
         super().__post_init__()
         for name, least in (("constant", 0.0), ("every", 1e-6)):
             check_range(self.kind, f"{name}_{self.unit or 'epochs'}", self._length(name), least)
 
     def factor(self, epoch: float, epochs: float) -> float:
-        beyond = epoch - self._length("constant") + edge(epoch, EDGE)
+        beyond = epoch - self._length("constant") + edge(epoch, EPOCH_GUARD)
         return float(self.rate ** max(math.floor(beyond / self._length("every")) + 1, 0))
 
     def first_drop(self, epochs: float) -> float | None:
@@ -277,7 +312,7 @@ class Polynomial(Decay):
     end: float = 0.0
     """Share of the peak rate that is left at the end, in [0, 1)."""
     after_warmup: bool = True
-    """True: falls from the end of the warmup, as in the code of LARS and LAMB."""
+    """True: falls from the end of the warmup on, as in the code of LARS and LAMB."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -354,13 +389,11 @@ class Halving(Decay):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self.kind, "begin", self.begin, 0, 1)
-        check_range(self.kind, "times", self.times, 1)
-        if not isinstance(self.times, int):
-            raise RecipeError(f"halving: times={shown(self.times)}: must be a whole number")
-        check_share(self.kind, "rate", self.rate)
+        check_count(self.kind, "times", self.times)
+        check_range(self.kind, "rate", self.rate, 0, 1, above=True, closed=True)
 
     def factor(self, epoch: float, epochs: float) -> float:
-        start, near = self.begin * epochs, edge(epoch, EDGE)
+        start, near = self.begin * epochs, edge(epoch, EPOCH_GUARD)
         if epoch < start - near:
             return 1.0
         interval = (epochs - start) / self.times
@@ -400,7 +433,7 @@ class WarmupStableDecay(Decay):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_share(self.kind, "tail", self.tail)
+        check_range(self.kind, "tail", self.tail, 0, 1, above=True, closed=True)
         check_range(self.kind, "end", self.end, 0, 1)
         if self.shape not in get_args(Tail):
             raise RecipeError(
@@ -413,7 +446,7 @@ class WarmupStableDecay(Decay):
         return self.end + (1.0 - self.end) * self._fall(left)
 
     def _fall(self, left: float) -> float:
-        """Return the share of the fall that is left, where so much of the tail is."""
+        """Return the share of the fall that is left, for the share of the tail that is left."""
         if self.shape == "linear":
             return left
         if self.shape == "cosine":
@@ -461,13 +494,3 @@ class InverseSqrt(Decay):
 
     def factor(self, epoch: float, epochs: float) -> float:
         return max(self.end, 1.0 / math.sqrt(1.0 + epoch / self._length("time_scale")))
-
-
-def check_share(kind: str, name: str, value: float) -> None:
-    """Raise RecipeError unless ``0 < value <= 1``.
-
-    >>> check_share("step", "rate", 0.5)
-    """
-    check_range(kind, name, value, 0)
-    if not 0 < value <= 1:
-        raise RecipeError(f"{kind}: {name}={shown(value)}: must be above 0 and at most 1")

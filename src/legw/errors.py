@@ -1,29 +1,30 @@
-"""What can go wrong, as one line a user can act on.
+"""Errors: each mistake of a user as one line, with its remedy.
 
-Every mistake that is the user's to mend is a `LegwError`: the command line
-prints its one line and exits with 2. Anything else is a bug of ours and keeps
-its traceback. The line reads ``what: name=value: rule broken; what to do``.
+Every mistake that the user can correct is a `LegwError`: the command line prints its line and exits
+with 2. Any other exception is a bug of legw and keeps its traceback.
+The line reads ``what: name=value: rule broken; what to do``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeGuard
 
 
 class LegwError(Exception):
-    """A mistake that the user can mend; its text is one clear line."""
+    """A mistake that the user can correct; its text is one line."""
 
-    told: bool | None = None
-    """Whether another of several processes tells the user about it; None is undecided, and
-    means that all have made the same mistake, of which the first tells."""
+    reported: bool | None = None
+    """With several processes: True where another process prints the error, False where this one
+    does. None means that all processes have the same error, and the first one prints it."""
 
 
 class RecipeError(LegwError, ValueError):
-    """A recipe, rule or schedule that cannot be: wrong value, name or combination."""
+    """An impossible recipe, rule or schedule: a wrong value, name or combination."""
 
 
 class DataError(LegwError):
-    """Data that are missing, unreadable or not what the task needs."""
+    """Data that are missing, unreadable or unfit for the task."""
 
 
 class RunError(LegwError):
@@ -31,18 +32,18 @@ class RunError(LegwError):
 
 
 class DivergedError(LegwError):
-    """A run whose loss is lost. In a study it is a result, not a failure."""
+    """A run that has diverged: its loss is NaN, infinite or far too high. In a study, a result."""
 
 
 class LegwWarning(UserWarning):
-    """Something that works as asked and still deserves a second look."""
+    """A setting that works and may still be a mistake."""
 
 
 def one_line(text: str, limit: int = 200) -> str:
     """Return text fit for an error line: control characters escaped, the rest cut off.
 
     Args:
-        text: whatever a user or a file gave.
+        text: any text, for example from a user or a file.
         limit: most characters that come back, at least 4.
 
     >>> one_line("two\\nlines"), one_line("a long text", limit=7)
@@ -54,15 +55,15 @@ def one_line(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-KEPT = "\u200c\u200d"
-"""Joiners, of which letters of some scripts are made; they move nothing."""
+KEPT_JOINERS = "\u200c\u200d"
+"""Joiners, which some scripts need inside of letters; they do not move the cursor."""
 
 
 def clean(text: str) -> str:
-    """Return text from outside as it is shown: what is no letter or space, as Python escapes it.
+    """Return text that is safe to show: control characters are written as Python escapes them.
 
-    Escape codes move a terminal's cursor, right-to-left marks and line breaks make a line say
-    something else; here they are letters. Every output passes what it was given through this.
+    Escape codes move a terminal's cursor; right-to-left marks and line breaks change the meaning of
+    a line. All text from users and files passes through this function on output.
 
     >>> clean("plain text, 中 and é"), clean("a\\x1b[2Jb\\u202ec")
     ('plain text, 中 and é', 'a\\\\x1b[2Jb\\\\u202ec')
@@ -73,7 +74,7 @@ def clean(text: str) -> str:
 
     return "".join(
         each
-        if each.isprintable() or each in KEPT or unicodedata.category(each) == "Zs"
+        if each.isprintable() or each in KEPT_JOINERS or unicodedata.category(each) == "Zs"
         else repr(each)[1:-1]
         for each in text
     )
@@ -97,7 +98,7 @@ def shown(value: object) -> str:
 
 
 def too_deep(value: object, most: int = 32) -> bool:
-    """Whether lists and tables lie in each other more than `most` deep: no file of ours does.
+    """Whether lists and tables are nested more than `most` deep, which no file of ours is.
 
     >>> too_deep([[1]]), too_deep([[1]], most=1)
     (False, True)
@@ -117,7 +118,7 @@ def too_deep(value: object, most: int = 32) -> bool:
 
 
 def number(value: object, digits: int = 5) -> str:
-    """Return a value as people read it: few significant digits, thousands in full.
+    """Return a value for reading: few significant digits, thousands in full.
 
     >>> [number(x) for x in (8192, 0.15625, 1 / 3, 123456.7, 6.25e-4, None, (30.0, 60.0), True)]
     ['8192', '0.15625', '0.33333', '123457', '0.000625', '-', '[30, 60]', 'true']
@@ -137,7 +138,7 @@ def number(value: object, digits: int = 5) -> str:
 
 
 def duration(seconds: float, digits: int = 2) -> str:
-    """Return a time as people say it, in the unit in which it is a small number.
+    """Return a duration in words, in the unit in which it is a small number.
 
     Args:
         seconds: at least 0.
@@ -155,7 +156,7 @@ def duration(seconds: float, digits: int = 2) -> str:
 
 
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
-    """Return the line for a name that does not exist, with the nearest that does.
+    """Return the message for an unknown name, with the nearest known one.
 
     >>> unknown_name("rule", "lgew", ["legw", "linear"])
     "rule 'lgew' is unknown; did you mean 'legw'? (known: legw, linear)"
@@ -166,3 +167,109 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name[:100], names, n=1)  # its time grows with the length squared
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{what} '{one_line(name, 60)}' is unknown; {hint}(known: {', '.join(names)})"
+
+
+MAX_NUMBER = 1e15
+"""Above every number that a recipe can mean; keeps arithmetic with them finite."""
+
+MAX_COUNT = 2**53
+"""The largest count: up to here a float holds every whole number exactly."""
+
+
+def check_count(
+    what: str,
+    name: str,
+    value: object,
+    least: int = 1,
+    most: int = MAX_COUNT,
+    *,
+    error: type[LegwError] = RecipeError,
+) -> None:
+    """Raise an error unless ``least <= value <= most`` and the value is a whole number.
+
+    Args:
+        what: whose value it is, for the line; empty for an option, which says so itself.
+        name: the value's.
+        value: what was given.
+        least: the smallest that may be.
+        most: the largest that may be.
+        error: the kind of the error.
+
+    >>> check_count("mine", "batch_size", 8192)
+    """
+    if is_count(value) and least <= value <= most:
+        return
+    if is_count(value) and value >= least:
+        power = "2**53 = " if most == MAX_COUNT else ""
+        raise error(_line(what, name, value, f"must be at most {power}{most}"))
+    bound = f"at least {least}" if most == MAX_COUNT else f"{least} to {most}"
+    raise error(_line(what, name, value, f"must be a whole number, {bound}"))
+
+
+def check_range(
+    what: str,
+    name: str,
+    value: object,
+    low: float,
+    high: float = MAX_NUMBER,
+    *,
+    above: bool = False,
+    closed: bool = False,
+    error: type[LegwError] = RecipeError,
+) -> None:
+    """Raise an error unless ``low <= value < high`` and the value is a number.
+
+    Args:
+        what: whose value it is, for the line; empty for an option, which says so itself.
+        name: the value's.
+        value: what was given.
+        low: the lower bound.
+        high: the upper bound.
+        above: the lower bound itself may not be.
+        closed: the upper bound itself may be.
+        error: the kind of the error.
+
+    >>> check_range("sgd", "momentum", 0.9, 0, 1)
+    >>> check_range("step", "rate", 1, 0, 1, above=True, closed=True)
+    """
+    if is_number(value):
+        over = value > low if above else value >= low
+        if over and (value <= high if closed else value < high):
+            return
+    lower = f"{'above' if above else 'at least'} {low:g}"
+    upper = "finite" if high >= MAX_NUMBER else f"{'at most' if closed else 'below'} {high:g}"
+    raise error(_line(what, name, value, f"must be a number, {lower} and {upper}"))
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number; a truth value is none.
+
+    >>> is_count(1), is_count(True), is_count(1.0)
+    (True, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a number; a truth value is none.
+
+    >>> is_number(1), is_number(0.5), is_number(True), is_number("1")
+    (True, True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def check_name(what: str, name: object) -> None:
+    """Raise RecipeError unless the name is text of 1 to 100 printable characters.
+
+    >>> check_name("recipe", "mnist-lstm")
+    """
+    if not isinstance(name, str):
+        raise RecipeError(_line(what, "name", name, "must be text; put it in quotes"))
+    if not (1 <= len(name) <= 100 and name.isprintable()):
+        rule = "must be 1 to 100 printable characters; give another name"
+        raise RecipeError(_line(what, "name", name, rule))
+
+
+def _line(what: str, name: str, value: object, rule: str) -> str:
+    return f"{what}: {name}={shown(value)}: {rule}" if what else f"{name}={shown(value)}: {rule}"

@@ -1,4 +1,4 @@
-"""Optimizers as data: which one, and its settings apart from the learning rate.
+"""Optimizers as data: their kinds, and their settings apart from the learning rate.
 
 A value here changes nothing and needs no torch; `legw.train.optim.build` turns
 it into a `torch.optim.Optimizer`. A new optimizer is one new dataclass.
@@ -9,35 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from legw.errors import RecipeError, shown
-
-HUGE = 1e15
-"""Above every number that a recipe can mean; keeps arithmetic with them finite."""
+from legw.errors import RecipeError, check_count, check_range
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration ``X <- a*X + (b*X@X' + c*(X@X')@(X@X'))@X``, chosen by Jordan et
-al. 2024 so that small singular values grow fast; all end between about 0.7 and 1.2."""
+"""Coefficients of the quintic iteration
+``X <- a*X + (b*X@X' + c*(X@X')@(X@X'))@X``, chosen by Jordan et al. 2024 so that small singular
+values grow fast; all end between about 0.7 and 1.2."""
 
 MUON_RMS = 0.2
 """Root mean square of the entries of Muon's step, per lr: about that of AdamW's steps."""
 
 
-def check_range(kind: str, name: str, value: float, low: float, high: float = HUGE) -> None:
-    """Raise RecipeError unless ``low <= value < high`` (and value is a number).
-
-    >>> check_range("sgd", "momentum", 0.9, 0, 1)
-    """
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and low <= value < high):
-        bound = f"below {high:g}" if high < HUGE else "finite"
-        raise RecipeError(
-            f"{kind}: {name}={shown(value)}: must be a number, at least {low:g} and {bound}"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """What all optimizers share. `kind` is the name used in TOML, JSON and tables."""
+    """Base of all optimizers. `kind` is the name used in TOML, JSON and tables."""
 
     kind: ClassVar[str] = ""
     adaptive: ClassVar[bool] = False
@@ -45,7 +30,8 @@ class Optimizer:
     decoupled: ClassVar[tuple[str, ...]] = ()
     """Settings that are weight decay beside the step, ``w -= lr*weight_decay*w``."""
     elsewhere: ClassVar[bool] = False
-    """True where another library has it and we do not: files of ours cannot name it."""
+    """True for an optimizer of another library that legw does not have; recipe files cannot name
+    it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +210,5 @@ class Muon(Optimizer):
             check_range(self.kind, name, getattr(self, name), 0, 1)
         for name in ("weight_decay", "adamw_weight_decay", "epsilon"):
             check_range(self.kind, name, getattr(self, name), 0)
-        check_range(self.kind, "adamw_lr_ratio", self.adamw_lr_ratio, 1e-300)
-        whole = isinstance(self.ns_steps, int) and not isinstance(self.ns_steps, bool)
-        if not (whole and 1 <= self.ns_steps < 100):
-            raise RecipeError(
-                f"muon: ns_steps={shown(self.ns_steps)}: must be a whole number, 1 to 99"
-            )
+        check_range(self.kind, "adamw_lr_ratio", self.adamw_lr_ratio, 0, above=True)
+        check_count(self.kind, "ns_steps", self.ns_steps, most=99)

@@ -1,4 +1,4 @@
-"""Rules as data: how a recipe changes with the batch size.
+"""Rules as data: the changes of a recipe with the batch size.
 
 With ``k = batch_size / base.batch_size`` most rules are powers of k:
 
@@ -20,28 +20,27 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from legw.decays import Decay
-from legw.errors import LegwWarning, RecipeError, unknown_name
-from legw.lengths import power_of
-from legw.optimizers import SGD, Adam, Muon, Optimizer, check_range
-from legw.recipe import Recipe, check_count, check_name
+from legw.decays import Decay, power_of
+from legw.errors import LegwWarning, RecipeError, check_count, check_name, check_range, unknown_name
+from legw.optimizers import SGD, Adam, Muon, Optimizer
+from legw.recipe import Recipe
 from legw.schedule import epoch_size, update_length
 
-FAR = 4.0
+FAR_PAST_NOISE = 4.0
 """A batch this many times the noise scale is far past it: there, twice the batch saves less
 than a tenth of the updates to the same loss."""
 
-LONG = 0.2
+LONG_WARMUP_SHARE = 0.2
 """A warmup above this share of the run gets a note."""
 
-MOST_WARMUP = 0.5
+MAX_WARMUP = 0.5
 """A warmup above this share of the run is a caution, wherever the recipe is scaled."""
 
-MOST_LENGTH = 4.0
-"""A steered run ends after this many times its base's epochs, whatever it has gained."""
+MAX_LENGTH = 4.0
+"""A steered run ends at the latest after this multiple of its base's epochs."""
 
 ROUNDING = 1e-12
-"""Two numbers this close, relatively, count as equal where a rule meets its limit."""
+"""Relative difference up to which two numbers count as equal at a rule's limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +48,14 @@ class Rule:
     """One way to carry a recipe to another batch size.
 
     Raises:
-        RecipeError: a name that is no line of text, a power out of [-8, 8).
+        RecipeError: a name that is not one line of text, a power outside of [-8, 8).
 
     >>> LEGW.lr_power, LEGW.warmup_power
     (0.5, 1.0)
     """
 
     name: str
-    """What the command line and tables call it; 1 to 100 printable characters."""
+    """Name on the command line and in tables; 1 to 100 printable characters."""
     lr_power: float
     """Power of k that multiplies the learning rate (and the rate the warmup starts from)."""
     warmup_power: float = 0.0
@@ -74,15 +73,18 @@ class Rule:
     """Lowest beta2 to which `beta2_power` takes it, in [0, 1); a lower one stays."""
     clip_norm_power: float = 0.0
     """Power of k that multiplies `clip_norm`, where the recipe has one."""
+    ema_power: float = 0.0
+    """``ema_decay -> ema_decay**(k**power)``, where the recipe has one; 1 keeps the examples
+    over which weights are averaged."""
     warmup_epochs: float | None = None
     """Fixed length of the warmup in epochs, at least 0, from the base's rate; None scales."""
     optimizer: Callable[[Optimizer, float], Optimizer] | None = None
-    """How the optimizer's own settings change with k; None leaves them."""
+    """Change of the optimizer's own settings with k; None keeps them."""
     needs: type[Optimizer] | None = None
     """The optimizer family the rule is defined for; None is any."""
     steers: bool = False
-    """Whether the rule works on while the run goes on: the recipe that it gives is the
-    base's at another batch, which `legw.train` steers. Needs ``k >= 1``."""
+    """Whether the rule changes the learning rate during the run: its recipe is the base's at
+    another batch, and `legw.train` steers it. Needs ``k >= 1``."""
     formula: str = ""
     """The rule in one line, for people."""
     source: str = ""
@@ -92,7 +94,7 @@ class Rule:
         check_name("rule", self.name)
         what = f"rule {self.name}"
         for name in ("lr_power", "warmup_power", "stretch_power", "weight_decay_power",
-                     "beta2_power", "clip_norm_power"):  # fmt: skip
+                     "beta2_power", "clip_norm_power", "ema_power"):  # fmt: skip
             check_range(what, name, getattr(self, name), -8, 8)
         check_range(what, "beta2_floor", self.beta2_floor, 0, 1)
         if self.warmup_epochs is not None:
@@ -186,10 +188,11 @@ LEGW_TIMESCALES = Rule(
     weight_decay_power=0.5,
     beta2_power=1.0,
     beta2_floor=0.9,
-    formula="legw, and weight_decay*sqrt(k) where it is decoupled, beta2**k down to 0.9: "
-    "weights and squared gradients are remembered for the same number of examples",
+    ema_power=1.0,
+    formula="legw, and weight_decay*sqrt(k) where it is decoupled, beta2**k down to 0.9, "
+    "ema_decay**k: what is remembered spans the same number of examples",
     source="weight decay: Wang and Aitchison 2024, arXiv 2405.13698; beta2: Marek et al. 2025, "
-    "arXiv 2507.07101",
+    "arXiv 2507.07101; weight average: Busbridge et al. 2023, arXiv 2307.13813",
 )
 ADASCALE = Rule(
     name="adascale",
@@ -211,11 +214,11 @@ RULES: dict[str, Rule] = {
 """The rules that ship, by name, in the order in which tables show them."""
 
 STEERING = {rule.name for rule in RULES.values() if rule.steers}
-"""The rules that tell only at a run's end how long it was."""
+"""Rules under which the length of a run is known only at its end."""
 
 
 def steers(name: str, scaled: Recipe, base: Recipe) -> bool:
-    """Say whether a rule of this name sets the rates of a run while it goes on.
+    """Say whether a rule of this name sets the learning rates during the run.
 
     >>> base = Recipe(batch_size=16, lr=1, epochs=9)
     >>> steers("adascale", apply(base, 32, ADASCALE), base), steers("legw", base, base)
@@ -305,6 +308,9 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
     clip = recipe.clip_norm
     if clip is not None and rule.clip_norm_power:
         clip = power_of(clip, k, rule.clip_norm_power)
+    average = recipe.ema_decay
+    if average is not None and rule.ema_power:
+        average **= math.pow(k, rule.ema_power)
     return replace(
         recipe.with_lengths(length, warmup),
         batch_size=batch_size,
@@ -313,6 +319,7 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
         decay=_stretched(recipe, rule, k),
         optimizer=_memory(optimizer, rule, k),
         clip_norm=clip,
+        ema_decay=average,
     )
 
 
@@ -328,7 +335,7 @@ def _stretched(recipe: Recipe, rule: Rule, k: float) -> Decay:
 
 
 def _memory(optimizer: Optimizer, rule: Rule, k: float) -> Optimizer:
-    """Return the optimizer with what a rule changes of its memory: weight decay, beta2."""
+    """Return the optimizer with a rule's changes of weight decay and beta2."""
     new: dict[str, float] = {}
     if rule.weight_decay_power:
         new = {
@@ -344,7 +351,7 @@ def _memory(optimizer: Optimizer, rule: Rule, k: float) -> Optimizer:
 def _lengths(recipe: Recipe, batch_size: int, rule: Rule) -> tuple[float, float]:
     """Return length and warmup of the scaled recipe, in its unit.
 
-    What is equal in epochs, or in examples or tokens, is 1/k of the steps.
+    A length that is equal in epochs, examples or tokens has 1/k of the steps.
     """
     k = batch_size / recipe.batch_size
     less = 1 if recipe.unit == "steps" else 0
@@ -372,7 +379,7 @@ def _warmup_from(recipe: Recipe, rule: Rule, k: float) -> float:
 
 
 def _choices(recipe: Recipe, batch_size: int, rule: Rule) -> str:
-    """Say what would fit: a smaller batch, a shorter warmup of the base, other rules.
+    """Return the remedies that fit: a smaller batch, a shorter warmup of the base, other rules.
 
     The largest batch has ``warmup * k**power < length``, and so has the longest warmup.
     """
@@ -416,7 +423,7 @@ def below(limit: float) -> float:
 
 
 def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
-    """Return one line for each thing about a scaled recipe that deserves a second look.
+    """Return the warnings about a scaled recipe, one line each.
 
     These are: no warmup to scale; a warmup past the first decay, or above half of the
     run; linear scaling of an
@@ -438,7 +445,7 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     found = [
         _no_warmup(base, rule),
         _past_the_decay(scaled),
-        long_warmup(scaled) if warmup_share(scaled) > MOST_WARMUP else "",
+        long_warmup(scaled) if warmup_share(scaled) > MAX_WARMUP else "",
         _adaptive_linear(base, rule),
         _past_the_noise(base, scaled),
         _steered(rule, scaled.batch_size / base.batch_size),
@@ -457,7 +464,7 @@ def _no_warmup(base: Recipe, rule: Rule) -> str:
 
 def _only_lr(rule: Rule) -> bool:
     powers = (rule.warmup_power, rule.stretch_power, rule.weight_decay_power, rule.beta2_power,
-              rule.clip_norm_power)  # fmt: skip
+              rule.clip_norm_power, rule.ema_power)  # fmt: skip
     return not any(powers) and rule.warmup_epochs is None and rule.optimizer is None
 
 
@@ -484,13 +491,13 @@ def warmup_share(recipe: Recipe) -> float:
 def long_warmup(scaled: Recipe) -> str:
     """Return a line for a warmup above a fifth of the run, else nothing.
 
-    A base's warmup is often habit and not need.
+    A base's warmup is often longer than it needs to be.
 
     >>> long_warmup(Recipe(batch_size=8, lr=1, steps=1000, warmup_steps=200))
     ''
     """
     share = warmup_share(scaled)
-    if share <= LONG * (1 + ROUNDING):
+    if share <= LONG_WARMUP_SHARE * (1 + ROUNDING):
         return ""
     option = scaled.unit if scaled.unit in ("epochs", "steps") else "epochs"
     return (
@@ -511,7 +518,7 @@ def _adaptive_linear(base: Recipe, rule: Rule) -> str:
 def _past_the_noise(base: Recipe, scaled: Recipe) -> str:
     """Warn of a batch far past the noise scale; McCandlish et al. 2018, arXiv 1812.06162."""
     noise = base.noise_scale
-    if noise is None or scaled.batch_size <= FAR * noise:
+    if noise is None or scaled.batch_size <= FAR_PAST_NOISE * noise:
         return ""
     factor = (1 + scaled.batch_size / noise) / (1 + base.batch_size / noise)
     return (
@@ -523,7 +530,7 @@ def _past_the_noise(base: Recipe, scaled: Recipe) -> str:
 
 def _steered(rule: Rule, k: float) -> str:
     said = f"{rule.name} sets rate and length while the run goes on: up to {k:g} times this rate, "
-    return f"{said}up to {min(k, MOST_LENGTH):g} times these updates" if rule.steers else ""
+    return f"{said}up to {min(k, MAX_LENGTH):g} times these updates" if rule.steers else ""
 
 
 def _few_updates(scaled: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""From a recipe to the learning rate of each update, in closed form.
+"""Schedule: from a recipe to the learning rate of each update, in closed form.
 
 With ``N`` examples an epoch, batch size ``B``, ``w`` warmup epochs, ``E`` epochs
 and ``s`` the update from 0:
@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
-from legw.errors import RecipeError, shown
-from legw.recipe import Recipe, check_count
+from legw.decays import UNITS, Constant, Unit
+from legw.errors import RecipeError, check_count, shown
+from legw.recipe import Recipe
 
 Ramp = Literal["end", "start", "between"]
 
@@ -192,7 +194,7 @@ def counts(recipe: Recipe) -> tuple[int | None, int | None]:
 
 
 def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:
-    """Return the examples in one epoch: what is given, or else the recipe's own.
+    """Return the examples in one epoch: the given number, or else the recipe's own.
 
     Args:
         recipe: what is trained; for streams the number depends on its batch size.
@@ -216,3 +218,94 @@ def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:
 
 def _ceil(count: float) -> int:
     return math.ceil(count - GUARD * max(1.0, count / 1e6))
+
+
+def in_unit(recipe: Recipe, unit: Unit, num_examples: int | None = None) -> Recipe:
+    """Return the same recipe with its lengths, and those of its decay, in another unit.
+
+    Args:
+        recipe: what is trained.
+        unit: "epochs", "steps", "examples" or "tokens".
+        num_examples: examples in one epoch, at least 1; None takes the recipe's own.
+
+    Raises:
+        RecipeError: the unit is unknown, or the number of examples in an epoch, or of tokens in an
+            example, which the conversion needs.
+
+    >>> base = Recipe(batch_size=100, lr=1, epochs=90, warmup_epochs=5)
+    >>> in_unit(base, "steps", num_examples=1000).warmup_steps
+    50.0
+    """
+    if unit not in UNITS:
+        raise RecipeError(f"{recipe.name}: unit={shown(unit)}: must be one of {', '.join(UNITS)}")
+    if unit == recipe.unit:
+        return recipe
+    if unit == "tokens" and recipe.example_tokens is None:
+        raise RecipeError(f"{recipe.name}: tokens_per_example is not known; give it")
+    empty: dict[str, Any] = {name: None for old in UNITS for name in (old, f"warmup_{old}")}
+    each, one = update_length(recipe, num_examples)
+    other = replace(recipe, **(empty | {unit: 1.0, "decay": Constant()}))
+    new, new_one = update_length(other, num_examples)
+    times, over = one * new, each * new_one
+    lengths = {unit: recipe.length * times / over, f"warmup_{unit}": recipe.warmup * times / over}
+    decay = recipe.decay.in_unit(unit, times, over)
+    return replace(recipe, **(empty | lengths), decay=decay)
+
+
+def epochs_of(recipe: Recipe, num_examples: int | None = None) -> tuple[float | None, float | None]:
+    """Return the warmup and the run in passes over the data; None each where not known.
+
+    >>> epochs_of(Recipe(batch_size=100, lr=1, steps=90, warmup_steps=5), num_examples=1000)
+    (0.5, 9.0)
+    >>> epochs_of(Recipe(batch_size=100, lr=1, steps=90))
+    (None, None)
+    """
+    if recipe.unit != "epochs" and num_examples is None and recipe.epoch_examples is None:
+        return None, None
+    found = in_unit(recipe, "epochs", num_examples)
+    return found.warmup, found.length
+
+
+def with_lengths(
+    recipe: Recipe,
+    *,
+    epochs: float | None = None,
+    warmup_epochs: float | None = None,
+    steps: float | None = None,
+    warmup_steps: float | None = None,
+) -> Recipe:
+    """Return the recipe with the given lengths, and all its lengths in their unit.
+
+    Args:
+        recipe: what is trained.
+        epochs: of the run, in passes over the data; None keeps the recipe's length.
+        warmup_epochs: of the warmup; None keeps the recipe's.
+        steps: of the run, in updates, in place of epochs.
+        warmup_steps: of the warmup, in updates.
+
+    Raises:
+        RecipeError: lengths are given in two units, one is out of range, or the recipe is in the
+            other unit and the number of examples is not known.
+
+    >>> with_lengths(Recipe(batch_size=100, lr=1, epochs=90), steps=500, warmup_steps=50).length
+    500
+    """
+    run: dict[Unit, float | None] = {"epochs": epochs, "steps": steps}
+    ramp: dict[Unit, float | None] = {"epochs": warmup_epochs, "steps": warmup_steps}
+    given: list[Unit] = [u for u in run if run[u] is not None or ramp[u] is not None]
+    if not given:
+        return recipe
+    if len(given) > 1:
+        raise RecipeError(
+            f"{recipe.name}: lengths are given in epochs and in steps; give both in one unit"
+        )
+    unit = given[0]
+    length, warmup = run[unit], ramp[unit]
+    whole = length is not None and (warmup is not None or recipe.warmup == 0)
+    if whole and recipe.decay.unit is None:  # nothing of the recipe's own has to be converted
+        empty: dict[str, Any] = {name: None for u in UNITS for name in (u, f"warmup_{u}")}
+        return replace(recipe, **(empty | {unit: length, f"warmup_{unit}": warmup}))
+    here = in_unit(recipe, unit)
+    return here.with_lengths(
+        here.length if length is None else length, here.warmup if warmup is None else warmup
+    )

@@ -86,7 +86,14 @@ def expected() -> list[float]:
     return [lr(update) for update in range(updates(BIG, 1280))]
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "optax_loop"])
+@pytest.mark.parametrize(
+    "name",
+    ["accelerate_loop", "timm_loop"]
+    + [
+        pytest.param(name, marks=pytest.mark.ci)
+        for name in ("transformers_trainer", "lightning_loop")
+    ],
+)
 def test_every_update_has_the_recipes_rate(name: str, output_of: Callable[[str], str]) -> None:
     """All libraries, over a whole run: rates that agree with one agree with each other."""
     out = output_of(name)
@@ -94,7 +101,7 @@ def test_every_update_has_the_recipes_rate(name: str, output_of: Callable[[str],
     check_accuracy(out)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_two_processes_step_once_an_update() -> None:
     """Accelerate's own prepared scheduler would be at the end of the run halfway through."""
     need("accelerate")
@@ -112,6 +119,7 @@ def test_two_processes_step_once_an_update() -> None:
     check_accuracy(outs[0])
 
 
+@pytest.mark.ci
 def test_the_example_of_optax_runs() -> None:
     need("jax", "optax")
     check_accuracy(finish(start(["examples/optax_loop.py"])))

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from adapters.test_examples import need
 from legw import AdamW, Muon, Polynomial, Recipe, RecipeError, updates
 from legw.train import Muon as TorchMuon
-from legw.train import RecipeLR
+from legw.train import RecipeLR, muon_choices, muon_groups
 from legw.train.optim import build
 from threads import threads
 
@@ -121,6 +121,7 @@ def test_the_schedule_above_has_two_rates() -> None:
     assert rates[0] == pytest.approx([0.01, 0.0025, 0.0025]), "half way up the warmup"
 
 
+@pytest.mark.ci
 def test_transformers(seen: list[list[float]], tmp_path: Path) -> None:
     need("transformers", "accelerate")
     from torch.utils.data import SequentialSampler
@@ -144,6 +145,71 @@ def test_transformers(seen: list[list[float]], tmp_path: Path) -> None:
         check(seen, model, bf16)
 
 
+def gpt2(**settings: Any) -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_layer": 1, "n_embd": 16, "n_head": 2, "vocab_size": 30, "n_positions": 8,
+             "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(**sizes, **settings))
+
+
+def test_gpt2s_transposed_layers_are_hidden_ones() -> None:
+    """Its `Conv1D` is a linear layer of shape (in, out); its tied output layer an embedding."""
+    need("transformers")
+    choices = {each.name: each for each in muon_choices(gpt2(add_cross_attention=True))}
+    block = "transformer.h.0."
+    taken = {name.removeprefix(block): (c.split, c.transposed)
+             for name, c in choices.items() if c.use_muon}  # fmt: skip
+    assert taken == {
+        "attn.c_attn.weight": (3, True), "attn.c_proj.weight": (1, True),
+        "crossattention.c_attn.weight": (2, True), "crossattention.q_attn.weight": (1, True),
+        "crossattention.c_proj.weight": (1, True),
+        "mlp.c_fc.weight": (1, True), "mlp.c_proj.weight": (1, True),
+    }  # fmt: skip
+    assert {c.why for c in choices.values() if not c.use_muon} == {"embedding", "bias or norm"}
+
+
+@pytest.mark.parametrize("split_gates", [True, False])
+def test_gpt2_steps_as_with_linear_layers(split_gates: bool) -> None:
+    """The same network with `nn.Linear`, its weights turned, whose q, k and v are split by name."""
+    need("transformers")
+    from transformers.pytorch_utils import Conv1D
+
+    class Turned(nn.Linear):
+        def __init__(self, of: Conv1D) -> None:
+            super().__init__(of.nx, of.nf)
+            self.weight.data, self.bias.data = of.weight.data.mT.clone(), of.bias.data.clone()
+
+    ours, theirs = gpt2(attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0), gpt2(
+        attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)  # fmt: skip
+    for name, module in list(theirs.named_modules()):
+        if isinstance(module, Conv1D):
+            place, _, last = name.rpartition(".")
+            setattr(theirs.get_submodule(place), last, Turned(module))
+    data = Muon(weight_decay=0.1, split_gates=split_gates)
+    optimizers = [
+        TorchMuon(muon_groups(ours, data, 0.02), lr=0.02, weight_decay=0.1),
+        TorchMuon(
+            muon_groups(theirs, data, 0.02, split={"*.c_attn.weight": 3}), lr=0.02, weight_decay=0.1
+        ),
+    ]
+    ids = torch.randint(0, 30, (4, 8), generator=torch.Generator().manual_seed(1))
+    for _ in range(3):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+    found = dict(theirs.named_parameters())
+    for name, weight in ours.named_parameters():
+        other = found[name]
+        turned = "c_" in name and weight.ndim == 2
+        torch.testing.assert_close(
+            weight, other.mT if turned else other, rtol=0, atol=2e-5, msg=name
+        )
+
+
+@pytest.mark.ci
 def test_lightning(seen: list[list[float]]) -> None:
     need("lightning")
     import lightning

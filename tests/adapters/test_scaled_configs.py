@@ -12,7 +12,10 @@ import torch
 
 from adapters.test_examples import need
 from expect import error_line
-from legw import Constant, from_config, in_steps, updates
+from legw import Constant, Rule, from_config, in_steps, updates
+from legw.train.average import WeightAverage
+from legw.train.batch_norm import fix_groups, fold
+from legw.train.dist import World
 
 TIMM: dict[str, Any] = {
     "batch_size": 32, "opt": "momentum", "lr": 0.1, "sched": "cosine", "epochs": 10,
@@ -91,6 +94,26 @@ def test_what_of_timms_wsd_and_rsqrt_is_not_carried_is_said() -> None:
                for line in from_config(short).scaled(128).left_out)  # fmt: skip
 
 
+def test_timms_own_average_of_the_weights_is_ours() -> None:
+    """From the first update on, that of batch-norm's running averages too."""
+    need("timm")
+    from timm.utils import ModelEmaV3
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).double()
+    fix_groups(model, 8)
+    theirs, ours = ModelEmaV3(model, decay=0.7), WeightAverage(model, decay=0.7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for update in range(6):
+        model(torch.randn(8, 3, dtype=torch.float64)).square().sum().backward()
+        optimizer.step()
+        fold(model, World(torch.device("cpu")))
+        theirs.update(model, step=update + 1)
+        ours.move(model, update)
+    for name, value in theirs.module.state_dict().items():
+        torch.testing.assert_close(ours.model.state_dict()[name], value, rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize("on_updates", [False, True])
 def test_timms_milestones_come_as_early_as_it_is_said(on_updates: bool) -> None:
     """An epoch early in timm's own default, where it steps once an epoch; else an update."""
@@ -128,3 +151,46 @@ def test_transformers_own_schedulers_have_the_recipes_rates(
         assert batch == 128
         wanted = [lr(update) for update in range(updates(big))]
         assert rates == pytest.approx(wanted, rel=1e-6, abs=1e-15), kind
+
+
+ALL = Rule(
+    name="all", lr_power=0.5, warmup_power=1.0, weight_decay_power=0.5, beta2_power=1.0,
+    clip_norm_power=-0.25, ema_power=1.0,
+)  # fmt: skip
+"""A rule that changes all that there is."""
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"per_device_train_batch_size": 8, "learning_rate": 1e-4, "max_steps": 900,
+          "warmup_steps": 9, "weight_decay": 0.1, "optim": "adamw_torch"}, ()),
+        (TIMM | {"opt": "adamw", "model_ema": True, "model_ema_decay": 0.99, "clip_grad": 1.0}, ()),
+        ({"batch_size": 8, "lr": 0.1, "epochs": 9, "opt": "adamw", "lr_warmup_epochs": 1,
+          "lr_warmup_method": "linear",
+          "clip_grad_norm": 1.0}, ("beta2=0.996006: ",)),
+        ({"batch_size": 12, "block_size": 1024, "max_iters": 5000, "learning_rate": 6e-4,
+          "warmup_iters": 200, "lr_decay_iters": 5000}, ()),
+        ({"optimizer": {"name": "AdamW", "lr": 1e-3},
+          "lr_scheduler": {"warmup_steps": 2, "decay_ratio": 0.2},
+          "training": {"local_batch_size": 8, "steps": 1000, "seq_len": 2048}}, ()),
+        ({"device_batch_size": 32, "total_batch_size": 524288, "matrix_lr": 0.02,
+          "num_iterations": 1000, "max_seq_len": 2048}, ("beta2=0.814506: ",)),
+    ],
+    ids=["transformers", "timm", "torchvision", "nanogpt", "torchtitan", "nanochat"],
+)  # fmt: skip
+def test_what_a_rule_changes_beside_rates_is_written_or_named(
+    values: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    config = from_config(values)
+    big = config.scaled(4 * config.recipe.batch_size, ALL)
+    back = from_config(big.values).recipe
+    told = [line for line in big.left_out if line.endswith("has no word for it")]
+    assert [line[: len(name)] for line, name in zip(told, named, strict=True)] == list(named)
+    if not named:
+        assert back.optimizer == big.recipe.optimizer != config.recipe.optimizer
+    assert getattr(back.optimizer, "weight_decay", 0) == pytest.approx(
+        getattr(big.recipe.optimizer, "weight_decay", 0)
+    )
+    assert back.clip_norm == big.recipe.clip_norm
+    assert back.ema_decay == big.recipe.ema_decay

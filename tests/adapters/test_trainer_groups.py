@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from legw import LAMB, SGD, AdamW, Recipe
-from legw.adapters.transformers import trainer_optimizers
+from adapters.test_examples import need
+from legw import LAMB, SGD, AdamW, LegwWarning, Recipe, scale
+from legw.adapters.transformers import trainer_arguments, trainer_optimizers
+from legw.train import RecipeLR
 
 
 class Small(nn.Module):
@@ -49,3 +51,23 @@ def test_what_has_groups_or_no_decay_is_left() -> None:
     recipe = Recipe(batch_size=8, lr=0.1, steps=9, optimizer=SGD(weight_decay=0.1))
     alone, _ = trainer_optimizers(norm, recipe)
     assert [group["weight_decay"] for group in alone.param_groups] == [0.0]
+
+
+def test_the_groups_that_timms_script_makes_have_one_peak(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    need("timm")
+    from timm.optim import create_optimizer_v2
+
+    base = Recipe(batch_size=8, lr=0.01, steps=1000, warmup_steps=10)
+    optimizer = create_optimizer_v2(Small(), opt="adamw", lr=base.lr, weight_decay=0.1)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.1]
+    for stated in ({"base": base}, {}):
+        scheduler = RecipeLR(optimizer, scale(base, 32), **stated)
+        assert scheduler.base_lrs == [0.02, 0.02]
+    assert capsys.readouterr().err == "", "one peak needs no word"
+
+
+def test_an_average_of_the_weights_is_told_to_be_ones_own() -> None:
+    with pytest.warns(LegwWarning, match=r"^mine: ema_decay=0.9: Trainer averages no weights; "):
+        trainer_arguments(Recipe(name="mine", batch_size=8, lr=1, steps=9, ema_decay=0.9))

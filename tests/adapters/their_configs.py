@@ -129,8 +129,7 @@ TABLE = (
         base=("timm", 768, 0.048, 5, 450, "epochs"),
         scaled={"batch_size": 384, "grad_accum_steps": 4, "lr": 0.096, "warmup_epochs": 20,
                 "decay_epochs": 2.4, "opt": "rmsproptf"},
-        said=("opt='rmsproptf': is none of legw's optimizers",
-              "model_ema=True: averages the weights over updates"),
+        said=("opt='rmsproptf': is none of legw's optimizers",),
     ),
     Theirs(
         project="torchvision, ResNet-50",

@@ -44,8 +44,7 @@ def test_the_comparison_of_a_study_is_one_call(tmp_path: Path) -> None:
     cell = table.find("", "legw", 64)
     assert cell is not None and cell.metrics == (0.9, 0.91)
     write_study(tmp_path / "t", ASKED)
-    line = error_line(compare, tmp_path, kind=RunError)
-    assert line.endswith(f"holds {tmp_path}/s, {tmp_path}/t; give the folder of one study")
+    error_line(compare, tmp_path, kind=RunError)
 
 
 def test_a_comparison_warns_of_what_cannot_be_read(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_no_update_of_cifar10_waits_for_the_device(
 def test_groups_are_those_of_a_cpu(layout: torch.memory_format) -> None:
     torch.manual_seed(0)
     images = torch.randn(20, 8, 6, 6).to(memory_format=layout)
-    slopes = torch.randn(20, 8, 6, 6).to(memory_format=layout)
+    gradients = torch.randn(20, 8, 6, 6).to(memory_format=layout)
     found = []
     for device in ("cpu", "cuda"):
         model = torch.nn.Sequential(torch.nn.BatchNorm2d(8)).to(device)
@@ -50,7 +50,7 @@ def test_groups_are_those_of_a_cpu(layout: torch.memory_format) -> None:
         inputs = images.to(device).requires_grad_()
         outputs = model(inputs)
         assert outputs.is_contiguous(memory_format=layout)
-        outputs.backward(slopes.to(device))
+        outputs.backward(gradients.to(device))
         assert inputs.grad is not None
         batch_norm.fold(model, batch_norm.World(torch.device(device)))
         found.append([outputs, inputs.grad, *(p.grad for p in model.parameters()),

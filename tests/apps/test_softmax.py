@@ -90,7 +90,7 @@ def test_without_gradients_none_is_made() -> None:
     assert_close(loss, plain(*inputs, targets_N).detach())
 
 
-def test_a_second_backward_pass_finds_the_slopes_as_they_were() -> None:
+def test_a_second_backward_pass_finds_the_gradient_as_they_were() -> None:
     *inputs, targets_N = example()
     loss = summed_loss(*inputs, targets_N)
     loss.backward(retain_graph=True)

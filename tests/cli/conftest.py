@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from legw.cli import main
+from legw.cli import main, output
+from messages import said
 
 
 class Answer(NamedTuple):
@@ -32,6 +33,19 @@ def _eighty_plain_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture(autouse=True)
+def _messages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every error line of a command against the test's snapshot."""
+    real = output.to_stderr
+
+    def to_stderr(line: str) -> None:
+        if line.startswith("legw: "):
+            said(line)
+        real(line)
+
+    monkeypatch.setattr(output, "to_stderr", to_stderr)
 
 
 @pytest.fixture

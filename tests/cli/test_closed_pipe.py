@@ -60,7 +60,7 @@ def test_a_run_whose_reader_goes_stops_with_a_checkpoint(
     summary = records.read_summary("run")
     assert summary is not None and summary.status == "interrupted"
     assert (code, said) == (
-        2, f"legw: output: its reader has gone; run: stopped after update {summary.updates}; "
+        2, f"legw: output: was closed by its reader; run: stopped after update {summary.updates}; "
         "the same command with --resume --out run goes on\n",
     )  # fmt: skip
     assert int(checkpoint.paths(Path("run"))[-1].stem[-9:]) == summary.updates
@@ -74,8 +74,8 @@ def test_a_run_that_nobody_reads_does_not_begin(
 ) -> None:
     code, said = piped(f"train train.tasks:Lines {WORDS} --out run", 0)
     assert (code, said) == (
-        2, "legw: output: its reader has gone; the run folder keeps what was made, and --resume "
-        "goes on with it\n",
+        2, "legw: output: was closed by its reader; the run folder is kept, and --resume "
+        "goes on with the run\n",
     )  # fmt: skip
     assert not Path("run").exists()
 
@@ -87,7 +87,7 @@ def test_a_study_whose_reader_goes_stops_with_a_checkpoint(
     words = f"study train.tasks:Lines {WORDS} --batch-sizes 64,128 --seeds 2 --out study"
     code, said = piped(f"{words} --jobs {jobs}", 3)
     assert code == 2 and said.count("\n") == 1
-    assert said.startswith("legw: output: its reader has gone; study: stopped; the same command ")
+    assert said.startswith("legw: output: was closed by its reader; study: stopped; the same ")
     places = records.find_runs(Path("study"))
     states = {place.name: records.load(place).status for place in places}
     assert "interrupted" in states.values() and "running" not in states.values()

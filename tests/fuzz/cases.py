@@ -389,7 +389,7 @@ class Checkpoints:
         for kind, data in KINDS.items():
             out = folder / kind
             with quiet():
-                train("lines", out, updates=3, changes={"optimizer": data})
+                train("lines", out, updates=3, changes={"optimizer": data, "ema_decay": 0.9})
             model = Lines().model()
             optimizer = optim.build(data, model, 0.1)
             content = torch.load(checkpoint.paths(out)[-1], weights_only=True)
@@ -401,7 +401,7 @@ class Checkpoints:
         content = self._mutated(whole, chance)
         expected = Expected(
             model=model, optimizer=optimizer, batch_size=64, most_updates=3, steering=None,
-            carried=lambda: (torch.zeros(64, 1, 7),),
+            carried=lambda: (torch.zeros(64, 1, 7),), averaged=True,
         )  # fmt: skip
         try:
             found = checkpoint.check(content, 3, expected)
@@ -410,6 +410,7 @@ class Checkpoints:
             return "refused"
         checkpoint.Position.from_dict(found["position"])
         checkpoint.load_into(model, optimizer, found)
+        Lines().model().load_state_dict(found["average"])
         for parameter in model.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()

@@ -20,7 +20,7 @@ RUNGS = 7
 
 
 def studied(name: str) -> Study:
-    """Return the study of a recipe under every rule, with a tuned rival."""
+    """Return the study of a recipe under every rule, with a tuned optimizer."""
     base = RECIPES[name]
     sizes = tuple(base.batch_size * 2**rung for rung in range(RUNGS))
     return Study(
@@ -36,7 +36,7 @@ def test_every_cell_is_a_run_or_says_why_it_is_none(name: str) -> None:
     defined = {(run.rule, run.recipe.batch_size) for run in found.runs}
     undefined = {(cell.rule, cell.batch_size) for cell in found.undefined}
     cells = set(itertools.product(asked.rules, asked.batch_sizes[1:]))
-    trials = {cell for cell in defined if baselines.rival(cell[0])}
+    trials = {cell for cell in defined if baselines.tuned_optimizer(cell[0])}
     assert defined - trials - {(BASE, asked.base.batch_size)} | undefined == cells
     assert not defined & undefined
     assert len(trials) == 2 * (RUNGS - 1)

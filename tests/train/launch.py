@@ -65,9 +65,10 @@ def start(
     """Call a function in so many processes that are to join each other.
 
     Args:
-        world_size: how many.
-        action: what each does; a number that it returns is the exit code.
-        arguments, more: what it is called with.
+        world_size: number of processes, at least 1.
+        action: called in each; a number that it returns is the exit code.
+        *arguments: of the call.
+        **more: named arguments of the call.
         logs: folder for the logs; made if it is not there.
         port: where they meet; a free one if not given.
         limit: seconds after which a process is taken to hang.

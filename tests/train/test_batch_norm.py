@@ -81,12 +81,12 @@ def test_a_plain_average_is_kept_where_there_is_no_momentum() -> None:
 def test_gradients_are_those_of_each_group(layout: torch.memory_format, examples: int) -> None:
     plain, grouped = pair(4)
     images = torch.randn(examples, 3, 6, 6, dtype=torch.float64).to(memory_format=layout)
-    slopes = torch.randn(examples, 4, 4, 4, dtype=torch.float64)
+    gradients = torch.randn(examples, 4, 4, 4, dtype=torch.float64)
     expected = torch.cat([plain(part) for part in torch.split(images, 4)])
     found = grouped(images)
     assert found.is_contiguous(memory_format=layout)
-    expected.backward(slopes)
-    found.backward(slopes)
+    expected.backward(gradients)
+    found.backward(gradients)
     for one, two in zip(grouped.parameters(), plain.parameters(), strict=True):
         assert_close(one.grad, two.grad)
 
@@ -104,11 +104,11 @@ def test_layers_without_weights(examples: int) -> None:
     plain = nn.BatchNorm1d(3, affine=False).double()
     batch_norm.fix_groups(model, 4)
     rows = torch.randn(examples, 3, dtype=torch.float64, requires_grad=True)
-    slopes = torch.randn(examples, 3, dtype=torch.float64)
+    gradients = torch.randn(examples, 3, dtype=torch.float64)
     expected = torch.cat([plain(part) for part in torch.split(rows, 4)])
     assert_close(model(rows), expected)
-    (found,) = torch.autograd.grad(model(rows), rows, slopes)
-    assert_close(found, torch.autograd.grad(expected, rows, slopes)[0])
+    (found,) = torch.autograd.grad(model(rows), rows, gradients)
+    assert_close(found, torch.autograd.grad(expected, rows, gradients)[0])
     assert torch.autograd.gradgradcheck(model, rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -60,6 +61,27 @@ def test_outside_of_a_loop_it_is_torchs_dropout() -> None:
     expected = functional.dropout(values, 0.5)
     torch.manual_seed(5)
     assert torch.equal(in_thread(lambda: SeededDropout(0.5)(values)), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fails"),
+    [({"lanes": 1}, False), ({"lanes": 2}, False), ({"lanes": 1}, True)],
+)
+def test_after_a_run_it_is_torchs_dropout_again(
+    settings: dict[str, Any], fails: bool, tmp_path: Path
+) -> None:
+    class Failing(Lines):
+        def evaluate(self, model: nn.Module) -> float:
+            raise OSError
+
+    values = torch.ones(200)
+    torch.manual_seed(5)
+    expected = functional.dropout(values, 0.5)
+    settings = {"device": "cpu", "micro_batch_size": 16} | settings
+    with pytest.raises(OSError) if fails else contextlib.nullcontext():
+        fit(Failing() if fails else Lines(), recipe(), out=tmp_path, settings=Settings(**settings))
+    torch.manual_seed(5)
+    assert torch.equal(SeededDropout(0.5)(values), expected)
 
 
 def test_torchs_generator_is_left_alone() -> None:

@@ -195,7 +195,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow  # all of them wait most of a minute for processes that start
+@pytest.mark.ci  # all of them wait most of a minute for processes that start
 @pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_the_surviving_host_finishes_alone(cluster: Cluster, whole: Path) -> None:
     cluster.start(cluster.survivor)

@@ -184,8 +184,8 @@ def test_lanes_are_taken_where_they_are_faster() -> None:
         task, task.model(), recipe(), world=CPU, group=1, precision="fp32", lanes=(1, 2)
     )
     assert found.lanes == 2
-    assert set(found.table) >= {tune.Way(16), tune.Way(16, 2), tune.Way(64)}
-    assert tune.Way(64, 2) not in found.table, "two of them are more than the batch"
+    assert set(found.table) >= {tune.Candidate(16), tune.Candidate(16, 2), tune.Candidate(64)}
+    assert tune.Candidate(64, 2) not in found.table, "two of them are more than the batch"
     again = tune.choose(
         task, task.model(), recipe(), world=CPU, group=1, precision="fp32", lanes=(1, 2)
     )
@@ -200,7 +200,7 @@ def test_a_batch_too_small_for_lanes_has_them_only_if_they_are_asked_for() -> No
             lanes=lanes,
         )  # fmt: skip
 
-    assert {way.lanes for way in chosen((1, 2)).table} == {1}
+    assert {candidate.lanes for candidate in chosen((1, 2)).table} == {1}
     assert (chosen((2,)).micro_batch_size, chosen((2,)).lanes) == (16, 2)
 
 
@@ -208,7 +208,7 @@ def test_what_was_measured_on_the_way_is_kept_too(monkeypatch: pytest.MonkeyPatc
     """Lanes that are asked for are tried near the best size alone, which is measured once."""
     asked = {"world": CPU, "group": 1, "precision": "fp32", "lanes": (2,)}
     first = tune.choose(Slow(), Slow().model(), recipe(), **asked)
-    assert first.measured and {way.lanes for way in first.table} == {2}
+    assert first.measured and {candidate.lanes for candidate in first.table} == {2}
     monkeypatch.setattr(tune._Probe, "throughput", lambda *_: pytest.fail("measured again"))
     again = tune.choose(Slow(), Slow().model(), recipe(), **asked)
     assert (again.micro_batch_size, again.lanes) == (first.micro_batch_size, 2)

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from legw import optimizers
 from legw.apps.row_lstm import RowLSTM
-from legw.errors import RecipeError
+from legw.errors import LegwWarning, RecipeError
 from legw.recipe import Recipe
 from legw.train import RecipeLR, muon
 from legw.train.lanes import Lanes
@@ -403,7 +403,7 @@ def test_hidden_matrices_are_taken_and_nothing_else():
     whys = {choice.name: choice.why for choice in muon_choices(Everything(), output="head")}
     assert whys["embed.weight"] == "embedding"  # tied weights are embeddings too
     assert whys["head.weight"] == "output layer"
-    assert whys["position"] == "other"
+    assert whys["position"] == "unknown (Everything)"
     assert whys["norm.weight"] == whys["conv.bias"] == "bias or norm"
     assert "frozen.weight" not in whys
 
@@ -413,6 +413,20 @@ def test_names_exclude_and_split():
     assert found["qkv.weight"] == 3
     assert not any(name.startswith("lstm") for name in found)
     assert "gru.weight_ih_l0" not in found and "gru.weight_hh_l0" in found
+
+
+def test_a_matrix_of_a_module_that_is_not_known_is_told():
+    line = (
+        "muon: AdamW takes matrices of modules that are not known (position: unknown "
+        "(Everything)); name them in split ({name: 1}) for Muon, or in exclude for AdamW"
+    )
+    with pytest.warns(LegwWarning) as caught:
+        muon_groups(Everything(), output="head")
+    assert [str(each.message) for each in caught] == [line]
+    for said in ({"exclude": ["position"]}, {"split": {"position": 1}}):
+        muon_groups(Everything(), output="head", **said)  # a warning would be an error here
+    assert chosen(output="head", split={"position": 5})["position"] == 5
+    assert "embed.weight" not in chosen(split={"*.weight": 1})
 
 
 def test_the_output_layer_is_the_last_linear_layer_unless_named():
@@ -477,6 +491,10 @@ def test_names_that_fit_nothing_are_refused(options, message):
                           "put it into a group with use_muon=False"),
         ({"shape": (6, 2), "split": 4}, "muon: tensor of shape (6, 2): split=4: must divide its "
                                         "first dimension"),
+        ({"shape": (4, 6), "split": 4, "transposed": True},
+         "muon: tensor of shape (4, 6): split=4: must divide its second dimension"),
+        ({"shape": (4, 6, 1), "transposed": True},
+         "muon: tensor of shape (4, 6, 1): transposed=True: must be a matrix"),
         ({"split": 0}, "muon: split=0: must be a whole number, at least 1"),
         ({"ns_steps": 0}, "muon: ns_steps=0: must be a whole number, at least 1"),
         ({"use_muon": 1}, "muon: use_muon=1: must be True or False"),

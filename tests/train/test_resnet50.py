@@ -30,18 +30,18 @@ def net() -> nn.Module:
     return resnet50(1000)
 
 
-def slope(weight: Tensor, index: int, step: int) -> Tensor:
+def gradient(weight: Tensor, index: int, step: int) -> Tensor:
     """Return a made-up gradient in the weight's memory order, of another length each."""
     generator = torch.Generator().manual_seed(1000 * step + index)
     values = torch.randn(weight.shape, generator=generator) * 10.0 ** (index % 5 - 3)
     return torch.empty_like(weight).copy_(values)
 
 
-def lars(weight: Tensor, slopes: list[Tensor], adapt: bool) -> Tensor:
+def lars(weight: Tensor, gradients: list[Tensor], adapt: bool) -> Tensor:
     """You et al. 2017, algorithm 1, with a rate that falls by half each step."""
     lr, momentum, decay, share, epsilon = 4.0, 0.9, 1e-4, 1e-3, 1e-5
     buffer = torch.zeros_like(weight)
-    for gradient in slopes:
+    for gradient in gradients:
         beta = decay if adapt else 0.0
         norms = weight.norm(), gradient.norm()
         ratio = share * norms[0] / (norms[1] + beta * norms[0] + epsilon)
@@ -52,12 +52,12 @@ def lars(weight: Tensor, slopes: list[Tensor], adapt: bool) -> Tensor:
     return weight
 
 
-def lamb(weight: Tensor, slopes: list[Tensor], adapt: bool) -> Tensor:
+def lamb(weight: Tensor, gradients: list[Tensor], adapt: bool) -> Tensor:
     """You et al. 2019, algorithm 2, with the bias corrections of Adam."""
     lr, beta1, beta2, epsilon = 4.0, 0.9, 0.999, 1e-6
     decay = 0.01 if adapt else 0.0
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
-    for step, gradient in enumerate(slopes, 1):
+    for step, gradient in enumerate(gradients, 1):
         first = beta1 * first + (1 - beta1) * gradient
         second = beta2 * second + (1 - beta2) * gradient**2
         root = (second / (1 - beta2**step)).sqrt() + epsilon
@@ -89,7 +89,7 @@ def test_groups_of_batch_norm_change_no_parameter(net: nn.Module) -> None:
     assert len(optim.parameter_groups(grouped)[1]["params"]) == 107
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("data", "formula", "error"),
     [
@@ -112,13 +112,13 @@ def test_every_tensor_moves_by_the_formula(
     optimizer = optim.build(data, net, lr=4.0)
     for step in range(STEPS):
         for index, tensor in enumerate(tensors):
-            tensor.grad = slope(tensor, index, step)
+            tensor.grad = gradient(tensor, index, step)
         for group in optimizer.param_groups:
             group["lr"] = 4.0 / 2**step
         optimizer.step()
     for index, (tensor, start) in enumerate(zip(tensors, starts, strict=True)):
-        slopes = [slope(tensor, index, step).double() for step in range(STEPS)]
-        expected = formula(start.double(), slopes, tensor.ndim >= 2)
+        gradients = [gradient(tensor, index, step).double() for step in range(STEPS)]
+        expected = formula(start.double(), gradients, tensor.ndim >= 2)
         moved = (expected - start.double()).norm()
         assert (tensor.detach().double() - expected).norm() < error * moved, index
     with torch.no_grad():

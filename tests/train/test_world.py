@@ -24,6 +24,8 @@ from legw.train import checkpoint, dist
 from train.launch import Rank, complete, free_port, start
 from train.runs import assert_same_run, recipe, train
 
+pytestmark = pytest.mark.xdist_group("world")  # its fixtures are made once
+
 UPDATES = 60
 
 
@@ -259,7 +261,12 @@ def test_a_process_that_dies(whole: Path, tmp_path: Path, dies: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "number"), [(0, signal.SIGTERM), (1, signal.SIGTERM), (1, signal.SIGINT)]
+    ("asked", "number"),
+    [
+        (1, signal.SIGTERM),
+        pytest.param(0, signal.SIGTERM, marks=pytest.mark.ci),
+        pytest.param(1, signal.SIGINT, marks=pytest.mark.ci),
+    ],
 )
 def test_one_process_is_asked_to_stop(
     whole: Path, tmp_path: Path, asked: int, number: signal.Signals
@@ -279,6 +286,7 @@ def test_one_process_is_asked_to_stop(
     assert_same_run(command.out, whole / "streams")
 
 
+@pytest.mark.ci
 def test_a_restart_meets_at_the_same_store(whole: Path, tmp_path: Path) -> None:
     """The addresses that dead processes left there mislead nobody."""
     command = Command(tmp_path, "train.paced:streams")
@@ -302,7 +310,7 @@ def _progress(out: Path) -> int:
 # torchrun itself -------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_torchrun(tmp_path: Path) -> None:
     words = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",

@@ -1,10 +1,10 @@
-"""Hugging Face Accelerate: one step of the schedule for each update, on any number of processes.
+"""Accelerate: one step of the schedule for each update, on any number of processes.
 
     scheduler = recipe_scheduler(accelerator, optimizer, big, num_examples)
 
-in place of ``accelerator.prepare(scheduler)``. That one moves a scheduler on
-`num_processes` times an update unless batches are split: it takes the schedule to have
-been made for one process. A recipe's is made for the global batch, whoever shares it.
+in place of ``accelerator.prepare(scheduler)``. Unless batches are split, that one steps a scheduler
+`num_processes` times an update: it assumes a schedule for one process. A recipe's schedule is for
+the global batch, for any number of processes.
 
 The recipe's own optimizer, also Muon with its AdamW, is
 ``legw.train.optim.build(big.optimizer, model, big.lr)``: build it before `prepare`.
@@ -34,9 +34,9 @@ def recipe_scheduler(
     skipped, and is part of ``accelerator.save_state``.
 
     Args:
-        accelerator: which has prepared the optimizer.
+        accelerator: has prepared the optimizer.
         optimizer: as ``accelerator.prepare`` returned it.
-        recipe: what is trained; its batch size is the global one, over all processes.
+        recipe: the scaled recipe; its batch size is the global one, over all processes.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What axolotl calls things: its own words for those of Hugging Face's Trainer, which it runs."""
+"""Configuration of axolotl: its own names for settings of Hugging Face's Trainer."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ USUAL = {
     "micro_batch_size": 1, "num_epochs": 1.0, "lr_scheduler": "cosine",
     "optimizer": "adamw_torch_fused",
 }  # fmt: skip
-"""What axolotl takes where they are not given."""
+"""Axolotl's defaults."""
 
-SHARE, MOST = 0.03, 100
-"""Its warmup where none is given: this share of the run, at most so many updates."""
+WARMUP_SHARE, MAX_WARMUP = 0.03, 100
+"""Its default warmup: a share of the run, and the most updates of it."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
@@ -59,7 +59,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return axolotl's values of a scaled recipe, and what they cannot say; see `forms.Form`."""
+    """Return axolotl's values of a scaled recipe, and notes on what they lack; see `forms.Form`."""
     theirs = _theirs(values)
     if not _warmup_given(values):
         key = "warmup_steps" if base.unit == "steps" else "warmup_ratio"
@@ -118,11 +118,11 @@ def _usual_warmup(
             "axolotl: warmup_steps is not given, and is then 3 % of the run and at most 100 "
             "updates; give it, or warmup_ratio, or num_examples"
         )
-    return int(min(SHARE * updates, MOST))
+    return int(min(WARMUP_SHARE * updates, MAX_WARMUP))
 
 
 def _in_its_words(function: Any, *args: Any) -> Any:
-    """Return what a function for Trainer's words returns, its lines in axolotl's words."""
+    """Return the result of a function for Trainer's names, its lines with axolotl's names."""
     try:
         found, lines = function(*args)
     except RecipeError as error:

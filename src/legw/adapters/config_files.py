@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from legw.errors import RecipeError, one_line, shown
+from legw.recipe.files import read_mapping
 
 DEEPEST = 50
 """Most levels of lists and tables in a configuration."""
@@ -25,6 +26,9 @@ LARGEST = 1_000_000
 """Most values in a configuration, those that a YAML alias repeats counted each time."""
 DIGITS = 1000
 """Most digits of a whole number."""
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl")
+"""Endings of files that would run code when they are opened."""
 
 LANGUAGES = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML", ".toml": "TOML", ".py": "Python"}
 """Languages by the ending of a file's name."""
@@ -44,32 +48,18 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         RecipeError: it cannot be read, is not in its language, holds no values by name, or is
-            nested without measure.
+            nested too deeply.
     """
     here = one_line(str(path))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        if path.suffix in (".bin", ".pt", ".pth", ".pkl"):
-            raise RecipeError(
-                f"{here}: is no text, and is not opened; write its to_dict() as JSON"
-            ) from None
-        raise RecipeError(f"{here}: is not UTF-8 text; save it as such") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecipeError(f"{here}: cannot be read: {reason}; check the path") from None
+    if path.suffix in PICKLES:
+        raise RecipeError(
+            f"{here}: is not opened, as it may hold code; write its to_dict() as JSON"
+        )
     language = language_of(path)
     parse, faults = _parser(path, language)
-    try:
-        found = parse(text)
-    except faults as error:
-        raise RecipeError(f"{here}: is not {language}: {one_line(str(error), 120)}") from None
-    except (RecursionError, MemoryError):  # ast says the latter of a hundred brackets
-        raise RecipeError(
-            f"{here}: is nested too deeply; a configuration is values by name"
-        ) from None
-    if not isinstance(found, dict):
-        raise RecipeError(f"{here}: must hold values by name, at the top")
+    found = read_mapping(
+        path, language, parse, faults=faults, shape="a configuration is values by name"
+    )
     check_size(here, found)
     return found
 
@@ -88,11 +78,11 @@ def _parser(path: Path, language: str) -> tuple[Callable[[str], Any], tuple[type
 
 
 def check_size(what: str, values: Any) -> None:
-    """Refuse values that are nested too deeply, in themselves, or without measure.
+    """Refuse values that are nested too deeply or in themselves, or that are too many.
 
     Args:
-        what: they are called so in errors.
-        values: any; nothing is unfolded, so that an alias of an alias costs nothing.
+        what: name of the values in errors.
+        values: any; aliases are counted without unfolding them.
 
     Raises:
         RecipeError: they are.
@@ -190,7 +180,7 @@ def text_of(what: str, values: Mapping[str, Any], path: Path) -> str:
     """Return values as text in the language of a file's name.
 
     Args:
-        what: whose values they are, for errors.
+        what: name of their library, for errors.
         values: by name.
         path: of the file.
 
@@ -225,7 +215,7 @@ def _key(what: str, name: Any, language: str) -> Any:
 
 
 def _plain(what: str, name: str, value: Any, language: str) -> Any:
-    """Return a value as the language has it; `name` is where it is, for errors."""
+    """Return a value in the language's types; `name` is its place, for errors."""
     if isinstance(value, Enum):
         return _plain(what, name, value.value, language)
     if isinstance(value, str):
@@ -252,7 +242,7 @@ def _scalar(what: str, name: str, value: Any, language: str) -> Any:
                           "out, or write JSON or YAML")  # fmt: skip
     if isinstance(value, float) and not math.isfinite(value) and language in ("JSON", "Python"):
         raise RecipeError(f"{what}: {one_line(name, 80)}={value}: {language} has no word for it; "
-                          "mend it, or write YAML")  # fmt: skip
+                          "correct it, or write YAML")  # fmt: skip
     for kind in (bool, int, float):
         if isinstance(value, kind):
             return kind(value)  # of a subclass, as NumPy's float, the plain one
@@ -284,7 +274,7 @@ def _check_text(what: str, name: str, text: str, language: str) -> None:
     except UnicodeEncodeError:
         raise RecipeError(
             f"{what}: {one_line(name, 80)}={shown(text)}: is not Unicode text, and cannot be "
-            f"written as {language}; mend it"
+            f"written as {language}; correct it"
         ) from None
 
 

@@ -1,18 +1,19 @@
-"""Recipes from what people have: configurations of other training libraries, and back.
+"""Configurations of other training libraries, turned into recipes and back.
 
     config = from_config("args.yaml", num_examples=1281167)
     config.recipe               the base recipe
     config.scaled(4096)         the same form, scaled: .values, .write(path)
-    config.left_out             what the recipe cannot say, one line each
-    config.filled_in            what the library takes because it was not given, one line each
+    config.left_out             settings that no recipe has, one line each
+    config.filled_in            the library's defaults for missing settings, one line each
 
-A configuration goes out with every value that it came with; only batch, rate, warmup, length
-and decay are written anew. A `Form` has one library's names: it reads a recipe's fields from
-values, naming what does not go into a recipe, and writes a scaled recipe back.
+A scaled configuration keeps every value; only batch, learning rate, warmup, length and decay are
+written anew. A `Form` has one library's names. It reads a recipe's fields from values, lists the
+settings that no recipe has, and writes a scaled recipe back.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -29,11 +30,11 @@ from legw.adapters import (
     torchvision_config,
     transformers_config,
 )
-from legw.adapters.fields import Values
+from legw.adapters.fields import Fields, Values
 from legw.adapters.forms import Form, filled_in, has, left_as_is
 from legw.adapters.other_forms import is_recipe, not_read, recipe_names
-from legw.errors import RecipeError, one_line, shown
-from legw.recipe import Recipe, check_count
+from legw.errors import RecipeError, check_count, one_line, shown
+from legw.recipe import Recipe
 from legw.rules import LEGW, Rule, scale
 
 
@@ -42,30 +43,30 @@ class Config:
     """A configuration of another library, and the recipe that it describes."""
 
     form: str
-    """Whose: a name in `FORMS`, as "transformers" or "timm"."""
+    """Name of the library in `FORMS`, such as "transformers" or "timm"."""
     values: dict[str, Any]
     """The library's own values, by its own names."""
     recipe: Recipe
-    """What they say about batch, rate, warmup, length, decay and optimizer."""
+    """The recipe of these values: batch, learning rate, warmup, length, decay and optimizer."""
     processes: int = 1
-    """Processes that train together, at least 1: the files do not say."""
+    """Number of processes that train together, at least 1; the files do not contain it."""
     left_out: tuple[str, ...] = ()
-    """What the recipe cannot say, and so is left as it is: ``name=value: why``."""
+    """Settings that no recipe has and that stay unchanged: ``name=value: why``."""
     filled_in: tuple[str, ...] = ()
-    """What the library takes because it was not given: ``name=value: ...``."""
+    """Defaults of the library for missing settings: ``name=value: ...``."""
 
     def scaled(
         self, batch_size: int, rule: Rule | str = LEGW, *, processes: int | None = None
     ) -> Config:
         """Return the configuration for another global batch size.
 
-        The examples of a pass on one device stay, and accumulation makes the batch; where
-        that does not divide, the largest number of examples that does.
+        The micro-batch of a device is kept, and gradient accumulation makes the global batch. Where
+        it does not divide the batch, the largest divisor below it is taken.
 
         Args:
             batch_size: the target, in examples per update over all processes, at least 1.
             rule: a `Rule`, or the name of one that ships.
-            processes: that will train together, at least 1; None is as many as before.
+            processes: number that will train together, at least 1; None is as many as before.
 
         Raises:
             RecipeError: as for `legw.scale`; or the processes do not divide the batch.
@@ -82,8 +83,9 @@ class Config:
         values, lost = form.write(self.values, self.recipe, big, count)
         if "world_size" in values:
             values["world_size"] = count
-        _, left_out = form.read(values, self.recipe.num_examples, count)  # of the new values
+        fields, left_out = form.read(values, self.recipe.num_examples, count)  # of the new values
         left_out += left_as_is(self.form, form, values)
+        left_out += _unsaid(form, fields, self.recipe, big)
         return replace(
             self,
             values=values,
@@ -93,7 +95,7 @@ class Config:
         )
 
     def write(self, path: str | Path) -> None:
-        """Write the values to a file, in the language that its name ends in.
+        """Write the values to a file, in the language of its suffix.
 
         That is YAML (.yaml, .yml), TOML (.toml), Python (.py) or else JSON. Paths, devices and
         dates become text where the language has no word for them, sets become lists.
@@ -116,6 +118,25 @@ class Config:
             ) from None
 
 
+def _unsaid(form: Form, fields: Fields, base: Recipe, big: Recipe) -> list[str]:
+    """Return what a rule has changed and the new values do not say, one line each."""
+    lines = []
+    before, wanted, found = _memory(vars(base)), _memory(vars(big)), _memory(fields)
+    for name, value in wanted.items():
+        if value == before[name] or value is None:
+            continue
+        if not math.isclose(value, found.get(name) or math.nan, rel_tol=1e-9):
+            lines.append(f"{name}={value:.6g}: is the rule's, and {form.title} has no word for it")
+    return lines
+
+
+def _memory(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of a recipe's fields that a rule may change beside rate and lengths."""
+    numbers = {name: fields.get(name) for name in ("clip_norm", "ema_decay")}
+    settings = vars(fields["optimizer"]).items()
+    return numbers | {name: value for name, value in settings if isinstance(value, float)}
+
+
 def from_config(
     source: Mapping[str, Any] | str | os.PathLike[str] | Any,
     *,
@@ -133,16 +154,16 @@ def from_config(
             (TrainingArguments) or with plain attributes (an argparse namespace).
         num_examples: examples in one epoch, at least 1; needed where a length is given in
             updates and the run in epochs.
-        processes: that train together, at least 1, each with a batch of its own: the batch in
-            such files is one device's. None is the source's own `world_size`, or 1.
+        processes: number that train together, at least 1, each with a batch of its own: the batch
+            in such files is one device's. None is the source's own `world_size`, or 1.
         name: of the recipe; the file's, or the form's, if empty.
 
     Returns:
-        The recipe, with what it could not carry over and what was filled in named.
+        The recipe, with lists of the settings left out and the defaults filled in.
 
     Raises:
-        RecipeError: the file cannot be read, is of no form that is read, a value cannot be, or
-            one under an unknown name seems to set what is not given.
+        RecipeError: the file cannot be read or is of an unknown form, a value is impossible, or an
+            unknown name seems to give a missing setting.
 
     >>> mine = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 2,
     ...         "learning_rate": 1e-4, "num_train_epochs": 3, "warmup_steps": 0.01}
@@ -181,8 +202,8 @@ def recognise(values: Values) -> str:
     """Return the form of values: a name in `FORMS`.
 
     Raises:
-        RecipeError: the names of none are there, those of several, or those of a
-            configuration that is known and not read.
+        RecipeError: it has the names of no form, of several, or of a known configuration that
+            cannot be read.
 
     >>> recognise({"per_device_train_batch_size": 8}), recognise({"sched": "cosine"})
     ('transformers', 'timm')
@@ -211,8 +232,8 @@ def recognise(values: Values) -> str:
 def of_another_library(path: str | Path) -> bool:
     """Say whether a file is a configuration of another library rather than a recipe.
 
-    YAML and Python files are; of JSON and TOML files those with names that say so, whether
-    they are read or refused.
+    YAML and Python files are, and JSON and TOML files with another library's names, including those
+    that are refused.
 
     Args:
         path: the file.
@@ -251,7 +272,7 @@ FORMS: dict[str, Form] = {
 
 
 def _processes(form: str, source: Any, values: Values, given: int | None) -> int:
-    """Return how many processes train together: as given, as the source says, or one."""
+    """Return the number of processes: the given one, the source's, or one."""
     if given is not None:
         check_count(form, "processes", given)
     stated = values.get("world_size")

@@ -1,7 +1,7 @@
-"""Single values of another library's configuration, as files and command lines give them.
+"""Configuration fields: single values, as files and command lines give them.
 
 YAML reads ``1e-5`` as text, and a command line gives values by name as JSON text. Each function
-takes `form`, whose values they are, for the line of an error.
+takes `form`, the library's name, for errors.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from legw.errors import RecipeError, shown
-from legw.recipe import MOST
+from legw.errors import MAX_COUNT, RecipeError, is_count, shown
 
 Values = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -73,10 +72,10 @@ def count(form: str, values: Values, name: str, default: int) -> int:
     """
     value = values.get(name)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_count(value) or value < 1:
         raise RecipeError(f"{form}: {name}={shown(value)}: must be a whole number, at least 1")
-    if value > MOST:
-        raise RecipeError(f"{form}: {name}={shown(value)}: must be at most {MOST}")
+    if value > MAX_COUNT:
+        raise RecipeError(f"{form}: {name}={shown(value)}: must be at most {MAX_COUNT}")
     return value
 
 
@@ -84,7 +83,7 @@ def below_lr(form: str, values: Values, name: str, default: float, lr: float) ->
     """Return a lowest rate as a share of the peak.
 
     Args:
-        form: whose values they are.
+        form: the library's name, for errors.
         values: by name.
         name: of the lowest rate.
         default: where it is missing.
@@ -134,13 +133,13 @@ def rounded(form: str, name: str, value: float) -> int:
     >>> rounded("nanogpt", "lr_decay_iters", 2500.4)
     2500
     """
-    if not abs(value) <= MOST:
-        raise RecipeError(f"{form}: {name}={value:g}: must be at most {MOST}")
+    if not abs(value) <= MAX_COUNT:
+        raise RecipeError(f"{form}: {name}={value:g}: must be at most {MAX_COUNT}")
     return round(value)
 
 
 def examples(form: str, name: str, value: Any, num_examples: int | None) -> int:
-    """Return the examples of an epoch, which the length of `name` in epochs hangs on.
+    """Return the examples of an epoch, which the setting `name` needs in epochs.
 
     Raises:
         RecipeError: they are not known.
@@ -172,13 +171,13 @@ def passes(batch_size: int, micro_batch_size: int, processes: int) -> tuple[int,
 
 
 def few_at_once(size: int, times: int, old: int, word: str) -> list[str]:
-    """Return that many small passes make the batch, because nothing larger divides it.
+    """Return a note that the batch takes many small passes, as no larger size divides it.
 
     Args:
         size: examples per pass.
         times: passes per update.
         old: examples per pass before.
-        word: what the library calls the passes.
+        word: the library's name for the passes.
 
     >>> few_at_once(1, 1021, 16, "accumulation")
     ['accumulation=1021: passes of 1 instead of 16 on a device, for nothing larger divides 1021; \

@@ -1,8 +1,8 @@
-"""Forms of configuration: one library's names, and an account of each value under them.
+"""Configuration forms: one library's names, and an account of each value under them.
 
-Every name that a form has is carried into the recipe, not touched by the batch size, or named
-as left out. A value under a name that it does not have is named too where the name says that it
-sets batch, length, warmup, rate or schedule; where that is then missing, it is an error.
+Every known name is carried into the recipe, is independent of the batch size, or is listed as left
+out. A value under an unknown name is listed, too, where the name suggests that it sets batch,
+length, warmup, learning rate or schedule. If no known name gives that setting, it is an error.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from legw.errors import RecipeError, one_line, shown
 from legw.recipe import Recipe
 
 CARRIED = "carried"
-"""The reader takes it into the recipe, or says itself why not."""
+"""The reader carries it into the recipe, or gives a reason itself."""
 KEPT = "kept"
-"""The batch size does not touch it."""
+"""It is independent of the batch size."""
 
 
 @dataclass(frozen=True)
 class Named:
-    """A setting that goes out as it came, and is said where it does something."""
+    """A setting that stays unchanged, and is listed where it has an effect."""
 
     why: str
-    """What follows ``name=value: ``."""
+    """Text after ``name=value: ``."""
     nothing: tuple[Any, ...] = ()
-    """Values that do nothing, beside none, 0, off and empty ones."""
+    """Values without an effect, beside none, 0, off and empty ones."""
     least: float | None = None
-    """A number below this does nothing."""
+    """A number below this has no effect."""
 
     def does(self, value: Any) -> bool:
-        """Say whether a value does something."""
+        """Say whether a value has an effect."""
         if value is None or isinstance(value, bool):
             return value is True and value not in self.nothing
         if isinstance(value, int | float):
@@ -44,23 +44,23 @@ class Named:
 
 
 COUNTS = Named("counts updates, and stays", least=1)
-"""A number of updates that has no say in what is trained."""
+"""A number of updates that does not affect the training."""
 
 Setting = str | Named
 
 
 @dataclass(frozen=True)
 class Usual:
-    """What a library takes where a value is not given."""
+    """A library's default for a missing value."""
 
     role: Role
     """What it sets."""
     names: tuple[str, ...]
     """Settings any of which gives it."""
     text: str
-    """What is taken then, as ``name=value``."""
+    """The default, as ``name=value``."""
     when: Callable[[Values], bool] = field(default=lambda values: True)
-    """Whether it is used at all."""
+    """Whether it is used."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,18 @@ class Form:
     title: str
     """The library's name, in messages."""
     known_by: tuple[tuple[str, ...], ...]
-    """Names that only it has: all of one of these are there. A dot leads into a table."""
+    """Sets of names that only this library has: one whole set must be present. A dot leads into
+    a table."""
     settings: Mapping[str, Setting]
-    """Each of its names: CARRIED, KEPT or why it is named."""
+    """Each of its names: CARRIED, KEPT, or the reason for listing it."""
     usual: tuple[Usual, ...]
-    """What is filled in."""
+    """Its defaults."""
     read: Callable[[Values, int | None, int], tuple[Fields, list[str]]]
     """(values, num_examples, processes) -> (the recipe's fields, what is left out)."""
     write: Callable[[Values, Recipe, Recipe, int], tuple[Fields, list[str]]]
-    """(values, base, scaled, processes) -> (new values, what they cannot say)."""
+    """(values, base, scaled, processes) -> (new values, what they cannot express)."""
     more: Callable[[Values], list[str]] = field(default=lambda values: [])
-    """What else is to be said of values, one line each."""
+    """Returns further notes on the values, one line each."""
 
 
 def all_of(names: str, setting: Setting) -> dict[str, Setting]:
@@ -115,7 +116,7 @@ def look_up(values: Values, name: str, missing: Any = None) -> Any:
 
 
 def filled_in(form: Form, values: Values) -> list[str]:
-    """Return what a library fills in where the values do not say it, one line each."""
+    """Return the library's defaults for missing values, one line each."""
     return [
         f"{usual.text}: is not given; this is the default of {form.title}"
         for usual in _missing(form, values)
@@ -123,15 +124,15 @@ def filled_in(form: Form, values: Values) -> list[str]:
 
 
 def left_as_is(name: str, form: Form, values: Values) -> list[str]:
-    """Return what goes out as it came and yet does something, one line each.
+    """Return the unchanged settings that have an effect, one line each.
 
     Args:
         name: of the form, for errors.
-        form: whose names they are.
+        form: the library's names.
         values: by name.
 
     Raises:
-        RecipeError: a value under another name seems to set what is not given.
+        RecipeError: an unknown name seems to give a missing setting.
     """
     missing = {usual.role: usual.names[0] for usual in reversed(_missing(form, values))}
     lines = form.more(values)
@@ -169,7 +170,7 @@ def _missing(form: Form, values: Values) -> list[Usual]:
 
 
 def _accounts(form: Form, values: Values, table: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield (name, setting or role, value) of each value that is to be told."""
+    """Yield (name, setting or role, value) of each value to be listed."""
     for key, value in values.items():
         name = f"{table}{key}"
         setting = form.settings.get(name)

@@ -1,10 +1,10 @@
-"""Lightning: what `configure_optimizers` returns, with a schedule that moves every update.
+"""Lightning: the result of `configure_optimizers`, with a schedule that moves every update.
 
     def configure_optimizers(self):
         return recipe_optimizers(torch.optim.SGD(self.parameters(), lr=big.lr), big, 60000)
         return recipe_optimizers(self, big, 60000)  # or this: the recipe's own, also Muon
 
-Lightning steps a scheduler once an epoch unless told otherwise: a warmup would be a stair.
+Lightning steps a scheduler once an epoch by default: a warmup would become a stair.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def recipe_optimizers(
 ) -> dict[str, Any]:
     """Return optimizer and schedule as Lightning takes them, stepped once an update.
 
-    With `accumulate_grad_batches` an update is what all its batches make together, and the
-    recipe's batch size is ``batch * accumulate_grad_batches * devices``.
+    With `accumulate_grad_batches` the recipe's batch size is ``batch * accumulate_grad_batches *
+    devices``.
 
     Args:
         optimizer: yours, or the module, for which the recipe's optimizer is built. Muon and

@@ -1,4 +1,4 @@
-"""What nanochat's base training calls things, and where it differs from a recipe.
+"""Configuration of nanochat's base training: its names, and its differences from a recipe.
 
 nanochat scales its rates by itself: with the root of the batch over 2**19 tokens.
 """
@@ -21,14 +21,14 @@ from legw.adapters.forms import CARRIED, COUNTS, KEPT, Form, Named, Usual, all_o
 from legw.decays import Constant, Decay, WarmupStableDecay
 from legw.errors import RecipeError, shown
 from legw.recipe import Recipe
+from legw.recipe.words import batch_size
 from legw.schedule import updates, warmup_updates
-from legw.words import batch_size
 
 REFERENCE = 2**19
 """Tokens of the batch for which nanochat's rates are given."""
 
 RATES = {"matrix_lr": 0.02, "embedding_lr": 0.3, "unembedding_lr": 0.008, "scalar_lr": 0.5}
-"""Its rates, each of a group of weights, with what it takes where one is not given."""
+"""Its learning rates, each of a group of weights, with their defaults."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
@@ -70,7 +70,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return nanochat's values of a scaled recipe, and what they cannot say; see `forms.Form`."""
+    """Return nanochat's values of a scaled recipe, and notes on them; see `forms.Form`."""
     old = count("nanochat", values, "device_batch_size", 32)
     size, times = passes(big.batch_size, old, processes)
     new = dict(values)

@@ -1,4 +1,4 @@
-"""What nanoGPT's training script calls things, and where it differs from a recipe."""
+"""Configuration of nanoGPT's training script: its names, and its differences from a recipe."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _falls(values: Values) -> bool:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return nanoGPT's values of a scaled recipe, and what they cannot say; see `forms.Form`."""
+    """Return nanoGPT's values of a scaled recipe, and notes on what they lack; see `forms.Form`."""
     old = count("nanogpt", values, "batch_size", 12)
     size, times = passes(big.batch_size, old, processes)
     lost = few_at_once(size, times, old, "gradient_accumulation_steps")
@@ -91,6 +91,8 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         }
     elif big.warmup:
         lost.append(f"warmup_steps={big.warmup:g}: has no word where decay_lr is False")
+    if big.clip_norm != base.clip_norm:
+        new["grad_clip"] = big.clip_norm
     if isinstance(big.optimizer, kinds.Adam) and big.optimizer != base.optimizer:
         new |= {
             "beta1": big.optimizer.beta1,

@@ -1,15 +1,16 @@
-"""optax: the recipe as a traced schedule, and its optimizer, LARS, LAMB and Muon too.
+"""Optax: the recipe as a traced schedule, and its optimizer, with LARS, LAMB and Muon.
 
     optimizer = recipe_optimizer(big, num_examples=60000)
     optimizer = recipe_optimizer(big, num_examples=60000, hidden={"w": 1, "b": 0})  # Muon
 
-The schedule is `legw.schedule`'s closed form written for arrays: whole updates are
-counted in integers, and what rounds in single precision is added up before.
+The schedule is `legw.schedule`'s closed form written for arrays: whole updates are counted in
+integers, and sums that single precision would round are computed before.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,10 +21,9 @@ from jax import numpy as jnp
 
 from legw import optimizers
 from legw.decays import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
-from legw.errors import RecipeError, shown, unknown_name
+from legw.errors import LegwWarning, RecipeError, is_count, shown, unknown_name
 from legw.recipe import Recipe
-from legw.schedule import update_length, updates, warmup_updates
-from legw.units import in_unit
+from legw.schedule import in_unit, update_length, updates, warmup_updates
 
 TINY = 1e-7
 """The smallest norm that a matrix is divided by, so that one of zeros stays one."""
@@ -140,10 +140,10 @@ def recipe_optimizer(
     Args:
         recipe: what is trained.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
-        hidden: for Muon, and only for it: what JAX's arrays do not say of themselves. A tree
-            of whole numbers with the parameters' structure, or a function that returns it
-            for the parameters: how many matrices lie one above the other along an array's
-            first axis (1 for a plain matrix, 4 for an LSTM's stacked gates), each made
+        hidden: for Muon alone: the number of matrices in each array. A tree of whole numbers with
+            the parameters' structure, or a function that returns it for the parameters. A number
+            counts the matrices that lie one above the other along an array's first axis
+            (1 for a plain matrix, 4 for an LSTM's stacked gates), each made
             orthogonal by itself; 0 leaves an array to AdamW. An array of more than two
             dimensions is taken as (first axis, all others), as torch's convolutions lie.
             With ``split_gates=False`` each array counts as one matrix.
@@ -152,6 +152,9 @@ def recipe_optimizer(
         RecipeError: the optimizer's type or the number of examples is unknown, `hidden` is
             missing for Muon or given for another optimizer. From `init` and `update`:
             `hidden` has another structure than the parameters, or does not suit an array.
+
+    Warns:
+        LegwWarning: the recipe has an `ema_decay`, which is no part of a transformation.
     """
     data = recipe.optimizer
     kind = _KINDS.get(type(data))
@@ -167,6 +170,13 @@ def recipe_optimizer(
     if hidden is not None and not is_muon:
         raise RecipeError(
             f"{recipe.name}: hidden: is for muon, and the optimizer is {data.kind}; leave it out"
+        )
+    if recipe.ema_decay is not None:
+        warnings.warn(
+            f"{recipe.name}: ema_decay={recipe.ema_decay:g}: is yours to keep, after each update: "
+            "average = optax.incremental_update(params, average, 1 - ema_decay)",
+            LegwWarning,
+            stacklevel=2,
         )
     lr = recipe_schedule(recipe, num_examples)
     settings = {"hidden": hidden} if is_muon else {}
@@ -300,12 +310,12 @@ def _turned(array: Array, count: int, ns_steps: int) -> Array:
 
 
 def _masked(counts: Any) -> Any:
-    """Return the counts as `optax.partition` shows a tree to the part that Muon has."""
+    """Return the counts in the form in which `optax.partition` gives a tree to Muon's part."""
     return jax.tree.map(lambda count: count or optax.MaskedNode(), counts)
 
 
 def _counts(hidden: Any, params: Any, data: optimizers.Muon) -> Any:
-    """Return how many matrices each array holds, as the user says."""
+    """Return the user's number of matrices in each array."""
     counts = hidden(params) if callable(hidden) else hidden
     found, wanted = jax.tree.structure(counts), jax.tree.structure(params)
     if found != wanted:
@@ -318,7 +328,7 @@ def _counts(hidden: Any, params: Any, data: optimizers.Muon) -> Any:
 
 def _check_count(path: Any, count: Any, array: Any) -> None:
     what = f"muon: hidden{jax.tree_util.keystr(path)}={shown(count)}"
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+    if not is_count(count) or count < 0:
         raise RecipeError(f"{what}: must be a whole number, at least 0")
     shape = tuple(jnp.shape(array))
     if count and len(shape) < 2:

@@ -1,4 +1,4 @@
-"""Optimizers by the names that other libraries have for them."""
+"""Optimizer names in other libraries, and the recipe's optimizer for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from legw.optimizers import Muon, Optimizer
 
 @dataclass(frozen=True, kw_only=True)
 class OtherOptimizer(Optimizer):
-    """An optimizer of another library's that is none of ours, and stays as it is there.
+    """An optimizer of another library that legw does not have, kept unchanged.
 
     >>> OtherOptimizer(name="adafactor").kind
     'other'
@@ -21,13 +21,13 @@ class OtherOptimizer(Optimizer):
     elsewhere: ClassVar[bool] = True
 
     name: str
-    """What the other library calls it."""
+    """The other library's name for it."""
 
 
 def other(setting: str, name: object) -> tuple[Optimizer, str]:
     """Return an optimizer whose settings are not carried, and the line that says so.
 
-    That is `Muon` where it is one, with our settings; else one that is none of ours.
+    That is our `Muon` for any Muon; otherwise an `OtherOptimizer`.
 
     >>> other("optim", "adafactor")[1].partition(";")[0]
     "optim='adafactor': is none of legw's optimizers"
@@ -44,7 +44,7 @@ def other(setting: str, name: object) -> tuple[Optimizer, str]:
 
 
 def is_adamw(name: str) -> bool:
-    """Say whether a name means AdamW, however it is computed or stored.
+    """Say whether a name means AdamW, in any implementation.
 
     >>> is_adamw("adamw_bnb_8bit"), is_adamw("paged_adamw_32bit"), is_adamw("galore_adamw")
     (True, True, False)

@@ -1,14 +1,13 @@
-"""Configurations that are known and not read, each by names that only it has."""
+"""Configurations that are recognised but cannot be read, each by names that only it has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from legw import words
 from legw.adapters.fields import Values
 from legw.adapters.forms import has
-from legw.recipe import Recipe
+from legw.recipe import Recipe, words
 
 
 @dataclass(frozen=True)
@@ -16,11 +15,11 @@ class OtherForm:
     """A configuration that is not read, and why."""
 
     what: str
-    """What it is: "a configuration of fairseq"."""
+    """Description, such as "a configuration of fairseq"."""
     known_by: tuple[tuple[str, ...], ...]
-    """Names of which all of one of these are there. A dot leads into a table."""
+    """Sets of names of which one whole set must be present. A dot leads into a table."""
     why: str = "legw does not read these; write its numbers as a recipe"
-    """Why, and what to do."""
+    """The reason, and the remedy."""
 
     def refusal(self, values: Values) -> str:
         """Return what values are, the names that say so, and why they are not read."""
@@ -113,7 +112,7 @@ OTHERS = (
 
 
 def not_read(values: Values) -> OtherForm | None:
-    """Return what values are that legw does not read; None where they are none of these.
+    """Return the description of values that legw cannot read; None for other values.
 
     >>> not_read({"accum_count": [3], "train_steps": 100000}).what
     'a configuration of OpenNMT'

@@ -1,7 +1,7 @@
-"""Batch, length, warmup, rate, schedule: what a setting's name says that it sets.
+"""Setting names: whether one sets batch, length, warmup, learning rate or schedule.
 
-No list has every name that a script may use. `role_of` reads the words of a name, so that a
-value under a name that a library does not have is told, and never passed over in silence.
+No list has every name that a script may use. `role_of` reads the words of a name, so that a value
+under an unknown name is reported and never ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Role = Literal[
     "batch", "accumulation", "length", "warmup", "rate", "schedule", "schedule setting",
     "optimizer", "optimizer setting", "examples", "processes", "count",
 ]  # fmt: skip
-"""What a value sets; "count" is a number of updates or batches that sets none of the others."""
+"""Role of a value; "count" is a number of updates or batches with none of the other roles."""
 
 DECIDES: tuple[Role, ...] = (
     "batch", "accumulation", "length", "warmup", "rate", "schedule", "optimizer",
@@ -36,23 +36,25 @@ BY_ROLE: dict[Role, str] = {
     "processes": "world_size n_gpu ngpu gpus devices nnodes num_nodes nproc_per_node num_gpus "
                  "num_processes",
 }  # fmt: skip
-WHOLE: dict[str, Role] = {name: role for role, names in BY_ROLE.items() for name in names.split()}
-"""Names that are read as a whole, for their words alone do not say it."""
+WHOLE_NAMES: dict[str, Role] = {
+    name: role for role, names in BY_ROLE.items() for name in names.split()
+}
+"""Names whose role follows from the whole name, not from its words."""
 
-ASIDE = frozenset({
+UNRELATED_WORDS = frozenset({
     "eval", "evaluation", "val", "valid", "validation", "test", "testing", "predict",
     "prediction", "log", "logging", "save", "saving", "ckpt", "checkpoint", "checkpointing",
     "print", "report", "infer", "inference", "generation", "generate", "decode", "decoding",
     "sample", "sampling", "vis", "preprocess", "preprocessing", "tokenize", "tokenizer", "map",
     "writer", "cache", "keep", "wandb", "profiler", "profiling",
 })  # fmt: skip
-"""Words of what happens beside training."""
+"""Words of settings outside of training, such as evaluation."""
 
 COUNTING = frozenset({
     "step", "steps", "stepsize", "iter", "iters", "iteration", "iterations", "update", "updates",
     "interval", "every", "freq",
 })  # fmt: skip
-LONG = frozenset({
+LENGTH_WORDS = frozenset({
     "max", "num", "n", "nb", "no", "total", "train", "training", "end", "final", "stop", "number",
     "target",
 })  # fmt: skip
@@ -70,7 +72,7 @@ GLUED = re.compile(
 
 
 def role_of(name: str) -> Role | None:
-    """Return what a name says that its value sets; None where it says nothing of these.
+    """Return the role that a name suggests; None without one.
 
     >>> [role_of(name) for name in ("train_bsz", "update_freq", "max_iters", "lrWarmupEpochs")]
     ['batch', 'accumulation', 'length', 'warmup']
@@ -79,10 +81,10 @@ def role_of(name: str) -> Role | None:
     """
     words = _words(name)
     whole = "_".join(words)
-    if whole in WHOLE:
-        return WHOLE[whole]
+    if whole in WHOLE_NAMES:
+        return WHOLE_NAMES[whole]
     found = set(words)
-    if found & ASIDE and "clip" not in found:  # as in gradient_clip_val
+    if found & UNRELATED_WORDS and "clip" not in found:  # as in gradient_clip_val
         return "count" if found & COUNTING else None
     return _setting(words, found) or _counting(found)
 
@@ -145,7 +147,7 @@ def _length(words: list[str], found: set[str]) -> Role | None:
         return None
     if _long(words, found):
         return "length"
-    if found & {"samples", "examples"} and found & (LONG | {"seen"}):
+    if found & {"samples", "examples"} and found & (LENGTH_WORDS | {"seen"}):
         return "examples"
     return None
 
@@ -157,7 +159,7 @@ def _long(words: list[str], found: set[str]) -> bool:
     tokens = "tokens" in found and found & {"train", "training", "total", "target", "budget"}
     return (
         alone
-        or bool(found & units and found & LONG)
+        or bool(found & units and found & LENGTH_WORDS)
         or bool(tokens or {"token", "budget"} <= found)
     )
 

@@ -1,4 +1,4 @@
-"""timm: the recipe as one of its schedulers, with a warmup of any length.
+"""Schedulers of timm: the recipe as one of them, with a warmup of any length.
 
 timm's command line takes whole warmup epochs only, and moves its warmup once an epoch
 unless ``--sched-on-updates`` is given. This scheduler has the recipe's rate for each

@@ -1,4 +1,4 @@
-"""What timm's arguments call things, and where its schedules differ from a recipe's."""
+"""Configuration of timm: its names, and its schedules' differences from a recipe's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ NOT_CARRIED = {
     "cooldown_epochs": 0, "lr_noise": None, "lr_cycle_limit": 1, "lr_k_decay": 1.0,
     "layer_decay": None,
 }  # fmt: skip
-"""What changes timm's rates and has no word in a recipe, with the value that does nothing."""
+"""Settings that change timm's learning rates and that no recipe has, with the value without an
+effect."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
@@ -85,6 +86,9 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
     elif isinstance(decay, WarmupStableDecay) and not values.get("sched_on_updates"):
         left_out.append("sched_on_updates: off, so timm's fall moves once an epoch; "
                         "the scaled file has it on")  # fmt: skip
+    average = number(form, values, "model_ema_decay", 0.9998) if values.get("model_ema") else None
+    if average is not None and values.get("model_ema_warmup"):
+        left_out.append("model_ema_warmup: the recipe's ema_decay is the same in all updates")
     return {
         "batch_size": batch,
         "lr": lr,
@@ -94,11 +98,12 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
         "decay": decay,
         "optimizer": optimizer,
         "clip_norm": clip or None,
+        "ema_decay": average,
     }, left_out
 
 
 def _early(on_updates: bool) -> str:
-    """Return how timm's milestones come early: its counter, from 0, is one ahead at each."""
+    """Return a note that timm's milestones come early: its counter, from 0, is one ahead."""
     if on_updates:
         return "decay_milestones: timm's come one update early"
     return ("decay_milestones: sched_on_updates is off, so timm's come one epoch early; "
@@ -210,7 +215,7 @@ def _adam(values: Values) -> dict[str, float]:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return timm's arguments of a scaled recipe, and what they cannot say; see `forms.Form`."""
+    """Return timm's arguments of a scaled recipe, and notes on what they lack; see `forms.Form`."""
     old = count("timm", values, "batch_size", 128)
     size, times = passes(big.batch_size, old, processes)
     lost = few_at_once(size, times, old, "grad_accum_steps")
@@ -225,6 +230,10 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         "warmup_lr": big.warmup_from_lr,
         "sched_on_updates": True,
     }
+    if big.clip_norm != base.clip_norm:
+        new["clip_grad"] = big.clip_norm
+    if big.ema_decay != base.ema_decay:
+        new["model_ema_decay"] = big.ema_decay
     if big.warmup and values.get("sched") == "none":
         new["sched"] = "constant"  # none has no warmup either
     if values.get("min_lr"):
@@ -246,12 +255,19 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
             "opt_betas": [big.optimizer.beta1, big.optimizer.beta2],
             "opt_eps": big.optimizer.epsilon,
         }
+    decay = getattr(big.optimizer, "weight_decay", None)
+    if decay != getattr(base.optimizer, "weight_decay", None):
+        new["weight_decay"] = decay
     return new, lost
 
 
 def _whole(value: float) -> float:
     """Return an int where the value is one: timm's command line wants it so."""
     return int(value) if value == int(value) else value
+
+
+def _averages(values: Values) -> bool:
+    return bool(values.get("model_ema"))
 
 
 def _has_sched(*kinds: str) -> Callable[[Values], bool]:
@@ -283,6 +299,7 @@ FORM = Form(
             "schedule", ("decay_rate",), "decay_rate=0.1", _has_sched("step", "multistep", "poly")
         ),
         Usual("optimizer", ("opt",), "opt='sgd'"),
+        Usual("count", ("model_ema_decay",), "model_ema_decay=0.9998", _averages),
     ),
     read=read,
     write=write,

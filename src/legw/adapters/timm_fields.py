@@ -1,4 +1,4 @@
-"""All arguments of timm's training script: carried, not touched by the batch size, or named."""
+"""Arguments of timm's training script: carried, independent of the batch size, or named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SETTINGS: dict[str, Setting] = {
         "sched_on_updates epochs warmup_epochs warmup_lr warmup_prefix min_lr decay_rate "
         "decay_epochs decay_milestones opt opt_eps opt_betas momentum weight_decay clip_grad "
         "clip_mode cooldown_epochs lr_noise lr_cycle_limit lr_k_decay layer_decay lr_decay_fn "
-        "lr_stable_timescale world_size",
+        "lr_stable_timescale world_size model_ema model_ema_decay",
         CARRIED,
     ),
     "opt_kwargs": Named("changes settings of the optimizer, and stays"),
@@ -21,14 +21,13 @@ SETTINGS: dict[str, Setting] = {
     "naflex_loader": Named("fills a batch by tokens, so that its images vary"),
     "resume": Named("goes on with a run, whose batch and place it has"),
     "start_epoch": Named("begins in the middle of the schedule, and stays"),
-    "model_ema": Named("averages the weights over updates, by model_ema_decay, which stays"),
     "bn_momentum": Named("is an average over passes, and stays"),
     **all_of("log_interval recovery_interval", COUNTS),
     # Of what acts only beside another argument, that other one is named: lr_noise,
     # lr_cycle_limit, layer_decay, sched='plateau', model_ema.
     **all_of(
         "lr_noise_pct lr_noise_std lr_cycle_mul lr_cycle_decay layer_decay_min_scale "
-        "layer_decay_no_opt_scale patience_epochs model_ema_decay model_ema_warmup "
+        "layer_decay_no_opt_scale patience_epochs model_ema_warmup "
         "model_ema_force_cpu",
         KEPT,
     ),

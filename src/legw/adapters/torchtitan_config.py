@@ -1,4 +1,4 @@
-"""What torchtitan's TOML files call things, and where it differs from a recipe."""
+"""Configuration of torchtitan in TOML: its names, and its differences from a recipe."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _warmup(flat: Values) -> str:
 
 
 def _floor(flat: Values) -> str:
-    """Return the name of the lowest rate, a share of the peak: that of older versions, or not."""
+    """Return the name of the lowest learning rate in this or older versions."""
     old = "lr_scheduler.lr_min"
     return old if old in flat else "lr_scheduler.min_lr_factor"
 
@@ -120,7 +120,7 @@ def _optimizer(flat: Values) -> tuple[kinds.Optimizer, str]:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return torchtitan's tables of a scaled recipe, and what they cannot say."""
+    """Return torchtitan's tables of a scaled recipe, and notes on what they lack."""
     flat, lost = _flat(values), []
     old = count("torchtitan", flat, _local(flat), 8)
     accumulates = _local(flat) == "training.local_batch_size"
@@ -141,6 +141,8 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
     }
     if accumulates:
         changes["training.global_batch_size"] = big.batch_size
+    if big.clip_norm is not None and big.clip_norm != base.clip_norm:
+        changes["training.max_norm"] = big.clip_norm
     if isinstance(big.optimizer, kinds.Adam) and big.optimizer != base.optimizer:
         changes |= {
             "optimizer.beta1": big.optimizer.beta1,

@@ -1,4 +1,4 @@
-"""What torchvision's classification reference calls things, and where it differs from a recipe."""
+"""Configuration of torchvision's classification reference, and its differences from a recipe."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
 
 
 def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fields, list[str]]:
-    """Return the reference's arguments of a scaled recipe, and what they cannot say."""
+    """Return the reference's arguments of a scaled recipe, and notes on what they lack."""
     size, lost = big.batch_size // processes, []
     if size > count("torchvision", values, "batch_size", 32):
         lost.append(f"batch_size={size}: is one pass on a device, for torchvision's references do "
@@ -97,17 +97,20 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         }
         if not big.warmup_from_lr:
             lost.append("lr_warmup_decay=0: torch refuses a warmup from 0; write 0.001, say")
+    if big.clip_norm != base.clip_norm:
+        new["clip_grad_norm"] = big.clip_norm
     if values.get("lr_min"):
         new["lr_min"] = number("torchvision", values, "lr_min", 0.0) * big.lr / base.lr
     if isinstance(big.decay, Exponential) and _kind(values) == "steplr":
         new["lr_step_size"] = _whole("lr_step_size", big.decay.every_epochs or 1.0, lost)
-    if big.optimizer != base.optimizer:
-        lost.append("optimizer: the rule changes settings for which the reference has no word")
+    decay = getattr(big.optimizer, "weight_decay", None)
+    if decay != getattr(base.optimizer, "weight_decay", None):
+        new["weight_decay"] = decay
     return new, lost
 
 
 def _whole(name: str, value: float, lost: list[str]) -> int:
-    """Return whole epochs, the next where they are none, and say so."""
+    """Return whole epochs, rounded up with a note."""
     whole = math.ceil(value - 1e-9)
     if abs(whole - value) > 1e-9:
         lost.append(f"{name}={value:g}: the reference takes whole epochs; {whole} is written")

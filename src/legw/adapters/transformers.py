@@ -1,22 +1,23 @@
-"""Hugging Face Transformers: a `Trainer` whose updates run at the recipe's rates.
+"""Transformers: a `Trainer` whose updates use the recipe's learning rates.
 
     arguments = TrainingArguments("out", **trainer_arguments(big, micro_batch_size=32))
     Trainer(model, arguments, optimizers=trainer_optimizers(model, big, num_examples), ...)
 
-A `Trainer` steps its scheduler once an update, whatever accumulation and the number of
-processes are, so that `legw.train.RecipeLR` is given to it as it is.
+A `Trainer` steps its scheduler once an update, under any accumulation and number of processes, so
+it takes `legw.train.RecipeLR` unchanged.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from legw.errors import RecipeError, shown
-from legw.recipe import Recipe, check_count
+from legw.errors import LegwWarning, RecipeError, check_count, shown
+from legw.recipe import Recipe
 from legw.schedule import updates
 from legw.train import optim
 from legw.train.scheduler import RecipeLR
@@ -85,7 +86,8 @@ def trainer_arguments(
 ) -> dict[str, Any]:
     """Return the `TrainingArguments` of a recipe: batch, accumulation, length, clipping.
 
-    The rates are not among them: `trainer_optimizers` has the schedule.
+    The rates are not among them: `trainer_optimizers` has the schedule. `Trainer` averages no
+    weights: `ema_decay` is for a callback of yours.
 
     Args:
         recipe: what is trained; its batch size is the global one.
@@ -96,8 +98,18 @@ def trainer_arguments(
 
     Raises:
         RecipeError: the batch is not a whole number of micro-batches on every process.
+
+    Warns:
+        LegwWarning: the recipe has an `ema_decay`.
     """
     check_count(recipe.name, "processes", processes)
+    if recipe.ema_decay is not None:
+        warnings.warn(
+            f"{recipe.name}: ema_decay={recipe.ema_decay:g}: Trainer averages no weights; "
+            "torch.optim.swa_utils.AveragedModel does, in a callback",
+            LegwWarning,
+            stacklevel=2,
+        )
     size = micro_batch_size or max(recipe.batch_size // processes, 1)
     return {
         "per_device_train_batch_size": size,

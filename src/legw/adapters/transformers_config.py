@@ -1,4 +1,4 @@
-"""What Hugging Face TrainingArguments call things, and where Trainer differs from a recipe."""
+"""Configuration of Hugging Face's Trainer: its names, and its differences from a recipe."""
 
 from __future__ import annotations
 
@@ -38,11 +38,10 @@ from legw.decays import (
 )
 from legw.errors import RecipeError, one_line, shown
 from legw.recipe import Recipe
-from legw.schedule import updates, warmup_updates
-from legw.units import in_unit
+from legw.schedule import in_unit, updates, warmup_updates
 
 WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
-"""Schedulers that pass over the warmup that they are given."""
+"""Schedulers that ignore a given warmup."""
 
 SCHEDULER_VALUES = "lr_scheduler_kwargs"
 """Where the values of a scheduler are: its lowest rate, its power."""
@@ -163,7 +162,7 @@ def _write_accumulation(new: Fields, times: int) -> None:
 
 
 def _counted(values: Values) -> list[str]:
-    """Return what counts updates among the scheduler's values and no decay of ours has."""
+    """Return the scheduler's values that count updates and that no decay of ours has."""
     more = by_name("transformers", values, SCHEDULER_VALUES)
     known = DECAYS.get(_scheduler(values), (None, ()))[1]
     return [
@@ -200,7 +199,7 @@ def _scheduler(values: Values) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """How long the run and its warmup are, in the unit of the run."""
+    """Length of the run and of its warmup, in the unit of the run."""
 
     unit: str
     """epochs, or steps where `max_steps` says so."""
@@ -299,15 +298,14 @@ def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
 def write(
     values: Values, base: Recipe, big: Recipe, processes: int, *, own_version: bool = True
 ) -> tuple[Fields, list[str]]:
-    """Return TrainingArguments of a scaled recipe, and what they cannot say; see `forms.Form`.
+    """Return TrainingArguments of a scaled recipe, and notes on what they lack; see `forms.Form`.
 
     Args:
         values: the arguments of the base.
-        base: what was read from them.
+        base: recipe of these values.
         big: the scaled recipe.
         processes: that train together, at least 1.
-        own_version: whether they are for the installed version, in whose names they are
-            written; else in the names in which they are given.
+        own_version: whether to use the names of the installed version; else the names of `values`.
     """
     new = dict(values)
     old = count("transformers", values, "per_device_train_batch_size", 8)
@@ -390,9 +388,14 @@ def _lowest_rates(values: Values, factor: float) -> Fields:
 
 
 def _write_adam(new: Fields, base: Recipe, big: Recipe, names: dict[str, str]) -> None:
-    """Write those settings of Adam that a rule has changed."""
+    """Write those settings of Adam and of clipping that a rule has changed."""
     if base.optimizer != big.optimizer:
         new |= {theirs: getattr(big.optimizer, ours) for ours, theirs in names.items()}
+    decay = getattr(big.optimizer, "weight_decay", None)
+    if decay != getattr(base.optimizer, "weight_decay", None):
+        new["weight_decay"] = decay
+    if big.clip_norm != base.clip_norm:
+        new["max_grad_norm"] = big.clip_norm
 
 
 FORM = Form(

@@ -1,4 +1,4 @@
-"""All fields of TrainingArguments: carried, not touched by the batch size, or named."""
+"""Fields of TrainingArguments: carried, independent of the batch size, or named."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Analysis: what finished runs and measurements say. Needs no torch."""
+"""Analysis: results computed from finished runs and measurements, without torch."""

@@ -1,16 +1,16 @@
-"""Whether LEGW's assumptions hold for a task: measurements in, verdicts by stated thresholds out.
+"""Assumption check: verdicts on LEGW's assumptions for a task, by stated thresholds.
 
-Four assumptions, each with a verdict of its own:
+The check gives a verdict on each of four assumptions:
 
 - **rates**: at the rate that the rule gives, the loss falls at every batch size, and goes on
-  falling at HEADROOM times that rate.
-- **curvature**: the curvature along the gradient peaks at the same update for every batch, so
-  that the peak's epoch grows as batch**1.
-- **noise**: the largest batch is at most FAR times the gradient's noise scale.
-- **clipping**: it does not make the base's steps and leave those of a larger batch alone.
+  falling at LR_HEADROOM times that rate.
+- **curvature**: the curvature along the gradient peaks at the same update for every batch size, so
+  the peak's epoch is proportional to the batch size.
+- **noise**: the largest batch is at most FAR_PAST_NOISE times the gradient's noise scale.
+- **clipping**: it does not shorten the base's steps alone.
 
-The whole verdict is "does not hold" if one of them is, "holds" if all are, and else
-"cannot tell". No torch here.
+The whole verdict is "does not hold" if one of them is, "holds" if all are, and otherwise "cannot
+tell". This module needs no torch.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from legw.analysis import clipping, probed
-from legw.analysis.clipping import MOSTLY, SELDOM, on_base_alone
+from legw.analysis.clipping import CLIPPED_MOSTLY, CLIPPED_RARELY, on_base_alone
 from legw.analysis.curvature import Power
 from legw.analysis.noise import NoiseScale, noise_scale
 from legw.analysis.probed import Probed
 from legw.recipe import Recipe
-from legw.rules import FAR
+from legw.rules import FAR_PAST_NOISE
 from legw.runs import measurements, records
 from legw.runs.measurements import Noise
 
 Answer = Literal["holds", "does not hold", "cannot tell"]
 
-LEAST_UPDATES = 10
-"""Fewer updates say nothing about whether the loss rises."""
+MIN_UPDATES = 10
+"""Fewest updates from which the check can tell whether the loss rises."""
 
-TIMES = (1.0, 2.0, 4.0, 8.0)
-"""Multiples of the rule's rate that are tried, until the loss rises."""
+LR_MULTIPLES = (1.0, 2.0, 4.0, 8.0)
+"""Multiples of the rule's learning rate that are tried in turn, until the loss rises."""
 
-HEADROOM = 2.0
-"""Times the rule's rate at which the loss has still to fall."""
+LR_HEADROOM = 2.0
+"""Multiple of the rule's learning rate at which the loss must still fall."""
 
-SAME = (0.75, 1.25)
-"""Exponents of the peak's epoch against the batch that count as 1."""
+EXPONENT_HOLDS = (0.75, 1.25)
+"""Exponents of the peak's epoch against the batch size that count as 1: from, to."""
 
-OTHER = (0.5, 1.5)
-"""Exponents below the first, or above the second, that do not."""
+EXPONENT_UNCLEAR = (0.5, 1.5)
+"""Exponents below the first or above the second number contradict the assumption."""
 
-RISE = 1.1
-"""The loss at the end over that at the start from which on it has risen."""
+RISE_RATIO = 1.1
+"""Ratio of the loss at the end to that at the start, above which the loss has risen."""
 
-PART = 0.2
-"""Share of a run's updates whose median loss is its start, and its end."""
+END_SHARE = 0.2
+"""Share of a run's updates whose median loss counts as its start, and as its end."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be thought of one assumption."""
+    """The verdict on one assumption."""
 
     assumption: str
     """rates, curvature, noise or clipping."""
@@ -67,7 +67,7 @@ class Verdict:
 
 
 def rises(losses: Sequence[float | None]) -> bool:
-    """Whether the loss has risen over a run: it was lost, or ends above `RISE` times its start.
+    """Whether the loss has risen over a run: it diverged, or ends above RISE_RATIO times its start.
 
     Args:
         losses: of each update, at least one; None where it is no number.
@@ -78,8 +78,8 @@ def rises(losses: Sequence[float | None]) -> bool:
     if any(loss is None for loss in losses):
         return True
     known = [loss for loss in losses if loss is not None]
-    count = max(round(len(known) * PART), 1)
-    return statistics.median(known[-count:]) > RISE * statistics.median(known[:count])
+    count = max(round(len(known) * END_SHARE), 1)
+    return statistics.median(known[-count:]) > RISE_RATIO * statistics.median(known[:count])
 
 
 def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
@@ -92,31 +92,31 @@ def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
     >>> of_rates({16: {1.0: False, 2.0: False}, 64: {1.0: False, 2.0: True, 4.0: True}}).answer
     'cannot tell'
     """
-    lost = [size for size, tried in risen.items() if tried[1.0]]
-    if lost:
+    diverged = [size for size, tried in risen.items() if tried[1.0]]
+    if diverged:
         return Verdict("rates", "does not hold", f"at the rule's own rate the loss rises for "
-                       f"batch {_listed(lost)}")  # fmt: skip
+                       f"batch {_listed(diverged)}")  # fmt: skip
     near = [
         size for size, tried in risen.items()
-        if any(rose for times, rose in tried.items() if times <= HEADROOM)
+        if any(rose for times, rose in tried.items() if times <= LR_HEADROOM)
     ]  # fmt: skip
     if near:
         return Verdict("rates", "cannot tell", f"the loss falls at the rule's rate, and rises at "
-                       f"{HEADROOM:g} times it for batch {_listed(near)}")  # fmt: skip
-    return Verdict("rates", "holds", f"the loss falls at the rule's rate and at {HEADROOM:g} "
+                       f"{LR_HEADROOM:g} times it for batch {_listed(near)}")  # fmt: skip
+    return Verdict("rates", "holds", f"the loss falls at the rule's rate and at {LR_HEADROOM:g} "
                    "times it, for every batch")  # fmt: skip
 
 
 def of_curvature(
     power: Power | None, late: Sequence[int] = (), early: Sequence[int] = ()
 ) -> Verdict:
-    """Judge where the curvature peaks.
+    """Judge the position of the curvature's peak.
 
     Args:
-        power: how the peak's epoch grows with the batch; None for fewer than two sizes.
-        late: batch sizes whose peak lies at the end of what was measured.
-        early: those whose peak lies at its beginning: curvature that only falls has its
-            highest value in the first update of every batch, whatever the rule.
+        power: power law of the peak's epoch over the batch size; None for fewer than two sizes.
+        late: batch sizes whose peak lies at the end of the measurement.
+        early: batch sizes whose peak lies at its beginning: a curvature that only falls is highest
+            in the first update of every batch, under any rule.
 
     >>> of_curvature(Power(exponent=1.1, low=0.9, high=1.3, factor=1.0, n=3)).answer
     'holds'
@@ -131,17 +131,19 @@ def of_curvature(
         f"the peak's epoch grows as batch^{power.exponent:.2f} "
         f"(95 % interval {power.low:.2f} to {power.high:.2f})"
     )
-    if SAME[0] <= power.exponent <= SAME[1]:
-        known = OTHER[0] <= power.low and power.high <= OTHER[1]
+    low, high = EXPONENT_HOLDS
+    lowest, highest = EXPONENT_UNCLEAR
+    if low <= power.exponent <= high:
+        known = lowest <= power.low and power.high <= highest
         answer: Answer = "holds" if known else "cannot tell"
-        why = f"{grows}, within {SAME[0]:g} to {SAME[1]:g}"
-    elif OTHER[0] <= power.exponent <= OTHER[1]:
+        why = f"{grows}, within {low:g} to {high:g}"
+    elif lowest <= power.exponent <= highest:
         known, answer = True, "cannot tell"
-        why = f"{grows}, between {OTHER[0]:g} to {OTHER[1]:g} and {SAME[0]:g} to {SAME[1]:g}"
+        why = f"{grows}, between {lowest:g} to {highest:g} and {low:g} to {high:g}"
     else:
         known = not power.low <= 1 <= power.high
         answer = "does not hold" if known else "cannot tell"
-        why = f"{grows}, out of {OTHER[0]:g} to {OTHER[1]:g}"
+        why = f"{grows}, out of {lowest:g} to {highest:g}"
     wide = "" if known else "; the interval is too wide to tell: give more --seeds"
     return Verdict("curvature", answer, f"{why}{wide}")
 
@@ -165,8 +167,8 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
 
     Args:
         largest: batch size, in examples.
-        noise: as measured at the smallest batch; None if it was not.
-        whole: whether over a whole run; the start of one bounds it from below alone.
+        noise: measured at the smallest batch; None without a measurement.
+        whole: whether it is over a whole run; the start of a run gives a lower bound only.
 
     >>> scale = NoiseScale(value=200.0, low=150.0, high=250.0, from_epoch=0, to_epoch=1, n=20)
     >>> of_noise(512, scale).answer, of_noise(2048, scale).answer, of_noise(800, scale).answer
@@ -176,25 +178,25 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
         return Verdict("noise", "cannot tell", "the noise scale could not be measured; give more "
                        "--updates")  # fmt: skip
     scale = f"{noise.value:.3g} examples (95 % interval {noise.low:.3g} to {noise.high:.3g})"
-    if largest <= FAR * noise.low:
-        return Verdict("noise", "holds", f"batch {largest} is at most {FAR:g} times the noise "
-                       f"scale, {scale}")  # fmt: skip
+    if largest <= FAR_PAST_NOISE * noise.low:
+        return Verdict("noise", "holds", f"batch {largest} is at most {FAR_PAST_NOISE:g} times "
+                       f"the noise scale, {scale}")  # fmt: skip
     if not whole:
         return Verdict("noise", "cannot tell", f"over the first updates the noise scale is "
                        f"{scale}, and it grows; give more --updates")  # fmt: skip
-    if largest > FAR * noise.high:
-        return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR:g} times "
-                       f"the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
-    return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR:g} times the noise "
-                   f"scale, {scale}")  # fmt: skip
+    if largest > FAR_PAST_NOISE * noise.high:
+        return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR_PAST_NOISE:g} "
+                       f"times the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
+    return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR_PAST_NOISE:g} times "
+                   f"the noise scale, {scale}")  # fmt: skip
 
 
 def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
     """Judge the clipping.
 
     Args:
-        shares: of the updates that were clipped, for each batch size; None where steps do not
-            depend on it.
+        shares: share of clipped updates for each batch size, in [0, 1]; None where clipping does
+            not change the steps.
 
     >>> of_clipping({20: 0.98, 640: 0.12}).answer, of_clipping({20: 0.4, 640: 0.0}).answer
     ('does not hold', 'holds')
@@ -208,8 +210,8 @@ def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
     if any(on_base_alone(base, share) for share in known.values()):
         return Verdict("clipping", "does not hold", f"{clipped}; steps grow by less than the rate, "
                        "so tune a base with another clip_norm")  # fmt: skip
-    return Verdict("clipping", "holds", f"{clipped}; below {MOSTLY:.0%} at the smallest, or at "
-                   f"none below {SELDOM:g} times that")  # fmt: skip
+    return Verdict("clipping", "holds", f"{clipped}; below {CLIPPED_MOSTLY:.0%} at the "
+                   f"smallest, or at none below {CLIPPED_RARELY:g} times that")  # fmt: skip
 
 
 def together(verdicts: Sequence[Verdict]) -> Answer:
@@ -231,11 +233,11 @@ def _listed(sizes: Sequence[int]) -> str:
 def judged(
     base: Recipe, runs: Sequence[Probed], risen: dict[int, dict[float, bool]]
 ) -> dict[str, Any]:
-    """Return the verdicts and what they rest on, as plain values.
+    """Return the verdicts and the measurements behind them, as plain values.
 
     Args:
         base: the recipe before scaling.
-        runs: at the rule's rates, with what their probes have written.
+        runs: those at the rule's learning rates, with their probes' measurements.
         risen: for each batch size whether the loss rose, by multiples of the rate.
     """
     curvature = probed.curvature_result(base, runs)
@@ -267,13 +269,13 @@ def judged(
         "clipped_shares": shares,
         "noise_scale": None if scale is None else asdict(scale),
         "thresholds": {
-            "headroom": HEADROOM,
-            "exponent_holds": SAME,
-            "exponent_cannot_tell": OTHER,
-            "batch_over_noise": FAR,
-            "clipped_mostly": MOSTLY,
-            "clipped_seldom": SELDOM,
-            "loss_rises_from": RISE,
+            "headroom": LR_HEADROOM,
+            "exponent_holds": EXPONENT_HOLDS,
+            "exponent_cannot_tell": EXPONENT_UNCLEAR,
+            "batch_over_noise": FAR_PAST_NOISE,
+            "clipped_mostly": CLIPPED_MOSTLY,
+            "clipped_seldom": CLIPPED_RARELY,
+            "loss_rises_from": RISE_RATIO,
         },
     } | curvature
 

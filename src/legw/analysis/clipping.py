@@ -1,9 +1,9 @@
-"""Whether a recipe's clipping acts alike at every batch size.
+"""Gradient clipping: whether a recipe's clipping acts alike at every batch size.
 
-A rule scales the rate. Where a gradient is clipped, the step is rate times clip norm, however
-large the gradient was. A small batch's gradient has a larger norm, since it has more noise in
-it: a base that is clipped at nearly every update, and a large batch that hardly ever is, take
-steps that grow by less than the rate. Arithmetic on records; no torch here.
+A rule scales the learning rate. The step of a clipped gradient is the learning rate times the clip
+norm, for a gradient of any size. A small batch's gradient has a larger norm, since it contains more
+noise. If the base is clipped at nearly every update and a large batch hardly ever, their steps
+differ by less than their learning rates. This module computes from records and needs no torch.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from legw.recipe import Recipe
 from legw.runs.records import Update
 
-MOSTLY = 0.5
-"""Share of clipped updates from which on clipping says how long a base's steps are."""
+CLIPPED_MOSTLY = 0.5
+"""Share of clipped updates from which on clipping determines the length of a base's steps."""
 
-SELDOM = 0.5
-"""Times the base's share below which a larger batch is clipped seldom."""
+CLIPPED_RARELY = 0.5
+"""Factor of the base's share below which a larger batch counts as rarely clipped."""
 
 
 def clipped_share(recipe: Recipe, updates: Sequence[Update]) -> float | None:
@@ -27,7 +27,7 @@ def clipped_share(recipe: Recipe, updates: Sequence[Update]) -> float | None:
     the gradient's length (all but SGD).
 
     Args:
-        recipe: its optimizer and clip norm.
+        recipe: its optimizer and clip norm count.
         updates: all of a run's, or evenly spaced ones.
     """
     norms = [row.grad_norm for row in updates if row.grad_norm is not None]
@@ -37,13 +37,14 @@ def clipped_share(recipe: Recipe, updates: Sequence[Update]) -> float | None:
 
 
 def on_base_alone(base: float, share: float) -> bool:
-    """Say whether clipping makes the base's steps, and seldom those of another batch.
+    """Say whether clipping shortens the base's steps, and rarely those of another batch.
 
     Args:
-        base: share of clipped updates at the base's batch.
-        share: at the other batch.
+        base: share of clipped updates at the base's batch, in [0, 1].
+        share: the same at the other
+        batch, in [0, 1].
 
     >>> on_base_alone(0.98, 0.12), on_base_alone(0.98, 0.6), on_base_alone(0.3, 0.0)
     (True, False, False)
     """
-    return base >= MOSTLY and share < SELDOM * base
+    return base >= CLIPPED_MOSTLY and share < CLIPPED_RARELY * base

@@ -16,7 +16,7 @@ from legw.study.plan import Row
 
 @dataclass(frozen=True)
 class Line:
-    """One cell of a study: what a line of its table is about."""
+    """One cell of a study: the subject of one line of its table."""
 
     table: Table
     """That the cell is of."""
@@ -27,29 +27,29 @@ class Line:
 
     @property
     def finished(self) -> list[Row]:
-        """The runs that have ended as they should."""
+        """The finished runs."""
         return [row for row in self.rows if row.status == "finished"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A title, and what stands below it."""
+    """A column: its title, and a function for the text of each line."""
 
     title: str
     """Of the column; empty is the metric's name."""
     text: Callable[[Line], str | list[str]]
-    """What a line says; short lines where there are several things to say."""
+    """Returns the text of a line; several short lines where needed."""
     unit: str = ""
     """In small print below the title."""
     words: bool = False
-    """Whether it holds words, and no numbers."""
+    """Whether the column holds words instead of numbers."""
 
     def heading(self, table: Table) -> str:
         """Return the title, without the unit."""
         return self.title or table.metric
 
     def plain(self, line: Line) -> str:
-        """Return what a line says, in one line of text."""
+        """Return the cell's text, in one line."""
         text = self.text(line)
         return text if isinstance(text, str) else ", ".join(text)
 

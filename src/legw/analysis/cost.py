@@ -1,4 +1,4 @@
-"""What a batch costs: the time model behind `legw plan`.
+"""Cost of a batch size: the time model behind `legw plan`.
 
 With W devices, D of them on each node, a batch of B examples, and micro-batches of m:
 
@@ -10,15 +10,17 @@ With W devices, D of them on each node, a batch of B examples, and micro-batches
     exposed = max(0, min(ring, tree) - overlap * 2/3 * pass(last piece)) + numbers
     numbers = 2*ceil(log2(W)) * latency
 
-The bandwidth is that of a node's link. A ring goes node by node, so that at each step one
-message leaves a node and one comes in: it has the link's whole rate. In the tree, all D
-devices of a node may send at once, and share it; that is taken for every round. Within a
-node synchronisation is taken as free.
+The bandwidth is that of a node's link. A ring passes through the nodes one by one: at each step,
+one message leaves a node and one arrives, each at the link's full rate. In the tree, all D devices
+of a node may send at once and share the link; the model assumes this for every round. It takes
+synchronisation within a node as free.
 
-The gradients' all-reduce runs while the last micro-batch goes backward, as far as `overlap`
-says; a backward pass takes two thirds of a whole one. A second one, of a few numbers, sums
-loss and weight, and nothing hides it. Beyond one machine this is a model, not a
-measurement. Reference of the two all-reduces: Thakur et al. 2005, "Optimization of
+The all-reduce of the gradients overlaps with the backward pass of the last micro-batch, by the
+share `overlap`. A backward pass takes two thirds of forward and backward. A second all-reduce, of a
+few numbers, sums loss and weight; it overlaps with nothing. Beyond one machine this is a model, not
+a measurement.
+
+Reference of the two all-reduces: Thakur et al. 2005, "Optimization of
 collective communication operations in MPICH", section 4.5.
 """
 
@@ -32,7 +34,7 @@ from dataclasses import dataclass, field, replace
 
 from legw import rules, schedule
 from legw.analysis.noise import NoiseScale, examples_against
-from legw.errors import LegwError, RecipeError, one_line
+from legw.errors import LegwError, RecipeError, check_count, check_range, one_line
 from legw.recipe import Recipe
 from legw.rules import Rule
 from legw.runs.measurements import Speed
@@ -41,48 +43,42 @@ BACKWARD = 2 / 3
 """Share of a pass that goes backward: two matrix products for each one forward."""
 
 NUMBERS_BYTES = 32
-"""What the second all-reduce of an update sums: loss, weight, and what processes ask for."""
+"""Bytes in the second all-reduce of an update: loss, weight, and flags."""
 
-LEAST_NOISE = 1e-9
-"""A smaller noise scale, in examples, is as good as 0, which nothing can be divided by."""
+MIN_NOISE = 1e-9
+"""Smallest noise scale, in examples, that is used as a divisor; smaller ones are raised to it."""
 
-CLOSE = 1.1
-"""Of batches whose time is this close to the least, the smallest is recommended."""
+CLOSE_SHARE = 1.1
+"""Of batches whose time is within this share of the shortest, the smallest is recommended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Devices and what joins them."""
+    """Devices, and the network between their nodes."""
 
     devices: int = 1
     """W, at least 1: each has its own part of the batch."""
     devices_per_node: int = 1
-    """D, which divides W: so many share a node's link, and are joined by something faster."""
+    """D, a divisor of W: devices that share a node's link and are joined by something faster."""
     bandwidth: float = math.inf
     """Bytes per second and direction of a node's link to the others, above 0."""
     latency_seconds: float = 0.0
-    """Time that one message between nodes takes, however small; finite, at least 0."""
+    """Time of the smallest message between nodes, in seconds; finite, at least 0."""
     overlap: float = 0.0
-    """Share of the last backward pass behind which synchronisation hides, in [0, 1]."""
+    """Share of the last backward pass that overlaps with synchronisation, in [0, 1]."""
     sync_seconds: float | None = None
-    """Synchronisation of one update as measured; None takes the model."""
+    """Measured synchronisation of one update, in seconds; None takes the model's."""
 
     def __post_init__(self) -> None:
-        if self.devices < 1:
-            raise LegwError(f"network: devices={self.devices}: must be at least 1")
+        check_count("network", "devices", self.devices)
         if self.devices_per_node < 1 or self.devices % self.devices_per_node:
             raise LegwError(
                 f"network: devices_per_node={self.devices_per_node}: must divide "
                 f"devices={self.devices}"
             )
-        if not self.bandwidth > 0:
-            raise LegwError(f"network: bandwidth={self.bandwidth:g}: must be above 0")
-        if not 0 <= self.latency_seconds < math.inf:
-            raise LegwError(
-                f"network: latency_seconds={self.latency_seconds:g}: must be finite and at least 0"
-            )
-        if not 0 <= self.overlap <= 1:
-            raise LegwError(f"network: overlap={self.overlap:g}: must be in [0, 1]")
+        check_range("network", "bandwidth", self.bandwidth, 0, math.inf, above=True, closed=True)
+        check_range("network", "latency_seconds", self.latency_seconds, 0)
+        check_range("network", "overlap", self.overlap, 0, 1, closed=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +86,7 @@ class Timing:
     """One update of a batch size."""
 
     micro_batch_size: int
-    """The one that is fastest for a device's share."""
+    """Micro-batch size that is fastest for a device's share."""
     compute_seconds: float
     """Passes of the device with the largest share."""
     lanes: int = 1
@@ -98,7 +94,7 @@ class Timing:
     step_seconds: float
     """Clipping, optimizer step, book-keeping."""
     sync_seconds: float
-    """Synchronisation that nothing hides."""
+    """Synchronisation that overlaps with no computation."""
 
     @property
     def seconds(self) -> float:
@@ -108,14 +104,14 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """A batch size, and what it is predicted to cost."""
+    """A batch size, and its predicted cost."""
 
     batch_size: int
     """Examples per update."""
     k: float
     """Target over base batch."""
     recipe: Recipe | None
-    """What the rule makes of the base; None where it is undefined."""
+    """The scaled recipe; None where the rule is undefined."""
     timing: Timing | None = None
     """One update; None where there is no recipe."""
     updates: int = 0
@@ -123,15 +119,16 @@ class Option:
     seconds: float = 0.0
     """Time of the recipe's own epochs."""
     device_hours: float = 0.0
-    """The same, times devices."""
+    """That time multiplied by the number of devices, in hours."""
     factor: float | None = None
     """Examples to the base's loss, over the base's own; None without a noise scale."""
     quality_seconds: float | None = None
     """Time to the base's loss, from the base's epochs; None without a noise scale."""
     quality_range: tuple[float, float] | None = None
-    """The same at the ends of the noise scale's interval and of the measurements' spread."""
+    """`quality_seconds` at the ends of the noise scale's interval and of the measurements'
+    spread."""
     notes: tuple[str, ...] = field(default_factory=tuple)
-    """What deserves a second look; or why there is no recipe."""
+    """Warnings about the recipe, or the reason why there is none."""
 
 
 def sync_seconds(gradient_bytes: float, network: Network) -> float:
@@ -140,7 +137,7 @@ def sync_seconds(gradient_bytes: float, network: Network) -> float:
     Within one node it is 0.
 
     Args:
-        gradient_bytes: what each device has, at least 0.
+        gradient_bytes: size of each device's gradient, at least 0.
         network: devices, how many share a node's link, bandwidth and latency.
 
     >>> gigabit = Network(devices=2, bandwidth=125e6, latency_seconds=1e-4)
@@ -226,7 +223,7 @@ def timing(speed: Speed, batch_size: int, network: Network) -> Timing:
             f"{network.devices}; take fewer devices or a larger batch"
         )
     share = -(-batch_size // network.devices)
-    compute, micro, lanes = min(_ways(speed, share, alone=network.devices == 1))
+    compute, micro, lanes = min(_options_of(speed, share, alone=network.devices == 1))
     sync = network.sync_seconds
     if sync is None:
         hidden = network.overlap * BACKWARD * pass_seconds(speed.passes, share % micro or micro)
@@ -241,8 +238,8 @@ def timing(speed: Speed, batch_size: int, network: Network) -> Timing:
     )
 
 
-def _ways(speed: Speed, share: int, *, alone: bool) -> Iterator[tuple[float, int, int]]:
-    """Return (seconds, examples in a micro-batch, lanes) of every way to work on a share."""
+def _options_of(speed: Speed, share: int, *, alone: bool) -> Iterator[tuple[float, int, int]]:
+    """Return (seconds, examples in a micro-batch, lanes) of every way to compute a share."""
     for micro in speed.passes:
         whole, rest = divmod(share, micro)
         yield whole * speed.passes[micro] + pass_seconds(speed.passes, rest), micro, 1
@@ -261,12 +258,12 @@ def options(
     num_examples: Mapping[int, int],
     noise: NoiseScale | None = None,
 ) -> list[Option]:
-    """Return what each batch size is predicted to cost.
+    """Return the predicted cost of each batch size.
 
     Args:
         base: the tuned recipe.
-        rule: how it is carried.
-        batch_sizes: which to compare.
+        rule: the rule that scales it.
+        batch_sizes: examples per update, each at least 1.
         speed: of one device.
         network: devices and what joins them.
         num_examples: batch size -> examples in one epoch.
@@ -314,9 +311,9 @@ def _option(
 
 
 def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -> Option:
-    """Add the time to the base's loss: its examples times the factor that noise asks for.
+    """Add the time to the base's loss: the base's examples times the factor for the noise scale.
 
-    They are those of the base's epochs, however long the rule makes the run.
+    The base's epochs count, also under a rule that makes the run longer.
     """
     assert noise.value is not None and option.recipe is not None
     stretched = option.recipe.length / base.length
@@ -336,13 +333,13 @@ def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -
 
 def _factor(option: Option, base: Recipe, noise: float) -> float:
     """Return the examples to the base's loss over the base's own, at a noise scale from 0 on."""
-    factor = examples_against(option.batch_size, base.batch_size, max(noise, LEAST_NOISE))
+    factor = examples_against(option.batch_size, base.batch_size, max(noise, MIN_NOISE))
     assert factor is not None
     return factor
 
 
 def recommend(found: Sequence[Option]) -> Option:
-    """Return the batch to take: of those close to the least time, the smallest.
+    """Return the recommended batch: of those close to the shortest time, the smallest.
 
     The time is that to the base's loss where a noise scale is known, else that of the
     recipe's epochs.
@@ -355,7 +352,8 @@ def recommend(found: Sequence[Option]) -> Option:
         raise RecipeError(f"plan: no batch size is possible: {found[0].notes[0]}")
     least = min(map(time_of, possible))
     return min(
-        (one for one in possible if time_of(one) <= CLOSE * least), key=lambda one: one.batch_size
+        (one for one in possible if time_of(one) <= CLOSE_SHARE * least),
+        key=lambda one: one.batch_size,
     )
 
 

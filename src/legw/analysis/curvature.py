@@ -1,6 +1,7 @@
-"""Curvature along the gradient: where it peaks, how the peak moves, what warmup it asks for.
+"""Curvature along the gradient: its peak, the peak's movement, and the warmup it asks for.
 
-Values in, values out: no torch here, so that a folder of runs is read anywhere.
+These functions take and return plain values and need no torch, so that a folder of runs can be read
+on any machine.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from legw.analysis.stats import LEVEL, t_quantile
 from legw.runs.measurements import Curvature
 
 SMOOTH = 5
-"""Neighbouring measurements whose median stands for the one in their middle."""
+"""Number of neighbouring measurements whose median replaces the middle one."""
 
-STAYS = 1.5
-"""For good: until the run is so many times as old."""
+LASTING_RATIO = 1.5
+"""The curvature counts as low for good if it stays low until this multiple of the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +28,13 @@ class Peak:
     update: int
     """Which update, from 0."""
     epoch: float
-    """Where that is, in epochs: ``(update + 1) * batch_size / num_examples``."""
+    """Position of the peak in epochs: ``(update + 1) * batch_size / num_examples``."""
     curvature: float
     """The smoothed curvature there."""
 
 
 def smoothed(rows: Sequence[Curvature], width: int = SMOOTH) -> list[tuple[int, float]]:
-    """Return (update, median of the `width` measurements around it); lost ones are left out.
+    """Return (update, median of the `width` measurements around it), without those not finite.
 
     Args:
         rows: in the order of updates.
@@ -73,10 +74,10 @@ def peak(rows: Sequence[Curvature], batch_size: int, num_examples: int) -> Peak 
 
 @dataclass(frozen=True, kw_only=True)
 class Power:
-    """A power law ``y = factor * x**exponent`` through points, and how well it is known."""
+    """A power law ``y = factor * x**exponent`` through points, with the exponent's interval."""
 
     exponent: float
-    """Slope in logarithms."""
+    """Exponent of x: the slope of the line through the logarithms."""
     low: float | None
     """Lower end of the exponent's interval; None for fewer than three points."""
     high: float | None
@@ -90,7 +91,7 @@ class Power:
 def power_law(points: Sequence[tuple[float, float]], level: float = LEVEL) -> Power | None:
     """Return the power law through points by least squares in logarithms.
 
-    The interval is Student's, of a slope: the points count as independent.
+    The interval is Student's for a least-squares line; the points count as independent.
 
     Args:
         points: (x, y), all above 0.
@@ -123,19 +124,19 @@ def power_law(points: Sequence[tuple[float, float]], level: float = LEVEL) -> Po
 
 
 def suggested_warmup(rows: Sequence[Curvature], lr: float) -> int | None:
-    """Return how many updates of warmup a run asks for.
+    """Return the number of warmup updates that a run's curvature suggests.
 
-    The warmup may end where the smoothed curvature has fallen below the rate's inverse for
-    good: after the last update with ``L > 1 / lr``, if it stays below for half as long again.
-    A lost measurement, whose L was not finite, counts as above.
+    The warmup may end when the smoothed curvature L has fallen below ``1 / lr`` for good: after the
+    last update with ``L > 1 / lr``, if L stays below for half as many updates again.
+    A measurement that is not finite counts as above 1 / lr.
 
     Args:
         rows: of one run, in the order of updates.
         lr: the peak rate, above 0.
 
     Returns:
-        The number of updates; 0 where L never exceeds 1 / lr, None where it still does in
-        the last third of what was measured.
+        The number of updates; 0 where L never exceeds 1 / lr, None where it still does so in the
+        last third of the measurements.
 
     >>> rows = [Curvature(update=i, epoch=0.0, curvature=c, negative=False, lr=0.1)
     ...         for i, c in enumerate([20.0] * 4 + [1.0] * 6)]
@@ -148,6 +149,6 @@ def suggested_warmup(rows: Sequence[Curvature], lr: float) -> int | None:
         return 0
     last = max(high)
     update = next((row.update for row in rows if row.update > last), None)
-    if update is None or STAYS * update > rows[-1].update:
+    if update is None or LASTING_RATIO * update > rows[-1].update:
         return None
     return update

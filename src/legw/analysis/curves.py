@@ -1,4 +1,4 @@
-"""Long curves as few points that look the same."""
+"""Curves: long ones reduced to a few points that look the same."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 Points = Sequence[tuple[float, float]]
 """A curve: (x, y), x ascending."""
 
-MOST = 500
+MAX_POINTS = 500
 """Most points of a curve in a page."""
 
 
-def thin(points: Points, most: int = MOST) -> list[tuple[float, float]]:
+def thin(points: Points, most: int = MAX_POINTS) -> list[tuple[float, float]]:
     """Return at most `most` points of a curve: of each stretch its lowest and its highest.
 
     Both ends stay, and so does every peak that is the highest of its stretch.

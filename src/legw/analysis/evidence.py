@@ -1,4 +1,4 @@
-"""What a folder of runs holds, read for a report: studies, and runs that stand alone.
+"""Evidence for a report: the studies and single runs in a folder.
 
 A folder may hold several, at any depth:
 
@@ -25,8 +25,8 @@ from legw.study import plan as study
 from legw.study.grid import differences, label
 from legw.study.plan import Row, Study, Undefined
 
-FURTHEST = ("finished", "diverged", "interrupted", "running")
-"""How a run has ended, from what says most to what says least."""
+BY_PROGRESS = ("finished", "diverged", "interrupted", "running")
+"""Ends of a run, from the most to the least complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +36,17 @@ class Evidence:
     title: str
     """The task's name."""
     folder: Path
-    """Where it lies."""
+    """The folder of the runs."""
     study: Study | None = None
-    """What was asked for; None for runs outside of a study."""
+    """The planned study; None for runs outside of a study."""
     runs: tuple[tuple[Row, Run], ...] = ()
     """Each run that has begun, with its row."""
     rows: tuple[Row, ...] = ()
-    """One a run; what has not begun is missing."""
+    """One row a run; runs that have not begun are marked as missing."""
     undefined: tuple[Undefined, ...] = ()
     """Cells that their rule does not define."""
     problems: tuple[str, ...] = ()
-    """What could not be read, one line each."""
+    """Files that could not be read, one line each."""
     tolerance: str = ""
     """How much worse than the base still counts as kept; empty takes the study's own."""
 
@@ -67,7 +67,7 @@ class Evidence:
 
 
 def read(folder: str | Path) -> list[Evidence]:
-    """Return all that lies at or below a folder; what cannot be read is named as a problem.
+    """Return all runs at or below a folder; an unreadable file is listed as a problem.
 
     Raises:
         RunError: the folder is not there, or holds neither runs nor a study.
@@ -167,12 +167,12 @@ def _once(
 ) -> tuple[tuple[tuple[Row, Run], ...], tuple[str, ...]]:
     """Return runs with their rows, and a line for each that is left out.
 
-    A run that was made twice, seed and all, counts once, the one that got furthest: its twin
-    is no second sample.
+    Of runs with the same recipe and seed only the one with most progress counts: a repetition is no
+    second sample.
     """
     kept: dict[tuple[str, str, int, int], tuple[Row, Run]] = {}
     again = []
-    for run in sorted(members, key=lambda each: FURTHEST.index(each.status)):
+    for run in sorted(members, key=lambda each: BY_PROGRESS.index(each.status)):
         variant = " ".join(part for part in (_variant(base, run), _made(members[0], run)) if part)
         row = _row(run, variant)
         same = (row.variant, row.rule, row.batch_size, row.seed)
@@ -212,7 +212,7 @@ def _variant(base: Recipe, run: Run) -> str:
 
 
 def _made(first: Run, run: Run) -> str:
-    """Say in what a run differs from the first beside its recipe: its data, its precision."""
+    """Return a run's differences from the first beside its recipe: its data, its precision."""
     ours, theirs = first.manifest, run.manifest
     precision = f"precision={theirs.precision}" if theirs.precision != ours.precision else ""
     known = theirs.data and ours.data
@@ -221,7 +221,7 @@ def _made(first: Run, run: Run) -> str:
 
 
 def _given(manifest: Manifest) -> str:
-    """Return what a run took in place of its rule's values, as a rate from the command line."""
+    """Return the values that replaced a rule's, such as a learning rate from the command line."""
     rule = rules.RULES.get(manifest.rule)
     if rule is None:
         return ""

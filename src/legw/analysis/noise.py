@@ -1,6 +1,7 @@
-"""Gradient noise scale: its estimate from samples, what it says of a batch, and how it is given.
+"""Gradient noise scale: its estimate from samples, and its meaning for a batch size.
 
-Values in, values out: no torch here, so that a folder of runs is read anywhere.
+These functions take and return plain values and need no torch, so that a folder of runs can be read
+on any machine.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from legw.runs import measurements, records
 from legw.runs.measurements import Noise
 
 BLOCKS = 20
-"""Most blocks of a jackknife: samples close in time are not independent, blocks nearly are."""
+"""Most blocks of a jackknife. Neighbouring samples depend on each other; long blocks hardly do."""
 
-LEAST = 5
+MIN_SAMPLES = 5
 """Fewest samples from which an interval is given."""
 
 
@@ -45,7 +46,7 @@ class NoiseScale:
 
 
 def stated(value: float) -> NoiseScale:
-    """Return a noise scale that somebody states, in examples: nothing of it was measured here.
+    """Return a noise scale that the user gives, in examples, without an interval.
 
     >>> stated(250).value
     250
@@ -54,12 +55,12 @@ def stated(value: float) -> NoiseScale:
 
 
 def noise_scale(rows: Sequence[Noise], level: float = LEVEL) -> NoiseScale:
-    """Return the noise scale of a stretch: both means taken apart, then divided.
+    """Return the noise scale of a part of a run: the ratio of the means of S and ``|G|**2``.
 
     The interval is a block jackknife's on the ratio, with Student's quantile.
 
     Args:
-        rows: in the order of updates, at least one; lost samples are left out.
+        rows: in the order of updates, at least one; samples that are not finite are left out.
         level: confidence level, in (0, 1).
 
     >>> rows = [Noise(update=i, epoch=i / 10, trace=100.0, squared_norm=0.5, examples=8)
@@ -95,7 +96,7 @@ def jackknife_ratio(
     Args:
         pairs: (a, b), in the order in time.
         level: confidence level, in (0, 1).
-        blocks: most blocks; two samples at least go into each where there are enough.
+        blocks: most blocks, at least 2; each has at least two samples where there are enough.
 
     Returns:
         None for the ratio where ``sum(b)`` is not above 0; None for the half-width where
@@ -110,8 +111,8 @@ def jackknife_ratio(
     total_a, total_b = math.fsum(a for a, _ in pairs), math.fsum(b for _, b in pairs)
     if not total_b > 0:
         return None, None
-    count = min(blocks, max(len(pairs) // 2, LEAST))
-    if len(pairs) < LEAST:
+    count = min(blocks, max(len(pairs) // 2, MIN_SAMPLES))
+    if len(pairs) < MIN_SAMPLES:
         return total_a / total_b, None
     cuts = [round(i * len(pairs) / count) for i in range(count + 1)]
     ratios = []
@@ -144,7 +145,7 @@ def in_stretches(rows: Sequence[Noise], count: int) -> list[list[Noise]]:
 
 
 def examples_factor(batch_size: int, noise: float) -> float:
-    """Return by how much more examples a batch needs than a small one: ``1 + B / B_noise``.
+    """Return the factor of examples that a batch needs over a small one: ``1 + B / B_noise``.
 
     From ``(steps / least_steps - 1) * (examples / least_examples - 1) = 1``.
 
@@ -177,7 +178,7 @@ def examples_against(batch_size: int, base: int, noise: float | None) -> float |
 
 
 def last_half(rows: Sequence[Noise]) -> list[Noise]:
-    """Return the samples of the last half of the run, in epochs: the noise grows meanwhile."""
+    """Return the samples of the run's last half in epochs: the noise scale grows in a run."""
     middle = max(row.epoch for row in rows) / 2
     return [row for row in rows if row.epoch > middle]
 
@@ -186,12 +187,11 @@ def last_half(rows: Sequence[Noise]) -> list[Noise]:
 
 
 def read_noise(text: str) -> NoiseScale:
-    """Return the noise scale that a number states, or that runs below a folder have measured.
+    """Return the noise scale of a number, or of the measured runs below a folder.
 
-    Of a run the last half counts: the noise scale grows while training.
+    Only the last half of a run counts, as the noise scale grows during training.
 
-    Raises:
-        LegwError: it is neither a number above 0 nor such a folder, or was lost in noise.
+    Raises: LegwError: it is neither a number above 0 nor such a folder, or it has no estimate.
 
     >>> read_noise("250").value
     250.0

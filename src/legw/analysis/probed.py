@@ -1,4 +1,4 @@
-"""Probed runs: what they have measured, as plain values and as lines."""
+"""Probed runs: their measurements as plain values and as lines of text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from legw.recipe import Recipe, to_dict
 from legw.runs import measurements, records
 from legw.runs.measurements import Curvature, Noise
 from legw.runs.records import Summary
-from legw.units import epochs_of
+from legw.schedule import epochs_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Probed:
 def read(folder: Path) -> list[Probed]:
     """Return the runs at or below a folder, by batch size and seed.
 
-    A probed run need not have come to its end: what was measured before is as good as any.
+    A probed run need not be finished: its measurements so far count.
 
     Args:
         folder: with run folders.
@@ -108,7 +108,7 @@ def _curvature_row(run: Probed) -> dict[str, Any]:
 
 
 def curvature_lines(found: dict[str, Any]) -> list[str]:
-    """Return what the peaks come to, as lines."""
+    """Return the result of the peaks as lines."""
     lines = [exponent_line(found)]
     if late := _where(found, "peak_is_last"):
         lines.append(f"the peak lies at the end of what was measured for batch {late}; "
@@ -161,7 +161,7 @@ def noise_result(base: Recipe, runs: Sequence[Probed], stretches: int) -> dict[s
     Args:
         base: the recipe before scaling.
         runs: with their `noise.jsonl`.
-        stretches: how many estimates each run is cut into, at least 1.
+        stretches: number of equal parts of each run, each with an estimate, at least 1.
 
     Raises:
         LegwError: nothing was measured.
@@ -192,7 +192,7 @@ def noise_result(base: Recipe, runs: Sequence[Probed], stretches: int) -> dict[s
 
 
 def noise_lines(found: dict[str, Any]) -> list[str]:
-    """Return what the noise scale is and means, as lines."""
+    """Return the noise scale and its meaning as lines."""
     whole, late = found["noise_scale"], found["late_noise_scale"]
     lost = ("the gradient is lost in its noise: the noise scale is far above the batch size; "
             "measure at a larger batch, or with more samples (a smaller --every)")  # fmt: skip

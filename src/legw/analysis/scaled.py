@@ -1,4 +1,4 @@
-"""Scaled recipes: a base carried to batch sizes by rules, side by side with what it was.
+"""Scaled recipes: a base carried to batch sizes by rules, side by side with the base.
 
 base --carry--> Outcome        base --ladder--> [Outcome], one a batch size
 base --all_rules--> [Outcome], one a rule
@@ -11,17 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import Any
 
-from legw import remarks, rules, schedule
+from legw import rules, schedule
+from legw.analysis import remarks
+from legw.decays import UNITS
 from legw.errors import DataError, RecipeError, number
-from legw.lengths import UNITS
-from legw.notebook import table
 from legw.recipe import Recipe, to_dict
 from legw.recipe import usual as settings_usual
+from legw.recipe.notebook import table
 from legw.rules import Rule
 
 MAIN = ("batch_size", "lr", "min_lr", "warmup_share", "warmup_updates", "updates", "steps",
         *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip
-"""The quantities that a headline shows in words of its own, or not at all."""
+"""Quantities that a headline shows in its own words, or not at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,17 @@ class Outcome:
     """A base recipe carried to a batch size, or the reason why it cannot be."""
 
     base: Recipe
-    """What was tuned."""
+    """The tuned base recipe."""
     rule: Rule
-    """How it was carried over."""
+    """The rule that scaled it."""
     batch_size: int
-    """Where to."""
+    """The target batch size, in examples."""
     scaled: Recipe | None = None
-    """What came of it; None where the rule is an error here."""
+    """The scaled recipe; None where the rule is an error here."""
     error: str | None = None
-    """Why there is nothing, as one line."""
+    """The reason for a missing recipe, as one line; empty where there is one."""
     warnings: tuple[str, ...] = ()
-    """What deserves a second look, each as one line."""
+    """Warnings, each as one line."""
 
     @property
     def k(self) -> float:
@@ -48,7 +49,7 @@ class Outcome:
 
     @property
     def remarks(self) -> list[str]:
-        """What is worth knowing without being a warning; nothing at the base's batch."""
+        """Further remarks that are no warnings; none at the base's batch."""
         if self.scaled is None:
             return []
         return remarks.remarks(self.base, self.scaled, self.rule)
@@ -121,7 +122,7 @@ def carry(base: Recipe, batch_size: int, rule: Rule, *, lr: float | None = None)
 
 
 def attempt(base: Recipe, batch_size: int, rule: Rule) -> Outcome:
-    """Return what `carry` does, with an error as a result: one row of a table among others."""
+    """Return the result of `carry`; an error is a result, too, for one row of a table."""
     try:
         return carry(base, batch_size, rule)
     except RecipeError as error:
@@ -209,7 +210,7 @@ def counted(outcome: Outcome, num_examples: Callable[[int], int]) -> Outcome:
     """Return the outcome with its updates counted for the data at hand, not the recipe's.
 
     Args:
-        outcome: one that came to something.
+        outcome: one with a scaled recipe.
         num_examples: batch size -> examples in one epoch; a DataError at the base's, for
             which a text may be too short, leaves the base's counts unknown.
 
@@ -241,7 +242,7 @@ def warmup_updates(recipe: Recipe) -> int | None:
 
 
 def quantities(recipe: Recipe) -> dict[str, object]:
-    """Return what is worth showing of a recipe, by the names that TOML and JSON use.
+    """Return the quantities of a recipe, by the names that TOML and JSON use.
 
     The settings of decay and optimizer follow their kind, as `decay.rate`.
 
@@ -265,14 +266,15 @@ def quantities(recipe: Recipe) -> dict[str, object]:
         found[name] = part.kind
         settings = asdict(part).items()
         found |= {f"{name}.{setting}": value for setting, value in settings if value is not None}
-    return found | {"clip_norm": recipe.clip_norm, "norm_batch_size": recipe.norm_batch_size}
+    return found | {"clip_norm": recipe.clip_norm, "ema_decay": recipe.ema_decay,
+                    "norm_batch_size": recipe.norm_batch_size}  # fmt: skip
 
 
 def usual(recipe: Recipe) -> dict[str, object]:
-    """Return the quantities that say nothing: those with their default, or not known."""
+    """Return the quantities not to be shown: those with their default, or unknown ones."""
     silent: dict[str, object] = {"warmup_from_lr": 0.0, "clip_norm": None, "norm_batch_size": 128}
     silent |= {"updates": None, "warmup_updates": None, "num_examples": None}
-    silent |= {"min_lr": None, "tokens_per_example": None, "warmup_share": 0.0}
+    silent |= {"ema_decay": None, "min_lr": None, "tokens_per_example": None, "warmup_share": 0.0}
     if recipe.unit == "steps":  # which are the updates, but for their fraction
         silent |= {"updates": recipe.length, "warmup_updates": recipe.warmup}
     for name, part in (("decay", recipe.decay), ("optimizer", recipe.optimizer)):
@@ -281,7 +283,7 @@ def usual(recipe: Recipe) -> dict[str, object]:
 
 
 def comparison(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
-    """Return name, old and new value of all that is worth showing: not usual, or changed."""
+    """Return name, old and new value of each quantity that is not a default, or has changed."""
     old, new = quantities(base), quantities(scaled)
     silent, as_silent = usual(base), usual(scaled)
     return [
@@ -309,7 +311,7 @@ def headline(outcome: Outcome) -> str:
 
 
 def others(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
-    """Return what changed beside the batch size, the rate, the warmup and the counts."""
+    """Return the changes beside batch size, learning rate, warmup and counts."""
     shown = {*MAIN, "num_examples"}
     return [
         (name, old, new)

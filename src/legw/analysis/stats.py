@@ -1,4 +1,4 @@
-"""What a handful of seeds says: mean, spread, and how sure one can be of a difference.
+"""Statistics of a few seeds: mean, spread, and the interval of a difference.
 
 With ``n`` values of mean ``m`` and standard deviation ``s`` (divisor ``n - 1``):
 
@@ -21,7 +21,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over seeds, and how well it is known."""
+    """A mean over seeds, with its interval."""
 
     mean: float
     """Mean of the values, in their unit."""
@@ -91,7 +91,8 @@ def welch(
     two sides may have different spreads and numbers of values.
 
     Args:
-        first, second: finite numbers in the same unit, at least one each.
+        first: finite numbers, at least one.
+        second: finite numbers in the unit of `first`, at least one.
         level: confidence level, in (0, 1).
 
     Raises:

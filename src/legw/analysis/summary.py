@@ -1,4 +1,4 @@
-"""What a study's numbers say, as one sentence that is true of them and of nothing more."""
+"""Summary of a study: its numbers as one sentence."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from statistics import fmean
 from legw.analysis.table import Cell, Table
 from legw.analysis.trials import best_trials
 
-MANY = 3
-"""More other rules than this are not told one by one."""
+MAX_LISTED = 3
+"""Most other rules that are listed one by one."""
 
 SUBJECT = "legw"
-"""The rule that the sentence is about, where it is part of the study."""
+"""Rule of which the sentence speaks, where it is part of the study."""
 
 
 def sentence(table: Table) -> str:
     """Return the study's outcome in one sentence, made from the numbers alone.
 
     A rule is compared with the base at the largest batch at which it has ended; a
-    grid's best variant with the next one. A single run is called what it is.
+    grid's best variant with the next one. A single run is labelled as such.
 
     >>> cells = (Cell(variant="", rule="base", batch_size=16, metrics=(0.95, 0.97)),
     ...          Cell(variant="", rule="legw", batch_size=64, metrics=(0.94, 0.96)))
@@ -50,7 +50,7 @@ def _of_the_rules(table: Table, ended: Sequence[Cell]) -> str:
 
 
 def _verdict(table: Table, cell: Cell) -> str:
-    """Return the verdict on a cell as the sentence's beginning, up to the letter of "at"."""
+    """Return the verdict on a cell: the sentence's beginning, up to the word "at"."""
     verdict = table.verdict(cell)
     if verdict is None:
         return "A"
@@ -98,20 +98,20 @@ def _against_base(table: Table, cell: Cell) -> str:
 
 
 def _others(table: Table, cells: Sequence[Cell], subject: Cell) -> str:
-    """Return what the other rules reach, best first, the lost ones last; of many the ends."""
+    """Return the other rules' metrics, best first, diverged ones last; of many only the ends."""
     sign = -1 if table.higher_is_better else 1
     whole = sorted((c for c in cells if c.metrics), key=lambda c: sign * fmean(c.metrics))
     said = [
         f"{c.rule} {table.number(fmean(c.metrics))}{_lost(c)}{_longer(c, subject)}" for c in whole
     ]
-    if len(said) > MANY:
+    if len(said) > MAX_LISTED:
         said = [f"of the {len(said)} other rules {said[0]} at best, {said[-1]} at worst"]
-    lost = [f"{cell.rule} {_reached(table, cell)}" for cell in cells if not cell.metrics]
-    return ", ".join(said + lost)
+    diverged = [f"{cell.rule} {_reached(table, cell)}" for cell in cells if not cell.metrics]
+    return ", ".join(said + diverged)
 
 
 def _longer(cell: Cell, subject: Cell) -> str:
-    """Say where a rule trains longer than the one that the sentence is about."""
+    """Name the rules that train longer than the one of which the sentence speaks."""
     if not (cell.epochs and subject.epochs) or cell.epochs == subject.epochs:
         return ""
     return f" (in {cell.epochs / subject.epochs:g} times the epochs)"

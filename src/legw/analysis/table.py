@@ -1,4 +1,4 @@
-"""The table of a study: rows of single runs become cells, one a rule and batch size.
+"""Table of a study: single runs become cells, one for each rule and batch size.
 
 Each way of showing a study (terminal, page, charts) reads the same cells:
 
@@ -32,7 +32,7 @@ class Cell:
     metrics: tuple[float, ...] = ()
     """Metric of each finished run, in the order of the rows."""
     diverged: int = 0
-    """Runs whose loss was lost: a result."""
+    """Runs that have diverged: a result."""
     unfinished: int = 0
     """Runs that were stopped or killed, or are going on."""
     missing: int = 0
@@ -57,7 +57,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The cells of a study, and what their metric is."""
+    """The cells of a study, and their metric."""
 
     cells: tuple[Cell, ...]
     """In the order in which they were planned."""
@@ -68,7 +68,7 @@ class Table:
     epochs: tuple[float, ...] = ()
     """The lengths of the runs, ascending."""
     tolerance: Tolerance = USUAL_TOLERANCE
-    """How much worse than the base's a metric may be and still counts as kept."""
+    """Tolerance: the largest loss against the base's metric that counts as keeping it."""
 
     @cached_property
     def base_batch(self) -> int | None:
@@ -129,7 +129,7 @@ class Table:
         return self._bases.get(variant)
 
     def name(self, variant: str, rule: str) -> str:
-        """Return what a chart calls a line: its rule, or what tells it from the others."""
+        """Return a line's name in charts: its rule, or its variant under a grid."""
         if len(self.variants) == 1:
             return rule
         alone = rule == BASE or len(set(self.rules) - {BASE}) <= 1
@@ -168,7 +168,7 @@ class Table:
         return first > second if self.higher_is_better else first < second
 
     def best(self, batch_size: int) -> Cell | None:
-        """Return the cell with the best mean at a batch size, of those without losses."""
+        """Return the cell with the best mean at a batch size, of those without diverged runs."""
         whole = [c for c in self.cells if c.batch_size == batch_size and c.metrics]
         whole = [c for c in whole if len(c.metrics) == c.total] or whole
         sign = 1 if self.higher_is_better else -1
@@ -224,7 +224,7 @@ class Table:
         return f"{value:+.{self.places}f}"
 
     def text(self, cell: Cell) -> list[str]:
-        """Return what the table says of a cell, in short lines.
+        """Return the table's text of a cell, in short lines.
 
         >>> cell = Cell(variant="", rule="legw", batch_size=64, metrics=(0.9, 0.92), diverged=1)
         >>> Table(cells=(cell,)).text(cell)
@@ -253,7 +253,7 @@ class Table:
         return list(dict.fromkeys(cell.reason for cell in self.cells if cell.reason))
 
     def caption(self) -> str:
-        """Return what the numbers are, in one line."""
+        """Return the table's caption, in one line."""
         direction = "higher" if self.higher_is_better else "lower"
         what = f"{self.metric} after the last epoch ({direction} is better)"
         if self.seeds == 0:
@@ -263,7 +263,7 @@ class Table:
         return f"{what}: mean ± 95 % interval of the mean (Student t), n = {self.seeds} seeds"
 
     def length(self) -> str:
-        """Return what the comparison holds equal, in one line.
+        """Return a line on the runs' length: what all of them have in common.
 
         >>> Table(cells=(), epochs=(30.0,)).length()
         'Equal epochs: every run makes 30 passes over the data, however few updates that is.'
@@ -298,7 +298,7 @@ def of(
         undefined: the cells that their rule does not define.
         metric: what was measured.
         higher_is_better: whether a larger metric is better.
-        tolerance: what still counts as kept, as `read_tolerance` reads it.
+        tolerance: largest loss that counts as keeping the base's metric, for `read_tolerance`.
 
     >>> row = Row(recipe="mine", rule="legw", batch_size=64, seed=0, metric=0.9,
     ...           status="finished", updates=10, seconds=1.0)
@@ -320,7 +320,7 @@ def of(
 
 
 def _lengths(rows: Sequence[Row]) -> tuple[float, ...]:
-    """Return how long the runs are, ascending; a steered one tells only when it has finished."""
+    """Return the lengths of the runs in epochs, ascending; of a steered run only once finished."""
     known = [row for row in rows if row.status == "finished" or row.rule not in STEERING]
     return tuple(sorted({row.epochs for row in known if row.epochs is not None}))
 

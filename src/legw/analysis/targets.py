@@ -1,8 +1,8 @@
-"""What it takes to reach a quality: updates, examples and seconds to a target metric.
+"""Targets: the updates, examples and seconds that a run needs to reach a metric.
 
-The metric is looked at where it was measured, at the end of each epoch; so the figures
-are exact to one epoch. A cell counts only if all its runs came so far; one that diverged
-later has not.
+The metric is measured at the end of each epoch, so the figures are exact to one epoch. A cell
+counts only if all its runs reach the target. A run that diverges later does not count as reaching
+it.
 
 Reference: Shallue et al. 2019, arXiv 1811.03600, section 4 (steps to result against batch).
 """
@@ -19,22 +19,22 @@ from legw.analysis.trials import best_trials, shown_as
 from legw.runs.records import Evaluation, Run
 from legw.study.plan import BASE
 
-OURS = "legw"
+MAIN_RULE = "legw"
 """The rule whose runs, with the base's, set the usual target."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
-    """What the runs of one rule at one batch size needed to reach the target."""
+    """The cost of reaching the target for the runs of one rule at one batch size."""
 
     name: str
-    """What charts call the line."""
+    """Name of the line in charts."""
     rule: str
     """The rule's name, or `base`."""
     batch_size: int
     """Examples per update."""
     reached: int
-    """Runs that came so far."""
+    """Number of runs that reached the target."""
     total: int
     """Runs that have ended."""
     updates: float | None
@@ -46,20 +46,22 @@ class Reach:
 
     @property
     def costs(self) -> dict[str, float | None]:
-        """What was needed, by unit."""
+        """The costs by unit."""
         return {"updates": self.updates, "examples": self.examples, "seconds": self.seconds}
 
 
 def usual(table: Table) -> float | None:
-    """Return the target unless one is given: what the worst run of base and LEGW ended with.
+    """Return the default target: the last metric of the worst run of base and LEGW.
 
-    It is chosen from the results, so that both get there and their costs can be compared;
+    It is chosen from the results, so that both reach it and their costs can be compared;
     runs that diverged do not count. None where no base has finished, or a grid varies it.
     """
     base = table.base_of("") if len(table.variants) == 1 else None
     if base is None or not base.metrics:
         return None
-    ended = [metric for cell in table.cells if cell.rule in (BASE, OURS) for metric in cell.metrics]
+    ended = [
+        metric for cell in table.cells if cell.rule in (BASE, MAIN_RULE) for metric in cell.metrics
+    ]
     return min(ended) if table.higher_is_better else max(ended)
 
 
@@ -74,7 +76,7 @@ def first(run: Run, target: float, *, higher_is_better: bool) -> Evaluation | No
 
 
 def reached(evidence: Evidence, target: float) -> list[Reach]:
-    """Return what each cell needed, in the table's order; of a tuned rival its best trial.
+    """Return the cost of each cell, in the table's order; of a tuned optimizer its best trial.
 
     Args:
         evidence: of one study.

@@ -1,4 +1,4 @@
-"""A study's table with one cell a tuned rival in place of one a trial, and what they cost."""
+"""Trials of tuned optimizers: the best one stands in the table, with the cost of all."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from statistics import fmean
 
 from legw.analysis.table import Cell, Table
 from legw.rules import LEGW
-from legw.study.baselines import PREFIX, rival
+from legw.study.baselines import PREFIX, tuned_optimizer
 
 
 def best_trials(table: Table) -> Table:
-    """Return the table in which each rival is its best trial at each batch size.
+    """Return the table in which each tuned optimizer is its best trial at each batch size.
 
-    A trial in which runs were lost counts only where all have lost some.
+    A trial with diverged runs counts only where every trial has some.
 
     >>> cells = [Cell(variant="", rule=f"tuned-adam lr={lr}", batch_size=64, metrics=(m,))
     ...          for lr, m in ((0.1, 0.8), (0.2, 0.9))]
     >>> [(c.rule, c.metrics) for c in best_trials(Table(cells=tuple(cells))).cells]
     [('tuned-adam', (0.9,))]
     """
-    cells = [cell for cell in table.cells if not rival(cell.rule)]
+    cells = [cell for cell in table.cells if not tuned_optimizer(cell.rule)]
     for members in trials_of(table).values():
-        cells.append(replace(_best(table, members), rule=rival(members[0].rule)))
+        cells.append(replace(_best(table, members), rule=tuned_optimizer(members[0].rule)))
     return replace(table, cells=tuple(cells))
 
 
 def trials_of(table: Table) -> dict[tuple[str, str, int], list[Cell]]:
-    """Return the trials by (variant of the grid, rival, batch size)."""
+    """Return the trials by (variant of the grid, tuned optimizer, batch size)."""
     found: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in table.cells:
-        if rival(cell.rule):
-            place = (cell.variant, rival(cell.rule), cell.batch_size)
+        if tuned_optimizer(cell.rule):
+            place = (cell.variant, tuned_optimizer(cell.rule), cell.batch_size)
             found.setdefault(place, []).append(cell)
     return found
 
 
 def shown_as(table: Table, rule: str, batch_size: int, variant: str = "") -> str | None:
-    """Return under which name a rule is shown; None for a trial that is not the best.
+    """Return the name of a rule in the table; None for a trial that is not the best.
 
     >>> cells = [Cell(variant="", rule=f"tuned-adam lr={lr}", batch_size=64, metrics=(m,))
     ...          for lr, m in ((0.1, 0.8), (0.2, 0.9))]
@@ -45,7 +45,7 @@ def shown_as(table: Table, rule: str, batch_size: int, variant: str = "") -> str
     >>> [shown_as(table, name, 64) for name in ("legw", "tuned-adam lr=0.1", "tuned-adam lr=0.2")]
     ['legw', None, 'tuned-adam']
     """
-    name = rival(rule)
+    name = tuned_optimizer(rule)
     if not name:
         return rule
     members = trials_of(table).get((variant, name, batch_size), [])
@@ -53,7 +53,7 @@ def shown_as(table: Table, rule: str, batch_size: int, variant: str = "") -> str
 
 
 def costs(table: Table) -> list[str]:
-    """Return one line a rival, batch size and variant: its best trial, and what all cost.
+    """Return one line a tuned optimizer, batch size and variant: its best trial and the cost.
 
     >>> cells = [Cell(variant="", rule=f"tuned-adam lr={lr}", batch_size=64, metrics=(m,),
     ...               epochs=25.0) for lr, m in ((0.1, 0.8), (0.2, 0.9))]
@@ -76,16 +76,16 @@ def costs(table: Table) -> list[str]:
 
 
 def _untuned(table: Table, variant: str, batch_size: int) -> float | None:
-    """Return the epochs of a run that nothing is tuned for: legw's there, or else the base's.
+    """Return the epochs of an untuned run: legw's there, or else the base's.
 
-    Other rules tell nothing here: some train longer.
+    Other rules do not count, as some train longer.
     """
     cells = (table.find(variant, LEGW.name, batch_size), table.base_of(variant))
     return next((cell.epochs for cell in cells if cell and cell.epochs), None)
 
 
-def is_rival(rule: str) -> bool:
-    """Return whether a line of the table is a tuned rival."""
+def is_tuned(rule: str) -> bool:
+    """Return whether a line of the table is a tuned optimizer."""
     return rule.startswith(PREFIX)
 
 

@@ -1,4 +1,4 @@
-"""Verdict on a cell of a study: does it keep the base's metric, within a stated tolerance?
+"""Verdict on a cell of a study: whether it keeps the base's metric, within a tolerance.
 
 With Welch's interval of the loss (how much worse the cell's mean is than the base's):
 
@@ -24,7 +24,7 @@ USUAL = "1%"
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How much worse than the base still counts as kept."""
+    """Largest loss against the base that counts as keeping its metric."""
 
     value: float
     """In the metric's unit, or a share of the base's mean; above 0."""
@@ -90,11 +90,11 @@ USUAL_TOLERANCE = read_tolerance(USUAL)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a comparison says."""
+    """The verdict of a comparison."""
 
     outcome: Outcome
     loss: float
-    """How much worse the mean is than the base's, in the metric's unit; below 0 is better."""
+    """Difference of the mean from the base's, in the metric's unit, above 0 where it is worse."""
     base: float
     """The base's mean."""
     metric: str
@@ -126,8 +126,8 @@ def judge(
     Args:
         difference: the cell's mean less the base's, with its interval.
         base: the base's mean.
-        tolerance: how much worse still counts as kept.
-        metric: what was measured.
+        tolerance: largest loss that counts as keeping the metric.
+        metric: name of the metric.
         better_is_more: whether a larger metric is better.
 
     >>> lost = Difference(mean=-0.02, low=-0.03, high=-0.01)

@@ -1,4 +1,4 @@
-"""The applications, each a `Task`; and how to find one, or the user's own, by name."""
+"""Applications: each is a `Task`, found by its name; a user's own task is found as well."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Holdout = Literal["test", "validation"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What an application is made from."""
+    """Options of an application."""
 
     data: Path | None = None
     """Folder with the data; None looks in $LEGW_DATA, then in the cache, then downloads."""
     holdout: Holdout = "test"
-    """What the metric is measured on; validation leaves part of the training data out,
+    """Data for the metric: test, or validation. Validation holds out part of the training data
     where the data have no validation part of their own."""
     vocabulary: int | None = None
     """Most words of a language model's vocabulary, `<eos>` and `<unk>` among them, at least
@@ -37,7 +37,7 @@ class Options:
     """Processes that decode ImageNet's images, at least 0 (none: the one that trains); None
     is one for each core, less one."""
     made_up: bool = False
-    """ImageNet: noise in place of images, to measure what training would cost."""
+    """ImageNet: noise in place of images, to measure the cost of training."""
 
 
 APPS = {
@@ -65,9 +65,9 @@ SHARED = ("data", "holdout", "made_up")
 
 
 def measured_on(holdout: str, fingerprint: str) -> str:
-    """Return the fingerprint of data whose metric is measured on that part of them.
+    """Return the fingerprint of data together with the part on which the metric is measured.
 
-    Two parts give two metrics, which no table may mix.
+    Metrics of two parts must not be mixed in one table.
     """
     return fingerprint if holdout == "test" else f"{fingerprint}-{holdout}"
 
@@ -80,7 +80,7 @@ def find(name: str, options: Options | None = None) -> Task:
 
     Raises:
         RunError: there is no such application, module or attribute, or it is no task.
-        DataError: its data are not to be found.
+        DataError: its data are not found.
     """
     options = options or Options()
     if ":" not in name and name not in APPS:

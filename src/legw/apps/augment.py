@@ -1,8 +1,8 @@
-"""Random crops and flips of a whole batch, as tensor operations on its device.
+"""Augmentation: random crops and flips of a whole batch, as tensor operations on its device.
 
-Every example has a seed of its own; what is drawn from it is a hash of the seed. So an
-image is altered in the same way whatever batch, process or device it is in, and no
-random generator, no loop over examples and no word to the host is needed.
+Every example has a seed of its own, and its random numbers are hashes of the seed. So an image is
+altered in the same way in any batch, process or device. This needs no random generator, no loop
+over examples and no exchange with the host.
 
 Shapes: B examples, H and W pixels, C channels.
 """
@@ -60,7 +60,7 @@ def below(seeds: Tensor, draw: int, limit: int) -> Tensor:
 def crop_and_flip(pixels_BHWC: Tensor, draws_B: Tensor, pad: int) -> Tensor:
     """Shift each image by up to `pad` pixels both ways, and mirror half of them.
 
-    What comes in at an edge is the image mirrored there, without its outermost row.
+    Pixels from outside of an edge are the image mirrored there, without its outermost row.
 
     Args:
         pixels_BHWC: images, any type.

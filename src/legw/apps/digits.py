@@ -1,4 +1,4 @@
-"""scikit-learn's embedded 8x8 digits, read row by row: no download, seconds a run."""
+"""Digits: scikit-learn's embedded 8x8 images, read row by row; seconds a run, no download."""
 
 from __future__ import annotations
 

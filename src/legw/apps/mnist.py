@@ -1,4 +1,4 @@
-"""MNIST read row by row (You et al. 2019, arXiv 1901.08256, the MNIST-LSTM application)."""
+"""MNIST read row by row: the MNIST-LSTM application of You et al. 2019 (arXiv 1901.08256)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def task(name: str, options: Options) -> RowTask:
     """Return MNIST: 60,000 images to train on, 10,000 to test.
 
     Raises:
-        DataError: the files are neither given, nor cached, nor to be downloaded, or
-            one of them is not what it should be.
+        DataError: the files are neither given nor cached and cannot be downloaded, or one of them
+            is not the published one.
     """
     folder = find_folder(options.data)
     images, labels, test_images, test_labels = (read_idx(folder, name) for name in FILES)
@@ -56,7 +56,7 @@ def read_idx(folder: Path, name: str) -> Tensor:
     """Read one IDX file, plain or gzipped, as a uint8 tensor of its published shape.
 
     Raises:
-        DataError: it is missing, or not what it should be.
+        DataError: it is missing, or not the published file.
     """
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
     if path is None:

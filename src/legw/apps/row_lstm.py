@@ -1,4 +1,4 @@
-"""Images read row by row by an LSTM: the model and the task of digits and MNIST.
+"""Row LSTM: reads images row by row; the model and the task of digits and MNIST.
 
 Shapes: B examples, T rows, F pixels a row, H hidden units, C classes.
 """
@@ -47,7 +47,7 @@ class RowTask:
     Args:
         name: the application's name.
         train, test: images as uint8 (examples, T, F), and labels as int64 (examples,).
-        scale: what a byte is divided by.
+        scale: divisor of the bytes, above 0.
         hidden_size, num_classes: of the model.
     """
 
@@ -92,7 +92,7 @@ class RowTask:
         return total, len(labels_B), None
 
     def evaluate(self, model: nn.Module) -> float:
-        """Return the share of the held-out images that the model gets right, in [0, 1]."""
+        """Return the accuracy on the held-out images, in [0, 1]."""
         device = next(model.parameters()).device
         images, labels = self._on(device, "test")
         size = 500 if device.type == "cpu" else 10_000  # a CPU keeps a small piece in its cache
@@ -121,7 +121,7 @@ class RowTask:
 
 
 class ShiftedRowTask(RowTask):
-    """The same, each training image shifted at random by up to `most` pixels both ways.
+    """`RowTask` with each training image shifted at random by up to `most` pixels both ways.
 
     Args:
         most: pixels, at least 1; the others as for `RowTask`.

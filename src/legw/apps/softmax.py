@@ -1,9 +1,9 @@
-"""The summed cross-entropy of a linear layer, which never stores all its logits.
+"""Softmax loss: the cross-entropy of a linear layer, without storing all its logits.
 
-A softmax over many classes is bound by memory: logits, probabilities, and the gradient of
-both are as large as each other, and larger than all the rest. Here the rows are taken in
-pieces that stay in cache, and the gradient is made on the way, so that nothing of that size
-is kept for the backward pass. Under autocast logits and probabilities are stored in half
+A softmax over many classes is bound by memory: logits, probabilities and their gradients have the
+same size, and are the largest tensors of the model. Here the rows are computed in pieces that stay
+in the cache, and the gradient is computed in the forward pass, so that no tensor of that size is
+kept for the backward pass. Under autocast logits and probabilities are stored in half
 precision, and everything is summed up in single.
 
 Label smoothing takes a share of the probability from the target and spreads it evenly over
@@ -28,11 +28,11 @@ CPU_PIECE = 2**24
 """Most bytes of logits in a piece on a CPU, 16 MiB, so that they stay in its cache."""
 
 THREAD_PIECE = 2**23
-"""The same for each thread: where several work on pieces of their own, they share a cache."""
+"""The same for each of several threads with pieces of their own, as they share a cache."""
 
 GPU_PIECE = 2**29
-"""The same on another device, 512 MiB: there pieces save memory and no time, and what fits
-into one is left to torch."""
+"""The same on another device, 512 MiB: there pieces save memory but no time, and torch computes
+what fits into one."""
 
 _FUSED = (
     getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -84,7 +84,7 @@ def _plain_loss(
 
 
 def _pieces(num_rows: int, weight_VH: Tensor, dtype: torch.dtype) -> int:
-    """Return into how many pieces so many rows of logits are cut."""
+    """Return the number of pieces for a number of rows of logits."""
     limit = GPU_PIECE
     if weight_VH.device.type == "cpu":
         limit = min(CPU_PIECE, THREAD_PIECE * torch.get_num_threads())
@@ -92,7 +92,7 @@ def _pieces(num_rows: int, weight_VH: Tensor, dtype: torch.dtype) -> int:
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``rows @ weight.T + bias``, by the fastest product that is there."""
+    """Return ``rows @ weight.T + bias``, by the fastest available product."""
     if _FUSED is not None and rows.device.type == "cpu" and rows.dtype == torch.float32:
         fused: Tensor = _FUSED(rows, weight, bias, "none", [], "")
         return fused
@@ -145,12 +145,12 @@ class _SummedLoss(torch.autograd.Function):
         hidden, weight, bias = (t.to(product) for t in (hidden_NH, weight_VH, bias_V))
         counted_N = targets_N != IGNORED
         classes_N1 = targets_N.masked_fill(~counted_N, 0)[:, None]
-        hidden_slope_NH = torch.empty_like(hidden_NH)
-        weight_slope_VH, bias_slope_V = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
+        hidden_gradient_NH = torch.empty_like(hidden_NH)
+        weight_gradient_VH, bias_gradient_V = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
         loss = weight_VH.new_zeros(())
         pieces = _pieces(len(targets_N), weight_VH, product)
-        rows = (hidden, classes_N1, counted_N, hidden_slope_NH)
-        for hidden_RH, classes_R1, counted_R, hidden_slope_RH in zip(
+        rows = (hidden, classes_N1, counted_N, hidden_gradient_NH)
+        for hidden_RH, classes_R1, counted_R, hidden_gradient_RH in zip(
             *(each.tensor_split(pieces) for each in rows), strict=True
         ):
             logits_RV = _linear(hidden_RH, weight, bias)
@@ -162,19 +162,19 @@ class _SummedLoss(torch.autograd.Function):
             loss -= own_R.masked_fill(~counted_R, 0).sum()
             if not wanted:
                 continue
-            # The logits' slope is the probability, less 1 at the target; rows that do not
+            # The logits' gradient is the probability, less 1 at the target; rows that do not
             # count are left out of the products, which is cheaper than to erase them.
             row_R = torch.arange(len(own_R), device=own_R.device)
             slope_RV = probs_RV  # by index: to scatter in half precision takes copies of it all
             slope_RV[row_R, classes_R1[:, 0]] = own_R.expm1().add_(smoothing).to(product)
             share_R = counted_R.to(product)
-            hidden_slope_RH.copy_(_linear(slope_RV, weight.t())).mul_(share_R[:, None])
+            hidden_gradient_RH.copy_(_linear(slope_RV, weight.t())).mul_(share_R[:, None])
             if low is None:
-                bias_slope_V.addmv_(slope_RV.t(), share_R)
-                weight_slope_VH.addmm_(slope_RV.t(), hidden_RH * share_R[:, None])
+                bias_gradient_V.addmv_(slope_RV.t(), share_R)
+                weight_gradient_VH.addmm_(slope_RV.t(), hidden_RH * share_R[:, None])
             else:  # summed up in full precision
-                bias_slope_V.add_(share_R @ slope_RV)
-                weight_slope_VH.add_(slope_RV.t() @ (hidden_RH * share_R[:, None]))
+                bias_gradient_V.add_(share_R @ slope_RV)
+                weight_gradient_VH.add_(slope_RV.t() @ (hidden_RH * share_R[:, None]))
         if smoothing:
             share = smoothing / len(weight_VH)
             counts_N = counted_N.to(exact)
@@ -182,21 +182,21 @@ class _SummedLoss(torch.autograd.Function):
             count = counts_N.sum()
             loss -= share * (hidden_sum_H @ weight_sum_H + count * bias_V.sum())
             if wanted:
-                hidden_slope_NH -= (share * counts_N)[:, None] * weight_sum_H
-                weight_slope_VH -= share * hidden_sum_H
-                bias_slope_V -= share * count
-        ctx.slopes = hidden_slope_NH, weight_slope_VH, bias_slope_V
+                hidden_gradient_NH -= (share * counts_N)[:, None] * weight_sum_H
+                weight_gradient_VH -= share * hidden_sum_H
+                bias_gradient_V -= share * count
+        ctx.gradients = hidden_gradient_NH, weight_gradient_VH, bias_gradient_V
         return loss
 
     @staticmethod
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-        slopes = ctx.slopes
+        gradients = ctx.gradients
         if torch.is_grad_enabled():  # a second derivative is wanted: let autograd make it
             *inputs, targets_N = ctx.saved_tensors
             hidden, weight, bias = (each.to(inputs[1].dtype) for each in inputs)
             loss = _plain_loss(hidden, weight, bias, targets_N, ctx.smoothing)
             found = differentiable_gradient(loss, inputs, factor)
             return *found, None, None, None, None
-        if factor.device.type == "cpu" and factor.item() == 1.0:  # no copy of the weights' slope
-            return *slopes, None, None, None, None
-        return *(slope * factor for slope in slopes), None, None, None, None
+        if factor.device.type == "cpu" and factor.item() == 1.0:  # no copy of the weights' gradient
+            return *gradients, None, None, None, None
+        return *(gradient * factor for gradient in gradients), None, None, None, None

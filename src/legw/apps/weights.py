@@ -1,4 +1,4 @@
-"""A run's model, read back from its newest checkpoint."""
+"""Weights: a run's model, read back from its newest checkpoint."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from legw.train.checkpoint import load_newest
 Model = TypeVar("Model", bound=nn.Module)
 
 TABLE = "embed.weight"
-"""The weights whose rows say how large a vocabulary is."""
+"""Weights whose number of rows is the size of the vocabulary."""
 
 
 def newest(folder: Path) -> Any:
-    """Return the newest checkpoint's weights, by name.
+    """Return the newest checkpoint's weights, by name: averaged, where the run averages them.
 
     Raises:
         RunError: the run has diverged, or has no checkpoint.
@@ -34,20 +34,20 @@ def newest(folder: Path) -> Any:
     content = load_newest(folder, lambda line: warnings.warn(line, LegwWarning, 2))
     if content is None:
         raise RunError(f"{folder}: has no checkpoint; train it first, or wait for the first one")
-    return content.get("model")
+    return content.get("average", content.get("model"))
 
 
 def restored(folder: Path, task: str, make: Callable[[int], Model], weights: Any) -> Model:
     """Return the model with these weights.
 
     Args:
-        folder: of the run, for what is said.
-        task: which the manifest names.
+        folder: the run folder, for errors.
+        task: name of the task in the manifest.
         make: returns a model with so many rows in its table.
         weights: of a checkpoint.
 
     Raises:
-        RunError: they are not of such a model, or no numbers.
+        RunError: they belong to another model, or are no numbers.
     """
     try:
         model = make(len(weights[TABLE]))

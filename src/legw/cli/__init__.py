@@ -1,12 +1,12 @@
-"""The command line: finds the command, runs it, and turns what goes wrong into one line.
+"""Command line: finds a command, runs it, and prints each mistake as one line.
 
 Each command is one module of `legw.cli.commands` with two names, `Options` (a frozen
 dataclass whose attribute docstrings are the help) and `run(options) -> int`.
-Only the module of the command that was asked for is imported, so that
-`legw scale` answers without torch, and quickly.
+Only the module of the called command is imported, so that `legw scale` answers quickly and without
+torch.
 
-Exit codes: 0; 2 a mistake of the user's, or training whose output nobody reads any longer;
-3 a diverged run; 130 Ctrl-C.
+Exit codes: 0; 2 a user's mistake, or training whose output was closed; 3 a diverged run; 130
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ COMMANDS: dict[str, str] = {
 }
 """The commands, in the order in which the overview lists them, and a line of help for each."""
 
-READER_GONE = "output: its reader has gone"
-"""What is said where a command that trains has lost its reader."""
+READER_GONE = "output: was closed by its reader"
+"""Message of a training command whose output was closed by its reader."""
 
 GOES_ON = {
-    "train": "the run folder keeps what was made, and --resume goes on with it",
-    "study": "the folder keeps what was made, and the same command goes on",
-    "probe": "the folder keeps what was made, and the same command goes on",
+    "train": "the run folder is kept, and --resume goes on with the run",
+    "study": "the folder is kept, and the same command goes on",
+    "probe": "the folder is kept, and the same command goes on",
 }
-"""Of commands that train: what is left where their reader goes. The others only print."""
+"""For each command that trains: what remains when its output is closed. The others only print."""
 
 EXTRAS = {
     "torch": ("torch", "train"),
@@ -62,7 +62,7 @@ EXTRAS = {
     "altair": ("altair", "report"),
     "vl_convert": ("vl-convert-python", "report"),
 }
-"""For each module that legw alone does not bring: its distribution, and the extra that has it."""
+"""For each module of an extra: its distribution, and the extra's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `legw`; None takes the process's own.
 
     Raises:
-        Exception: whatever is a bug of ours and not a mistake of the user's.
+        Exception: any error that is a bug of ours and not a user's mistake.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with output.ready(), _warnings_as_notes():
             return _answer(name, words[1:])
     except LegwError as error:
-        quiet = not _first() if error.told is None else error.told
+        quiet = not _first() if error.reported is None else error.reported
         return _complain(f"legw: {error}", 3 if isinstance(error, DivergedError) else 2, quiet)
     except ModuleNotFoundError as error:
         return _complain(_missing_extra(name, error), 2)
@@ -162,7 +162,7 @@ def _complain(line: str, code: int, quiet: bool = False) -> int:
 
 
 def _missing_extra(command: str, error: ModuleNotFoundError) -> str:
-    """Return the line with the install command, or raise the error again: it is a bug of ours."""
+    """Return the line with the install command; raise any other missing module's error again."""
     module = (error.name or "").partition(".")[0]
     if module not in EXTRAS:
         raise error

@@ -1,6 +1,6 @@
-"""Options that commands share: their types, how they are read, and which recipe or task is meant.
+"""Options that commands share: their types, their reading, and the recipe or task they name.
 
-torch is imported by the functions that need it, so that a mistake is told at once.
+torch is imported by the functions that need it, so that mistakes appear without delay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from legw import presets, recipe, rules
 from legw.analysis.scaled import doublings
 from legw.errors import LegwError, RecipeError, RunError, one_line, unknown_name
 from legw.recipe import Recipe
-from legw.units import with_lengths
+from legw.schedule import with_lengths
 
 if TYPE_CHECKING:
     from legw.train import Settings, Task
@@ -49,7 +49,7 @@ Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 
 def find_recipe(named: str, num_examples: int | None = None) -> Recipe:
-    """Return the recipe that a word on the command line means.
+    """Return the recipe that a word of the command line names.
 
     Args:
         named: a shipped recipe's name, or else the path of a TOML or JSON file.
@@ -74,7 +74,7 @@ def overridden(base: Recipe, options: object) -> Recipe:
         options: any with some of `epochs`, `warmup_epochs`, `steps` and `warmup_steps`.
 
     Raises:
-        RecipeError: a length cannot be, or two are in two units.
+        RecipeError: a length is not possible, or two are in two units.
     """
     names = ("epochs", "warmup_epochs", "steps", "warmup_steps")
     return with_lengths(base, **{name: getattr(options, name, None) for name in names})
@@ -108,7 +108,7 @@ def read_ladder(text: str) -> list[int]:
 
 
 def file_format(name: str, path: str, known: Sequence[str]) -> str:
-    """Return the format that a file's name asks for, before anything is computed.
+    """Return the format for a file's suffix, before anything is computed.
 
     Args:
         name: the option's, for errors.
@@ -133,12 +133,12 @@ def file_format(name: str, path: str, known: Sequence[str]) -> str:
 
 Value = TypeVar("Value", int, str)
 
-MOST = 1000
-"""Most numbers in a list of seeds or batch sizes: more is a slip of the finger."""
+MAX_NUMBERS = 1000
+"""Most numbers in a list of seeds or batch sizes: more is taken for a typing error."""
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds that are meant: so many from 0 on, or those of a list with a comma.
+    """Return the seeds of a text: a count of seeds from 0 on, or a list with a comma.
 
     Raises:
         LegwError: it cannot be read, has one twice, or too many.
@@ -149,8 +149,8 @@ def read_seeds(text: str) -> tuple[int, ...]:
     if "," in text:
         return whole_numbers("--seeds", text, least=0)
     (count,) = whole_numbers("--seeds", text, least=1)
-    if count > MOST:
-        raise LegwError(f"--seeds={count}: must be at most {MOST}")
+    if count > MAX_NUMBERS:
+        raise LegwError(f"--seeds={count}: must be at most {MAX_NUMBERS}")
     return tuple(range(count))
 
 
@@ -160,7 +160,7 @@ def whole_numbers(name: str, text: str, *, least: int) -> tuple[int, ...]:
     Args:
         name: the option's, for errors.
         text: as in ``16,64``.
-        least: the smallest that may be.
+        least: smallest number allowed.
 
     Raises:
         LegwError: it cannot be read, has one twice, or too many.
@@ -175,8 +175,8 @@ def whole_numbers(name: str, text: str, *, least: int) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in parts)
     if min(numbers) < least:
         raise LegwError(f"{here}: must be at least {least}")
-    if len(numbers) > MOST:
-        raise LegwError(f"{here}: are {len(numbers)} numbers; at most {MOST}")
+    if len(numbers) > MAX_NUMBERS:
+        raise LegwError(f"{here}: are {len(numbers)} numbers; at most {MAX_NUMBERS}")
     return no_twice(name, numbers)
 
 
@@ -216,10 +216,10 @@ class Machine:
     compile: Flag = False
     """Compile the model with torch.compile: slow to start, faster on a GPU."""
     patience_seconds: float = 600.0
-    """Time without a word from another process after which it is taken as lost."""
+    """Time without an answer of another process after which it counts as dead."""
 
     def settings(self, resume: bool) -> Settings:
-        """Return them as the loop takes them."""
+        """Return the settings of the training loop."""
         from legw.train import Settings
 
         return Settings(
@@ -278,7 +278,7 @@ def base_recipe(app: str, recipe: str | None) -> Recipe:
 
 
 def check_app(app: str) -> None:
-    """Refuse the name of an application that there is not, before anything is made for it.
+    """Refuse the name of an unknown application, before anything is made for it.
 
     Raises:
         RunError: no such application.
@@ -299,7 +299,7 @@ def task_of(app: str, options: object = None, *, made_up: bool = False) -> Task:
 
     Raises:
         RunError: no such application, or it does not take an option that is given.
-        DataError: its data are not to be found.
+        DataError: its data are not found.
     """
     from legw import apps
 

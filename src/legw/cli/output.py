@@ -1,4 +1,4 @@
-"""Output of commands: numbers, notes, tables, files, and what befalls the standard streams."""
+"""Output of commands: numbers, notes, tables and files; and failures of standard streams."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from legw.errors import RunError, clean, number, one_line
+from legw.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def factor(old: object, new: object) -> str:
-    """Return by what a number was multiplied, or "" where it was not, or is no number.
+    """Return the factor between two numbers, or "" where they are equal or no numbers.
 
     >>> factor(6.4, 0.1), factor(2, 2), factor("sgd", "adam")
     ('÷64', '', '')
@@ -88,13 +89,13 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def print_toml(text: str) -> None:
-    """Print TOML; what `clean` would not let through is written as TOML escapes it."""
+    """Print TOML; characters that `clean` removes are written as TOML's escapes."""
     kept = (each if each == "\n" or clean(each) == each else f"\\U{ord(each):08X}" for each in text)
     print("".join(kept), end="")
 
 
 def write(path: str | Path, content: str | bytes) -> None:
-    """Write a whole file or none: to a neighbour first, then in one step to its name.
+    """Write a whole file or none: first to a temporary neighbour, then in one step to its name.
 
     Raises:
         RunError: the file cannot be written.
@@ -105,17 +106,12 @@ def write(path: str | Path, content: str | bytes) -> None:
         if path.exists() and not path.is_file():  # a pipe, /dev/stdout; a folder fails here
             path.write_bytes(data)
             return
-        path = path.resolve()  # of a link, replace what it points to
-        neighbour = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            neighbour.write_bytes(data)
-            neighbour.replace(path)
-        finally:
-            neighbour.unlink(missing_ok=True)
+        write_atomically(path.resolve(), data)  # of a link, replace what it points to
     except OSError as error:
-        raise RunError(
-            f"{one_line(str(path))}: cannot be written: {error.strerror}; choose another place"
-        ) from None
+        reason = f"{one_line(str(path))}: cannot be written: {error.strerror}"
+        raise RunError(f"{reason}; choose another place") from None
+    except RunError as error:
+        raise RunError(f"{error}; choose another place") from None
 
 
 # The standard streams ----------------------------------------------------------------
@@ -123,11 +119,11 @@ def write(path: str | Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def ready() -> Iterator[None]:
-    """Have streams that a command can print to, and tell in one line of output that is lost.
+    """Prepare the standard streams, and turn a failed write into one line.
 
     Raises:
         RunError: the standard output is closed, or its disk is full.
-        BrokenPipeError: its reader has gone, which `main` takes for no mistake.
+        BrokenPipeError: its reader has closed it, which `main` takes for no mistake.
     """
     if sys.stderr is None:  # Python's own word for a closed stream
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 # to the end
@@ -141,13 +137,13 @@ def ready() -> Iterator[None]:
 
 
 def forget(stream: TextIO) -> None:
-    """Let the interpreter's own flush at its end succeed: what is left has no place to go."""
+    """Redirect a closed stream to nowhere, so that the interpreter's flush at the end succeeds."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
 
 
 def settle() -> None:
-    """See that nothing is left that the interpreter's own flush would fail to write."""
+    """Flush the streams, so that the interpreter's flush at the end cannot fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -158,7 +154,7 @@ def settle() -> None:
 
 
 def to_stderr(line: str) -> None:
-    """Print a line on stderr, or leave it where nobody reads that: no run ends for a note."""
+    """Print a line on stderr; a closed stderr ends no run."""
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""Progress of a run or a study: bars in a terminal, a line now and then elsewhere. Needs torch."""
+"""Progress of a run or a study: bars in a terminal, lines elsewhere. Needs torch."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from rich.progress import (
 from legw.cli.output import figure
 from legw.errors import clean
 from legw.runs.records import Evaluation, Manifest, Summary, Update
+from legw.schedule import in_unit
 from legw.study.plan import Planned
 from legw.study.pool import Failed, Onlooker
 from legw.train import Observer
-from legw.units import in_unit
 
 REDRAW_SECONDS = 0.1
-"""Least time between two redraws of the bar: a small run makes thousands of updates a second."""
+"""Shortest time between two redraws of the bar: a small run makes thousands of updates a second."""
 
 LINE_SECONDS = 5.0
-"""Least time between two lines where there is no terminal to draw in."""
+"""Shortest time between two lines outside of a terminal."""
 
 
 class Display(Observer):
     """Shows one run: epoch, loss, metric and learning rate.
 
     Args:
-        console: where to; a bar if it is a terminal, else a line every few seconds.
-        title: what the run is called.
+        console: the output; a bar if it is a terminal, else a line every few seconds.
+        title: the run's name.
         clock: seconds, ascending; tests bring their own.
         updates: the run's, where it is to stop before its end.
     """
@@ -79,11 +79,11 @@ class Display(Observer):
         self._progress.start()
 
     def _say_micro_batch(self, manifest: Manifest) -> None:
-        """Show what was measured, and what was chosen; nothing where nothing was measured."""
+        """Show the measured candidates and the chosen one; nothing without a measurement."""
         table = manifest.extra.get("micro_batch_table", {})
         if not table or not manifest.extra.get("micro_batch_measured"):
             return
-        rates = ", ".join(f"{way}: {rate:,.0f}" for way, rate in table.items())
+        rates = ", ".join(f"{candidate}: {rate:,.0f}" for candidate, rate in table.items())
         at_once = f", {manifest.lanes} at once," if manifest.lanes > 1 else ""
         self._console.print(
             clean(
@@ -133,12 +133,12 @@ class Display(Observer):
 
 
 class Board:
-    """Shows which runs of a study are done, and how those that are going on fare.
+    """Shows the finished runs of a study, and the progress of the running ones.
 
     Args:
-        console: where to; bars if it is a terminal, else a line now and then.
+        console: the output; bars if it is a terminal, else a line now and then.
         runs: all runs of the study, in their order.
-        done: how many of them were done before.
+        done: number of runs that were done before, at least 0.
         clock: seconds, ascending; tests bring their own.
     """
 
@@ -180,7 +180,7 @@ class Board:
             self.progress.stop()
 
     def watch(self, run: Planned) -> list[Observer]:
-        """Return who looks on while a run goes on."""
+        """Return the observers of a run."""
         where = f"run {self._numbers[run.name]} of {len(self._numbers)}, {run.name}"
         return [_Line(self, where)]
 
@@ -188,7 +188,7 @@ class Board:
         """Print a line above the bars.
 
         Raises:
-            BrokenPipeError: nobody reads them any longer; the study is to stop.
+            BrokenPipeError: the output was closed, and the study is to stop.
         """
         try:
             self.console.print(clean(line), soft_wrap=True)
@@ -269,7 +269,7 @@ class _Line(Onlooker):
 
 
 def outcome(summary: Summary) -> str:
-    """Return how a run ended, in a few words."""
+    """Return the end of a run, in a few words."""
     if summary.status == "diverged":
         return f"diverged at update {summary.updates}: {summary.reason}"
     if summary.status == "interrupted":

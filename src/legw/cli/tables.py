@@ -1,4 +1,4 @@
-"""Tables for the terminal, at home in 80 columns: recipes, studies, probes and checks."""
+"""Tables for a terminal of 80 columns: recipes, studies, probes and checks."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from legw.analysis.scaled import Outcome, comparison, others, short, updates, wa
 from legw.analysis.table import Cell
 from legw.analysis.table import Table as Results
 from legw.cli.output import factor
+from legw.decays import UNITS
 from legw.errors import clean, duration, number
-from legw.lengths import UNITS
 from legw.recipe import Recipe
 from legw.rules import warmup_share
+from legw.schedule import epochs_of
 from legw.study import durations
 from legw.study.durations import Rates
 from legw.study.plan import BASE, Plan, Planned
 from legw.study.plan import Row as RunRow
-from legw.units import epochs_of
 
 SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "updates", *UNITS,
           *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip
-"""The quantities that rules multiply: those whose factor is worth reading."""
+"""Quantities that rules multiply, and whose factor is shown."""
 
 
 def side_by_side(base: Recipe, scaled: Recipe) -> Table:
@@ -96,14 +96,14 @@ class Row(NamedTuple):
     """One scaled recipe of several."""
 
     labels: tuple[str, ...]
-    """What its first columns say."""
+    """Texts of the first columns."""
     base: Recipe
-    """What it was scaled from."""
+    """The base recipe."""
     scaled: Recipe | None
-    """What came of it; None where the rule is an error."""
+    """The scaled recipe; None where the rule is an error."""
 
     def counts(self) -> list[str]:
-        """Return what the columns of every such table say."""
+        """Return the texts of the columns that all such tables share."""
         scaled = self.scaled
         count = len(columns(self.base))
         if scaled is None:
@@ -116,7 +116,7 @@ class Row(NamedTuple):
         return [*map(number, rates), share, *map(number, rest)]
 
     def also(self) -> str:
-        """Return what else the rule changed."""
+        """Return the rule's other changes."""
         if self.scaled is None:
             return "see below"
         changed = others(self.base, self.scaled)
@@ -128,7 +128,7 @@ class Row(NamedTuple):
 
 
 def columns(base: Recipe) -> tuple[str, ...]:
-    """Return the headings of what `Row.counts` says; steps are updates, and need no others."""
+    """Return the headings of `Row.counts`; lengths in steps are updates already."""
     if base.unit == "steps":
         return ("lr", "warmup\nsteps", "share", "steps")
     unit = base.unit
@@ -162,7 +162,7 @@ def _fill(table: Table, rows: list[Row]) -> Table:
 
 
 def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> Table:
-    """Return one row for each rule and batch size, with the recipe and how far its runs are.
+    """Return one row for each rule and batch size, with the recipe and the progress of its runs.
 
     Where rates are known, the last column is the time that one run takes.
     """
@@ -171,7 +171,7 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
     for name in ("variant",) if several else ():
         table.add_column(name, overflow="fold")
     table.add_column("rule", no_wrap=True)
-    for name in ("batch", "lr", "warmup\nepochs", "warmup\nupdates", "epochs", "updates"):
+    for name in ("batch", "lr", "warmup\nupdates", "share", "epochs", "updates"):
         table.add_column(name, justify="right")
     table.add_column("runs", no_wrap=True)
     for name in ("time",) if rates else ():
@@ -183,9 +183,9 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
         recipe = run.recipe
         words = [f"{count} {state}" for state, count in states[_key(run)].items()]
         whole, warmup = schedule.counts(recipe)
-        ramp, length = epochs_of(recipe)
-        values = (recipe.lr, ramp, warmup, length, whole)
-        cells = [_rule(run.rule), str(recipe.batch_size), *map(number, values), ", ".join(words)]
+        ramp = (number(warmup), percent(warmup_share(recipe)))
+        length = (number(epochs_of(recipe)[1], 4), number(whole), ", ".join(words))
+        cells = [_rule(run.rule), str(recipe.batch_size), number(recipe.lr, 3), *ramp, *length]
         time = durations.seconds(run, rates) if rates else None
         cells += [] if time is None else [duration(time)]
         table.add_row(*([clean(run.variant)] if several else []), *cells)
@@ -273,7 +273,7 @@ def noise_table(found: dict[str, Any]) -> Table:
 
 
 def prediction_table(found: dict[str, Any]) -> Table:
-    """Return how many more examples a batch needs than the base, as the noise scale says.
+    """Return the factor of examples that a batch needs over the base, by the noise scale.
 
     The noise of the last half, which is the larger one, is what `--noise DIR` reads.
     """
@@ -291,12 +291,14 @@ def prediction_table(found: dict[str, Any]) -> Table:
 def rates_table(found: dict[str, Any]) -> Table:
     """Return one row a batch size: whether the loss rises at multiples of the rule's rate."""
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("batch", *(f"{times:g} x rate" for times in check.TIMES)):
+    for name in ("batch", *(f"{times:g} x rate" for times in check.LR_MULTIPLES)):
         table.add_column(name, justify="right")
     sizes = {row["batch_size"] for row in found["rates"]}
     for size in sorted(sizes):
         tried = {r["times"]: r["loss_rises"] for r in found["rates"] if r["batch_size"] == size}
-        words = ("-" if t not in tried else "rises" if tried[t] else "falls" for t in check.TIMES)
+        words = (
+            "-" if t not in tried else "rises" if tried[t] else "falls" for t in check.LR_MULTIPLES
+        )
         table.add_row(str(size), *words)
     return table
 

@@ -1,7 +1,7 @@
-"""What is wrong with a command's words, in one line.
+"""Usage mistakes: a mistake in a command's options, as one line.
 
-tyro says it in a box of several paragraphs, and hands it over in no other form that it
-promises to keep. What is not laid out as here is passed on as it came.
+tyro prints a mistake as a box of several paragraphs, and has no other stable interface for it. A
+box with another layout is passed on unchanged.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import re
 from itertools import groupby
 
 FRAMES = ("│ ", "  ")
-"""What a row begins with, on a terminal with Unicode and on another."""
+"""Characters at the beginning of a row, with Unicode and without."""
 RULES = "─- "
 HELP_INDENT = 8
-"""From this column on stands an option's help, which `--help` tells, too."""
+"""Column in which an option's help begins."""
 CLEARER = (
     (r"Error parsing (\S+): (?:no type matching INT could be instantiated from \[(.*)\]"
      r"|invalid literal for int\(\) with base 10: (.*))\.?", r"\1: \2\3 is no whole number"),
@@ -24,15 +24,15 @@ CLEARER = (
     (r"(Missing value for argument '.*')\. Expected 1 values\.", r"\1"),
     (r"(Invalid choice .*)\. Expected (one of .*)", r"\1: must be \2"),
 )  # fmt: skip
-"""What tyro says, and how it is easier to read."""
+"""tyro's words, and clearer ones in their place."""
 
 
 def one_line(box: str, command: str) -> str:
-    """Return what the box says first, the nearest option that it names, and where to find more.
+    """Return the first sentence of the box, the nearest option that it names, and the help command.
 
     Args:
-        box: what tyro wrote.
-        command: as `legw scale`.
+        box: tyro's output.
+        command: the command, such as `legw scale`.
 
     >>> print(one_line('''
     ... ╭─ Unrecognized options ──────────────────╮
@@ -74,7 +74,7 @@ def _sentence(paragraph: list[str]) -> str:
 
 
 def _nearest(said: str, paragraph: list[str]) -> list[str]:
-    """Return a guess at what was meant by the first unknown option, if there is one."""
+    """Return the known option nearest to the first unknown one, if there is one."""
     unknown = next((word for word in re.findall(r"(?<![\w-])-[\w-]+", said)), "")
     options = [word for row in paragraph if _indent(row) < HELP_INDENT
                for word in re.findall(r"--[\w-]+", row)]  # fmt: skip

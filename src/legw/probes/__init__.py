@@ -1,4 +1,4 @@
-"""Probes: what they measure, and never steer; and the runs that measure with them. Needs torch."""
+"""Probes: measurements during a run that never steer it, and runs made for them. Needs torch."""
 
 from __future__ import annotations
 

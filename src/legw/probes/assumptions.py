@@ -1,4 +1,4 @@
-"""Assumption check: a ladder of short runs of a task, and what they say of the rule.
+"""Assumption check: a ladder of short runs of a task, and its verdicts.
 
 task, base --check_assumptions--> runs in OUT, at 1, 2, 4 and 8 times the rule's rate
            --analysis.check.judged--> verdicts
@@ -15,7 +15,7 @@ from typing import Any
 from legw import rules, schedule
 from legw.analysis import check
 from legw.analysis.probed import Probed
-from legw.errors import LegwError
+from legw.errors import LegwError, check_count
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.ladder import (
     Measuring,
@@ -34,7 +34,7 @@ from legw.runs.records import Summary
 from legw.train import Settings, Task
 
 SAMPLES = 100
-"""About how many samples of the noise a run takes."""
+"""Approximate number of noise samples in a run."""
 
 
 def check_assumptions(
@@ -74,8 +74,7 @@ def check_assumptions(
             were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if updates < check.LEAST_UPDATES:
-        raise LegwError(f"check: updates={updates}: must be at least {check.LEAST_UPDATES}")
+    check_count("check", "updates", updates, check.MIN_UPDATES)
     alone()
     rule = rules.find(rule) if isinstance(rule, str) else rule
     sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)
@@ -129,7 +128,7 @@ class _Ladder:
     def rates(self, batch_size: int, seeds: Sequence[int]) -> dict[float, bool]:
         """Return whether the loss rises, for multiples of the rate, up to the first that does."""
         risen: dict[float, bool] = {}
-        for times in check.TIMES:
+        for times in check.LR_MULTIPLES:
             risen[times] = any(self._rises(batch_size, seed, times) for seed in seeds)
             if risen[times]:
                 break
@@ -145,8 +144,8 @@ class _Ladder:
             )
             self._fit(recipe, seed, folder, [])
         run = records.load(folder)
-        lost = run.summary is not None and run.summary.status == "diverged"
-        return lost or check.rises([row.loss for row in run.updates])
+        diverged = run.summary is not None and run.summary.status == "diverged"
+        return diverged or check.rises([row.loss for row in run.updates])
 
     def _fit(self, recipe: Recipe, seed: int, folder: Path, probes: Sequence[Measuring]) -> Summary:
         return short_run(

@@ -1,4 +1,4 @@
-"""Batch-size plan: what each batch size would cost here or on many devices, and which to take.
+"""Batch-size plan: the cost of each batch size, here or on many devices, and a choice.
 
 task --speed.measure--> Speed --analysis.cost.options--> [Option] --recommend--> Option
 """
@@ -22,24 +22,24 @@ from legw.train import Task
 from legw.train.dist import joined
 from legw.train.precision import Precision
 
-MOST_RUNGS = 12
-"""Most batch sizes of a ladder that nobody chose."""
+MAX_RUNGS = 12
+"""Most batch sizes of a default ladder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """What each batch size is predicted to cost, and the one that is recommended."""
+    """Predicted cost of each batch size, and the recommended one."""
 
     base: Recipe
     """The tuned recipe, with the noise scale where one is known."""
     rule: Rule
-    """How it is carried."""
+    """The rule that scales it."""
     speed: Speed
-    """What one device does, as measured here."""
+    """Measured speed of one device."""
     network: Network
-    """The devices and what joins them; its synchronisation as measured where several joined."""
+    """Devices and network; with measured synchronisation where several processes measured."""
     noise: NoiseScale | None
-    """The noise scale that the times to the base's loss rest on; None where none is known."""
+    """The noise scale behind the times to the base's loss; None where none is known."""
     options: list[Option]
     """One for each batch size, in ascending order."""
     best: Option
@@ -152,9 +152,9 @@ def plan_batch_size(
 
 
 def rungs(base: Recipe, task: Task, rule: Rule) -> list[int]:
-    """Return the base's batch size and its doublings, as far as the rule and the data go."""
+    """Return the base's batch size and its doublings, up to the limit of the rule and the data."""
     sizes, size = [base.batch_size], base.batch_size * 2
-    while len(sizes) < MOST_RUNGS and size <= task.num_examples(base.batch_size):
+    while len(sizes) < MAX_RUNGS and size <= task.num_examples(base.batch_size):
         try:
             rules.apply(base, size, rule)
         except RecipeError:

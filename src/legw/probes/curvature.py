@@ -1,4 +1,4 @@
-"""The curvature of the loss along the gradient, ``L(x, g) = |g'Hg| / |g|**2``.
+"""Curvature of the loss along the gradient: ``L(x, g) = |g'Hg| / |g|**2``.
 
 One step ``x - lr*g`` changes the loss by ``-lr*g'f + lr**2/2 * g'Hg``, so the rate that can be
 used is about ``1 / L``. Here g is the gradient of an update's own batch, and H the Hessian
@@ -19,20 +19,20 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from legw.errors import RunError
+from legw.errors import RunError, check_count
 from legw.probes.readings import Readings
 from legw.runs.measurements import Curvature
 from legw.runs.records import Manifest, Summary
 from legw.schedule import in_steps
-from legw.train.probe import Moment, Probe, seed_passes, slopes_of
+from legw.train.probe import Moment, Probe, gradient_of, seed_passes
 
 Method = Literal["difference", "exact"]
 
 DENSE = 100
-"""Updates at the start of which every one is measured; then 100 for each doubling."""
+"""Number of first updates that are all measured; then as many for each doubling."""
 
 EXAMPLES = 512
-"""Examples in the probe batch, if not said otherwise."""
+"""Default number of examples in the probe batch."""
 
 STEP = 0.01
 """Factor of the difference's step, found by measurement: over the first 200 updates of
@@ -44,7 +44,7 @@ PROBE_SEED = 2**31 - 1
 
 
 def spaced(update: int, dense: int = DENSE) -> bool:
-    """Say whether an update is measured: all of the first, then `dense` for each doubling.
+    """Say whether an update is measured: all of the first `dense`, then `dense` for each doubling.
 
     Args:
         update: which update, from 0.
@@ -90,23 +90,25 @@ class Batch:
         weights: Any = 0
         for number, piece in enumerate(self.pieces):
             seed_passes(moment, "curvature", number)
-            slopes, weight = slopes_of(
+            gradients, weight = gradient_of(
                 moment.task, moment.model, piece, None, moment.parameters,
                 create_graph=create_graph,
             )  # fmt: skip
-            total = [a + b for a, b in zip(total, slopes, strict=True)] if total else list(slopes)
+            total = (
+                [a + b for a, b in zip(total, gradients, strict=True)] if total else list(gradients)
+            )
             weights = weights + weight
         return [each / weights for each in total]
 
 
 def by_difference(batch: Batch, direction: Sequence[Tensor]) -> Tensor:
-    """Return ``u'Hu`` by a central difference of two gradients; the weights come back bitwise.
+    """Return ``u'Hu`` by a central difference of two gradients; the weights are restored bitwise.
 
-    The step that is divided by is the one the rounded weights have made.
+    The divisor is the actual step, after the rounding of the weights.
 
     Args:
         batch: whose loss.
-        direction: u, of any length above 0, one tensor a weight.
+        direction: u, of any length above 0, one tensor for each weight.
 
     Returns:
         0-dim, in float64.
@@ -132,8 +134,10 @@ def by_product(batch: Batch, direction: Sequence[Tensor]) -> Tensor:
     Args and Returns as for `by_difference`.
     """
     with _plain_kernels():
-        slopes = batch.gradient(create_graph=True)
-        along = torch.stack([(a * b).sum() for a, b in zip(slopes, direction, strict=True)]).sum()
+        gradients = batch.gradient(create_graph=True)
+        along = torch.stack(
+            [(a * b).sum() for a, b in zip(gradients, direction, strict=True)]
+        ).sum()
         product = torch.autograd.grad(
             along, batch.moment.parameters, allow_unused=True, materialize_grads=True
         )
@@ -151,8 +155,8 @@ class CurvatureProbe(Probe):
     Args:
         folder: the run folder, into which `curvature.jsonl` is written; None keeps the
             rows in memory alone.
-        examples: in the probe batch, at least 1; at most one epoch has. They are as the task's
-            `batch` gives them: `augment` would make another loss of each measurement.
+        examples: in the probe batch, at least 1 and at most those of an epoch. They are not
+            augmented, as `augment` would change the loss from one measurement to the next.
         dense: as for `spaced`, at least 1.
         method: "difference", or "exact", which is slower and needs more memory.
     """
@@ -166,8 +170,7 @@ class CurvatureProbe(Probe):
         method: Method = "difference",
     ) -> None:
         for name, value in (("examples", examples), ("dense", dense)):
-            if value < 1:
-                raise RunError(f"curvature: {name}={value}: must be at least 1")
+            check_count("curvature", name, value, error=RunError)
         self.folder, self.examples, self.dense = folder, examples, dense
         self.options = {"examples": examples, "dense": dense, "method": method}
         self._readings = Readings(Curvature, folder)
@@ -176,7 +179,7 @@ class CurvatureProbe(Probe):
 
     @property
     def rows(self) -> list[Curvature]:
-        """What has been measured, as far as it has been read back from the device."""
+        """Measurements that have been read back from the device."""
         return self._readings.rows
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
@@ -190,7 +193,7 @@ class CurvatureProbe(Probe):
         batch = Batch(moment, self._ids(moment)) if self._batch is None else self._batch
         batch.moment, self._batch = moment, batch
         with full_precision():
-            value = self._measure(batch, [slope.detach() for slope in moment.slopes])
+            value = self._measure(batch, [gradient.detach() for gradient in moment.gradients])
         update, epoch, lr = moment.update, moment.epoch, self._lr(moment.update)
 
         def row(value: float) -> Curvature:
@@ -216,7 +219,7 @@ class CurvatureProbe(Probe):
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Multiply matrices in full precision: TF32 would drown a difference of gradients."""
+    """Multiply matrices in full precision: TF32 rounds off a difference of gradients."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -233,7 +236,7 @@ def full_precision() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Leave out the fused LSTMs of cuDNN and oneDNN, which have no second derivative."""
+    """Turn off the fused LSTMs of cuDNN and oneDNN, which have no second derivative."""
     onednn = torch.backends.mkldnn
     enabled = onednn.enabled
     with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):

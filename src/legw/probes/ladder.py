@@ -18,7 +18,7 @@ from typing import Any, Literal
 from legw import rules, schedule
 from legw.analysis import probed
 from legw.analysis.probed import Probed
-from legw.errors import LegwError, RunError
+from legw.errors import LegwError, RunError, check_count
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe
@@ -26,18 +26,18 @@ from legw.rules import Rule
 from legw.runs import files, reading
 from legw.runs.measurements import PROBES
 from legw.runs.records import Manifest, Summary
+from legw.schedule import in_unit
 from legw.train import Observer, Settings, Task, fit
-from legw.units import in_unit
 
 LADDER = (1, 4, 16)
-"""Batch sizes of a ladder, in base batches, where none are named."""
+"""Batch sizes of a default ladder, as multiples of the base's."""
 
 SAMPLES = 2000
-"""About how many samples of the noise are taken of a run, where nobody says."""
+"""Default number of noise samples in a run, approximately."""
 
 Measuring = CurvatureProbe | NoiseProbe
 Watch = Callable[[Path, int | None], Sequence[Observer]]
-"""(run folder, its updates or None for all) -> who looks on while the run goes on."""
+"""(run folder, number of updates or None for all) -> observers of the run."""
 
 
 def unwatched(folder: Path, updates: int | None) -> Sequence[Observer]:
@@ -46,7 +46,7 @@ def unwatched(folder: Path, updates: int | None) -> Sequence[Observer]:
 
 
 class Unjudged:
-    """A task whose metric is not taken: a probe's runs are not for their quality."""
+    """A task without an evaluation: a probe's runs are made for their measurements."""
 
     def __init__(self, task: Task) -> None:
         self._task = task
@@ -92,8 +92,9 @@ def measure_curvature(
         seeds: one run each, at every batch size.
         updates: of each run, at least 1; its whole warmup is made in any case.
         examples: in the probe batch, at least 1; at most an epoch's are taken.
-        dense: so many updates are all measured at first, then as many for each doubling.
-        method: by two gradients, or exactly, which takes longer and more memory.
+        dense: number of first updates that are all measured, at least 1; then as many for each
+            doubling.
+        method: "difference" of two gradients, or "exact", which takes longer and more memory.
         settings: how the runs are made; None is the usual.
         watch: returns the observers of a run, for progress.
 
@@ -106,8 +107,7 @@ def measure_curvature(
             were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if updates < 1:
-        raise LegwError(f"curvature: updates={updates}: must be at least 1")
+    check_count("curvature", "updates", updates)
     rule = rules.find(rule) if isinstance(rule, str) else rule
     sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)
     recipes = [rules.apply(base, size, rule) for size in sizes]
@@ -138,7 +138,7 @@ def measure_curvature(
 
 
 def ladder(base: Recipe) -> tuple[int, ...]:
-    """Return the batch sizes of a ladder that nobody chose: `LADDER` times the base's."""
+    """Return the default batch sizes: `LADDER` times the base's."""
     return tuple(base.batch_size * k for k in LADDER)
 
 
@@ -148,7 +148,7 @@ def probe_examples(task: Task, sizes: Sequence[int], wanted: int) -> int:
 
 
 def updates_of(recipe: Recipe, task: Task, wanted: int) -> int:
-    """Return how many updates a short run makes: so many, but its whole warmup and one more."""
+    """Return a short run's updates: the given number, at least its warmup and one more."""
     num_examples = task.num_examples(recipe.batch_size)
     return max(wanted, schedule.warmup_updates(recipe, num_examples) + 1)
 
@@ -193,8 +193,7 @@ def measure_noise(
             or several processes were started.
         KeyboardInterrupt: a run was interrupted; the same call goes on.
     """
-    if stretches < 1:
-        raise LegwError(f"noise: stretches={stretches}: must be at least 1")
+    check_count("noise", "stretches", stretches)
     rule = rules.find(rule) if isinstance(rule, str) else rule
     recipe = rules.apply(base, base.batch_size if batch_size is None else batch_size, rule)
     length = in_unit(recipe, "epochs", task.num_examples(recipe.batch_size)).length
@@ -229,7 +228,7 @@ def measure_noise(
 
 
 def spacing(updates: int) -> int:
-    """Return how many updates lie between two samples of a run of so many.
+    """Return the updates between two samples of a run.
 
     >>> spacing(90), spacing(11719)
     (1, 5)
@@ -289,7 +288,7 @@ def short_run(
 ) -> Summary:
     """Make the first updates of a run (None is all), or find that they have been made.
 
-    Their schedule is the whole run's: a decay begins where it would.
+    The schedule is that of the whole run, also its decay.
 
     Raises:
         LegwError: the folder holds measurements of another kind.
@@ -314,7 +313,7 @@ def short_run(
 
 
 class _Noted(Observer):
-    """Writes beside a run how it was measured."""
+    """Writes a file into the run folder that describes the measurement."""
 
     def __init__(self, folder: Path, measured: Mapping[str, Any]) -> None:
         self._folder, self._measured = folder, measured
@@ -324,7 +323,7 @@ class _Noted(Observer):
 
 
 def _check_measured(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a folder whose run was measured otherwise; of an older one nothing is known."""
+    """Refuse a folder whose run was measured otherwise; an older folder without a note passes."""
     path = folder / PROBES
     if not reading.there(path):
         return

@@ -1,22 +1,22 @@
-"""The noise of the gradient, and the batch size beyond which a larger one hardly helps.
+"""Gradient noise scale, measured during a run from pieces of each global batch.
 
 With S the trace of the covariance of one example's gradient, and G the true gradient, the
 gradient of B examples has ``E|G_B|**2 = |G|**2 + S / B``. The simple noise scale is
 
-    B_simple = S / |G|**2        averaged apart over updates, and only then divided
+    B_simple = S / |G|**2        S and |G|**2 averaged over updates before the division
 
 The norm of the whole batch's gradient is known in every run. Two small pieces of the batch,
 of b examples each, give S by the distance of their gradients:
 
     S = b / 2 * |g_1 - g_2|**2        |G|**2 = |G_B|**2 - S / B
 
-Both are unbiased, for the pieces are drawn at random from the whole batch: where it lies
-sorted, as sentences by their length, neighbours are too much alike. The first process measures
-alone, and as much as an eighth of its own share is. Of streams, whose states each process has
-for itself, its pieces are of its own.
+Both estimates are unbiased, because the pieces are drawn at random from the whole batch. Neighbours
+in a batch may be alike, as in sentences sorted by length. Only the first process measures; each
+piece has an eighth of the examples in its share. For streams, whose states stay on their process,
+the pieces come from its own share.
 
-What varies between whole batches and not within them, as the length does where sentences of
-like length make up a batch, counts as signal.
+Variation between whole batches that does not appear within them counts as signal. An example is the
+length of sentences where a batch holds sentences of equal length.
 
 Reference: McCandlish et al. 2018, arXiv 1812.06162, section 2.2 and appendix A.1.
 """
@@ -30,15 +30,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from legw.errors import RunError
+from legw.errors import RunError, check_count
 from legw.probes.readings import Readings
 from legw.runs.measurements import Noise
 from legw.runs.records import Manifest, Summary
 from legw.train.batches import derive
-from legw.train.probe import Moment, Probe, seed_passes, slopes_of
+from legw.train.probe import Moment, Probe, gradient_of, seed_passes
 
 EVERY = 100
-"""Updates between two samples, if not said otherwise."""
+"""Default number of updates between two samples."""
 
 
 def piece_size(share: int, group: int = 1) -> int:
@@ -74,15 +74,14 @@ class NoiseProbe(Probe):
     """
 
     def __init__(self, folder: Path | None = None, *, every: int = EVERY) -> None:
-        if every < 1:
-            raise RunError(f"noise: every={every}: must be at least 1")
+        check_count("noise", "every", every, error=RunError)
         self.folder, self.every = folder, every
         self.options = {"every": every}
         self._readings = Readings(Noise, folder)
 
     @property
     def rows(self) -> list[Noise]:
-        """What has been sampled, as far as it has been read back from the device."""
+        """Samples that have been read back from the device."""
         return self._readings.rows
 
     def on_start(self, manifest: Manifest, updates_done: int) -> None:
@@ -128,14 +127,14 @@ def _pieces(moment: Moment) -> tuple[Tensor, Tensor]:
 
 
 def _gradient(moment: Moment, slots: Tensor) -> list[Tensor]:
-    """Return the gradient of the mean loss of some slots, in micro-batches as the run has."""
+    """Return the gradient of the mean loss of some slots, in micro-batches of the run's size."""
     size = max(moment.micro_batch_size // moment.group, 1) * moment.group
     total: list[Tensor] = []
     weights: Any = 0
     for part in torch.split(slots, size):
         batch, state = moment.load(part)
         seed_passes(moment, "noise", moment.update, int(part[0]))
-        slopes, weight = slopes_of(moment.task, moment.model, batch, state, moment.parameters)
-        total = [a + b for a, b in zip(total, slopes, strict=True)] if total else list(slopes)
+        gradients, weight = gradient_of(moment.task, moment.model, batch, state, moment.parameters)
+        total = [a + b for a, b in zip(total, gradients, strict=True)] if total else list(gradients)
         weights = weights + weight
     return [each / weights for each in total]

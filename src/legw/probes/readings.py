@@ -1,4 +1,4 @@
-"""Measurements of a run on their way from the device to the run folder."""
+"""Readings: measurements of a run on their way from the device to the run folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Readings(Generic[Row]):
     """The rows of one measurement; on an accelerator they are read back several at a time.
 
     Args:
-        kind: the rows' class, which says what file they lie in.
+        kind: the rows' class, which determines their file.
         folder: the run folder; None keeps the rows in memory alone.
     """
 
@@ -31,7 +31,7 @@ class Readings(Generic[Row]):
         self._unread: list[tuple[Tensor, Callable[[Any], Row]]] = []
 
     def begin(self, updates_done: int) -> None:
-        """Begin, or go on with, a run that has made so many updates: later rows are dropped."""
+        """Begin or resume a run after a number of updates; later rows are dropped."""
         self.rows = []
         if self._folder is not None:
             self.rows = measurements.keep_before(self._folder, self._kind, updates_done)
@@ -41,7 +41,7 @@ class Readings(Generic[Row]):
 
         Args:
             values: on the device, of the same shape and type every time.
-            row: the values, as a number or a list of them -> the row.
+            row: makes the row from the values, a number or a list of numbers.
         """
         self._unread.append((values, row))
         if values.device.type == "cpu" or len(self._unread) >= READ_BACK:

@@ -1,4 +1,4 @@
-"""How fast this machine trains: passes of each micro-batch, the step, and an all-reduce."""
+"""Training speed of this machine: passes of each micro-batch, the step, and an all-reduce."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from legw.train.dist import World
 from legw.train.hardware import describe_device, out_of_memory, times_of
 from legw.train.lanes import tried
 from legw.train.microbatch import tune
-from legw.train.microbatch.candidates import SMALLEST, Way, climb, ladder
+from legw.train.microbatch.candidates import SMALLEST, Candidate, climb, ladder
 from legw.train.precision import Precision, warn_if_slow
 from legw.train.task import Task
 
 ENOUGH_SECONDS = 0.4
-"""How long each thing is timed, at least `LEAST` and at most `MOST` times."""
+"""How long each thing is timed, at least `MIN_CALLS` and at most `MAX_CALLS` times."""
 
-LEAST, MOST = 3, 50
+MIN_CALLS, MAX_CALLS = 3, 50
 
 
 def measure(
@@ -37,15 +37,15 @@ def measure(
     lanes: bool = True,
     seconds: float = ENOUGH_SECONDS,
 ) -> Speed:
-    """Return what this device does: the time of a pass, for each micro-batch size.
+    """Return this device's speed: the time of a pass, for each micro-batch size.
 
-    Sizes go up from 16 in powers of 2 until one does not fit, or takes long and does not pay.
+    Sizes go up from 16 in powers of 2 until one does not fit, or takes long and is no faster.
     Where the task can be trained in lanes, as many micro-batches at once as there are
     threads are timed too, as `legw train` does.
 
     Args:
         task: whose loss is timed.
-        recipe: its optimizer and clipping; of its batch size, the smallest is timed.
+        recipe: its optimizer and clipping; its batch size sets the order of examples.
         world: this process; each times its own device.
         largest: most examples that a device will have of a batch, at least 1.
         precision: fp32, or bf16 (autocast).
@@ -62,11 +62,11 @@ def measure(
     ids = task.order(0, 0, recipe.batch_size)
     spreads: list[float] = []
 
-    def rate(way: Way) -> float:
+    def rate(candidate: Candidate) -> float:
         with contextlib.ExitStack() as held:
             try:
                 one = tune.passing(
-                    task, model, ids, way, world=world, precision=precision, held=held
+                    task, model, ids, candidate, world=world, precision=precision, held=held
                 )
                 mean, spread = timed(one, world.device, seconds)
             except (MemoryError, RuntimeError) as error:
@@ -77,15 +77,19 @@ def measure(
                 batch_norm.forget(model)
                 model.zero_grad(set_to_none=True)
         spreads.append(spread)
-        return way.examples / mean
+        return candidate.examples / mean
 
     sizes = ladder(largest, group)
-    table: dict[Way, float] = {}
+    table: dict[Candidate, float] = {}
     for count in tried("auto", task, world, group, barred=not lanes):
-        ways = [Way(size, count) for size in sizes if count == 1 or size * count <= largest]
-        table |= climb(ways, rate, {})
-    times = {way: way.examples / found for way, found in table.items() if found > 0}
-    passes = {way.size: time for way, time in times.items() if way.lanes == 1}
+        candidates = [
+            Candidate(size, count) for size in sizes if count == 1 or size * count <= largest
+        ]
+        table |= climb(candidates, rate, {})
+    times = {
+        candidate: candidate.examples / found for candidate, found in table.items() if found > 0
+    }
+    passes = {candidate.size: time for candidate, time in times.items() if candidate.lanes == 1}
     if not passes:
         raise RunError(f"speed: not even {SMALLEST} examples fit into memory; free some")
     batch = tune.load(task, ids[: min(passes)], world.device)
@@ -93,7 +97,7 @@ def measure(
     batch_norm.forget(model)
     return Speed(
         passes=passes,
-        rounds={way: time for way, time in times.items() if way.lanes > 1},
+        rounds={candidate: time for candidate, time in times.items() if candidate.lanes > 1},
         step_seconds=timed(_step(task, model, recipe), world.device, seconds)[0],
         gradient_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
         spread=statistics.median(spreads),
@@ -102,7 +106,7 @@ def measure(
 
 
 def _step(task: Task, model: torch.nn.Module, recipe: Recipe) -> Callable[[], None]:
-    """Return what an update does beside its passes: the gradient's norm, its scaling, the step.
+    """Return a function for an update's work beside its passes: norm, clipping and step.
 
     Args:
         task: may name the model's output layer.
@@ -110,11 +114,11 @@ def _step(task: Task, model: torch.nn.Module, recipe: Recipe) -> Callable[[], No
         recipe: its optimizer, at a rate of 0.
     """
     optimizer = optim.for_task(task, recipe, model, lr=0.0)
-    slopes = [p.grad for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
 
     def rest() -> None:
-        torch.nn.utils.get_total_norm(slopes)
-        torch._foreach_mul_(slopes, 1.0)
+        torch.nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, 1.0)
         optimizer.step()
 
     return rest
@@ -138,18 +142,17 @@ def all_reduce_seconds(world: World, gradient_bytes: int, repeats: int = 10) -> 
 def timed(
     action: Callable[[], object], device: torch.device, seconds: float
 ) -> tuple[float, float]:
-    """Return the mean of an action's times, and half their middle half's range over it.
+    """Return the mean of an action's times, and half their interquartile range over the mean.
 
-    The mean, for a run's time is a sum: what now and then interrupts a pass here will
-    interrupt those of the run.
+    It is the mean, as a run's time is a sum: interruptions occur during the run, too.
 
     Args:
-        action: called once for nothing, then until `seconds` are spent.
+        action: called once before the timing, then until `seconds` are spent.
         device: waited for after each call.
-        seconds: as long as this, at least `LEAST` and at most `MOST` calls.
+        seconds: as long as this, at least `MIN_CALLS` and at most `MAX_CALLS` calls.
     """
     action()
-    times = times_of(action, device, seconds, least=LEAST, most=MOST)
+    times = times_of(action, device, seconds, least=MIN_CALLS, most=MAX_CALLS)
     low, _, high = statistics.quantiles(times, n=4)
     mean = statistics.fmean(times)
     return mean, (high - low) / 2 / mean

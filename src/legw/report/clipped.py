@@ -1,4 +1,4 @@
-"""The note on batches that are clipped far more seldom than their base."""
+"""Clipping note: names batches that are clipped far more rarely than their base."""
 
 from __future__ import annotations
 

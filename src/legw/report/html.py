@@ -1,4 +1,4 @@
-"""HTML in which every text is cleaned and escaped, unless it was made here."""
+"""HTML in which every text from outside is cleaned and escaped."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def join(*children: Child) -> Html:
 
 
 def data(value: Any, **attributes: str) -> Html:
-    """Return JSON in a script element that no browser runs; no text in it can end it.
+    """Return JSON in a script element that no browser runs; no text inside can end the element.
 
     >>> data({"a": "</script>"}, id="x")
     '<script type="application/json" id="x">{"a":"\\\\u003c/script>"}</script>'

@@ -1,4 +1,4 @@
-"""A report as Markdown, for papers, issues and terminals: the page's text without its charts."""
+"""Markdown report: the page's text without its charts, for papers, issues and terminals."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def escaped(text: str) -> str:
 
 
 def _fenced(code: str) -> str:
-    """Return code in a fence that nothing in it can end."""
+    """Return code in a fence that no text inside can end."""
     runs = [len(found) for found in re.findall(r"`+", code)]
     fence = "`" * max(3, 1 + max(runs, default=0))
     return f"{fence}text\n{clean(code)}\n{fence}"

@@ -1,4 +1,4 @@
-"""A folder of runs as one HTML page that needs nothing else: no network, no server.
+"""Report page: a folder of runs as one HTML file that needs no network and no server.
 
     folder --evidence.read--> [Evidence] --page.text--> the file
 

@@ -1,4 +1,4 @@
-"""A report's charts as single files, for papers: SVG or PNG, on white."""
+"""Pictures of a report's charts, for papers: SVG or PNG, on white."""
 
 from __future__ import annotations
 

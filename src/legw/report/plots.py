@@ -1,4 +1,4 @@
-"""Which charts a study's page has, as Vega-Lite specifications."""
+"""Plots of a study's page, as Vega-Lite specifications."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from legw.analysis.curves import MOST, corners, means, thin
+from legw.analysis.curves import MAX_POINTS, corners, means, thin
 from legw.analysis.evidence import Evidence
 from legw.analysis.table import Table
 from legw.analysis.targets import reached
@@ -20,14 +20,14 @@ from legw.report.charts.schedule import points
 from legw.report.charts.style import COLORS
 from legw.rules import STEERING
 from legw.runs.records import Run
+from legw.schedule import in_unit
 from legw.study.plan import BASE, Row
-from legw.units import in_unit
 
 PANELS = 8
-"""Most batch sizes whose curves are drawn: the smallest, the largest, and some between."""
+"""Most batch sizes with curves: the smallest, the largest, and some between."""
 
 ALL_POINTS = 40_000
-"""About how many points all curves of a page share, so that it stays small."""
+"""Approximate number of points in all curves of a page together, which keeps the page small."""
 
 SMOOTH = 60
 """Most points of a smoothed curve; each is the mean of at least 8 updates."""
@@ -37,9 +37,9 @@ class Plot(NamedTuple):
     """One chart of the page."""
 
     figure: dict[str, Any]
-    """Vega-Lite, as it stands alone."""
+    """Vega-Lite specification of the chart by itself."""
     label: str
-    """What it shows, for those who do not see it."""
+    """Description of the chart, for screen readers."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Plot(NamedTuple):
 
 
 def across(table: Table) -> str:
-    """Return what the chart of the metric goes along."""
+    """Return the horizontal axis of the metric's chart."""
     if len(table.batch_sizes) > 1:
         return "against batch size"
     return "of each variant" if len(table.variants) > 1 else f"at batch {table.batch_sizes[0]}"
@@ -64,7 +64,7 @@ def overview(evidence: Evidence) -> Plot:
 
 
 def costs(evidence: Evidence, target: float) -> list[Plot]:
-    """Return the charts of updates, examples and seconds to a target; none where none got there."""
+    """Return the charts of the costs to reach a target; none where no cell reached it."""
     table = best_trials(evidence.table)
     found = reached(evidence, target)
     if len(table.batch_sizes) < 2 or not any(each.updates for each in found):
@@ -105,7 +105,7 @@ their files; none where there is nothing to draw."""
 def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:
     """Yield for each batch size its charts of training loss and of learning rate."""
     table = best_trials(evidence.table)
-    most = max(20, min(MOST, ALL_POINTS // max(1, len(evidence.runs))))
+    most = max(20, min(MAX_POINTS, ALL_POINTS // max(1, len(evidence.runs))))
     for size in _chosen(table.batch_sizes):
         plots = []
         loss = _losses(evidence, table, size, most)
@@ -129,9 +129,9 @@ def _chosen(sizes: list[int]) -> list[int]:
 
 
 def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curve]:
-    """Return each run's smoothed curve, and where it hides something the raw one behind it.
+    """Return each run's smoothed curve, with the raw one behind it where the two differ.
 
-    The base's smoothed curves stand in every panel, to compare with.
+    Every panel also has the base's smoothed curves, for comparison.
     """
     curves = []
     for row, run in evidence.runs:
@@ -147,13 +147,13 @@ def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curv
             table.name(row.variant, rule),
             run.folder.name,
             smooth,
-            lost=here and row.status == "diverged",
+            diverged=here and row.status == "diverged",
             updates=run.manifest.num_examples / row.batch_size,
             seconds=run.updates[-1].seconds / run.updates[-1].epoch,
         )
         curves.append(curve)
         if here and len(points) > len(smooth):
-            curves.append(curve._replace(points=thin(points, most), lost=False, faint=True))
+            curves.append(curve._replace(points=thin(points, most), diverged=False, faint=True))
     return curves
 
 
@@ -183,7 +183,7 @@ def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
 
 
 def _without_legend(part: dict[str, Any]) -> dict[str, Any]:
-    """Leave the legend to the page, whose own wraps on a narrow screen."""
+    """Remove the legend: the page has its own, which wraps on a narrow screen."""
     return part | {"legend": None} if "legend" in part else part
 
 

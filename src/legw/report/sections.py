@@ -1,4 +1,4 @@
-"""One study as a section of the page: sentence, table, charts, notes, every run."""
+"""Sections of the page, one a study: sentence, table, charts, notes, every run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CAVEAT = (
     "the batch needs a k-th of the updates; past it a rule may need more epochs, and may end as "
     "well when it gets them."
 )
-"""What stands under the charts; Shallue et al. 2019, arXiv 1811.03600, section 2.3."""
+"""Text under the charts; Shallue et al. 2019, arXiv 1811.03600, section 2.3."""
 
 
 def contents(everything: Sequence[Evidence]) -> Html:
@@ -44,7 +44,7 @@ def contents(everything: Sequence[Evidence]) -> Html:
 
 
 def section(evidence: Evidence, number: int, target: float | None = None) -> Html:
-    """Return a study's part of the page; `number` tells it and its charts from others.
+    """Return a study's part of the page; `number` makes it and its charts unique.
 
     Args:
         evidence: the study.
@@ -80,7 +80,7 @@ def title(evidence: Evidence) -> str:
 
 
 def facts(evidence: Evidence) -> Iterator[str]:
-    """Yield what was run, on what, and how it ended, each in one line."""
+    """Yield lines on the runs, their machine, and their ends."""
     counts = Counter(row.status for row in evidence.rows)
     if counts:
         states = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -140,7 +140,7 @@ def _cell(found: Table, cell: Cell | None, several: bool) -> Html:
 
 
 def _styled(said: Iterable[str]) -> list[Html]:
-    """Return what a table says of a cell, what went wrong in red; `±` stays with its number."""
+    """Return a table's text of a cell, failures in red; `±` is not separated from its number."""
     looks = {"diverged": "line bad", "unfinished": "line mute", "missing": "line mute"}
     lines = []
     for line in said:
@@ -152,7 +152,7 @@ def _styled(said: Iterable[str]) -> list[Html]:
 
 
 def _numbers(evidence: Evidence) -> Html:
-    """Return one row a cell with what the recipe was, and what the runs cost."""
+    """Return one row a cell, with the recipe and the runs' cost."""
     found = evidence.table
     columns = columns_of(found)
     head = [
@@ -180,7 +180,7 @@ def _number(column: Column, line: Line) -> Html:
 
 
 def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
-    """Return all charts of a study, each beside the JSON that it is drawn from."""
+    """Return all charts of a study, each beside its JSON."""
     found = best_trials(evidence.table)
     caption = (
         "Lines join means over finished runs; bars are 95 % intervals, cut off at the chart's "
@@ -211,7 +211,7 @@ def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
 
 
 def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
-    """Return updates, examples and seconds to a target, or why there are none."""
+    """Return updates, examples and seconds to a target, or the reason why there are none."""
     found = evidence.table
     given, target = target, usual(found) if target is None else target
     if target is None or len(found.batch_sizes) < 2:
@@ -253,7 +253,7 @@ def _further(evidence: Evidence, name: str) -> list[Html]:
 
 
 def _units(number: int) -> Html:
-    """Return the choice of what losses are drawn against."""
+    """Return the choice of the loss chart's horizontal axis."""
     choices = []
     for unit in UNITS:
         checked = {"checked": ""} if unit == UNITS[0] else {}
@@ -264,11 +264,11 @@ def _units(number: int) -> Html:
 
 
 def _key(found: Table) -> Html:
-    """Return which color is whose, and what a cross is."""
+    """Return the key of the colors and of the cross."""
     names = found.names
     items = [tag("li", name, style=f"--of: var(--c{color_of(name, names)})") for name in names]
     if any(cell.diverged for cell in found.cells):
-        items.append(tag("li", "diverged", class_="lost"))
+        items.append(tag("li", "diverged", class_="diverged"))
     return tag("ul", items, class_="key")
 
 
@@ -282,7 +282,7 @@ def _chart(plot: plots.Plot, name: str) -> Html:
 
 
 def _notes(evidence: Evidence) -> Html:
-    """Return warnings, what diverged, and what could not be read."""
+    """Return warnings, diverged runs, and files that could not be read."""
     lines = note_lines(evidence)
     if not lines:
         return Html("")
@@ -290,9 +290,9 @@ def _notes(evidence: Evidence) -> Html:
 
 
 def note_lines(evidence: Evidence) -> list[str]:
-    """Return warnings, what diverged, how steered runs ended, and what could not be read.
+    """Return warnings, diverged runs, ends of steered runs, and files that could not be read.
 
-    Also where clipping acts on the base and not on a larger batch.
+    They also name batches at which clipping acts on the base alone.
     """
     where: dict[tuple[int, str], dict[str, None]] = {}
     for row, run in evidence.runs:

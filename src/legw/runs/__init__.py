@@ -1,1 +1,1 @@
-"""Run folders: what a run leaves on disk, and the files that processes share. Needs no torch."""
+"""Run folders: the files of a run, and files that processes share. Needs no torch."""

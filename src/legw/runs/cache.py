@@ -1,4 +1,4 @@
-"""Data and cache folders: where data are looked for, and what is kept between runs."""
+"""Data and cache folders: places where data are searched, and files kept between runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that a reader sees whole or not at all, and JSON without what JSON has no word for."""
+"""Files that a reader sees whole or not at all; JSON without values outside its standard."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from legw.errors import RunError
+from legw.errors import RunError, one_line
 
 
 def write_json(path: Path, data: object) -> None:
@@ -33,31 +34,45 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
+    with atomic(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes its place when all is written, or not at all.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # never through a link that lies there
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written: {error.strerror}") from None
+        if isinstance(error, OSError):
+            where = one_line(str(path), 4096)
+            raise RunError(f"{where}: cannot be written: {error.strerror}") from None
+        raise
 
 
 HALF_WRITTEN = re.compile(
     r"\.(checkpoint-\d+\.pt|(manifest|summary|study|table|probes)\.json|"
     r"(metrics|curvature|noise)\.jsonl)\.\d+"
 )
-"""Names of files that `write_atomically` had not come to the end of when it was killed."""
+"""Pattern of temporary files that a killed `write_atomically` leaves behind."""
 
 
 def clear_half_written(folder: Path, *more: str) -> None:
-    """Remove what killed processes left half-written: each as large as what it was to become.
+    """Remove the half-written files of killed processes, which may be large.
 
-    Only for the one who holds the folder's lock: no other process writes there then.
+    The caller must hold the folder's lock, so that no other process writes there.
 
     Args:
         folder: of a run or a study.

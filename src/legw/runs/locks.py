@@ -1,8 +1,8 @@
-"""One process at a time in a folder: a lock that the system drops when its holder dies.
+"""Locks: one process at a time in a folder, freed by the system when the process dies.
 
-The lock is an advisory one on a file of its own, which stays: a file that comes and goes
-could be locked by two. It goes over NFS where that supports `flock`; where a file system
-(or Windows) knows no locks, there is none.
+The lock is an advisory one on a file of its own. The file is never removed, since two processes
+could otherwise hold locks on two files of the same name. The lock works over NFS where that
+supports `flock`. A file system without locks (or Windows) has none.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOCK = ".lock"
 """Name of the file that is locked."""
 
 PATIENCE_SECONDS = 2.0
-"""How long to wait for a holder that is just ending."""
+"""Time to wait for a holder that is just ending."""
 
 TAKEN = (errno.EWOULDBLOCK, errno.EACCES, errno.EAGAIN)
 
@@ -47,7 +47,7 @@ def held(
         folder: it must be there.
         name: of the lock's file.
         shared: whether others may share the lock; an unshared one is alone.
-        patience_seconds: how long to wait for another holder, at least 0.
+        patience_seconds: longest wait for another holder, in seconds, at least 0.
 
     Raises:
         RunError: another process holds it, or the folder cannot be written.
@@ -91,8 +91,8 @@ def is_held(folder: Path, name: str = LOCK) -> bool:
 def in_turn(path: Path) -> Iterator[None]:
     """Wait until no other process holds a file's lock, and hold it while entered.
 
-    For a cache, which is worth having and not worth an error: where the file cannot be
-    made or locked, nothing is waited for.
+    It is meant for caches, which are optional: where the file cannot be made or locked, this does
+    not wait and raises no error.
     """
     if not LOCKS:
         yield
@@ -105,7 +105,7 @@ def in_turn(path: Path) -> Iterator[None]:
 
 
 def _taken(file: IO[bytes], *, shared: bool, patience_seconds: float) -> bool:
-    """Try to take the lock until patience ends; True too where there are no locks."""
+    """Try to take the lock until the time is over; True also where there are no locks."""
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     end = time.monotonic() + patience_seconds
     while True:

@@ -1,4 +1,4 @@
-"""What probes write beside a run: one JSONL file for each kind of measurement.
+"""Measurements that probes write beside a run, one JSONL file for each kind.
 
     DIR/curvature.jsonl    the curvature along the gradient
     DIR/noise.jsonl        the noise of the gradient
@@ -49,12 +49,12 @@ class Noise:
     squared_norm: float | None
     """Estimate of the true gradient's squared norm; below 0 where noise hides it."""
     examples: int
-    """Examples whose gradients were taken again for it."""
+    """Examples whose gradients were computed again for the measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """What one device does, as measured."""
+    """Measured speed of one device."""
 
     passes: Mapping[int, float]
     """Examples in a micro-batch -> seconds of its data, forward and backward; at least one."""
@@ -63,12 +63,12 @@ class Speed:
     gradient_bytes: int
     """Bytes that are synchronised once an update."""
     spread: float = 0.0
-    """Half the middle half of repeated measurements, as a share of their median."""
+    """Half the interquartile range of repeated measurements, as a share of their median."""
     device: str = ""
     """What was measured."""
     rounds: Mapping[tuple[int, int], float] = field(default_factory=dict)
-    """(examples in a micro-batch, micro-batches at once) -> seconds of such a round, where
-    the task can be trained in lanes; only a single process is."""
+    """(examples in a micro-batch, micro-batches at once) -> seconds of such a round, where the
+    task can be trained in lanes, which needs a single process."""
 
 
 PROBES = "probes.json"
@@ -87,7 +87,7 @@ def path_of(folder: str | Path, kind: type[Row]) -> Path:
 
 
 def read(folder: str | Path, kind: type[Row]) -> list[Row]:
-    """Read the measurements of a run; a line that was left half-written is passed over.
+    """Read the measurements of a run; a half-written line is skipped.
 
     Args:
         folder: the run folder.
@@ -107,7 +107,7 @@ def read(folder: str | Path, kind: type[Row]) -> list[Row]:
     decoder = msgspec.json.Decoder(kind)
     rows = []
     try:
-        with reading.open_plain(path, reading.MOST_METRICS_BYTES) as file:
+        with reading.open_plain(path, reading.MAX_METRICS_BYTES) as file:
             for line in reading.lines(file):
                 try:
                     rows.append(decoder.decode(line))
@@ -135,7 +135,7 @@ def append(folder: str | Path, rows: Sequence[Row]) -> None:
 
 
 def keep_before(folder: str | Path, kind: type[Row], update: int) -> list[Row]:
-    """Drop the rows of an update and all later ones; return those that stay.
+    """Drop the rows of an update and all later ones; return the rows before.
 
     Raises:
         RunError: the file cannot be read or written.

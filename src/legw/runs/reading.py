@@ -1,10 +1,9 @@
-"""Reading: files of a folder that may come from anywhere, opened only where they are plain files.
+"""Reading of untrusted files: a folder's plain files, and nothing else in it.
 
-Anybody may send a run folder. A file of it is read if it is a plain file (no pipe, device or
-folder), no larger than such a file can be, and no link that leads out of its folder; what it
-holds is then held against its types. Whatever is wrong is told in one line, and nothing else
-happens: nothing outside the folder is opened, and no file is read whole before its size is
-known.
+A run folder may come from anybody. A file in it is read only if it is a plain file (no pipe, device
+or folder), not too large for its kind, and no link that leads out of its folder. Its content is
+then checked against its types. Each fault becomes one line. No file outside of the folder is
+opened, and no file is read before its size is known.
 
 Every error's line begins with "is ..." or "cannot ...", for the caller to put the path before.
 """
@@ -21,16 +20,16 @@ from typing import IO, Any, TypeVar
 
 from legw.errors import RunError, one_line, too_deep
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 """Largest manifest, summary, study or table; those of real runs have some kilobytes."""
 
-MOST_METRICS_BYTES = 2**30
+MAX_METRICS_BYTES = 2**30
 """Largest file of one line an update: some seven million updates."""
 
-MOST_LINE_BYTES = 2**16
+MAX_LINE_BYTES = 2**16
 """Longest line of such a file; a row has some two hundred."""
 
-MOST_WHOLE = 2**63 - 1
+MAX_WHOLE = 2**63 - 1
 """Largest whole number, of either sign."""
 
 Record = TypeVar("Record")
@@ -45,7 +44,7 @@ KINDS = (
 
 
 def there(path: Path) -> bool:
-    """Whether there is anything of this name, were it a link that leads nowhere."""
+    """Whether this name exists, also as a link that leads nowhere."""
     return os.path.lexists(path)
 
 
@@ -58,7 +57,7 @@ def leads_out(path: Path, folder: Path) -> bool:
 
 
 def check_plain(path: Path) -> os.stat_result:
-    """See that a path is a plain file, itself or by a link that stays in its folder.
+    """Check that a path is a plain file, itself or by a link inside its folder.
 
     Raises:
         RunError: it is not, or is not there.
@@ -75,8 +74,8 @@ def check_plain(path: Path) -> os.stat_result:
     return found
 
 
-def open_plain(path: Path, most_bytes: int = MOST_BYTES) -> IO[bytes]:
-    """Open a plain file of a size that can be.
+def open_plain(path: Path, most_bytes: int = MAX_BYTES) -> IO[bytes]:
+    """Open a plain file of an allowed size.
 
     Raises:
         RunError: it is none, is larger, or cannot be read.
@@ -98,7 +97,7 @@ def open_plain(path: Path, most_bytes: int = MOST_BYTES) -> IO[bytes]:
     return os.fdopen(descriptor, "rb")
 
 
-def content(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+def content(path: Path, most_bytes: int = MAX_BYTES) -> bytes:
     """Return what a plain file holds.
 
     Raises:
@@ -117,7 +116,7 @@ def content(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
 def find(folder: Path, name: str) -> list[Path]:
     """Return the folders at or below a folder that have something of this name, sorted.
 
-    Links to folders are not followed, and what cannot be listed is passed over.
+    Links to folders are not followed, and folders that cannot be listed are skipped.
     """
     found, left = [], [folder]
     while left:
@@ -136,10 +135,10 @@ def find(folder: Path, name: str) -> list[Path]:
 
 def lines(file: IO[bytes]) -> Iterator[bytes]:
     """Yield a file's lines; of one that is too long for a row the beginning alone."""
-    while line := file.readline(MOST_LINE_BYTES):
+    while line := file.readline(MAX_LINE_BYTES):
         yield line
-        while line and not line.endswith(b"\n") and len(line) == MOST_LINE_BYTES:
-            line = file.readline(MOST_LINE_BYTES)
+        while line and not line.endswith(b"\n") and len(line) == MAX_LINE_BYTES:
+            line = file.readline(MAX_LINE_BYTES)
 
 
 def _why(error: Exception) -> str:
@@ -162,7 +161,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 
 def json_value(text: bytes) -> Any:
-    """Return what JSON text says; NaN and infinities, which are no JSON, are read as null.
+    """Return the value of JSON text; NaN and infinities, which are no JSON, are read as null.
 
     Raises:
         RunError: it is no JSON in UTF-8, is nested deeper than any file of ours, or has a
@@ -185,7 +184,7 @@ def json_value(text: bytes) -> Any:
 
 
 def typed(kind: type[Record], data: Any) -> Record:
-    """Return plain values as a record, types checked; fields that it has not are passed over.
+    """Return plain values as a record, types checked; unknown fields are skipped.
 
     Raises:
         RunError: a field is missing or of another type.
@@ -199,7 +198,7 @@ def typed(kind: type[Record], data: Any) -> Record:
 
 
 def at_least(record: object, **least: float) -> None:
-    """See that numbers of a record are no smaller than they can be; None is not looked at.
+    """Check that a record's numbers are not below their lower limits; None is not checked.
 
     Raises:
         RunError: one is.
@@ -211,7 +210,7 @@ def at_least(record: object, **least: float) -> None:
 
 
 _ODD = re.compile(r"[eE]\+?\d{3}|\d{18}|\\u[dD][89a-fA-F]")
-"""Where numbers may be past what a float or 64 bits hold, or a letter half of a pair."""
+"""Pattern of lines with numbers beyond a float or 64 bits, or with half of a surrogate pair."""
 
 
 def _none(constant: str) -> None:
@@ -225,7 +224,7 @@ def _finite(text: str) -> float | None:
 
 def _whole(text: str) -> int:
     value = int(text)
-    if abs(value) > MOST_WHOLE:
+    if abs(value) > MAX_WHOLE:
         raise ValueError("a whole number is past 2**63")
     return value
 

@@ -1,13 +1,13 @@
-"""Run folders: what a run writes, and how it is read back.
+"""Run records: the files that a run writes, and their readers.
 
     DIR/manifest.json    what was run: recipe before and after, rule, seed, machine
     DIR/metrics.jsonl    one line an update, one line an evaluation
     DIR/summary.json     how it ended
 
 Everything is plain JSON, so that any tool can read it. A value that is not a
-finite number (the loss of a diverged run) is written as null. A last line that
-a killed run left half-written is passed over and reported, never an error. What is
-read may come from anywhere: see `legw.runs.reading`.
+finite number (the loss of a diverged run) is written as null. A last line that a killed run left
+half-written is skipped and reported, and is never an error. A folder may come from anybody: see
+`legw.runs.reading`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ from legw.runs.reading import at_least, typed
 FORMAT = 1
 """Version of the folder's layout; a reader refuses what is newer."""
 
+LAST_WEIGHTS = "_of_last_weights"
+"""Behind the metric's name in a summary whose metric is that of averaged weights."""
+
 Status = Literal["running", "finished", "diverged", "interrupted"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What was run, enough to run it again."""
+    """Manifest of a run: everything that is needed to run it again."""
 
     task: str
     """The application's or the user's task's name."""
@@ -70,9 +73,9 @@ class Manifest:
     environment: dict[str, str] = field(default_factory=dict)
     """Versions of Python, torch and legw, the machine, and the start's date."""
     notes: tuple[str, ...] = ()
-    """Warnings about the recipe, and what was found out before the start."""
+    """Warnings about the recipe, and findings before the start."""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Whatever else the run wants to keep, such as the micro-batch table."""
+    """Further values of the run, such as the micro-batch table."""
     format: int = FORMAT
     """Version of the folder's layout."""
 
@@ -114,7 +117,7 @@ class Evaluation:
 
 
 class Measured(TypedDict):
-    """What a run's metric came to."""
+    """A run's metric."""
 
     name: NotRequired[str]
     """The metric's."""
@@ -124,13 +127,13 @@ class Measured(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """How a run ended."""
+    """Summary of a run's end."""
 
     status: Status
     """finished, diverged or interrupted."""
     final_loss: float | None
-    """Mean training loss of the last epoch; if it ended early, since the last evaluation (up to
-    it, if it ended there)."""
+    """Mean training loss of the last epoch. Of a run that ended early: the mean since the last
+    evaluation, or, if it ended at one, since the evaluation before."""
     metric: Measured
     """`name`, and `value` after the last update: null unless finished."""
     updates: int
@@ -142,11 +145,12 @@ class Summary:
     wall_seconds: float = 0.0
     """Time from start to end with evaluations, added up over restarts."""
     reason: str = ""
-    """Why it diverged or was interrupted, or how a rule that steers ended it."""
+    """Reason of divergence or interruption, or the way in which a steering rule ended the run."""
     epochs: float | None = None
     """Passes over the data made."""
     metrics: dict[str, float | None] = field(default_factory=dict)
-    """What the task measures at the end beside its metric; empty unless finished."""
+    """Further metrics at the end; empty unless finished. Where the metric is of averaged weights,
+    `METRIC_of_last_weights` is the metric of the last ones."""
     costs: dict[str, float | None] = field(default_factory=dict)
     """Seconds of data, compute and communication; peak memory in bytes."""
 
@@ -160,13 +164,13 @@ class Run:
     updates: list[Update]
     evaluations: list[Evaluation]
     summary: Summary | None
-    """None while the run is going on, or after it was killed."""
+    """Summary of the run's end; None during the run, or after it was killed."""
     problems: tuple[str, ...] = ()
-    """What could not be read, one line each."""
+    """Lines and files that could not be read, one line each."""
 
     @property
     def status(self) -> Status:
-        """How far the run is; "running" also where it was killed without a word."""
+        """Status of the run; "running" also where it was killed."""
         return self.summary.status if self.summary else "running"
 
 
@@ -202,7 +206,7 @@ def load(folder: str | Path) -> Run:
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Read what a run folder says was run.
+    """Read the manifest of a run folder.
 
     Raises:
         RunError: there is none, it is damaged, or from a newer version.
@@ -218,7 +222,7 @@ def read_manifest(folder: str | Path) -> Manifest:
 
 
 def read_summary(folder: str | Path) -> Summary | None:
-    """Read how a run ended; None while it has not.
+    """Read the summary of a run; None while it has not ended.
 
     Raises:
         RunError: the file is damaged.
@@ -235,7 +239,7 @@ def read_summary(folder: str | Path) -> Summary | None:
 
 
 def begun(folder: Path) -> bool:
-    """Whether a folder says what was run in it, however badly."""
+    """Whether a folder has a manifest, possibly a damaged one."""
     return reading.there(folder / "manifest.json")
 
 
@@ -245,7 +249,7 @@ def find_runs(folder: str | Path) -> list[Path]:
 
 
 def create(folder: str | Path) -> Path:
-    """Make the folder of a run and see that it can be written.
+    """Make the folder of a run and check that it can be written.
 
     Raises:
         RunError: it cannot be made or written.
@@ -276,9 +280,9 @@ def write_summary(folder: Path, summary: Summary) -> None:
 
 
 class MetricsWriter:
-    """Appends rows to metrics.jsonl, after the rows that a checkpoint vouches for.
+    """Appends rows to metrics.jsonl, after the rows up to the checkpoint.
 
-    `lacking` says in one line what of these is not there; empty where all is.
+    `lacking` names, in one line, rows before the checkpoint that are missing; empty for none.
 
     Raises:
         RunError: the disk is full, the folder cannot be written, or there is something else
@@ -300,14 +304,14 @@ class MetricsWriter:
             raise self._fault(error) from None
 
     def _whole(self, keep_bytes: int) -> int:
-        """Return where the last whole row ends, at most so many bytes from the beginning."""
+        """Return the end of the last whole row within a number of bytes from the beginning."""
         if not keep_bytes:
             return 0
         size = self.path.stat().st_size
         with self.path.open("rb") as file:
             end = min(size, keep_bytes)
             while end:
-                begin = max(end - reading.MOST_LINE_BYTES, 0)
+                begin = max(end - reading.MAX_LINE_BYTES, 0)
                 file.seek(begin)
                 if (found := file.read(end - begin).rfind(b"\n")) >= 0:
                     end = begin + found + 1
@@ -352,8 +356,8 @@ class MetricsWriter:
 
 # Rows ------------------------------------------------------------------------
 
-MOST_PROBLEMS = 20
-"""Of a damaged file so many lines are named one by one."""
+MAX_PROBLEMS = 20
+"""Most damaged lines of a file that are named one by one."""
 
 
 def _row(row: Update | Evaluation) -> dict[str, Any]:
@@ -365,7 +369,7 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
     if not reading.there(path):
         return
     try:
-        file = reading.open_plain(path, reading.MOST_METRICS_BYTES)
+        file = reading.open_plain(path, reading.MAX_METRICS_BYTES)
     except RunError as error:
         problems.append(f"{path.name}: {error}")
         return
@@ -382,9 +386,9 @@ def _rows(path: Path, problems: list[str]) -> Iterable[tuple[int, dict[str, Any]
 
 
 def _some(problems: list[str]) -> tuple[str, ...]:
-    """Return the first of many problems, and how many more there are."""
-    more = len(problems) - MOST_PROBLEMS
-    return (*problems[:MOST_PROBLEMS], *([f"and {more} lines more"] if more > 0 else []))
+    """Return the first of many problems, and the number of others."""
+    more = len(problems) - MAX_PROBLEMS
+    return (*problems[:MAX_PROBLEMS], *([f"and {more} lines more"] if more > 0 else []))
 
 
 def row_of_line(line: bytes) -> Update | Evaluation | None:

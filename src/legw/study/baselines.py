@@ -1,10 +1,10 @@
-"""Tuned rivals of a study: solvers that get a grid of settings at the large batch itself.
+"""Tuned optimizers of a study: each gets a grid of settings at the large batch itself.
 
 Untuned LEGW is compared with the best of the grid, chosen by the very metric that is
-shown, which favours the rival; and the whole grid is what the rival costs.
+shown, which favours the tuned optimizer. Its cost is that of the whole grid.
 
     "adam lr=0.001,0.002" --read--> {"adam": {"lr": (0.001, 0.002)}} --trials--> recipes
-    Table with a cell a trial --best--> Table with a cell a rival
+    Table with a cell a trial --best--> Table with a cell a tuned optimizer
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from legw.study import grid
 from legw.study.grid import Grid
 
 PREFIX = "tuned-"
-"""How the name of a rival begins: ``tuned-adam`` is tuned Adam, ``tuned-adam lr=0.1`` one
+"""Prefix of a tuned optimizer's name: ``tuned-adam`` is tuned Adam, ``tuned-adam lr=0.1`` one
 trial of it."""
 
-Rivals = Mapping[str, Grid]
+TunedGrids = Mapping[str, Grid]
 """Kinds of optimizers, each with the fields that are tuned."""
 
 
 def read(texts: Sequence[str]) -> dict[str, Grid]:
-    """Return rivals from texts like ``adam lr=0.001,0.002``.
+    """Return grids of tuned optimizers from texts like ``adam lr=0.001,0.002``.
 
     Raises:
         RecipeError: an unknown optimizer, no field, or a field that cannot be read.
@@ -49,7 +49,7 @@ def read(texts: Sequence[str]) -> dict[str, Grid]:
     return found
 
 
-def trials(base: Recipe, rivals: Rivals, batch_size: int) -> Iterator[tuple[str, Recipe]]:
+def trials(base: Recipe, tuned: TunedGrids, batch_size: int) -> Iterator[tuple[str, Recipe]]:
     """Yield each trial at a batch size: its name, and the base recipe with its settings.
 
     The optimizer has its usual settings, or the base's own where it is of the same kind.
@@ -57,14 +57,14 @@ def trials(base: Recipe, rivals: Rivals, batch_size: int) -> Iterator[tuple[str,
     Raises:
         RecipeError: an unknown field, or a value that cannot be.
     """
-    for kind, fields in rivals.items():
+    for kind, fields in tuned.items():
         start = base if base.optimizer.kind == kind else grid.with_field(base, "optimizer", kind)
         for label, recipe in grid.variants(start, fields):
             yield f"{PREFIX}{kind} {label}", replace(recipe, batch_size=batch_size)
 
 
 def check_apart(what: str, trials: Iterable[tuple[str, str, Recipe]]) -> None:
-    """Refuse rivals that tune what the grid varies: the same trials would count as several.
+    """Refuse grids that set a field of the study's grid: a trial would count several times.
 
     Args:
         what: the base's name.
@@ -80,15 +80,15 @@ def check_apart(what: str, trials: Iterable[tuple[str, str, Recipe]]) -> None:
             if twin == recipe:
                 raise RecipeError(
                     f"{what}: {name} is the same under {other} and {variant} "
-                    "of the grid; choose the base first, or vary what the rival does not set"
+                    "of the grid; choose the base first, or vary fields that --tuned does not set"
                 )
         twins.append((variant, recipe))
 
 
-def rival(rule: str) -> str:
-    """Return the rival that a trial is one of; empty where a rule is no trial.
+def tuned_optimizer(rule: str) -> str:
+    """Return the tuned optimizer to which a trial belongs; empty for a rule that is no trial.
 
-    >>> rival("tuned-adam lr=0.1"), rival("legw")
+    >>> tuned_optimizer("tuned-adam lr=0.1"), tuned_optimizer("legw")
     ('tuned-adam', '')
     """
     name, _, settings = rule.partition(" ")

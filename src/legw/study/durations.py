@@ -1,8 +1,8 @@
-"""How long the runs of a study will take, from what has been measured on this machine.
+"""Durations of a study's runs, estimated from runs measured on this machine.
 
-The rate of examples is that of the study's finished run whose batch is nearest; where none
-has finished, the best of the task's micro-batch measurements, which leave out the
-optimizer's step and the evaluations. Where there is neither, nothing is said.
+The throughput is that of the study's finished run with the nearest batch size. Where none has
+finished, it is the best of the task's micro-batch measurements, which contain neither the
+optimizer's step nor the evaluations. Without both there is no estimate.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from legw.study.plan import Planned, Row
 
 @dataclass(frozen=True)
 class Rates:
-    """Examples a second by batch size, and where they are from."""
+    """Throughput by batch size, and its source."""
 
     of: dict[int, float]
     """Batch size -> examples a second; 0 stands for every batch size."""
     source: str
-    """What was measured, in a few words."""
+    """Source of the throughput, in a few words."""
 
     def at(self, batch_size: int) -> float:
         """Return the rate at the nearest batch size.
@@ -39,7 +39,7 @@ class Rates:
 
 
 def measured(task: str, rows: Sequence[Row], cache: Path | None = None) -> Rates | None:
-    """Return what is known of a task's speed here; None where nothing is.
+    """Return a task's known throughput on this machine; None where it is unknown.
 
     Args:
         task: the application's name.
@@ -75,7 +75,7 @@ def _from_micro_batches(task: str, path: Path) -> Rates | None:
 
 
 def seconds(run: Planned, rates: Rates) -> float | None:
-    """Return how long a whole run takes; None where its examples are not known."""
+    """Return the duration of a whole run; None where its examples are unknown."""
     try:
         updates = schedule.updates(run.recipe)
     except RecipeError:

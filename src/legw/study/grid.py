@@ -87,8 +87,8 @@ def with_field(recipe: Recipe, name: str, value: Any) -> Recipe:
 def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
     """Return the fields in which a recipe differs from another, with its values.
 
-    Of an optimizer or decay of another kind these are the settings that are not usual. Where
-    it comes from and how noisy it was measured to be is no difference.
+    Of an optimizer or decay of another kind these are the settings other than the defaults. The
+    source and the noise scale of a recipe do not count.
 
     >>> base = Recipe(batch_size=16, lr=0.1, epochs=10)
     >>> differences(base, with_field(base, "optimizer.momentum", 0.9))
@@ -128,7 +128,7 @@ def label(settings: Mapping[str, Any]) -> str:
 
 
 def short(value: Any) -> str:
-    """Return a value in few characters that tell it from every other.
+    """Return a value in few characters, different for every value.
 
     >>> short(2.0), short(0.1 + 0.2), short(None)
     ('2', '0.30000000000000004', 'none')

@@ -1,4 +1,4 @@
-"""A study: a grid of rule x batch size x seed, as values.
+"""Study plan: a grid of rule x batch size x seed, as values.
 
     Study --plan--> runs --pending(folder)--> what is left to run --rows(folder)--> table
 
@@ -22,22 +22,22 @@ from pathlib import Path
 from typing import Any
 
 from legw import rules
-from legw.errors import LegwError, RecipeError, RunError, unknown_name
-from legw.recipe import Recipe, check_count, from_dict, to_dict
+from legw.errors import LegwError, RecipeError, RunError, check_count, unknown_name
+from legw.recipe import Recipe, from_dict, to_dict
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
+from legw.schedule import epochs_of
 from legw.study import baselines
 from legw.study.grid import Grid, differences, label, variants
-from legw.units import epochs_of
 
 BASE = "base"
-"""What the run at the base batch is called, whatever the rule."""
+"""Name of the run at the base batch, under every rule."""
 
-MOST_STRETCH = 4.0
-"""A rule that trains longer the larger the batch is followed up to so many times the epochs."""
+MAX_STRETCH = 4.0
+"""Largest factor on the base's epochs that a rule may need in a study."""
 
-MOST_RUNS = 10_000
-"""Most runs of one study: more is a slip of the finger, or a file made to do harm."""
+MAX_RUNS = 10_000
+"""Most runs of one study: more is taken for a typing error, or a hostile file."""
 
 FORMAT = 1
 """Version of study.json; a reader refuses what is newer."""
@@ -66,14 +66,15 @@ class Study:
     grid: Grid = field(default_factory=dict)
     """Fields of the base recipe to vary, each with its values. Every combination is a
     base of its own."""
-    tuned: baselines.Rivals = field(default_factory=dict)
+    tuned: baselines.TunedGrids = field(default_factory=dict)
     """Optimizers that are tuned at each batch size but the base's, with their grids; under
     a grid of bases once for each of them."""
     holdout: str = "test"
     """What the metric is measured on: test, or validation (part of the training data)."""
     tolerance: str = field(default="1%", compare=False)
-    """How much worse than the base still counts as kept: a number in the metric's unit, or
-    a share of the base's mean as in 1%; `legw.analysis.verdict.read_tolerance` reads it."""
+    """Largest loss against the base that counts as keeping its metric: a number in the metric's
+    unit, or a share of the base's mean, such as 1%; `legw.analysis.verdict.read_tolerance` reads
+    it."""
     command: str = field(default="", compare=False)
     """The command that makes it."""
 
@@ -83,13 +84,13 @@ class Planned:
     """One run of a study."""
 
     name: str
-    """Its folder's name, a function of what it is."""
+    """Name of its folder, a function of the run's settings."""
     variant: str
     """The combination of the grid, such as ``lr=0.1``; empty without a grid."""
     rule: str
     """The rule's name, or `base` at k = 1."""
     base: Recipe
-    """What was scaled: the study's base, or a variant of it."""
+    """The recipe before scaling: the study's base, or a variant of it."""
     recipe: Recipe
     """What is trained."""
     seed: int
@@ -107,7 +108,7 @@ class Undefined:
     batch_size: int
     """The target batch size."""
     reason: str
-    """Why there is nothing, as one line."""
+    """The reason, as one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +162,8 @@ def plan(study: Study) -> Plan:
     """Return every run of a study, base batch first, and the cells that are undefined.
 
     Raises:
-        RecipeError: an unknown rule or field, a batch size below 1, a base that cannot
-            be, or a rival that tunes what the grid varies.
+        RecipeError: an unknown rule or field, a batch size below 1, an impossible base, or
+            a tuned optimizer that sets a field of the grid.
     """
     _check_size(study)
     found = [rules.find(name) for name in study.rules]
@@ -195,23 +196,23 @@ def plan(study: Study) -> Plan:
 
 
 def _check_size(study: Study) -> None:
-    """Refuse a study of more runs than anybody makes, before they are made up one by one."""
+    """Refuse a study of too many runs, before the runs are planned one by one."""
     bases = math.prod(len(values) for values in study.grid.values())
     trials = sum(math.prod(len(each) for each in one.values()) for one in study.tuned.values())
     count = bases * len(study.batch_sizes) * len(study.seeds) * (len(study.rules) + trials)
-    if count > MOST_RUNS:
+    if count > MAX_RUNS:
         raise RecipeError(
-            f"{study.base.name}: a study of up to {count} runs; at most {MOST_RUNS} can be planned"
+            f"{study.base.name}: a study of up to {count} runs; at most {MAX_RUNS} can be planned"
         )
 
 
 def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:
     """Apply a rule, unless its runs would grow too long to be compared."""
     stretch = (batch_size / base.batch_size) ** rule.stretch_power
-    if stretch > MOST_STRETCH * (1 + rules.ROUNDING):
+    if stretch > MAX_STRETCH * (1 + rules.ROUNDING):
         raise RecipeError(
             f"{base.name}: batch_size={batch_size}: {rule.name} would train {stretch:g} times "
-            f"as long; a study goes to {MOST_STRETCH:g} times"
+            f"as long; a study goes to {MAX_STRETCH:g} times"
         )
     return rules.apply(base, batch_size, rule)
 
@@ -250,7 +251,7 @@ def pending(runs: Sequence[Planned], folder: str | Path) -> list[Planned]:
 
 
 def status(run: Planned, folder: str | Path) -> str:
-    """Return how far a run is: finished, diverged, interrupted, running or missing.
+    """Return a run's status: finished, diverged, interrupted, running or missing.
 
     Raises:
         RunError: the run's folder is damaged.
@@ -263,7 +264,7 @@ def status(run: Planned, folder: str | Path) -> str:
 
 
 def rows(runs: Sequence[Planned], folder: str | Path) -> list[Row]:
-    """Return the table of a study, one row a run; what is not there yet says so.
+    """Return the table of a study, one row a run; runs that have not begun are marked as missing.
 
     Raises:
         RunError: a run's folder is damaged, or holds a run of another recipe.
@@ -288,7 +289,7 @@ def place_of(run: Planned, folder: str | Path) -> Path:
 def other_rows(study: Study, runs: Sequence[Planned], folder: str | Path) -> list[Row]:
     """Return one row for each run in a study's folder that is not among these.
 
-    A study that was asked for again with other rules or batch sizes keeps what it has.
+    A study that is planned again with other rules or batch sizes keeps its runs.
 
     Raises:
         RunError: a run's folder is damaged.
@@ -328,7 +329,7 @@ def row_of(manifest: Manifest, summary: Summary | None, variant: str = "") -> Ro
 
 
 def ended(row: Row, summary: Summary) -> Row:
-    """Return a run's row with how it ended."""
+    """Return a run's row, completed by its end."""
     return replace(
         row,
         metric=summary.metric.get("value"),
@@ -374,7 +375,7 @@ def _empty_row(recipe: Recipe, rule: str, seed: int, variant: str, status: str) 
 
 
 def read(folder: str | Path) -> Study | None:
-    """Return the study that a folder says it holds; None where it says nothing.
+    """Return the study of a folder's study.json; None without that file.
 
     Raises:
         RunError: study.json is damaged, or from a newer version.

@@ -1,7 +1,7 @@
-"""Train runs one after the other, or several at a time in processes of their own.
+"""Process pool: trains runs one after the other, or several at a time.
 
-A worker process imports torch and reads the data once; then it takes one run after
-the other through its pipe, tells how it goes on, and writes the run's folder itself.
+A worker process imports torch and reads the data once. Then it receives one run after the other
+through its pipe, reports its progress, and writes the run's folder itself.
 Workers share the machine: its threads, its memory, and its GPUs in turn, each with a
 context of its own. A run that fails leaves the others alone.
 """
@@ -38,26 +38,26 @@ Watch = Callable[[Planned], Sequence[Observer]]
 """Returns who looks on while a run goes on."""
 
 TELL_SECONDS = 0.1
-"""Least time between two updates of a run that are told to the first process."""
+"""Shortest time between two progress messages of a run to the first process."""
 
 SHARE = 0.8
 """Share of the free memory that the micro-batches of all workers may take together."""
 
 CONTEXT = multiprocessing.get_context("spawn")
-"""How worker processes start: each afresh, for a GPU that is in use does not survive a fork."""
+"""Start method of worker processes: a fresh process each, as a fork cannot use its parent's GPU."""
 
 LAST_SECONDS = 60.0
-"""How long a worker whose first process is gone may take to write its checkpoint."""
+"""Time for a worker to write its checkpoint after the first process has ended."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A run that could not be made; its folder stays, and the same command tries again."""
+    """A run that failed; its folder is kept, and the same command tries again."""
 
     reason: str
     """Why, as one line."""
     crowded: bool = False
-    """Whether memory ran out, so that it may work with fewer runs at a time."""
+    """Whether memory ran out, so that it may succeed with fewer runs at a time."""
 
 
 Ended = Iterator[tuple[Planned, Summary | Failed]]
@@ -72,7 +72,7 @@ class Onlooker(Observer):
 
 
 class _Onlookers(Audience, Onlooker):
-    """Several observers, told of failures too; any of them may go away."""
+    """Several observers, which are also called at failures; each of them may disconnect."""
 
     def on_failure(self, failed: Failed, again: bool) -> None:
         self.tell("on_failure", failed, again)
@@ -88,7 +88,7 @@ def in_turn(
 ) -> Ended:
     """Train runs one after the other in this process; an interrupted one is the last.
 
-    So is the one at whose end nobody looks on any longer.
+    A run during which all observers disconnect is the last, too.
     """
     task, left = make_task(), []
 
@@ -121,7 +121,7 @@ def at_a_time(
     fewer.
 
     Raises:
-        RunError: all processes were lost before they could begin.
+        RunError: all processes died before they could begin.
         LegwError: none can make the task.
     """
     jobs = min(jobs, len(runs))
@@ -137,7 +137,7 @@ def at_a_time(
 def _attempt(
     run: Planned, task: Task, folder: Path, settings: Settings, observers: Sequence[Observer]
 ) -> Summary | Failed:
-    """Train one run; what the user or the machine is to blame for is its failure."""
+    """Train one run; an error of the user or of the machine is returned as its failure."""
     try:
         return fit(
             task,
@@ -179,7 +179,7 @@ def _work(  # noqa: PLR0917 (positional, as a process is started)
     settings: Settings,
     jobs: int,
 ) -> None:
-    """Train what comes through the pipe, until it is closed at the other end."""
+    """Train the runs that arrive through the pipe, until its other end is closed."""
     for each in (signal.SIGINT, signal.SIGTERM):  # between runs; `fit` takes both in a run
         signal.signal(each, _pass)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
@@ -235,7 +235,7 @@ def _pass(number: int, frame: FrameType | None) -> None:
 
 
 class _Teller(Observer):
-    """Tells the first process how a run goes on; a run does not end with its audience."""
+    """Reports a run's progress to the first process; the run goes on if nobody reads it."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -265,7 +265,7 @@ class _Teller(Observer):
 
 @dataclass(eq=False)
 class _Worker:
-    """A process, the pipe to it, and what it trains."""
+    """A worker process, the pipe to it, and its present run."""
 
     number: int
     process: BaseProcess
@@ -310,7 +310,7 @@ class _Pool:
         here.send(run)
 
     def _onlookers(self, run: Planned) -> Sequence[Observer]:
-        """Return who looks on at a run; when nobody is left, all runs stop as at a signal."""
+        """Return the observers of a run; once all have disconnected, all runs stop."""
         return [_Onlookers(self.watch(run), self._stop)]
 
     def _stop(self) -> None:
@@ -359,7 +359,7 @@ class _Pool:
         return None
 
     def _lost(self, worker: _Worker) -> Failed | None:
-        """Say what became of a process that is gone; None where it had not begun."""
+        """Return the failure of a process that has ended; None where it had not begun."""
         worker.process.join()
         worker.lost = True
         code = worker.process.exitcode
@@ -373,14 +373,14 @@ class _Pool:
         return Failed(reason, crowded=code == -signal.SIGKILL)
 
     def _go_on_without(self, worker: _Worker) -> None:
-        """Leave the run of a worker that could not begin to the others, if there are any."""
+        """Give the run of a worker that could not begin to the other workers, if there are any."""
         self.workers.remove(worker)
         self.left.append(worker.run)
         if worker.error and not self.workers and not self.stopping:
             raise worker.error
 
     def _next(self, worker: _Worker, *, fewer: bool) -> None:
-        """Give a worker its next run; one that is lost, or too many, ends."""
+        """Give a worker its next run; a dead or superfluous worker ends."""
         more = self.left and not self.stopping
         if more and not fewer and not worker.lost:
             worker.run = self.left.pop(0)
@@ -398,7 +398,7 @@ class _Pool:
             worker.process.terminate()  # SIGTERM: `fit` saves and returns
 
     def close(self) -> None:
-        """End whatever still runs: only after an error or a second Ctrl-C is there anything."""
+        """End all workers that still run, which happens only after an error or a second Ctrl-C."""
         for worker in self.workers:
             worker.process.kill()
             worker.pipe.close()

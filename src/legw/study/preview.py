@@ -1,4 +1,4 @@
-"""Preview of a study: what is planned, how long it will take, and what deserves a second look."""
+"""Preview of a study: its runs, their expected duration, and settings worth a second look."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from legw.study.plan import BASE, Plan, Row
 
 
 def time_left(plan: Plan, rows: Sequence[Row], rates: Rates | None, jobs: int) -> str:
-    """Return how long what is pending takes, in one line."""
+    """Return the expected duration of the pending runs, in one line."""
     pending = [
         run
         for run, row in zip(plan.runs, rows, strict=True)
@@ -44,7 +44,7 @@ def planned_json(plan: Plan, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def total(plan: Plan, rows: Sequence[Row]) -> str:
-    """Return how much is planned and done, in one line."""
+    """Return the numbers of planned and finished runs, in one line."""
     done = sum(row.status in ("finished", "diverged") for row in rows)
     counts = [schedule.counts(run.recipe)[0] for run in plan.runs]
     updates = "" if None in counts else f", {sum(c or 0 for c in counts)} updates"
@@ -52,10 +52,10 @@ def total(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def cautions(plan: Plan) -> list[str]:
-    """Return what deserves a second look about the planned recipes, each thing once."""
+    """Return the warnings about the planned recipes, each once."""
     where: dict[tuple[int, str], list[str]] = {}
     for run in plan.runs:
-        if run.rule == BASE or baselines.rival(run.rule):
+        if run.rule == BASE or baselines.tuned_optimizer(run.rule):
             continue
         for line in rules.cautions(run.base, run.recipe, rules.find(run.rule)):
             said = line.removeprefix(f"{run.base.name}: ")

@@ -1,4 +1,4 @@
-"""Run a study: what is pending goes into one folder, and the table is kept up to date.
+"""Study runner: trains pending runs in one folder, and keeps the table up to date.
 
 What it writes:
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How far a study has come."""
+    """Progress of a study."""
 
     left: tuple[str, ...] = ()
-    """Names of the runs that were to be made and have not ended."""
+    """Names of the runs that have not ended."""
     failed: dict[str, str] = field(default_factory=dict)
     """Of these, the runs that could not be made, and why."""
 
@@ -48,7 +48,7 @@ def run_study(
     watch: Watch = lambda run: (),
     shard: Shard = WHOLE,
 ) -> Outcome:
-    """Run what is pending; a run that was stopped goes on from its checkpoint.
+    """Train the pending runs; an interrupted run resumes from its checkpoint.
 
     Only one process at a time works on a study's folder, or one for each shard.
 
@@ -128,7 +128,7 @@ def _alone(folder: Path, shard: Shard) -> Iterator[None]:
 
 
 def _known_data(folder: Path) -> str:
-    """Return the fingerprint of the data of the runs that a study has; empty if unknown."""
+    """Return the fingerprint of the data of a study's runs; empty if unknown."""
     for place in records.find_runs(folder / "runs"):
         found = records.read_manifest(place).data
         if found:
@@ -137,7 +137,7 @@ def _known_data(folder: Path) -> str:
 
 
 def _same_data(make_task: MakeTask, folder: Path, known: str) -> Task:
-    """Make the task, and see that its data are those of the runs that are there.
+    """Make the task, and check that its data are those of the existing runs.
 
     Raises:
         RunError: they are not.

@@ -1,4 +1,4 @@
-"""A study over several machines: which runs each of them makes."""
+"""Shards: the runs of a study that each of several machines makes."""
 
 from __future__ import annotations
 

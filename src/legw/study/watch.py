@@ -1,7 +1,7 @@
-"""What is running below a folder: how far each run is, its loss so far, when it will end.
+"""Watching a folder: the progress, loss so far and expected end of each run below it.
 
-Only the ends of the files are read, so that looking costs the runs nothing. Whether a run
-goes on is told by its folder's lock, which the system drops when a process dies.
+Only the ends of the files are read, so that watching does not slow the runs. A folder's lock shows
+whether its run goes on: the system drops it when the process dies.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from legw.study import durations
 from legw.study import plan as study
 from legw.study.plan import Planned, Row
 
-TAIL = 16_384
+TAIL_BYTES = 16_384
 """Bytes at the end of metrics.jsonl that are read."""
 
 
@@ -76,7 +76,7 @@ class View:
 
 
 def look(folder: str | Path) -> View:
-    """Return how far the runs below a folder are.
+    """Return the progress of the runs below a folder.
 
     A run or a study that cannot be read is shown with its problem.
     """
@@ -99,7 +99,7 @@ def look(folder: str | Path) -> View:
 
 
 def _planned(folder: Path) -> tuple[dict[Path, Planned], list[str]]:
-    """Return what is planned below a folder, by the place where it goes; and what is wrong."""
+    """Return the planned runs below a folder, by their folders; and the problems."""
     found: dict[Path, Planned] = {}
     problems = []
     for place in reading.find(folder, "study.json"):
@@ -114,11 +114,11 @@ def _planned(folder: Path) -> tuple[dict[Path, Planned], list[str]]:
 
 
 def progress(place: Path, folder: Path | None = None) -> Progress:
-    """Return how far one run is.
+    """Return the progress of one run.
 
     Args:
         place: the run's folder.
-        folder: which it must not lead out of by a link; None takes any.
+        folder: links in `place` must not lead out of it; None allows any link.
     """
     if not records.begun(place):
         return Progress(name=place.name, status="missing")
@@ -155,9 +155,9 @@ def last_rows(path: Path) -> tuple[Update | None, Evaluation | None]:
     """Return the last update and the last evaluation at a file's end; None if there is none."""
     found: dict[str, Update | Evaluation] = {}
     try:
-        with reading.open_plain(path, reading.MOST_METRICS_BYTES) as file:
-            file.seek(max(path.stat().st_size - TAIL, 0))
-            lines = file.read(TAIL).splitlines()
+        with reading.open_plain(path, reading.MAX_METRICS_BYTES) as file:
+            file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
+            lines = file.read(TAIL_BYTES).splitlines()
     except (OSError, RunError):
         return None, None
     for line in lines:  # the first may be cut off at its beginning, the last half-written

@@ -1,4 +1,4 @@
-"""The gradient of one global batch, whatever it is cut into.
+"""Gradient accumulation: the gradient of one global batch, summed over micro-batches.
 
 Every micro-batch adds the gradient of its *summed* loss; at the end the total is
 divided by the total weight (examples, or tokens) over all micro-batches and
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,13 @@ from legw.recipe import Recipe
 from legw.train import batch_norm
 from legw.train.batches import Batches, derive, split
 from legw.train.dist import World
+from legw.train.dropout import forget_thread
 from legw.train.hardware import seed_draws
 from legw.train.precision import Precision, autocast
 from legw.train.task import State, Task
 
-AHEAD = 4
-"""How many micro-batches ahead a task is told what it will be asked for."""
+PREFETCHED = 4
+"""Number of micro-batches that `Task.prefetch` announces in advance."""
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Gradient:
-    """What is known of the global batch's gradient, which itself lies in ``p.grad``."""
+    """Loss and norms of the global batch's gradient; the gradient itself lies in ``p.grad``."""
 
     loss: Tensor
     """Sum of the losses over the sum of the weights, 0-dim."""
@@ -51,21 +53,21 @@ class Gradient:
     flags: Tensor
     """The sums over processes of the flags given, shape (flags,)."""
     extra: Tensor
-    """What else was measured on the way, shape (numbers,); empty but for AdaScale."""
+    """Further measured sums, shape (numbers,); empty except under AdaScale."""
 
 
 class Flags:
-    """What all processes have agreed on: read at once on a CPU, one update late on a GPU.
+    """Sums of flags over all processes: read at once on a CPU, one update late on a GPU.
 
-    Late, so that nobody waits for the update that has just been queued. The sums are the
-    same on every process, and so is what each does about them.
+    The delay keeps the host from waiting for the update that it has just queued. The sums are the
+    same on every process, so all processes act alike.
     """
 
     def __init__(self) -> None:
         self._late: tuple[Tensor, Any] | None = None
 
     def read(self, flags: Tensor) -> list[float]:
-        """Take an update's flags; return its own, or those of the update before."""
+        """Take an update's summed flags; return them, or on a GPU those of the update before."""
         if flags.device.type != "cuda":
             return list(flags.tolist())
         before = self._late
@@ -79,8 +81,54 @@ class Flags:
         return list(before[0].tolist())
 
     def forget(self) -> None:
-        """Drop what was done meanwhile; what still holds is asked for again."""
+        """Drop flags that were not read yet; a wish that still holds is raised again."""
         self._late = None
+
+
+class Accumulation:
+    """Gradient accumulation of one process: one micro-batch after the other.
+
+    Another way to sum up the micro-batches is a subclass: `legw.train.lanes.LanedAccumulation`
+    works on several at once, `legw.train.adascale.MicroGradients` measures them on the way.
+    """
+
+    def parts(self, batch: GlobalBatch) -> list[slice]:
+        """Return this process's micro-batches, as slots of the global batch; [] for none."""
+        return split(
+            batch.recipe.batch_size,
+            batch.micro_batch_size,
+            rank=batch.world.rank,
+            world_size=batch.world.size,
+            group=batch.group,
+        )
+
+    def wrap(self, batch: GlobalBatch) -> nn.Module:
+        """Return the model that sums gradients over processes."""
+        return batch.world.wrap(batch.model)
+
+    def accumulate(self, batch: GlobalBatch, update: int) -> Tensor:
+        """Leave the sum of the gradients in ``p.grad``.
+
+        Returns:
+            The sums of the losses and of the weights, and what else is measured,
+            float64 of shape (at least 2,), on the model's device.
+        """
+        return batch.one_by_one(update)
+
+    def extra(self, totals: Tensor) -> Tensor:
+        """Return the further measured sums, beside loss and weight, over all processes."""
+        return totals[2:]
+
+    def all_cores(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, this thread has every core, for work outside of an update."""
+        return contextlib.nullcontext()
+
+    def share_with(self, optimizer: torch.optim.Optimizer) -> None:
+        """Lend the optimizer's step the threads that are idle between two gradients; none here."""
+
+    def close(self) -> None:
+        """Release what the gradients needed: this thread's dropout follows torch again."""
+        forget_thread()
 
 
 class GlobalBatch:
@@ -91,11 +139,13 @@ class GlobalBatch:
         model: on the world's device, already in fixed batch-norm groups.
         recipe: batch size and clipping.
         world: this process.
-        parts: this process's micro-batches, as slots of the global batch.
+        micro_batch_size: most examples per forward and backward pass, at least `group`.
+        group: examples that must stay together (batch-norm groups), at least 1.
         batches: the example ids of each update.
-        num_examples: examples in one epoch.
+        num_examples: examples in one epoch, at least 1.
         seed: of the random draws.
         precision: fp32, or bf16 (autocast).
+        accumulation: how micro-batches are summed up; None is one after the other.
     """
 
     def __init__(
@@ -111,46 +161,26 @@ class GlobalBatch:
         num_examples: int,
         seed: int,
         precision: Precision,
+        accumulation: Accumulation | None = None,
     ) -> None:
         self.task, self.model, self.recipe, self.world = task, model, recipe, world
         self.batches, self.num_examples, self.seed = batches, num_examples, seed
         self.precision, self.group = precision, group
         self.micro_batch_size = micro_batch_size
         self.costs = Costs()
-        own = self._own_parts()
+        self.accumulation = accumulation or Accumulation()
+        own = self.accumulation.parts(self)
         self.idle = not own
         self.parts = own or [slice(0, min(group, recipe.batch_size))]  # takes part with weight 0
         self.carried: list[State] = [None] * len(self.parts)
         self._before = self.carried
-        self._wrapped = self._wrap(model)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.wrapped = self.accumulation.wrap(self)
+        """The model as it is called: with several processes it sums the gradients over them."""
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        """Those whose gradients are summed up."""
         self._augment = getattr(task, "augment", None)
         self._prefetch = getattr(task, "prefetch", None)
         self._announced = -1
-
-    def _own_parts(self) -> list[slice]:
-        """Return this process's micro-batches, as slots of the global batch."""
-        return split(
-            self.recipe.batch_size,
-            self.micro_batch_size,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            group=self.group,
-        )
-
-    def _wrap(self, model: nn.Module) -> nn.Module:
-        """Return the model that sums gradients over processes."""
-        return self.world.wrap(model)
-
-    def all_cores(self) -> contextlib.AbstractContextManager[None]:
-        """Within it, this thread has every core: for what is no part of an update."""
-        return contextlib.nullcontext()
-
-    def share_with(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the optimizer's step use what is idle between two gradients; nothing here."""
-
-    def close(self) -> None:
-        """Give back what the gradient needed; nothing here."""
 
     def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
         """Leave the global batch's gradient in ``p.grad``, divided and clipped.
@@ -159,13 +189,15 @@ class GlobalBatch:
             update: which update, from 0.
             flags: numbers to be summed over processes on the same trip.
         """
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.grad = None
-        sums = self._accumulate(update)
+        sums = self.accumulation.accumulate(self, update)
         totals = self._over_processes(sums, flags)
         grad_norm = self._normalise(totals[1])
         loss, own = totals[0] / totals[1], len(sums)
-        return Gradient(loss, grad_norm, flags=totals[own:], extra=self._extra(totals[:own]))
+        return Gradient(
+            loss, grad_norm, flags=totals[own:], extra=self.accumulation.extra(totals[:own])
+        )
 
     def _over_processes(self, sums: Tensor, flags: tuple[float, ...]) -> Tensor:
         """Return the sums and the flags, summed over processes."""
@@ -177,13 +209,17 @@ class GlobalBatch:
         self.costs.communication += time.perf_counter() - began
         return totals
 
-    def _extra(self, totals: Tensor) -> Tensor:
-        """Return what was measured beside loss and weight, from the sums over processes."""
-        return totals[2:]
+    def one_by_one(self, update: int, after: Callable[[int, Any], None] | None = None) -> Tensor:
+        """Sum up gradients in ``p.grad``, one micro-batch after the other.
 
-    def _accumulate(self, update: int) -> Tensor:
-        """Sum gradients over this process's micro-batches; return (loss, weight) sums."""
-        ids_B = _pinned(self._begin(update), self.world.device)
+        Args:
+            update: which update, from 0.
+            after: called after each micro-batch, with its number and its weight.
+
+        Returns:
+            The sums of the losses and of the weights, float64 of shape (2,).
+        """
+        ids_B = _pinned(self.begin(update), self.world.device)
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         loss_sum, weight_sum = sums.unbind()
         for index, slots in enumerate(self.parts):
@@ -194,7 +230,7 @@ class GlobalBatch:
             with self._synchronised(index == len(self.parts) - 1):
                 loss, weight, state = forward_and_backward(
                     self.task,
-                    self._wrapped,
+                    self.wrapped,
                     batch,
                     self.carried[index],
                     precision=self.precision,
@@ -206,11 +242,12 @@ class GlobalBatch:
                 self.carried[index] = state
                 loss_sum += loss
                 weight_sum += weight
-                self._after_part(index, weight)
+                if after is not None:
+                    after(index, weight)
             self.costs.compute += time.perf_counter() - began
         return sums
 
-    def _begin(self, update: int) -> Tensor:
+    def begin(self, update: int) -> Tensor:
         """Return the update's example ids; where an epoch begins, no state is carried into it."""
         ids_B = self.batches.ids(update)
         if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
@@ -218,16 +255,13 @@ class GlobalBatch:
         self._before = list(self.carried)
         return ids_B
 
-    def _after_part(self, index: int, weight: Any) -> None:
-        """Look at the gradient after a micro-batch."""
-
     def _load(self, update: int, ids: Tensor, slots: slice) -> Any:
         began = time.perf_counter()
-        batch = self._read(update, ids, slots)
+        batch = self.read(update, ids, slots)
         self.costs.data += time.perf_counter() - began
         return batch
 
-    def _read(self, update: int, ids: Tensor, slots: slice | Tensor) -> Any:
+    def read(self, update: int, ids: Tensor, slots: slice | Tensor) -> Any:
         batch = self.task.batch(ids, self.world.device)
         if self._augment is None:
             return batch
@@ -240,18 +274,18 @@ class GlobalBatch:
 
     @property
     def readable(self) -> slice:
-        """The slots whose data `again` can return: all, but of a carried state the share's."""
+        """Slots whose data `again` can return: all, or the share's where a state is carried."""
         carries = self._before[0] is not None
         return self.share if carries else slice(0, self.recipe.batch_size)
 
     def again(self, update: int, slots: slice | Tensor) -> tuple[Any, State]:
-        """Return the data of some slots of the last update, and the state they began with.
+        """Return the data of some slots of the last update, and their state at its start.
 
         Args:
             update: the one whose gradient was formed last.
             slots: a part of `readable`, or the numbers of some of its slots.
         """
-        batch = self._read(update, self.batches.ids(update)[slots], slots)
+        batch = self.read(update, self.batches.ids(update)[slots], slots)
         if self._before[0] is None:
             return batch, None
         first = self.share.start
@@ -263,7 +297,7 @@ class GlobalBatch:
         if self._prefetch is None:
             return
         began = time.perf_counter()
-        for ahead in range(max(number, self._announced + 1), number + AHEAD + 1):
+        for ahead in range(max(number, self._announced + 1), number + PREFETCHED + 1):
             update, index = divmod(ahead, len(self.parts))
             slots = self.parts[index]
             ids = self.batches.ids(update)[slots]
@@ -278,13 +312,13 @@ class GlobalBatch:
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Sum gradients over processes in the last micro-batch only."""
-        if isinstance(self._wrapped, nn.parallel.DistributedDataParallel) and not last:
-            return self._wrapped.no_sync()
+        if isinstance(self.wrapped, nn.parallel.DistributedDataParallel) and not last:
+            return self.wrapped.no_sync()
         return contextlib.nullcontext()
 
     def _normalise(self, weight: Tensor) -> Tensor:
         """Divide the summed gradients by the global weight, then clip; return the norm."""
-        grads = [p.grad for p in self._parameters if p.grad is not None]
+        grads = [p.grad for p in self.parameters if p.grad is not None]
         divisor = weight / self.world.size  # DistributedDataParallel leaves the mean of the sums
         total_norm = torch.nn.utils.get_total_norm(grads) / divisor
         factor = self._clipping(total_norm) / divisor
@@ -293,7 +327,7 @@ class GlobalBatch:
         return total_norm
 
     def _clipping(self, total_norm: Tensor) -> Tensor | float:
-        """Return what the clip norm leaves of a gradient of this norm, in (0, 1]."""
+        """Return the factor that clips a gradient of this norm, in (0, 1]."""
         if self.recipe.clip_norm is None:
             return 1.0
         return (self.recipe.clip_norm / (total_norm + 1e-6)).clamp(max=1.0)
@@ -349,7 +383,7 @@ def forward_and_backward(
 ) -> tuple[Tensor, Any, State]:
     """Add one micro-batch's gradient, times a factor; return its loss, weight and state.
 
-    Loss and state come back cut from the graph that made them.
+    Loss and state are detached from their graph.
     """
     loss, weight, after = summed_loss(task, model, batch, state, precision)
     (loss if factor == 1.0 else loss * factor).backward()  # type: ignore[no-untyped-call]
@@ -365,10 +399,10 @@ def summed_loss(
     *,
     alone: bool = True,
 ) -> tuple[Tensor, Any, State]:
-    """Return a micro-batch's loss with its graph, its weight, and the state cut from the graph.
+    """Return a micro-batch's loss with its graph, its weight, and the detached state.
 
-    Unless it is `alone`, weights are cast to half precision for itself: autocast keeps one
-    cast for all threads, and with it a part of the graph.
+    Autocast caches each cast weight for all threads, together with a part of the graph. So the
+    cache is used only where the micro-batch is `alone`, with no other beside it.
     """
     kind = next(model.parameters()).device.type
     with autocast(kind, precision, keep_casts=alone):

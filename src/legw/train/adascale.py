@@ -1,16 +1,16 @@
-"""AdaScale, the one rule that steers a run: each update counts for as many as it is worth.
+"""AdaScale: an update counts for as many base updates as its measured gain.
 
-With k times the base's batch an update is worth between 1 and k updates of the base, as
-the gradient is all signal or all noise. That gain is measured at every update:
+With k times the base's batch, an update is worth between 1 update of the base (a gradient without
+noise) and k of them (a gradient of noise alone). The gain r is measured at every update:
 
     r = (sigma2 + mu2) / (sigma2/k + mu2)          1 <= r <= k
     lr = r * schedule(floor(tau)),   tau = tau + r
 
 with the base's schedule in its own updates, until ``tau`` has come to the base's number
 of updates. `sigma2` is the variance of a gradient of the base's batch, `mu2` the squared
-norm of the true gradient; both come from the spread of the micro-gradients that the
-global batch is summed up from. The rate depends on the gradient, so that a GPU is waited
-for at every update; no other rule does that.
+norm of the true gradient; both come from the spread of the micro-gradients whose sum is the global
+batch's gradient. The learning rate depends on the gradient, so the host waits for the GPU at every
+update. AdaScale alone does that.
 
 Reference: Johnson, Agrawal, Gu and Guestrin 2020, arXiv 2007.05105, algorithm 1 and
 appendix B.
@@ -28,17 +28,17 @@ from torch import Tensor, nn
 
 from legw.errors import RunError
 from legw.recipe import Recipe
-from legw.train.accumulation import GlobalBatch, Gradient
+from legw.train.accumulation import Accumulation, GlobalBatch, Gradient
 from legw.train.batches import split
 
-LEAST_VARIANCE = 1e-6
+MIN_VARIANCE = 1e-6
 """`sigma2` is taken as at least this, so that the gain stays defined."""
 
 
 def variances(
     mean_square: float, square: float, *, count: int, scale: float
 ) -> tuple[float, float]:
-    """Return ``(sigma2, mu2)`` as one update's micro-gradients show them, each in its range.
+    """Return ``(sigma2, mu2)`` from one update's micro-gradients, each limited to its range.
 
     With n micro-gradients g_i of shares p_i of the batch, and their mean g::
 
@@ -56,19 +56,19 @@ def variances(
     (2.6666666666666665, 0.33333333333333337)
     """
     sigma2 = scale / (count - 1) * (mean_square - square)
-    return max(sigma2, LEAST_VARIANCE), max(square - sigma2 / scale, 0.0)
+    return max(sigma2, MIN_VARIANCE), max(square - sigma2 / scale, 0.0)
 
 
 @dataclass
 class AdaScale:
-    """What has been gained, and the running averages that the gain is made from."""
+    """Updates of the base gained so far, and the running averages behind the gain."""
 
     scale: float
     """k: the batch over the base's, above 1."""
     count: int
     """Micro-gradients of an update, at least 2."""
     base_updates: int
-    """Updates of the base's run: how many are to be gained."""
+    """Updates of the base's run: the gain at which the run ends."""
     sigma2: float | None = None
     """Running average of the variance; None before the first update."""
     mu2: float | None = None
@@ -78,17 +78,18 @@ class AdaScale:
 
     @property
     def done(self) -> bool:
-        """Whether as much is gained as the base's run is long."""
+        """Whether the gain has reached the length of the base's run."""
         return self.gained >= self.base_updates
 
     def gain(self, mean_square: float, square: float) -> float:
         """Take an update's micro-gradients; return how many updates it is worth.
 
         Args:
-            mean_square, square: as for `variances`.
+            mean_square: weighted mean of the micro-gradients' squared norms, at least `square`.
+            square: squared norm of the global batch's gradient, at least 0.
         """
         if not (math.isfinite(mean_square) and math.isfinite(square)):
-            return 1.0  # the loss is lost, and the loop is about to see it
+            return 1.0  # diverged, which the loop is about to detect
         sigma2, mu2 = variances(mean_square, square, count=self.count, scale=self.scale)
         keep = max(1 - self.scale / 1000, 0.0)
         if self.sigma2 is not None and self.mu2 is not None:
@@ -101,7 +102,7 @@ class AdaScale:
         """Return the learning rate of an update whose gradient is formed, and count its gain.
 
         Args:
-            gradient: of a `MeasuredBatch`.
+            gradient: of a global batch with `MicroGradients`.
             lr: the base's schedule.
         """
         spread, norm = torch.stack([gradient.extra[0], gradient.norm.double()]).tolist()
@@ -125,66 +126,72 @@ class AdaScale:
         return asdict(self)
 
 
-class MeasuredBatch(GlobalBatch):
-    """A global batch whose gradient is summed up from gradients of the base's batch.
+class MicroGradients(Accumulation):
+    """Gradient accumulation from gradients of the base's batch, whose norms are measured.
 
     `Gradient.extra` holds the mean of their squared norms, weighted by their shares of the
     batch's weight. Micro-batches never straddle two of them.
 
     Args:
-        each: examples in a micro-gradient; the others as for `GlobalBatch`.
+        each: examples in a micro-gradient, at least 1.
     """
 
-    def __init__(self, *args: Any, each: int, **kwargs: Any) -> None:
+    def __init__(self, each: int) -> None:
         self._each = each
-        super().__init__(*args, **kwargs)
+        self._ends: set[int] = set()
 
-    def _own_parts(self) -> list[slice]:
+    def parts(self, batch: GlobalBatch) -> list[slice]:
         """Cut this process's micro-gradients into micro-batches; note where each ends."""
-        world, size = self.world, self.recipe.batch_size
-        step = min(self.micro_batch_size, self._each)
-        parts, self._ends = [], set()
+        world, size = batch.world, batch.recipe.batch_size
+        step = min(batch.micro_batch_size, self._each)
+        parts: list[slice] = []
+        self._ends = set()
         for whole in split(
             size, self._each, rank=world.rank, world_size=world.size, group=self._each
         ):
             length = whole.stop - whole.start
-            pieces = split(length, step, group=min(self.group, length))
+            pieces = split(length, step, group=min(batch.group, length))
             parts += [slice(whole.start + p.start, whole.start + p.stop) for p in pieces]
             self._ends.add(len(parts) - 1)
         return parts
 
-    def _wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, batch: GlobalBatch) -> nn.Module:
         """Leave the model as it is: each process's own gradients are measured."""
-        return model
+        return batch.model
 
-    def _accumulate(self, update: int) -> Tensor:
-        """Return (loss, weight, weighted squares) sums; the gradients' sum lies in ``p.grad``."""
-        self._sum: list[Tensor | None] = [None] * len(self._parameters)
-        self._weight = torch.zeros((), dtype=torch.float64, device=self.world.device)
-        self._squares = torch.zeros_like(self._weight)
-        sums = super()._accumulate(update)
-        for parameter, total in zip(self._parameters, self._sum, strict=True):
-            parameter.grad = torch.zeros_like(parameter) if total is None else total
-            self.world.sum(parameter.grad)
-            parameter.grad /= self.world.size  # as DistributedDataParallel leaves it
-        return torch.cat([sums, self._squares[None]])
+    def accumulate(self, batch: GlobalBatch, update: int) -> Tensor:
+        """Leave the gradients' sum in ``p.grad``; return sums of loss, weight and squares."""
+        total: list[Tensor | None] = [None] * len(batch.parameters)
+        weight_sum = torch.zeros((), dtype=torch.float64, device=batch.world.device)
+        squares = torch.zeros_like(weight_sum)
 
-    def _after_part(self, index: int, weight: Any) -> None:
-        self._weight += weight
-        if index not in self._ends:
-            return
-        grads = [p.grad for p in self._parameters if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm(grads)).double()
-        self._squares += norms.square().sum() / self._weight
-        self._weight.zero_()
-        for place, parameter in enumerate(self._parameters):
-            grad, total = parameter.grad, self._sum[place]
-            if grad is not None:
-                self._sum[place] = grad if total is None else total.add_(grad)
-            parameter.grad = None
+        def after(index: int, weight: Any) -> None:
+            weight_sum.add_(weight)
+            if index in self._ends:
+                squares.add_(_move(batch.parameters, total) / weight_sum)
+                weight_sum.zero_()
 
-    def _extra(self, totals: Tensor) -> Tensor:
+        sums = batch.one_by_one(update, after)
+        for parameter, grad in zip(batch.parameters, total, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if grad is None else grad
+            batch.world.sum(parameter.grad)
+            parameter.grad /= batch.world.size  # as DistributedDataParallel leaves it
+        return torch.cat([sums, squares[None]])
+
+    def extra(self, totals: Tensor) -> Tensor:
         return totals[2:3] / totals[1]
+
+
+def _move(parameters: list[nn.Parameter], total: list[Tensor | None]) -> Tensor:
+    """Add the gradients to the total and drop them; return their squared norm, 0-dim."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack(torch._foreach_norm(grads)).double()
+    for place, parameter in enumerate(parameters):
+        grad, before = parameter.grad, total[place]
+        if grad is not None:
+            total[place] = grad if before is None else before.add_(grad)
+        parameter.grad = None
+    return norms.square().sum()
 
 
 def micro_gradient(base: Recipe, recipe: Recipe, group: int) -> int:

@@ -1,7 +1,7 @@
-"""Audience: the observers of a run, any of which may go away while it goes on.
+"""Audience: the observers of a run, each of which may disconnect during the run.
 
-What an observer prints to may be closed: `legw train ... | head -1`. The run is then asked to
-stop, as by a signal, and ends with a checkpoint; those who went away are told no more.
+An observer's output may be closed, as by `legw train ... | head -1`. The run then stops as at a
+signal and ends with a checkpoint. An observer that disconnected is not called again.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.train.task import Observer
 
-READER_GONE = "the reader of its output has gone"
-"""Why such a run is interrupted, in its summary."""
+READER_GONE = "its output was closed"
+"""Reason in the summary of a run that stopped because an observer's output was closed."""
 
 
 class Audience(Observer):
@@ -30,7 +30,7 @@ class Audience(Observer):
         self._observers, self._gone = list(observers), gone
 
     def tell(self, event: str, *values: Any) -> None:
-        """Call one method of every observer that has it and is still there."""
+        """Call one method of every connected observer that has it."""
         for observer in list(self._observers):
             try:
                 getattr(observer, event, _nothing)(*values)

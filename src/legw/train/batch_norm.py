@@ -1,7 +1,7 @@
 """Batch normalisation over fixed groups of examples.
 
-Ordinary batch-norm takes its statistics over whatever a process happens to
-compute at once, so that the same recipe trains differently on other hardware.
+Ordinary batch-norm takes its statistics over one forward pass of one process, so the same recipe
+trains differently on other hardware.
 Here every `norm_batch_size` consecutive slots of the global batch are a group
 with statistics of its own ("ghost batch norm", Hoffer et al. 2017, arXiv
 1705.08741), and the running averages move once per update, by the mean over all
@@ -45,8 +45,8 @@ class GroupedBatchNorm(nn.Module):
         self.register_buffer("running_var", plain.running_var)
         self.register_buffer("num_batches_tracked", plain.num_batches_tracked)
         self.seen: list[tuple[int, Tensor, Tensor]] = []
-        """Groups that wait for `fold`: the numbers in each (of a channel), their means, and
-        the inverses of their deviations, both of shape (groups, C)."""
+        """Groups since the last `fold`: the count of numbers per channel in each, the means, and
+        the inverse standard deviations, both of shape (groups, C)."""
 
     def forward(self, examples: Tensor) -> Tensor:
         """Normalise; in training each group by its own mean and variance.
@@ -107,9 +107,9 @@ class GroupedBatchNorm(nn.Module):
 class _InGroups(torch.autograd.Function):
     """Batch-norm of each group on its own, written into one output.
 
-    A loop with a concatenation behind it would read and write everything once more, and
-    one call over groups times channels would need the channels out of their order in
-    memory (channels-last). A group is small enough for a GPU's cache between its two passes.
+    A loop with a concatenation would read and write everything once more. One call over groups
+    times channels would need another memory order than channels-last. A group stays in a GPU's
+    cache between its two passes.
     """
 
     @staticmethod
@@ -169,7 +169,7 @@ class _InGroups(torch.autograd.Function):
 
 
 def _differentiable(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """Return what `backward` does, by torch's own functions, which have derivatives."""
+    """Return the result of `backward`, by torch's own functions, which have derivatives."""
     examples, weight, bias, _, _ = ctx.saved_tensors
     again = torch.cat(
         [
@@ -215,7 +215,7 @@ def fix_groups(model: nn.Module, group_size: int) -> int:
 def fold(model: nn.Module, world: World) -> None:
     """Move the running averages of all grouped layers, once per update.
 
-    The mean is over all groups of all processes, which talk once for all layers.
+    The mean is over all groups of all processes, with one exchange for all layers.
     """
     layers = list(_grouped(model))
     if layers:
@@ -226,7 +226,7 @@ def fold(model: nn.Module, world: World) -> None:
 
 
 def forget(model: nn.Module) -> None:
-    """Drop the statistics that a forward pass left and no update should see."""
+    """Drop the statistics of a forward pass that belongs to no update."""
     for layer in _grouped(model):
         layer.seen.clear()
 

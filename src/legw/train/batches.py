@@ -1,4 +1,4 @@
-"""Which examples an update uses, and which of them a process sees.
+"""Batches: the examples of each update, and the share of each process.
 
 The order of examples is a function of (seed, epoch) alone; how a batch is cut
 into micro-batches and over processes is arithmetic on its slots 0..B-1. So the
@@ -92,7 +92,8 @@ def split(
     Args:
         batch_size: examples per update, at least 1.
         micro_batch_size: examples per forward and backward pass, at least `group`.
-        rank, world_size: which of how many processes.
+        rank: number of this process, from 0 to ``world_size - 1``.
+        world_size: number of processes, at least 1.
         group: examples that must stay together (batch-norm groups), at least 1.
 
     Raises:

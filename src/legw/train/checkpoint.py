@@ -1,10 +1,9 @@
-"""Checkpoints: what survives a restart, and the few numbers a run keeps.
+"""Checkpoints: the files from which a run resumes, and the few numbers a run keeps.
 
-A checkpoint holds tensors and plain values only and is loaded with
-``weights_only=True``, so one from somewhere else runs no code; what it holds is then held
-against the run (`legw.train.checkpoint_content`). It is written to
-a temporary file, synced and renamed; the last two are kept. Random draws and
-the order of examples need no place in it: both are functions of the seed and
+A checkpoint holds tensors and plain values only and is loaded with ``weights_only=True``, so a
+foreign one runs no code. Its content is then checked against the run
+(`legw.train.checkpoint_content`). It is written to a temporary file, synced and renamed; the last
+two are kept. It holds no random state and no order of examples: both are functions of the seed and
 of the position.
 """
 
@@ -31,7 +30,7 @@ from legw.train.checkpoint_content import DamagedError, Expected, OtherModelErro
 from legw.train.divergence import Divergence
 from legw.train.hardware import out_of_memory
 
-KEPT = 2
+CHECKPOINTS_KEPT = 2
 """How many checkpoints stay in a run folder."""
 
 
@@ -61,7 +60,7 @@ class Mean:
 
 @dataclass
 class Position:
-    """How far a run is, and what it has summed up on the way."""
+    """Position of a run, and the sums that it keeps."""
 
     updates: int = 0
     seconds: float = 0.0
@@ -101,7 +100,7 @@ class Position:
 def save(folder: Path, updates: int, content: dict[str, Any]) -> Path:
     """Write a checkpoint, then drop all but the last two up to it.
 
-    Later ones are dropped too: a run that makes this one could not read them.
+    Later checkpoints are dropped too: the run that writes this one could not read them.
 
     Raises:
         RunError: the disk is full or the folder cannot be written; the checkpoints
@@ -113,7 +112,7 @@ def save(folder: Path, updates: int, content: dict[str, Any]) -> Path:
     write_atomically(path, buffer.getvalue())
     found = paths(folder)
     place = found.index(path) + 1
-    for old in found[: max(place - KEPT, 0)] + found[place:]:
+    for old in found[: max(place - CHECKPOINTS_KEPT, 0)] + found[place:]:
         with contextlib.suppress(OSError):
             old.unlink()
     return path
@@ -129,7 +128,7 @@ _NAME = re.compile(r"checkpoint-(\d{9,15})\.pt")
 
 
 def _number(path: Path) -> int:
-    """Return how many updates a checkpoint's name says were made."""
+    """Return the number of updates in a checkpoint's name."""
     found = _NAME.fullmatch(path.name)
     return int(found[1]) if found else 0
 
@@ -141,9 +140,8 @@ def load_newest(
 
     Args:
         folder: the run folder.
-        warn: takes a line for each checkpoint that is damaged, or of another model, and is
-            passed over.
-        expected: the run that is to go on; None checks what can be known without it.
+        warn: called with one line for each skipped checkpoint: damaged, or of another model.
+        expected: the run that is to resume; None makes only the checks that need no run.
 
     Raises:
         RunError: there are checkpoints, and the run can go on from none of them.
@@ -186,7 +184,7 @@ def _content(path: Path) -> Any:
 
 
 def load_into(model: nn.Module, optimizer: Optimizer, content: dict[str, Any]) -> None:
-    """Put a checkpoint's weights and optimizer state, which were checked, in place."""
+    """Load a checked checkpoint's weights and optimizer state."""
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
 

@@ -1,9 +1,9 @@
-"""Checkpoint content: held against the run that it is to be put into, before anything is loaded.
+"""Checkpoint content: checked against the run it is for, before anything is loaded.
 
-A checkpoint may come from anywhere. Unpickling it runs no code, and that is not enough: state
-of another shape lets fused kernels walk out of their buffers, and a position past the run's end
-ends it. So each value is checked here, in one place, against the model, the optimizer, the
-recipe and the file's own name; what passes is loaded as it is.
+A checkpoint may come from anywhere. Unpickling it runs no code, but that is not enough: with state
+of another shape, fused kernels access memory outside of their buffers, and a position past the
+run's end would end the run at once. So this module checks each value against the model, the
+optimizer, the recipe and the file's name. A checked value is loaded unchanged.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from legw.errors import RunError, one_line, shown, too_deep
 from legw.runs.reading import at_least, typed
 from legw.train.divergence import WINDOW
 
-FREE = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
-"""Of an optimizer's groups: what is set at each update, or says how and not what is computed.
-Of these the run's own values stay."""
+NOT_COMPARED = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
+"""Settings of optimizer groups that are set at each update, or that change the speed and not the
+result. The run keeps its own values of these."""
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 MOMENTUM = ("momentum_buffer",)
 
 
 class DamagedError(Exception):
-    """A content that no run of ours has written; its text says why."""
+    """Content that no run of ours has written; its text gives the reason."""
 
 
 class OtherModelError(Exception):
-    """A content that belongs to another model or optimizer; its text says how it differs."""
+    """Content of another model or optimizer; its text names the difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +44,16 @@ class Expected:
     model: nn.Module
     optimizer: Optimizer
     batch_size: int
-    """Of the recipe; a carried state has so many rows."""
+    """The recipe's batch size, which is the number of rows of a carried state."""
     most_updates: int
-    """Of the whole run."""
+    """Updates of the whole run."""
     steering: Mapping[str, Any] | None
-    """What a rule that steers keeps, as it is at the beginning; None where none steers."""
+    """Initial state of a steering rule; None without a steering rule."""
     carried: Callable[[], tuple[Tensor, ...] | None]
-    """Returns a state as the task carries one, of any number of rows; None where it carries
-    none. Asked only if the checkpoint has one."""
+    """Returns an example of the task's carried state, with any number of rows; None for a task
+    without one. Called only if the checkpoint has such a state."""
+    averaged: bool = False
+    """Whether the run keeps an average of its weights."""
 
 
 @dataclass(kw_only=True)
@@ -69,7 +71,7 @@ class _Divergence:
 
 @dataclass(kw_only=True)
 class _Position:
-    """As `legw.train.checkpoint.Position` writes itself."""
+    """The form in which `legw.train.checkpoint.Position` is written."""
 
     updates: int
     seconds: float
@@ -82,7 +84,7 @@ class _Position:
 
 @dataclass(kw_only=True)
 class _Plain:
-    """What a checkpoint holds beside tensors."""
+    """Values of a checkpoint that are no tensors."""
 
     position: _Position
     metrics_bytes: int
@@ -96,8 +98,8 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
 
     Args:
         content: as it was unpickled.
-        updates: how many its file's name says were made.
-        expected: the run; None checks what can be known without it.
+        updates: number of updates in the file's name, at least 0.
+        expected: the run; None makes only the checks that need no run.
 
     Returns:
         The same with tensors of their own memory, and the run's own optimizer settings.
@@ -114,17 +116,23 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
             raise DamagedError(f"{name} is missing")
     content = {**content, "position": _check_plain(content, updates)}
     model = _table(content["model"], "model")
+    weights = {"model": model}
+    if "average" in content:
+        weights["average"] = _table(content["average"], "average")
     if expected is None:
-        return {**content, "model": {name: _own(value) for name, value in model.items()}}
+        return {**content, **{name: _owned(each) for name, each in weights.items()}}
     if content["position"]["updates"] > expected.most_updates:
         raise DamagedError(f"updates={updates}: the whole run has {expected.most_updates}")
     _check_steering(content.get("steering"), expected.steering)
-    _check_model(model, expected.model.state_dict())
+    if ("average" in weights) != expected.averaged:
+        raise DamagedError("average: is of a recipe with another ema_decay")
+    for each in weights.values():
+        _check_model(each, expected.model.state_dict())
     state = _check_optimizer(content["optimizer"], expected.optimizer, updates)
     groups = expected.optimizer.state_dict()["param_groups"]
     return {
         **content,
-        "model": {name: _own(value) for name, value in model.items()},
+        **{name: _owned(each) for name, each in weights.items()},
         "optimizer": {"state": state, "param_groups": groups},
         "carried": _check_carried(content["carried"], expected),
     }
@@ -134,7 +142,7 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
 
 
 def _check_plain(content: Mapping[str, Any], updates: int) -> dict[str, Any]:
-    """Return the position; see that it and all other plain values are what they should be."""
+    """Return the position, after a check of it and of all other plain values."""
     names = ("position", "metrics_bytes", "last_metric", "costs", "steering")
     values = {name: content[name] for name in names if name in content}
     if too_deep(values, most=4) or not _is_all_plain(values):
@@ -171,7 +179,7 @@ def _is_all_plain(value: Any) -> bool:
 
 
 def _check_steering(found: Mapping[str, Any] | None, own: Mapping[str, Any] | None) -> None:
-    """See that a rule that steers goes on with numbers that it can have come to."""
+    """Check that a steering rule's numbers are possible ones."""
     if found is None or own is None:
         if (found is None) != (own is None):
             raise DamagedError("steering: is of a run that another rule makes")
@@ -199,7 +207,7 @@ def _table(found: Any, what: str) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value is a dense tensor in the CPU's memory, each number of which is there."""
+    """Whether a value is a dense tensor in the CPU's memory, with storage for every number."""
     return (
         isinstance(value, Tensor)
         and type(value) in (Tensor, nn.Parameter)
@@ -212,6 +220,10 @@ def _is_plain(value: Any) -> bool:
 def _own(value: Any) -> Any:
     """Return a tensor in memory of its own, which no file and no other tensor shares."""
     return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _owned(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _own(value) for name, value in table.items()}
 
 
 def _like(value: Any, own: Tensor, what: str) -> None:
@@ -274,7 +286,7 @@ def _check_groups(found: list[Any], optimizer: Optimizer) -> None:
         if not whole or numbers != ours["params"]:
             raise OtherModelError("optimizer: its groups have other parameters")
         for name, value in ours.items():
-            if name in FREE or name not in theirs:
+            if name in NOT_COMPARED or name not in theirs:
                 continue
             other = theirs[name]
             if type(other) is not type(value) or other != value:
@@ -282,7 +294,7 @@ def _check_groups(found: list[Any], optimizer: Optimizer) -> None:
 
 
 def _names(optimizer: Optimizer, group: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return what an optimizer keeps of a parameter; None of one that is not ours or torch's."""
+    """Return the names of an optimizer's state of a parameter; None for an optimizer of others."""
     kind = type(optimizer).__name__
     if kind == "Muon":
         return MOMENTUM if group["use_muon"] else ADAM

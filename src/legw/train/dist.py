@@ -1,10 +1,9 @@
-"""Several processes: who we are, what they share, and what they do about a failure.
+"""Distributed processes: their ranks, their shared values, and their failures.
 
 Processes are started by `torchrun`, which sets the environment variables read
 here. Without them there is one process, and every function is the identity.
 
-A mistake is told once, however many processes notice it; and when one process is
-lost, all others end.
+A mistake is printed once, however many processes notice it. When one process dies, all others end.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from torch.distributed.rendezvous import rendezvous
 from legw.errors import LegwError, LegwWarning, RunError, one_line
 
 PATIENCE_SECONDS = 600.0
-"""How long a process waits for a word from another before it takes that one as lost."""
+"""Time that a process waits for an answer of another before it counts as dead."""
 
 Value = TypeVar("Value")
 
@@ -51,7 +50,7 @@ class World:
 
     @property
     def process_group(self) -> distributed.ProcessGroup | None:
-        """What joins all processes; None where there is one alone."""
+        """torch's group of all processes; None where there is only one."""
         return distributed.group.WORLD if self.size > 1 else None
 
     def sum(self, values: Tensor) -> Tensor:
@@ -99,10 +98,10 @@ class World:
         return outcome[0]  # type: ignore[return-value]
 
     def _agreed(self, outcome: tuple[Any, LegwError | None]) -> Any:
-        """Return the value, or raise the error; the first process is the one that tells it."""
+        """Return the value, or raise the error; the first process is the one that prints it."""
         value, error = outcome
         if error is not None:
-            error.told = not self.first
+            error.reported = not self.first
             raise error
         return value
 
@@ -117,7 +116,7 @@ class World:
 
 
 def _own_buffers() -> dict[str, Any]:
-    """Return the option that leaves buffers alone: ours are equal on all processes already."""
+    """Return the option that leaves buffers alone: they are equal on all processes already."""
     known = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
     newer = "forward_sync_buffers"  # torch renamed it, and warns of the old name
     return {newer if newer in known else "broadcast_buffers": False}
@@ -150,11 +149,11 @@ def joined(
 
     Args:
         device_name: as for `choose_device`; of several GPUs each process takes its own.
-        patience_seconds: how long to wait for a word from another process, above 0.
+        patience_seconds: longest wait for an answer of another process, in seconds, above 0.
 
     Raises:
         RunError: the rendezvous fails, there is no such device on one of the machines,
-            or another process is lost on the way.
+            or another process dies.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World(choose_device(device_name))
@@ -162,14 +161,14 @@ def joined(
     try:
         _join(device_name, timedelta(seconds=patience_seconds))
     except RunError as error:
-        error.told = False  # each process sees something else of it
+        error.reported = False  # each process sees something else of it
         raise
     rank, size = distributed.get_rank(), distributed.get_world_size()
     try:
         without_device = World(torch.device("cpu"), rank, size)
         yield World(without_device.together(lambda: _own_device(device_name)), rank, size)
     except LegwError as error:
-        error.told = error.told or not _first_to_tell()
+        error.reported = error.reported or not _first_to_tell()
         raise
     except RuntimeError as error:
         if not _is_lost_connection(error):
@@ -179,7 +178,7 @@ def joined(
             f"rank {rank}: lost another process ({_reason(error).partition('. ')[0]}); "
             "the same command with --resume goes on from the last checkpoint"
         )
-        lost.told = not _first_to_tell()
+        lost.reported = not _first_to_tell()
         raise lost from None
 
 
@@ -201,9 +200,9 @@ class _Meeting:
     """Where the processes of this round met."""
 
     store: Store | None = None
-    """What all of them can read and write, while the process that keeps it lives."""
+    """Store that all of them can read and write, while the process that holds it lives."""
     tells: bool | None = None
-    """Whether this process tells what went wrong; None while nothing has."""
+    """Whether this process prints the failure; None without a failure."""
 
 
 _MEETING = _Meeting()
@@ -238,8 +237,8 @@ def _join(device_name: str, patience: timedelta) -> None:
 def _of_this_round(store: Store, rank: int, size: int, patience: timedelta) -> Store:
     """Return the part of the store that the processes of this round alone use.
 
-    torchrun keeps one store over its restarts, with the addresses of processes that
-    are gone. So the first process draws a name, and hands it to those that ask *now*.
+    torchrun keeps one store over its restarts, with addresses of processes that have ended. So the
+    first process draws a new name and passes it to the processes that ask now.
     """
     if rank > 0:
         request = uuid.uuid4().hex
@@ -267,7 +266,7 @@ def _of_this_round(store: Store, rank: int, size: int, patience: timedelta) -> S
 
 
 def _warn_of_shared_store() -> None:
-    """Say that torchrun, on several hosts, sends those that come back to a lost address."""
+    """Warn that torchrun on several hosts may give restarted processes a dead address."""
     elastic = {
         name: os.environ.get(f"TORCHELASTIC_{name}", "")
         for name in ("USE_AGENT_STORE", "MAX_RESTARTS")
@@ -299,7 +298,7 @@ def _attempt(action: Callable[[], Value]) -> tuple[Value | None, LegwError | Non
 
 
 def _first_to_tell() -> bool:
-    """Whether no other process has told of a failure yet, as far as can be known."""
+    """Whether no other process is known to have printed a failure yet."""
     if _MEETING.tells is None:
         _MEETING.tells = True
         with contextlib.suppress(RuntimeError, OSError):

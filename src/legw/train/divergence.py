@@ -1,4 +1,4 @@
-"""Divergence: a loss that is not finite, or far above where it has been."""
+"""Divergence: a loss that is not finite, or far above its earlier level."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WINDOW = 50
-"""Updates over which the loss is averaged to tell divergence."""
+"""Updates over which the loss is averaged to detect divergence."""
 
 
 @dataclass
 class Divergence:
-    """Tells a lost run: its loss is not finite, or far above where it has been.
+    """Detects divergence: a loss that is not finite, or far above its earlier level.
 
-    Lost means that the mean over 50 updates is above 4 times the lowest such mean,
-    and above the first update's loss. A loss that goes below 0, as that of a density
-    does, has no "4 times": its mean must lie above the lowest by more than 3 times the
-    larger of the lowest's and the first loss's size.
+    A run has diverged if the mean over 50 updates is above 4 times the lowest such mean, and above
+    the first update's loss. For a loss that may be below 0, such as that of a density, the mean
+    must exceed the lowest by more than 3 times the larger of ``|lowest|`` and ``|first loss|``.
 
     >>> watch = Divergence()
     >>> watch.add(2.0), watch.add(float("nan"))
@@ -30,7 +29,7 @@ class Divergence:
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
 
     def add(self, loss: float) -> str:
-        """Take the next update's loss; return why the run is lost, or an empty text."""
+        """Take the next update's loss; return why the run has diverged, or an empty text."""
         if not math.isfinite(loss):
             return "the loss is not finite"
         if self.first is None:
@@ -42,10 +41,10 @@ class Divergence:
         lowest = self.lowest = min(self.lowest, mean)
         rose = f"the mean loss over {WINDOW} updates rose to {mean:.4g}, "
         if lowest > 0:
-            lost = mean > 4 * lowest and mean > self.first
-            return f"{rose}over 4 times its lowest ({lowest:.4g})" if lost else ""
-        lost = mean - lowest > 3 * max(-lowest, abs(self.first))
-        return f"{rose}far above its lowest ({lowest:.4g}) and the first" if lost else ""
+            diverged = mean > 4 * lowest and mean > self.first
+            return f"{rose}over 4 times its lowest ({lowest:.4g})" if diverged else ""
+        diverged = mean - lowest > 3 * max(-lowest, abs(self.first))
+        return f"{rose}far above its lowest ({lowest:.4g}) and the first" if diverged else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""

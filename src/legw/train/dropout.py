@@ -1,9 +1,8 @@
 """Dropout whose draws are a function of (seed, update, rows), in every thread.
 
-torch's own dropout draws from one generator that all threads share. Where several
-micro-batches are worked on at once, which of them draws first is a matter of luck, and so
-is the result. Here each thread has a generator of its own, which the training loop seeds
-before each micro-batch.
+torch's own dropout draws from one generator that all threads share. Where several micro-batches run
+at once, the order of their draws is random, and so is the result. Here each thread has a generator
+of its own, which the training loop seeds before each micro-batch.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _THREAD = threading.local()
 
 
 def seed_thread(seed: int, device: torch.device) -> None:
-    """Seed what `SeededDropout` draws from in this thread, on this device.
+    """Seed the generator of `SeededDropout` in this thread, on this device.
 
     Args:
         seed: in [0, 2**63).
@@ -28,6 +27,11 @@ def seed_thread(seed: int, device: torch.device) -> None:
     if device not in generators:
         generators[device] = torch.Generator(device)
     generators[device].manual_seed(seed)
+
+
+def forget_thread() -> None:
+    """Let `SeededDropout` in this thread draw from torch's generator again."""
+    vars(_THREAD).clear()
 
 
 def thread_generator(device: torch.device) -> torch.Generator | None:

@@ -1,11 +1,13 @@
-"""What a run would cost, from a short measurement: time and memory of one device.
+"""Cost estimate of a run: time and memory of one device, from a short measurement.
 
-A few passes of small micro-batches, growing until one takes long, is a whole share, or
-would not fit; then several at once, where training may take lanes. They take the first examples
-of an epoch, which are the longest of their batch where lengths differ: that is what memory
-has to hold. For the time some passes from all over the epoch are set against them. Nothing
-is trained and nothing is written. Beyond what was measured, memory grows in proportion to
-the examples of a micro-batch, and time with the examples.
+The measurement times a few forward and backward passes. The micro-batch grows until a pass takes
+long, holds the process's whole share, or would not fit into memory. Where training may use lanes,
+several micro-batches are timed at once.
+
+Memory is measured on the first examples of an epoch: where lengths differ, they are the longest of
+their batch. Time is corrected by passes from other places of the epoch. Larger micro-batches than
+the measured ones are extrapolated: memory in proportion to the examples of a micro-batch, time in
+proportion to the examples. Nothing is trained and nothing is written.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from legw.train.hardware import (
 )
 from legw.train.lanes import tried
 from legw.train.microbatch import tune
-from legw.train.microbatch.candidates import Way, climb, in_lanes, largest_share
+from legw.train.microbatch.candidates import Candidate, climb, in_lanes, largest_share
 from legw.train.muon_groups import described, muon_groups
 from legw.train.precision import Precision, warn_if_slow
 from legw.train.task import Task
@@ -66,33 +68,33 @@ class Estimate:
     """One process's part in a run, and what it costs on a device like the one measured."""
 
     device: str
-    """What was measured."""
+    """Device that was measured."""
     processes: int
-    """How many share the batch."""
+    """Number of processes that share the batch."""
     share: int
     """Examples of each update for the process that has most."""
     group: int
     """Examples of a batch-norm group; 1 where there is none."""
     micro_batch_size: int
-    """Examples per pass that the memory is counted for."""
+    """Examples per pass in the memory figure."""
     rates: dict[int, float]
     """Examples per second, forward and backward, for each size measured: a mean of the epoch."""
     laned: dict[str, float]
-    """The same for several micro-batches at once, as 2 x 64; empty where there are no lanes."""
+    """The same for several micro-batches at once, such as 2 x 64; empty without lanes."""
     data_rate: float
-    """Examples per second that can be loaded, and altered at random."""
+    """Examples per second that can be loaded and augmented."""
     data_ahead: bool
-    """Whether data are loaded while others are trained on."""
+    """Whether data are loaded during the training on earlier data."""
     step_seconds: float
-    """Optimizer step."""
+    """Time of an optimizer step."""
     parameters: int
-    """Numbers that are trained."""
+    """Number of trained weights."""
     fixed_bytes: int
     """Weights, gradients and the optimizer's state."""
     pass_bytes: int
-    """What a pass of a micro-batch takes beside them."""
+    """Further memory of a micro-batch's pass."""
     available_bytes: float
-    """What is free on the device."""
+    """Free memory of the device."""
     num_examples: int
     """In one epoch."""
     updates: int
@@ -141,11 +143,12 @@ def estimate(
         task: what would be trained.
         recipe: how, at its batch size.
         device: where passes are timed.
-        processes: how many share the batch, each with a device like this one.
+        processes: number of processes that share the batch, at least 1, each with a device like
+            this one.
         micro_batch_size: examples per pass; None is the largest measured, in whole groups.
         precision: fp32, or bf16 (autocast).
-        lanes: how many micro-batches may be worked on at once; auto also tries one a thread.
-        one_lane: whether something beside the task allows one only.
+        lanes: number of micro-batches at once, at least 1; auto also tries one for each thread.
+        one_lane: whether a reason outside of the task allows only one lane.
 
     Raises:
         RunError: there are more processes than examples in a batch, the micro-batch is
@@ -176,7 +179,7 @@ def estimate(
         group=group,
         micro_batch_size=suits,
         rates={size: rate * longer for size, rate in rates.items()},
-        laned={way: rate * longer for way, rate in laned.items()},
+        laned={candidate: rate * longer for candidate, rate in laned.items()},
         data_rate=data_rate,
         data_ahead=hasattr(task, "prefetch"),
         step_seconds=step_seconds,
@@ -201,7 +204,7 @@ class _Passes:
     device: torch.device
     precision: Precision
     bytes_per_example: float = 0.0
-    """Memory that the last pass took beside weights and gradients; 0 before the first."""
+    """Memory of the last pass beside weights and gradients; 0 before the first."""
 
     def load(self, size: int, begin: int = 0) -> Any:
         """Return examples as training sees them."""
@@ -215,7 +218,7 @@ class _Passes:
         batch_norm.forget(self.model)
 
     def seconds(self, size: int) -> float:
-        """Return the time of a pass, and keep what memory it took."""
+        """Return the time of a pass, and note its memory."""
         batch = self.load(size)
         if not self.bytes_per_example:
             self.one(batch)  # what libraries take once does not grow with the examples
@@ -225,13 +228,13 @@ class _Passes:
         self.bytes_per_example = max(peak_memory(self.device) - before, 1.0) / size
         return min(times_of(lambda: self.one(batch), self.device, least=REPEATS))
 
-    def laned_seconds(self, way: Way) -> float:
+    def laned_seconds(self, candidate: Candidate) -> float:
         """Return the time of a pass in each lane at once."""
         ids = self.task.order(0, 0, self.recipe.batch_size)
         world, precision = World(self.device), self.precision
         with contextlib.ExitStack() as held:
             several = tune.passing(
-                self.task, self.model, ids, way, world=world, precision=precision, held=held
+                self.task, self.model, ids, candidate, world=world, precision=precision, held=held
             )
             several()  # the first one makes the threads
             return min(times_of(several, self.device, least=REPEATS))
@@ -252,19 +255,19 @@ def _climb(passes: _Passes, share: int) -> tuple[dict[int, float], int]:
 
 
 def _in_lanes(passes: _Passes, rates: dict[int, float], lanes: int, share: int) -> dict[str, float]:
-    """Return examples per second of the sizes, so many at once, as far as that pays and fits."""
+    """Return examples per second of the sizes in lanes, while that is faster and fits."""
     room = 0.8 * available_memory(passes.device)
 
-    def rate(way: Way) -> float:
-        fits = passes.bytes_per_example * way.examples < room
-        return way.examples / passes.laned_seconds(way) if fits else 0.0
+    def rate(candidate: Candidate) -> float:
+        fits = passes.bytes_per_example * candidate.examples < room
+        return candidate.examples / passes.laned_seconds(candidate) if fits else 0.0
 
-    ways = in_lanes(rates, lanes, share) if lanes > 1 else []
-    return {str(way): each for way, each in climb(ways, rate, {}).items() if each}
+    candidates = in_lanes(rates, lanes, share) if lanes > 1 else []
+    return {str(candidate): each for candidate, each in climb(candidates, rate, {}).items() if each}
 
 
 def _first_to_mean(passes: _Passes, rates: dict[int, float]) -> float:
-    """Return how many times as long as a usual pass the first one of an epoch takes."""
+    """Return the time of an epoch's first pass over the time of a usual pass."""
     size = max(rates, key=lambda each: rates[each])
     there = len(passes.task.order(0, 0, passes.recipe.batch_size)) // size
     if there < 2:
@@ -300,6 +303,8 @@ def _step(
     optimizer.step()
     seconds = min(times_of(optimizer.step, device, least=REPEATS))
     weights = [p for p in model.parameters() if p.requires_grad]
+    average = [] if recipe.ema_decay is None else list(model.parameters())
     kept = [value for state in optimizer.state.values() for value in state.values()]
-    tensors = [*weights, *weights, *(value for value in kept if isinstance(value, torch.Tensor))]
+    state = [value for value in kept if isinstance(value, torch.Tensor)]
+    tensors = [*weights, *weights, *average, *state]
     return seconds, sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""What this machine is, and what a run uses of it."""
+"""Hardware: the device, its memory and time, and the machine's description."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OUT_OF_MEMORY = (
     "cannot allocate memory",  # the system, as of a shared file
     "could not allocate memory",
 )
-"""What errors say when memory has run out; others speak of memory, too."""
+"""Texts of errors when memory has run out; other errors mention memory, too."""
 
 
 def describe_device(device: torch.device) -> str:
@@ -60,7 +60,7 @@ def environment() -> dict[str, str]:
 
 
 def now(device: torch.device) -> float:
-    """Return the time in seconds, once all that the device has been asked to do is done."""
+    """Return the time in seconds, once the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -86,8 +86,9 @@ def times_of(
     Args:
         action: called until `seconds` are spent, at least `least` and at most `most` times.
         device: waited for after each call.
-        seconds: at least 0.
-        least, most: calls.
+        seconds: time to spend, at least 0.
+        least: fewest calls, at least 1.
+        most: most calls, at least `least`.
     """
     times: list[float] = []
     while len(times) < least or (sum(times) < seconds and len(times) < most):
@@ -137,9 +138,9 @@ def memory_in_use(device: torch.device) -> float:
 
 
 def available_memory(device: torch.device) -> float:
-    """Return the memory that is still free, in bytes; infinite where it cannot be told.
+    """Return the memory that is still free, in bytes; infinite where it is unknown.
 
-    What torch keeps of a GPU's, for tensors to come, is free for this process.
+    GPU memory that torch reserves for later tensors counts as free for this process.
     """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -180,7 +181,7 @@ def _processor() -> str:
 
 
 def warn_of_compiling(device: torch.device) -> None:
-    """Warn before a model is compiled for a CPU: that takes minutes, and seldom pays there.
+    """Warn before a model is compiled for a CPU: that takes minutes and rarely saves time.
 
     Warns:
         LegwWarning: the device is a CPU.

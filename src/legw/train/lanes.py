@@ -1,9 +1,9 @@
-"""Several micro-batches at once on a CPU, each in a lane: a thread with its share of the cores.
+"""Lanes: several micro-batches at once on a CPU, each in a thread with a share of the cores.
 
-A micro-batch that stays in the caches is too small to keep several cores busy: they wait
-for each other after every operation. In lanes they work apart, and meet once an update.
-Which lane takes which micro-batch, and the order in which the lanes are summed up, are
-fixed: so a run is the same each time.
+A micro-batch that fits into the caches is too small to keep several cores busy: they would wait for
+each other after every operation. In lanes, each core works on a micro-batch of its own, and the
+lanes wait for each other once an update. The assignment of micro-batches to lanes and the order of
+the sum are fixed, so a run is reproducible.
 
 A task says with ``concurrent = True`` that lanes may serve it: its `batch`, `augment` and
 `loss` draw no random numbers from torch's generator and change nothing that another call sees.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from legw.errors import RunError
-from legw.train.accumulation import GlobalBatch, summed_loss
+from legw.train.accumulation import Accumulation, GlobalBatch, summed_loss
 from legw.train.batches import derive
 from legw.train.dist import World
 from legw.train.dropout import seed_thread
@@ -35,14 +35,14 @@ T = TypeVar("T")
 def tried(
     asked: int | Literal["auto"], task: Task, world: World, group: int, *, barred: bool = False
 ) -> tuple[int, ...]:
-    """Return which numbers of lanes a run may choose from.
+    """Return the numbers of lanes from which a run may choose.
 
     Args:
-        asked: what the user says.
+        asked: the user's number of lanes, at least 1, or auto.
         task: whether it is `concurrent`.
         world: must be one process on a CPU.
         group: examples that batch-norm keeps together; its statistics are made in one place.
-        barred: whether something else allows one lane only.
+        barred: whether another reason allows only one lane.
 
     Raises:
         RunError: more than one is asked for where there can be only one.
@@ -64,9 +64,9 @@ def tried(
 class Lanes:
     """Threads that work side by side, each with its share of the cores.
 
-    The first lane is the caller's own thread. What it does between two calls of `run` has one
-    lane's share too: the helpers that torch keeps for more of them would go on spinning on
-    the cores that the other lanes are about to need. `all_cores` gives them back for a while.
+    The first lane is the caller's own thread. Between two calls of `run` it also has only one
+    lane's share of the cores: torch's other helper threads would keep on spinning on cores that the
+    next call needs. `all_cores` gives this thread all cores for a while.
 
     Args:
         count: how many, at least 2.
@@ -159,15 +159,14 @@ def add_gradient(
     return loss.detach(), weight, after
 
 
-class LanedBatch(GlobalBatch):
-    """A global batch whose micro-batches are worked on in lanes.
+class LanedAccumulation(Accumulation):
+    """Gradient accumulation with the micro-batches worked on in lanes.
 
     Args:
-        lanes: how many, at least 2; the others as for `GlobalBatch`.
+        lanes: how many, at least 2.
     """
 
-    def __init__(self, *args: Any, lanes: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, lanes: int) -> None:
         self._lanes = Lanes(lanes)
 
     def all_cores(self) -> AbstractContextManager[None]:
@@ -178,43 +177,46 @@ class LanedBatch(GlobalBatch):
             optimizer.lanes = self._lanes
 
     def close(self) -> None:
+        super().close()
         self._lanes.close()
 
-    def _accumulate(self, update: int) -> Tensor:
+    def accumulate(self, batch: GlobalBatch, update: int) -> Tensor:
         """Sum gradients over all micro-batches; return (loss, weight) sums."""
-        ids_B = self._begin(update)
+        ids_B = batch.begin(update)
         drawn = torch.get_rng_state()
-        found = self._lanes.run(lambda lane: self._lane(lane, update, ids_B))
+        found = self._lanes.run(lambda lane: self._lane(lane, batch, update, ids_B))
         if not torch.equal(drawn, torch.get_rng_state()):
             raise RunError(
-                f"{self.task.name}: its loss draws from torch's generator, so it cannot be "
+                f"{batch.task.name}: its loss draws from torch's generator, so it cannot be "
                 "concurrent; drop that member, take legw.train.SeededDropout, or train with "
                 "--lanes 1"
             )
-        total = Sums(self._parameters)
+        total = Sums(batch.parameters)
         for sums, _ in found:
             total.add(sums.grads)
-        for parameter, grad in zip(self._parameters, total.result(), strict=True):
+        for parameter, grad in zip(batch.parameters, total.result(), strict=True):
             parameter.grad = grad
         return torch.stack([numbers for _, numbers in found]).sum(0)
 
-    def _lane(self, lane: int, update: int, ids_B: Tensor) -> tuple[Sums, Tensor]:
-        """Take every micro-batch whose turn it is; return gradients, and (loss, weight)."""
-        sums, numbers = Sums(self._parameters), torch.zeros(2, dtype=torch.float64)
+    def _lane(
+        self, lane: int, batch: GlobalBatch, update: int, ids_B: Tensor
+    ) -> tuple[Sums, Tensor]:
+        """Work on this lane's micro-batches in turn; return gradients, and (loss, weight)."""
+        sums, numbers = Sums(batch.parameters), torch.zeros(2, dtype=torch.float64)
         loading = computing = 0.0
-        for index in range(lane, len(self.parts), self._lanes.count):
+        for index in range(lane, len(batch.parts), self._lanes.count):
             began = time.perf_counter()
-            slots = self.parts[index]
-            batch = self._read(update, ids_B[slots], slots)
+            slots = batch.parts[index]
+            examples = batch.read(update, ids_B[slots], slots)
             loaded = time.perf_counter()
-            seed_thread(derive(self.seed, "draws", update, slots.start), self.world.device)
-            loss, weight, self.carried[index] = add_gradient(
-                self.task,
-                self._wrapped,
-                batch,
-                self.carried[index],
-                precision=self.precision,
-                parameters=self._parameters,
+            seed_thread(derive(batch.seed, "draws", update, slots.start), batch.world.device)
+            loss, weight, batch.carried[index] = add_gradient(
+                batch.task,
+                batch.wrapped,
+                examples,
+                batch.carried[index],
+                precision=batch.precision,
+                parameters=batch.parameters,
                 sums=sums,
             )
             numbers[0] += loss
@@ -222,6 +224,6 @@ class LanedBatch(GlobalBatch):
             loading += loaded - began
             computing += time.perf_counter() - loaded
         if lane == 0:  # the lanes are alike, and one clock is enough
-            self.costs.data += loading
-            self.costs.compute += computing
+            batch.costs.data += loading
+            batch.costs.compute += computing
         return sums, numbers

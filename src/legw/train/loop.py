@@ -1,4 +1,4 @@
-"""The training loop: `fit` is the only place where a model changes.
+"""Training loop: `fit` is the only place where a model changes.
 
     for each update:  ids of the batch -> micro-batches -> summed gradients
                       -> divided by the batch's weight -> clipped -> one step
@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import files, locks, records
 from legw.runs.records import Status, Summary
 from legw.train import batch_norm, checkpoint, optim, param_groups, precision
-from legw.train.accumulation import Flags, Gradient
+from legw.train.accumulation import Flags, GlobalBatch, Gradient
 from legw.train.audience import READER_GONE, Audience
+from legw.train.average import WeightAverage
 from legw.train.batches import Batches, derive, split
 from legw.train.checkpoint_content import Expected
 from legw.train.dist import World, joined
@@ -55,13 +57,13 @@ def fit(
 
     Args:
         task: what is trained.
-        recipe: how; its batch size is the global one.
+        recipe: batch size (the global batch), learning rates and length.
         out: the run folder; made if it is not there.
         seed: of the weights, the order of examples and the random draws.
         base: the recipe before scaling, for the manifest; None is `recipe` itself.
         rule: the name of the rule that scaled it, for the manifest.
-        settings: how the run is made; None takes the defaults.
-        observers: what looks on.
+        settings: device, precision, micro-batch size, checkpoints; None takes the defaults.
+        observers: called at each update and evaluation; they never steer.
 
     Returns:
         How the run ended: finished, diverged, or interrupted by SIGINT, SIGTERM or
@@ -69,7 +71,7 @@ def fit(
 
     Raises:
         RunError: the folder holds another run or cannot be written, the device is not
-            there, there are more processes than examples, or a process was lost.
+            there, there are more processes than examples, or a process died.
         RecipeError: the number of examples is not known.
     """
     settings = settings or Settings()
@@ -105,8 +107,8 @@ class _Run:
         self.task, self.recipe, self.folder, self.seed = task, recipe, folder, seed
         self.base, self.rule, self.settings, self.world = base, rule, settings, world
         self.data = ""
-        self.course = RunSchedule(task, recipe, self.base, rule)
-        self.num_examples = self.course.num_examples
+        self.run_schedule = RunSchedule(task, recipe, self.base, rule)
+        self.num_examples = self.run_schedule.num_examples
         self.position = checkpoint.Position()
         self.last_metric: float | None = None
         self.final_metrics: dict[str, float | None] = {}
@@ -128,11 +130,11 @@ class _Run:
         if done is not None:
             return done
         self._build()
-        held.callback(self.global_batch.close)
+        held.callback(self.accumulation.close)
         content = self._restore()
         manifest = describe(
             self.task,
-            self.course,
+            self.run_schedule,
             rule=self.rule,
             seed=self.seed,
             choice=self.choice,
@@ -145,7 +147,7 @@ class _Run:
         self.recorder = Recorder(
             self.folder if self.world.first else None,
             recipe=self.recipe,
-            steered=self.course.steered,
+            steered=self.run_schedule.steered,
             num_examples=self.num_examples,
             position=self.position,
             clock=lambda: time.perf_counter() - self.clock,
@@ -165,11 +167,11 @@ class _Run:
         return summary
 
     def _reader_gone(self) -> None:
-        """Stop as at a signal: who looks on has gone, and wanted no more than was shown."""
+        """Stop as at a signal: an observer's output was closed."""
         self.asked.name = self.asked.name or READER_GONE
 
     def _look(self, held: contextlib.ExitStack) -> Summary | None:
-        """See that the batch and the folder suit; return the summary of a run that has ended.
+        """Check batch and folder; return the summary of a run that has ended.
 
         The folder stays locked until `held` is closed: no other process may work on it.
         """
@@ -196,9 +198,14 @@ class _Run:
         torch.manual_seed(derive(self.seed, "model"))
         self.model = self.task.model().to(self.world.device)
         self.group = batch_norm.fix_groups(self.model, self.recipe.norm_batch_size)
+        self.average = None
+        if self.recipe.ema_decay is not None and self.world.first:  # which alone evaluates
+            self.average = WeightAverage(self.model, self.recipe.ema_decay)
         self.model.train()
-        most, settings = self.course.prepare(self.group), self.settings
-        lanes = self.course.lanes(settings.lanes, self.world, self.group, compiled=settings.compile)
+        most, settings = self.run_schedule.prepare(self.group), self.settings
+        lanes = self.run_schedule.lanes(
+            settings.lanes, self.world, self.group, compiled=settings.compile
+        )
         if settings.compile:
             warn_of_compiling(self.world.device)
             self.model.compile()
@@ -218,13 +225,13 @@ class _Run:
             self.task, self.recipe, self.model, process_group=self.world.process_group
         )
         self.ratios = [rate / self.recipe.lr for rate in param_groups.read(self.optimizer)]
-        self.global_batch = self.course.global_batch(
+        self.accumulation = self.run_schedule.accumulation(self.choice.lanes)
+        self.global_batch = GlobalBatch(
             self.task,
             self.model,
             self.recipe,
             world=self.world,
             micro_batch_size=self.choice.micro_batch_size,
-            lanes=self.choice.lanes,
             group=self.group,
             batches=Batches(
                 lambda epoch: self.task.order(self.seed, epoch, batch_size),
@@ -234,8 +241,9 @@ class _Run:
             num_examples=self.num_examples,
             seed=self.seed,
             precision=self.settings.precision,
+            accumulation=self.accumulation,
         )
-        self.global_batch.share_with(self.optimizer)
+        self.accumulation.share_with(self.optimizer)
 
     # The updates --------------------------------------------------------------------
 
@@ -245,20 +253,20 @@ class _Run:
         self.clock = now - self.position.seconds  # stands still during evaluations
         self.saved_at = now
         wanted = self.settings.stop_after
-        while self.position.updates < self.course.until(wanted) and not self.stopped:
+        while self.position.updates < self.run_schedule.until(wanted) and not self.stopped:
             update = self.position.updates
             save_due = self._update(update)
-            if self.course.ends_epoch(update):
+            if self.run_schedule.ends_epoch(update):
                 self.recorder.read_back()
-            if self.recorder.lost:
+            if self.recorder.diverged:
                 return
             self.position.updates = update + 1
-            if self.course.ends_epoch(update):
+            if self.run_schedule.ends_epoch(update):
                 self._evaluate()
             if save_due:
                 self._save()
         self._save()
-        if self.position.updates == self.course.updates:
+        if self.position.updates == self.run_schedule.updates:
             self._evaluate_at_the_end()
         elif not self.stopped:
             self.stopped = "it was to stop there"
@@ -267,10 +275,12 @@ class _Run:
         """Make one optimizer step from the whole global batch; say whether to save now."""
         gradient = self.global_batch.gradient(update, self._wishes())
         self._probe(update, gradient)
-        rate = self.course.rate(update, gradient)
+        rate = self.run_schedule.rate(update, gradient)
         param_groups.write(self.optimizer, [rate * ratio for ratio in self.ratios])
         self.optimizer.step()
         batch_norm.fold(self.model, self.world)
+        if self.average is not None:
+            self.average.move(self.model, update)
         self.recorder.add(update, gradient, rate)
         if self.world.size == 1:
             self.stopped = self.asked.name
@@ -281,16 +291,16 @@ class _Run:
         return bool(save)
 
     def _probe(self, update: int, gradient: Gradient) -> None:
-        """Let probes measure between the gradient and the step, and undo what they do."""
+        """Let probes measure between the gradient and the step, and restore the model."""
         wanting = [probe for probe in self.probes if probe.wants(update)]
         if wanting:
             began = time.perf_counter()
-            with self.global_batch.all_cores():
+            with self.accumulation.all_cores():
                 measure(wanting, self.global_batch, update, gradient)
             self._pause(began, "probes")
 
     def _wishes(self) -> tuple[float, ...]:
-        """What this process wants all to do after the update: (save, stop)."""
+        """This process's wishes for all processes after the update: (save, stop)."""
         if self.world.size == 1:
             return ()
         return (float(self.world.first and self._save_due()), float(bool(self.asked.name)))
@@ -299,26 +309,39 @@ class _Run:
         """Measure the metric, on the first process alone."""
         began = time.perf_counter()
         if self.world.first:
-            self.model.eval()
-            with torch.no_grad(), self.global_batch.all_cores():
-                self.last_metric = float(self.task.evaluate(self.model))
-            self.model.train()
+            model = self._measured()
+            model.eval()
+            with torch.no_grad(), self.accumulation.all_cores():
+                self.last_metric = float(self.task.evaluate(model))
+            model.train()
         self.recorder.evaluated(self.last_metric)
         self._pause(began, "evaluation")
 
+    def _measured(self) -> nn.Module:
+        """Return the model that evaluations measure: the average, where the run keeps one."""
+        return self.model if self.average is None else self.average.model
+
     def _evaluate_at_the_end(self) -> None:
-        """Measure what the task measures once, on the first process alone."""
-        measure = getattr(self.task, "final_metrics", None)
-        if measure is None or not self.world.first:
+        """Measure the task's final metrics, on the first process alone.
+
+        Beside an average of the weights these include the metric of the last weights.
+        """
+        if not self.world.first:
             return
         began = time.perf_counter()
+        model, measure = self._measured(), getattr(self.task, "final_metrics", None)
         self.model.eval()
-        with torch.no_grad(), self.global_batch.all_cores():
-            self.final_metrics = {name: float(value) for name, value in measure(self.model).items()}
+        model.eval()
+        with torch.no_grad(), self.accumulation.all_cores():
+            found = measure(model) if measure else {}
+            if self.average is not None:
+                name = f"{self.task.metric.name}{records.LAST_WEIGHTS}"
+                found = {**found, name: self.task.evaluate(self.model)}
+        self.final_metrics = {name: float(value) for name, value in found.items()}
         self._pause(began, "evaluation")
 
     def _pause(self, began: float, cost: str) -> None:
-        """Book the time since `began` under a cost, and take it off the training's clock."""
+        """Add the time since `began` to a cost, and subtract it from the training time."""
         spent = time.perf_counter() - began
         costs = self.global_batch.costs
         setattr(costs, cost, getattr(costs, cost) + spent)
@@ -331,9 +354,9 @@ class _Run:
         return summary
 
     def _summary(self) -> Summary:
-        lost = self.recorder.lost
-        status: Status = "diverged" if lost else "interrupted"
-        if not lost and self.position.updates == self.course.updates:
+        diverged = self.recorder.diverged
+        status: Status = "diverged" if diverged else "interrupted"
+        if not diverged and self.position.updates == self.run_schedule.updates:
             status = "finished"
         finished = status == "finished"
         costs = {name: round(value, 3) for name, value in vars(self.global_batch.costs).items()}
@@ -346,8 +369,9 @@ class _Run:
             examples=self.position.updates * self.recipe.batch_size,
             wall_seconds=round(time.perf_counter() - self.started, 3),
             metrics=self.final_metrics,
-            reason=lost or (self.course.said(self.position.updates) if finished else self.stopped),
-            epochs=self.course.epochs(self.position.updates),
+            reason=diverged
+            or (self.run_schedule.said(self.position.updates) if finished else self.stopped),
+            epochs=self.run_schedule.epochs(self.position.updates),
             costs={**costs, "peak_memory_bytes": peak_memory(self.world.device)},
         )
 
@@ -358,12 +382,12 @@ class _Run:
         if time.perf_counter() - self.saved_at >= self.settings.checkpoint_seconds:
             return True
         span = self.settings.checkpoint_epochs
-        return span is not None and self.course.passes(span, self.position.updates)
+        return span is not None and self.run_schedule.passes(span, self.position.updates)
 
     def _save(self) -> None:
-        """Write a checkpoint, after the rows of metrics that it vouches for."""
+        """Write a checkpoint, after all rows of metrics before it."""
         self.recorder.read_back()  # waits for a GPU, which is training time
-        if self.recorder.lost:
+        if self.recorder.diverged:
             return
         began = time.perf_counter()
         carried = self.global_batch.gather_carried()
@@ -375,10 +399,12 @@ class _Run:
                 "position": self.position.to_dict(),
                 "carried": carried,
                 "last_metric": self.last_metric,
-                "steering": self.course.to_dict(),
+                "steering": self.run_schedule.to_dict(),
                 "costs": dict(vars(self.global_batch.costs)),
                 "metrics_bytes": self.recorder.sync(),
             }
+            if self.average is not None:
+                content["average"] = self.average.model.state_dict()
             checkpoint.save(self.folder, self.position.updates, content)
         self.saved_at = time.perf_counter()
         self.agreed.forget()
@@ -392,12 +418,14 @@ class _Run:
         if content is None:
             return None
         checkpoint.load_into(self.model, self.optimizer, content)
+        if self.average is not None:
+            self.average.model.load_state_dict(content["average"])
         self.position = checkpoint.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
         known = vars(self.global_batch.costs)
         known |= {name: s for name, s in content.get("costs", {}).items() if name in known}
         self.last_metric = content["last_metric"]
-        self.course.restore(content.get("steering"), self.position.updates)
+        self.run_schedule.restore(content.get("steering"), self.position.updates)
         return content
 
     def _newest_checkpoint(self) -> dict[str, Any] | None:
@@ -406,9 +434,10 @@ class _Run:
             model=self.model,
             optimizer=self.optimizer,
             batch_size=self.recipe.batch_size,
-            most_updates=self.course.updates,
-            steering=self.course.to_dict(),
+            most_updates=self.run_schedule.updates,
+            steering=self.run_schedule.to_dict(),
             carried=self.global_batch.carried_like,
+            averaged=self.average is not None,
         )
         return checkpoint.load_newest(
             self.folder, lambda line: warnings.warn(line, LegwWarning, 2), expected

@@ -1,7 +1,7 @@
-"""Optimizer steps over many tensors at once: what LARS, LAMB and Muon share.
+"""Multi-tensor optimizer steps: the base of LARS, LAMB and Muon.
 
-Tensors of one device and type are updated together by torch's multi-tensor kernels, and
-nothing is read back to the host, so that a GPU is never waited for.
+Tensors of one device and type are updated together by torch's multi-tensor kernels. Nothing is read
+back to the host, so the host never waits for a GPU.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from legw.errors import RecipeError
-from legw.optimizers import HUGE, check_range
+from legw.errors import MAX_NUMBER, RecipeError, check_range
 
 Group = dict[str, Any]
 """A parameter group of torch: its `params` and their settings."""
@@ -32,11 +31,11 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 RANGES = {
     "momentum": (0.0, 1.0),
-    "eps": (0.0, HUGE),
-    "weight_decay": (0.0, HUGE),
-    "trust_coefficient": (1e-300, HUGE),
+    "eps": (0.0, MAX_NUMBER),
+    "weight_decay": (0.0, MAX_NUMBER),
+    "trust_coefficient": (1e-300, MAX_NUMBER),
 }
-"""Accepted settings of a group: from the first number on, below the second."""
+"""Accepted settings of a group: at least the first number, below the second."""
 
 
 class MultiTensorOptimizer(Optimizer):

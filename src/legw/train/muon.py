@@ -18,7 +18,7 @@ from torch import Tensor, distributed
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
-from legw.errors import RecipeError, shown
+from legw.errors import RecipeError, check_count, shown
 from legw.optimizers import MUON_RMS
 from legw.train.multi_tensor import (
     Group,
@@ -38,16 +38,17 @@ ADAMW_SETTINGS = ("lr", "betas", "eps", "weight_decay", "foreach")
 """Groups of AdamW's that agree in these are updated together."""
 
 LANES_COST = 2**22
-"""Stacks that cost less than this (see `_Stack`) are not worth waking other threads for."""
+"""Stacks of a lower cost (see `_Stack.cost`) are computed by one thread: waking others takes
+longer."""
 
 UNEVEN = 1.25
-"""Whole weights are dealt out if no worker gets more than this, times an even share; else
-their matrices, which have to be put together again."""
+"""Largest worker's load over an even share up to which whole weights are dealt out. Above it,
+single matrices are dealt out, which have to be put together again."""
 
 
 @dataclass
 class _Stack:
-    """Matrices that are to be made orthogonal, each by itself: those of one weight, say."""
+    """Matrices to be made orthogonal, each by itself, for example those of one weight."""
 
     direction_NRC: Tensor
     ns_steps: int
@@ -56,7 +57,7 @@ class _Stack:
 
     @property
     def alike(self) -> tuple[Any, ...]:
-        """Equal for stacks that can be made orthogonal together."""
+        """Key that is equal for stacks that can be made orthogonal together."""
         x = self.direction_NRC
         return x.shape[1:], x.dtype, x.device, self.ns_steps
 
@@ -78,7 +79,7 @@ class _Stack:
         return MUON_RMS * math.sqrt(max(self.direction_NRC.shape[1:]))
 
     def made(self) -> Tensor:
-        """Return the matrices made orthogonal, which they have been."""
+        """Return the orthogonal matrices, once they are computed."""
         assert self.turned_NRC is not None
         return self.turned_NRC
 
@@ -94,7 +95,8 @@ class Muon(MultiTensorOptimizer):
         w = w - lr*0.2*sqrt(max(R, C))*orthogonal(u)
 
     The weight is taken as `split` matrices of R rows and C columns that lie one above the
-    other (4 for an LSTM's gates); each is made orthogonal by itself. A weight of more than
+    other (4 for an LSTM's gates), or side by side in a group with `transposed`; each is made
+    orthogonal by itself. A weight of more than
     two dimensions, as of a convolution, is flattened to (first, all others). Averages start
     at 0 and are not corrected for it: the length of ``u`` does not matter.
 
@@ -153,7 +155,8 @@ class Muon(MultiTensorOptimizer):
 
         Args:
             param_group: `params`, and any of the optimizer's arguments; `use_muon` (True if
-                left out) and `split`, the number of matrices in each weight (1 if left out).
+                left out), `split`, the number of matrices in each weight (1 if left out), and
+                `transposed`, whether they lie side by side (False if left out).
 
         Raises:
             RecipeError: a setting is out of range, or a tensor is no stack of so many
@@ -163,12 +166,12 @@ class Muon(MultiTensorOptimizer):
         use_muon, split = settings["use_muon"], settings["split"]
         if not isinstance(use_muon, bool):
             raise RecipeError(f"muon: use_muon={shown(use_muon)}: must be True or False")
-        _check_whole("split", split)
-        _check_whole("ns_steps", settings.get("ns_steps", self.defaults["ns_steps"]))
+        check_count("muon", "split", split)
+        check_count("muon", "ns_steps", settings.get("ns_steps", self.defaults["ns_steps"]))
         super().add_param_group(settings)
         if use_muon:
             for weight in self.param_groups[-1]["params"]:
-                _check_matrices(weight, split)
+                _check_matrices(weight, split, transposed=settings.get("transposed", False))
 
     def _update_groups(self) -> None:
         hidden: list[tuple[list[Tensor], list[_Stack], Group]] = []
@@ -216,12 +219,14 @@ class Muon(MultiTensorOptimizer):
         if group["nesterov"]:
             directions = list(torch._foreach_lerp(gradients, directions, group["momentum"]))
         split, ns_steps = group["split"], group["ns_steps"]
+        if group.get("transposed"):
+            directions = [u.mT for u in directions]
         return [_Stack(u.reshape(split, len(u) // split, -1), ns_steps) for u in directions]
 
     def _orthogonalise(self, stacks: Sequence[_Stack], meanwhile: Callable[[], None]) -> None:
-        """Make every stack's matrices orthogonal, by this thread or with the help of others.
+        """Make every stack's matrices orthogonal, by this thread or together with others.
 
-        This thread also does what is to be done meanwhile.
+        This thread also calls the function that is to run meanwhile.
         """
         processes, lanes = self._processes, self.lanes
         if processes is not None:
@@ -281,7 +286,9 @@ def _take(weights: list[Tensor], stacks: list[_Stack], group: Group) -> None:
     for weight, stack in zip(weights, stacks, strict=True):
         moving, steps = by_length.setdefault(stack.length, ([], []))
         moving.append(weight)
-        steps.append(stack.made().reshape(weight.shape))
+        made = stack.made()
+        transposed = group.get("transposed")
+        steps.append(made.flatten(0, 1).mT if transposed else made.reshape(weight.shape))
     for length, (moving, steps) in by_length.items():
         if isinstance(lr, Tensor):
             torch._foreach_mul_(steps, lr * length)
@@ -291,7 +298,7 @@ def _take(weights: list[Tensor], stacks: list[_Stack], group: Group) -> None:
 
 
 def _apart(stacks: Sequence[_Stack], size: int) -> list[list[_Stack]]:
-    """Return each stack as the parts in which so many workers can share all evenly."""
+    """Return each stack as parts that so many workers can share evenly."""
     costs, loads = [stack.cost for stack in stacks], [0] * size
     for cost, owner in zip(costs, _shares(costs, size), strict=True):
         loads[owner] += cost
@@ -301,9 +308,9 @@ def _apart(stacks: Sequence[_Stack], size: int) -> list[list[_Stack]]:
 
 
 def _shares(costs: Sequence[int], size: int) -> list[int]:
-    """Return which of so many workers has which work, such that each has about as much.
+    """Return the worker of each piece of work, such that all workers have about equal loads.
 
-    The same on every process: the dearest first, each to the one that has least.
+    The same on every process: the most expensive first, each to the worker with least.
 
     >>> _shares([1, 4, 1, 2], size=2)
     [1, 0, 1, 1]
@@ -316,7 +323,7 @@ def _shares(costs: Sequence[int], size: int) -> list[int]:
 
 
 def _exchange(dealt: Sequence[Sequence[_Stack]], processes: Any) -> None:
-    """Send the matrices that this process has turned to all others, and take theirs."""
+    """Send this process's orthogonal matrices to all others, and receive theirs."""
     kinds: dict[tuple[Any, ...], list[list[Tensor]]] = {}
     for owner, stacks in enumerate(dealt):
         for stack in stacks:
@@ -344,19 +351,17 @@ def _exchange_alike(tensors: list[list[Tensor]], processes: Any) -> None:
             tensor.copy_(part.view_as(tensor))
 
 
-def _check_whole(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise RecipeError(f"muon: {name}={shown(value)}: must be a whole number, at least 1")
-
-
-def _check_matrices(weight: Tensor, split: int) -> None:
+def _check_matrices(weight: Tensor, split: int, *, transposed: bool) -> None:
     shape = tuple(weight.shape)
     if weight.ndim < 2 or not weight.is_floating_point():
         raise RecipeError(
             f"muon: tensor of shape {shape}: must be a real matrix; "
             "put it into a group with use_muon=False"
         )
-    if shape[0] % split:
+    if transposed and weight.ndim != 2:
+        raise RecipeError(f"muon: tensor of shape {shape}: transposed=True: must be a matrix")
+    if shape[1 if transposed else 0] % split:
+        which = "second" if transposed else "first"
         raise RecipeError(
-            f"muon: tensor of shape {shape}: split={split}: must divide its first dimension"
+            f"muon: tensor of shape {shape}: split={split}: must divide its {which} dimension"
         )

@@ -1,8 +1,8 @@
 """Optimizers that step: LARS and LAMB, and `build`, which makes any one from its data.
 
 LARS and LAMB scale each tensor's step by the norm of its weights. Norms and ratios are
-computed for many tensors at once and never read back to the host, so that a GPU is not
-waited for. Muon has modules of its own (`muon`, `muon_groups`), and the other optimizers
+computed for many tensors at once and never read back to the host, so the host never waits for a
+GPU. Muon has modules of its own (`muon`, `muon_groups`), and the other optimizers
 are torch's; `build` picks their fastest kernels.
 """
 
@@ -20,8 +20,7 @@ from torch.optim.adam import adam
 from torch.optim.optimizer import ParamsT
 
 from legw import optimizers
-from legw.errors import RecipeError, shown, unknown_name
-from legw.optimizers import check_range
+from legw.errors import RecipeError, check_range, shown, unknown_name
 from legw.recipe import Recipe
 from legw.train.multi_tensor import (
     FUSED_DEVICES,

@@ -13,7 +13,7 @@ from torch import Tensor
 from legw.optimizers import NEWTON_SCHULZ
 
 TINY = 1e-7
-"""The smallest norm that a matrix is divided by, so that one of zeros stays one."""
+"""Smallest norm by which a matrix is divided, so that a matrix of zeros stays zero."""
 
 CPU_BF16_SIDE = 96
 """A CPU multiplies matrices whose smaller side is at least this long faster in bf16, others

@@ -42,7 +42,7 @@ def write(optimizer: Optimizer, rates: Sequence[float | Tensor]) -> list[float |
 
 
 def after_loads(optimizer: Optimizer, call: Callable[[], object]) -> None:
-    """Have a bound method called after every ``optimizer.load_state_dict``, while it lives."""
+    """Call a bound method after every ``optimizer.load_state_dict``, while its object exists."""
     here = weakref.WeakMethod(call)
 
     def hook(_: Optimizer) -> None:
@@ -55,7 +55,7 @@ def after_loads(optimizer: Optimizer, call: Callable[[], object]) -> None:
 
 
 def built_with(optimizer: Optimizer) -> list[float]:
-    """Return the rate that each group was built with: torch's `initial_lr`, where it is there.
+    """Return each group's rate at construction: torch's `initial_lr`, where it exists.
 
     Raises:
         RecipeError: a group has a rate that is no number.
@@ -76,9 +76,9 @@ def reference(
 ) -> float:  # fmt: skip
     """Return the rate that counts as ratio 1.
 
-    It is what is stated; or else the optimizer's own `lr`, where a group has that, or the
-    recipe's. An `lr` that is torch's own for the class was perhaps never given: where groups
-    have rates of their own, it says nothing.
+    It is the stated rate; else the optimizer's own `lr` where a group has it; else the recipe's. An
+    `lr` equal to torch's default of the class may never have been given, so it does not count where
+    groups have rates of their own.
 
     Args:
         optimizer: as it was built, or as it was loaded.

@@ -1,4 +1,4 @@
-"""The precision of training, on processors with and without bf16 arithmetic of their own."""
+"""Precision of training, on processors with and without bf16 arithmetic of their own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Precision = Literal["fp32", "bf16"]
 
 @contextlib.contextmanager
 def autocast(kind: str, precision: Precision, *, keep_casts: bool = True) -> Iterator[None]:
-    """Compute what is within in this precision.
+    """Context in which torch computes in this precision.
 
     oneDNN has no LSTM in bf16 for a CPU without AVX-512 and raises an error; there it is
     computed in single precision, which is faster than bf16 by emulation too. (One that is
@@ -42,7 +42,7 @@ def autocast(kind: str, precision: Precision, *, keep_casts: bool = True) -> Ite
 
 
 def warn_if_slow(kind: str, precision: Precision) -> None:
-    """Warn of bf16 on a CPU that cannot run an LSTM in it, and computes all else slowly.
+    """Warn of bf16 on a CPU that has no LSTM in it and computes everything else slowly.
 
     Warns:
         LegwWarning: fp32 would be faster.

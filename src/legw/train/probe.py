@@ -1,8 +1,8 @@
-"""What a probe sees of a run, and what keeps it from changing anything.
+"""Probe interface: the view of a run that a probe gets, and protection of the run from it.
 
-A probe looks between the gradient of an update and its step. Whatever it does to the
-model meanwhile (passes forward and backward, another mode, other random draws), the
-loop goes on as if nothing had been: a probed run is bitwise the unprobed one.
+A probe measures between an update's gradient and its step. It may run passes, change the model's
+mode and draw random numbers; the loop restores all of it afterwards. So a probed run is bitwise
+equal to the unprobed one.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class Moment:
     """One update of a run, after its gradient is formed and before its step."""
 
     task: Task
-    """What is trained."""
+    """Task that is trained."""
     model: nn.Module
-    """The model, without what several processes wrap around it."""
+    """The model, without the wrapper for several processes."""
     recipe: Recipe
-    """How it is trained."""
+    """Recipe of the run."""
     seed: int
-    """The run's."""
+    """Seed of the run."""
     update: int
-    """Which update, from 0."""
+    """Number of the update, from 0."""
     epoch: float
-    """Position at its end, in epochs."""
+    """Position at the update's end, in epochs."""
     gradient: Gradient
     """The global batch's loss, and its gradient's norm before clipping."""
-    slopes: Sequence[Tensor]
+    gradients: Sequence[Tensor]
     """The gradient after clipping, one tensor for each of `parameters`; not to be changed."""
     parameters: Sequence[nn.Parameter]
     """The weights that have a gradient."""
@@ -53,8 +53,8 @@ class Moment:
     share: slice
     """Slots of the global batch that this process has; empty where it has none."""
     readable: slice
-    """Slots whose data can be read again: all of the batch, but where a state is carried only
-    the share, whose states this process has."""
+    """Slots whose data can be read again: the whole batch, or, where a state is carried, only
+    the share whose states this process has."""
     load: Callable[[slice | Tensor], tuple[Any, State]]
     """Returns the data of some readable slots, and the state they began with; the slots are a
     slice or a tensor of their numbers."""
@@ -81,13 +81,13 @@ class Probe(Observer):
 
 
 def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: Gradient) -> None:
-    """Let probes measure, and undo what they do.
+    """Let probes measure, and restore the model afterwards.
 
     Args:
-        probes: those that want to.
-        batch: which has just formed the update's gradient.
-        update: which, from 0.
-        gradient: what is known of it.
+        probes: those that measure at this update.
+        batch: the global batch whose gradient was just formed.
+        update: its number, from 0.
+        gradient: its loss and norms.
     """
     weights = [p for p in batch.model.parameters() if p.requires_grad and p.grad is not None]
     moment = Moment(
@@ -98,7 +98,7 @@ def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: 
         update=update,
         epoch=(update + 1) * batch.recipe.batch_size / batch.num_examples,
         gradient=gradient,
-        slopes=[p.grad for p in weights if p.grad is not None],
+        gradients=[p.grad for p in weights if p.grad is not None],
         parameters=weights,
         micro_batch_size=batch.micro_batch_size,
         group=batch.group,
@@ -111,7 +111,7 @@ def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: 
             probe.measure(moment)
 
 
-def slopes_of(
+def gradient_of(
     task: Task,
     model: nn.Module,
     batch: Any,
@@ -133,13 +133,13 @@ def slopes_of(
 
 
 def seed_passes(moment: Moment, *parts: int | str) -> None:
-    """Seed what dropout draws from, as a function of the run's seed and of `parts`."""
+    """Seed the generator of dropout, as a function of the run's seed and of `parts`."""
     seed_draws(derive(moment.seed, "probe", *parts), moment.device)
 
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Leave modes, buffers, gradients, batch-norm statistics and random state as they were.
+    """Restore modes, buffers, gradients, batch-norm statistics and random state on leaving.
 
     Inside, every ``p.grad`` is None, and a compiled model runs uncompiled: a second
     derivative needs the plain one.

@@ -1,4 +1,4 @@
-"""What a run writes while it goes on, and how it notices that it is lost."""
+"""Recorder: the metrics that a run writes, and its check for divergence."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import records
 from legw.runs.records import Evaluation, Update
+from legw.schedule import in_unit
 from legw.train.accumulation import Gradient
 from legw.train.checkpoint import Mean, Position
 from legw.train.task import Observer
-from legw.units import in_unit
 
 READ_BACK = 50
 """Updates between two reads of the losses from an accelerator: reading waits for it."""
@@ -24,7 +24,7 @@ READ_BACK = 50
 
 @dataclass(frozen=True)
 class _Unread:
-    """An update whose loss may still lie on an accelerator."""
+    """An update whose loss may not have been read from the accelerator yet."""
 
     update: int
     gradient: Gradient
@@ -32,16 +32,17 @@ class _Unread:
 
 
 class Recorder:
-    """Keeps the rows of a run, and tells the observers.
+    """Writes the rows of a run's metrics, detects divergence, and calls the observers.
 
     Args:
         folder: the run folder; None on all processes but the first, which write nothing.
-        recipe: what is trained.
-        steered: whether its rule tells the run's end as it goes on.
+        recipe: batch size and clip norm of the run.
+        steered: whether its rule decides the run's length during the run.
         num_examples: examples in one epoch.
         position: how far the run is; the recorder adds up its losses.
-        clock: training time so far, in seconds.
-        observers: who looks on.
+        clock: returns the training time so far, in seconds.
+        observers: called at each update and evaluation.
+        keep_bytes: length of metrics.jsonl to keep, in bytes; later rows are dropped.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class Recorder:
         self._metrics = records.MetricsWriter(folder, keep_bytes) if folder else None
         if self._metrics and self._metrics.lacking:
             warnings.warn(self._metrics.lacking, LegwWarning, stacklevel=2)
-        self.lost = ""
+        self.diverged = ""
         """Why the run has diverged; empty while it has not."""
 
     def add(self, update: int, gradient: Gradient, lr: float) -> None:
@@ -75,10 +76,10 @@ class Recorder:
             self.read_back()
 
     def read_back(self) -> None:
-        """Write the rows of all updates taken, up to the one at which the run is lost.
+        """Write the rows of all updates taken, up to the one at which the run diverges.
 
-        An accelerator works through the updates behind our back: when all are there, their
-        time is known, and each gets an equal part of it.
+        An accelerator computes the updates asynchronously. Their total time is known once all are
+        finished, and each row gets an equal part of it.
         """
         if not self._unread:
             return
@@ -87,7 +88,7 @@ class Recorder:
         began, count = self._position.seconds, len(self._unread)
         share = (self._clock() - began) / count
         for index, unread in enumerate(self._unread):
-            if self.lost:
+            if self.diverged:
                 break
             loss, grad_norm = numbers[2 * index : 2 * index + 2]
             self._write(self._row(unread, loss, grad_norm, began + (index + 1) * share))
@@ -99,8 +100,8 @@ class Recorder:
         position.seconds = seconds
         position.since_evaluation.add(loss)
         self._add_to_last_epoch(unread.update * batch_size, loss)
-        self.lost = position.divergence.add(loss)
-        if self.lost:
+        self.diverged = position.divergence.add(loss)
+        if self.diverged:
             position.updates = unread.update + 1
         return Update(
             update=unread.update,
@@ -113,7 +114,7 @@ class Recorder:
         )
 
     def _add_to_last_epoch(self, seen: int, loss: float) -> None:
-        """Keep the mean of the last epoch; where the end is not known, of the one begun last."""
+        """Add to the mean of the last epoch; where the end is unknown, of the latest one."""
         position, epoch = self._position, self._num_examples
         if self._steered:
             if seen % epoch < self._recipe.batch_size:

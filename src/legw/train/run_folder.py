@@ -12,6 +12,7 @@ from legw.recipe import Recipe, to_dict
 from legw.rules import steers
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
+from legw.train.average import averaging
 from legw.train.dist import World
 from legw.train.hardware import describe_device, environment
 from legw.train.microbatch.tune import Choice
@@ -25,7 +26,7 @@ from legw.train.task import Task
 class Identity:
     """What makes a run this run: everything that its result depends on.
 
-    Base and rule are part of it where the rule steers: others have done their work before.
+    Base and rule are part of it only where the rule steers: others act before the run.
     """
 
     task: str
@@ -39,9 +40,9 @@ class Identity:
 
 
 def look(folder: Path, run: Identity, settings: Settings) -> Summary | None:
-    """Make the folder, or see that it holds this very run; return its summary if it ended.
+    """Make the folder, or check that it holds this very run; return its summary if it ended.
 
-    A run that is to stop after some updates has ended, too, where it has made them.
+    A run with `stop_after` has also ended once it has made that many updates.
 
     Raises:
         RunError: it cannot be written, holds another run, or holds this one and
@@ -133,7 +134,7 @@ def _read(path: Path, length: int) -> bytes | None:
 
 def describe(
     task: Task,
-    course: RunSchedule,
+    run_schedule: RunSchedule,
     *,
     rule: str,
     seed: int,
@@ -146,7 +147,7 @@ def describe(
 
     Args:
         task: what is trained.
-        course: the recipe, its base, and how many updates they make.
+        run_schedule: the recipe, its base, and how many updates they make.
         rule: the name of the rule that scaled the recipe.
         seed: the run's.
         choice: of the micro-batch.
@@ -159,10 +160,10 @@ def describe(
         task=task.name,
         rule=rule,
         seed=seed,
-        base=course.base,
-        recipe=course.recipe,
-        num_examples=course.num_examples,
-        updates=course.updates,
+        base=run_schedule.base,
+        recipe=run_schedule.recipe,
+        num_examples=run_schedule.num_examples,
+        updates=run_schedule.updates,
         micro_batch_size=choice.micro_batch_size,
         lanes=choice.lanes,
         precision=precision,
@@ -172,7 +173,10 @@ def describe(
         higher_is_better=task.metric.higher_is_better,
         data=data,
         environment=environment(),
-        notes=tuple(rules.cautions(course.base, course.recipe, known)) if known else (),
+        notes=(
+            *(rules.cautions(run_schedule.base, run_schedule.recipe, known) if known else ()),
+            *filter(None, [averaging(run_schedule.recipe)]),
+        ),
         extra={
             "micro_batch_table": {str(m): r for m, r in choice.table.items()},
             "micro_batch_measured": choice.measured,

@@ -1,15 +1,15 @@
-"""How long a run is and which rates it has: by its recipe, or as a rule steers it."""
+"""Run schedule: a run's length and learning rates, by its recipe or by a steering rule."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from legw import rules, schedule, units
+from legw import rules, schedule
 from legw.recipe import Recipe
-from legw.train.accumulation import GlobalBatch, Gradient
-from legw.train.adascale import AdaScale, MeasuredBatch, micro_gradient
+from legw.train.accumulation import Accumulation, Gradient
+from legw.train.adascale import AdaScale, MicroGradients, micro_gradient
 from legw.train.dist import World
-from legw.train.lanes import LanedBatch, tried
+from legw.train.lanes import LanedAccumulation, tried
 from legw.train.task import Task
 
 
@@ -17,10 +17,10 @@ class RunSchedule:
     """The updates of a run.
 
     Args:
-        task: counts its examples.
+        task: gives the number of examples.
         recipe: what is trained.
         base: the recipe before scaling.
-        rule: the name of the rule that scaled it; of those that ship, one steers.
+        rule: the name of the rule that scaled it; among those that ship, only AdaScale steers.
     """
 
     def __init__(self, task: Task, recipe: Recipe, base: Recipe, rule: str) -> None:
@@ -28,10 +28,10 @@ class RunSchedule:
         self.steered = rules.steers(rule, recipe, base)
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         self.num_examples = task.num_examples(recipe.batch_size)
-        most = recipe.with_lengths(rules.MOST_LENGTH * recipe.length, recipe.warmup)
+        most = recipe.with_lengths(rules.MAX_LENGTH * recipe.length, recipe.warmup)
         longest = most if self.steered else recipe
         self.updates = schedule.updates(longest, self.num_examples)
-        """Updates of the run; of a steered one at most, until it has ended."""
+        """Updates of the run; for a steered run an upper bound, until it has ended."""
         if self.steered:
             self._lr = schedule.in_steps(base, self.base_examples)
         else:
@@ -44,11 +44,11 @@ class RunSchedule:
         return updates * self.recipe.batch_size / self.num_examples
 
     def until(self, wanted: int | None) -> int:
-        """Return how many updates to make: as many as are wanted, None all; at most all."""
+        """Return the number of updates to make: the wanted ones (None is all), at most all."""
         return self.updates if wanted is None else min(wanted, self.updates)
 
     def passes(self, span_epochs: float, update: int) -> bool:
-        """Say whether a multiple of so many epochs, above 0, ends within an update."""
+        """Say whether a multiple of a number of epochs, above 0, is reached within an update."""
         span, batch_size = span_epochs * self.num_examples, self.recipe.batch_size
         return (update + 1) * batch_size // span > update * batch_size // span
 
@@ -75,22 +75,20 @@ class RunSchedule:
     def lanes(
         self, asked: int | Literal["auto"], world: World, group: int, *, compiled: bool
     ) -> tuple[int, ...]:
-        """Return which numbers of lanes the run may choose from.
+        """Return the numbers of lanes from which the run may choose.
 
-        A rule that steers looks at micro-gradients one after the other.
+        A steering rule needs the micro-gradients one after the other.
 
         Raises:
             RunError: more than one is asked for where there can be only one.
         """
         return tried(asked, self.task, world, group, barred=compiled or self.steered)
 
-    def global_batch(self, *args: Any, lanes: int = 1, **kwargs: Any) -> GlobalBatch:
-        """Return the global batch, such that its gradient shows what the rule needs."""
+    def accumulation(self, lanes: int = 1) -> Accumulation:
+        """Return the gradient accumulation; a steering rule's also measures micro-gradients."""
         if self.steered:
-            return MeasuredBatch(*args, each=self._each, **kwargs)
-        if lanes > 1:
-            return LanedBatch(*args, lanes=lanes, **kwargs)
-        return GlobalBatch(*args, **kwargs)
+            return MicroGradients(self._each)
+        return LanedAccumulation(lanes) if lanes > 1 else Accumulation()
 
     def rate(self, update: int, gradient: Gradient) -> float:
         """Return the learning rate of an update whose gradient is formed."""
@@ -105,7 +103,7 @@ class RunSchedule:
         """Return how a steered run ended after so many updates; empty for the others."""
         if self._adascale is None:
             return ""
-        base = units.in_unit(self.base, "epochs", self.base_examples)
+        base = schedule.in_unit(self.base, "epochs", self.base_examples)
         return self._adascale.said(self.epochs(updates), base.length)
 
     def to_dict(self) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
-"""The schedule as a torch scheduler, for training loops with an optimizer object.
+"""Scheduler: the schedule as a torch scheduler, for loops with an optimizer object.
 
-Everything that decides a rate is `legw.schedule`, a closed form in the number of the
-update; here it is written into the optimizer's groups, and kept right over restarts.
+The rates come from `legw.schedule`, a closed form in the number of the update. This module writes
+them into the optimizer's groups, and keeps them right over restarts.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from legw import schedule
 from legw.decays import Constant
-from legw.errors import LegwWarning, RecipeError, shown
-from legw.recipe import Recipe, check_count
+from legw.errors import LegwWarning, RecipeError, check_count, shown
+from legw.recipe import Recipe
 from legw.train import param_groups
 from legw.train.several import SeveralOptimizers
 

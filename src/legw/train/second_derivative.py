@@ -1,4 +1,4 @@
-"""Second derivatives of functions whose gradient we make ourselves: autograd makes those."""
+"""Second derivatives, by autograd, of functions with a hand-written gradient."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def differentiable_gradient(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of a function's inputs, as tensors that can be differentiated again.
 
-    A ``backward`` that is written by hand has no derivative. Where one is wanted, as
-    ``torch.is_grad_enabled()`` says there, it makes its output once more with torch's own functions
-    and returns this.
+    A hand-written ``backward`` has no derivative. Where ``torch.is_grad_enabled()`` says in it that
+    a derivative is wanted, it computes its output again with torch's own functions and returns
+    this.
 
     Args:
         output: made from the inputs with functions of torch's own.

@@ -1,18 +1,18 @@
-"""How a run is made, as opposed to what is trained."""
+"""Run settings: options that change a run's speed and precision, not its recipe."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from legw.errors import RunError
+from legw.errors import RunError, check_count, check_range, is_count
 from legw.train.dist import PATIENCE_SECONDS
 from legw.train.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a run is made, as opposed to what is trained.
+    """Settings of a run that change its speed, precision and files, but not its recipe.
 
     Batch, rates and the order of the examples do not depend on it; rounding, precision and
     the draws of dropout do.
@@ -42,20 +42,18 @@ class Settings:
     """Updates after which the run stops, at least 1, as if it had been asked to: its schedule
     is the whole run's, and it can be gone on with; None trains to the end."""
     patience_seconds: float = PATIENCE_SECONDS
-    """How long to wait for a word from another process before it is taken as lost; above 0,
-    and longer than an evaluation takes, which the first process makes alone."""
+    """Longest wait for an answer of another process before it counts as dead; above 0, and
+    longer than an evaluation, which the first process makes alone."""
 
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "lanes"):
             value = getattr(self, name)
-            number = isinstance(value, int) and not isinstance(value, bool)
-            if value != "auto" and not (number and value >= 1):
+            if value != "auto" and not (is_count(value) and value >= 1):
                 raise RunError(f"{name}={value!r}: must be 'auto' or a number, at least 1")
         if self.precision not in ("fp32", "bf16"):
             raise RunError(f"precision={self.precision!r}: must be fp32 or bf16")
-        if self.stop_after is not None and self.stop_after < 1:
-            raise RunError(f"stop_after={self.stop_after}: must be at least 1")
-        if not self.patience_seconds > 0:
-            raise RunError(f"patience_seconds={self.patience_seconds}: must be above 0")
-        if self.checkpoint_epochs is not None and not self.checkpoint_epochs > 0:
-            raise RunError(f"checkpoint_epochs={self.checkpoint_epochs}: must be above 0")
+        if self.stop_after is not None:
+            check_count("", "stop_after", self.stop_after, error=RunError)
+        for name in ("patience_seconds", "checkpoint_epochs"):
+            if (value := getattr(self, name)) is not None:
+                check_range("", name, value, 0, above=True, error=RunError)

@@ -54,7 +54,7 @@ class SeveralOptimizers(Optimizer):
     def register_load_state_dict_post_hook(
         self, hook: Callable[[Optimizer], None], prepend: bool = False
     ) -> Any:
-        """Have a function called after the state of any of them is loaded."""
+        """Call a function after the state of any of them is loaded."""
         return [each.register_load_state_dict_post_hook(hook, prepend) for each in self.optimizers]
 
     def __getstate__(self) -> dict[str, Any]:

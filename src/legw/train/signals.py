@@ -1,4 +1,4 @@
-"""Being asked to stop: Ctrl-C and SIGTERM end a run after the update, not in its midst."""
+"""Signals: Ctrl-C and SIGTERM stop a run after the current update."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignals:
-    """While entered, keeps the name of the signal that came; a second Ctrl-C acts at once.
+    """While entered, keeps the name of the received signal; a second Ctrl-C acts at once.
 
     A second SIGTERM does not: Slurm and torchrun both send one, to end the same run.
     Outside the main thread, where no handler can be set, nothing is caught.

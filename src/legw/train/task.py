@@ -1,7 +1,7 @@
-"""What a task is: all the training loop knows about an application.
+"""Task protocol: all the training loop knows about an application.
 
-Write a class with these members and every part of legw works on it: the loop,
-studies, probes, several processes. No base class is needed.
+A class with these members works with every part of legw: the loop, studies, probes, several
+processes. It needs no base class.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from torch import Tensor, device, nn
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 
 State = tuple[Tensor, ...] | None
-"""What is carried from one update to the next: tensors whose first dimension is the
-slot in the batch, shape (slots, ...); None at the start of an epoch, and for tasks
-without a carried state."""
+"""State carried from one update to the next: tensors whose first dimension is the slot in the
+batch, shape (slots, ...). None at the start of an epoch, and for tasks without a state."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What `Task.evaluate` returns.
+    """Name and direction of the value that `Task.evaluate` returns.
 
     >>> Metric("perplexity", higher_is_better=False).name
     'perplexity'
@@ -55,7 +54,7 @@ class Task(Protocol):
     """
 
     name: str
-    """What run folders and tables call it."""
+    """The task's name in run folders and tables."""
     metric: Metric
     """Name and direction of what `evaluate` returns."""
 
@@ -94,7 +93,7 @@ class Task(Protocol):
 
 
 class Observer:
-    """What may look at a run while it goes on; it measures and never steers.
+    """Observer of a run: it measures and never steers.
 
     Every method does nothing unless overridden, and is called on the first process only.
     """

@@ -1,4 +1,4 @@
-"""A run's rows as TensorBoard scalars, on request."""
+"""TensorBoard: a run's metrics as scalars, on request."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     found = estimate(Lines(), recipe(), device=CPU)
-    assert found.laned and all(way.startswith("2 x ") for way in found.laned)
+    assert found.laned and all(candidate.startswith("2 x ") for candidate in found.laned)
     assert not estimate(Lines(), recipe(), device=CPU, lanes=1).laned
     assert not estimate(Lines(), recipe(), device=CPU, one_lane=True).laned
     assert not estimate(Lines(), recipe(), device=CPU, processes=2).laned
@@ -304,3 +304,17 @@ def test_a_folder_that_is_given_must_be_there(
     words = f"resnet50-imagenet --data {here}/no --dry-run"
     assert main(["train", *words.split()]) == 2
     assert "/no: is missing; give --data DIR with train/" in capsys.readouterr().err
+
+
+def test_an_average_of_the_weights_is_told_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.toml").write_text(
+        'name = "mine"\nbatch_size = 64\nlr = 0.1\nepochs = 1\nema_decay = 0.9\n'
+    )
+    words = ["train", "digits-lstm", "--recipe", "mine.toml", "--dry-run", "--device", "cpu"]
+    assert main(words) == 0
+    line = "evaluations measure the average of the weights over about 10 updates (ema_decay 0.9)"
+    assert f"note: mine: {line}" in capsys.readouterr().out
+    plain, kept = (
+        estimate(Lines(), recipe(ema_decay=decay), device=CPU).fixed_bytes for decay in (None, 0.9)
+    )
+    assert kept - plain == 8 * (6 * 8 + 8 + 8 + 1)

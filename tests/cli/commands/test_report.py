@@ -21,6 +21,8 @@ from legw.report import markdown, page
 from legw.study import plan as study
 from legw.study.plan import Study, plan
 
+pytestmark = pytest.mark.xdist_group("report")  # its fixtures are made once
+
 Legw = Callable[[str], Any]
 
 HOSTILE = "<script>alert(1)</script>&\"'"
@@ -165,8 +167,8 @@ def test_the_charts_are_overview_costs_recipes_and_two_a_batch_size(shown: Parts
 
 
 def test_a_diverged_run_ends_in_a_cross(shown: Parts) -> None:
-    lost = [chart["datasets"].get("lost") for chart in shown.charts]
-    assert [len(rows) for rows in lost if rows] == [2]
+    ends = [chart["datasets"].get("diverged") for chart in shown.charts]
+    assert [len(rows) for rows in ends if rows] == [2]
 
 
 def test_long_curves_are_thinned_and_keep_their_peaks(tmp_path: Path) -> None:
@@ -429,7 +431,7 @@ def test_rivals_are_their_best_trial(tmp_path: Path) -> None:
     assert len(runs) == 2 * 4
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_thousand_runs_take_at_most_ten_seconds_and_ten_megabytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

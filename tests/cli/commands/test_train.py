@@ -234,6 +234,7 @@ def test_a_folder_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 # Ctrl-C ---------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_ctrl_c_keeps_the_folder_and_says_how_to_go_on(tmp_path: Path) -> None:
     words = ["train", "digits-lstm", "--micro-batch-size", "16", "--device", "cpu", "--out", "out",
              "--epochs", "6"]  # fmt: skip
@@ -277,9 +278,6 @@ def test_a_run_that_a_full_output_stopped_goes_on(
     with monkeypatch.context() as full, (tmp_path / "log").open("wb") as log:
         full.setattr(sys, "stdout", Full(log, encoding="utf-8"))
         assert main(words) == 2
-    assert capsys.readouterr().err == (
-        "legw: output: cannot be written: No space left on device; write to another place\n"
-    )
     assert 0 < len(records.load("out").updates) < 45
     assert main([*words, "--resume"]) == 0
     assert "holds no run" not in capsys.readouterr().out

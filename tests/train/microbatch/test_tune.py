@@ -36,7 +36,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 class Hungry(Lines):
-    """Runs out of memory above 40 examples, in one of the ways in which torch says so."""
+    """Runs out of memory above 40 examples, by one of the errors of torch."""
 
     name = "hungry"
     most = 40
@@ -68,9 +68,9 @@ def test_running_out_of_memory_is_survived(error: Exception) -> None:
     task = Hungry()
     task.error = error
     choice = choose(task)
-    assert choice.table[tune.Way(64)] == 0
+    assert choice.table[tune.Candidate(64)] == 0
     assert choice.micro_batch_size in (16, 32)
-    assert tune.Way(100) not in choice.table
+    assert tune.Candidate(100) not in choice.table
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def free(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def fitting(choice: tune.Choice) -> list[int]:
     """Return the sizes that fit, of those that were looked at."""
-    return sorted(way.size for way, rate in choice.table.items() if rate)
+    return sorted(candidate.size for candidate, rate in choice.table.items() if rate)
 
 
 @pytest.mark.usefixtures("free")
 def test_what_exceeds_the_limit_is_not_taken() -> None:
     choice = choose(Heavy(), memory_limit=50_000_000)
     assert fitting(choice) == [16, 32]
-    assert choice.table[tune.Way(64)] == 0
+    assert choice.table[tune.Candidate(64)] == 0
     assert Heavy.used <= 50_000_000, "what would not fit was not even tried"
 
 
@@ -184,7 +184,7 @@ def test_the_processes_agree(free: dict[str, float]) -> None:
     free["bytes"] = 250e6
     choice = choose(Heavy(), world=Both(torch.device("cpu")))
     assert fitting(choice) == [16, 32], "half of 200 MB are free there, and 64 examples take 128"
-    assert choice.table[tune.Way(16)] <= max(look.rate for look in gathered) / 2
+    assert choice.table[tune.Candidate(16)] <= max(look.rate for look in gathered) / 2
 
 
 def test_the_choice_is_remembered(own_cache: Path) -> None:
@@ -304,41 +304,43 @@ def test_auto_is_written_to_the_manifest(tmp_path: Path) -> None:
     assert str(manifest.micro_batch_size) in manifest.extra["micro_batch_table"]
 
 
-def rates_of(table: dict[int, float]) -> dict[tune.Way, float]:
+def rates_of(table: dict[int, float]) -> dict[tune.Candidate, float]:
     """Return the same table with sizes in one lane each."""
-    return {tune.Way(size): rate for size, rate in table.items()}
+    return {tune.Candidate(size): rate for size, rate in table.items()}
 
 
 def test_every_candidate_is_timed_once_however_slow_the_smaller_ones_are() -> None:
-    asked: list[tune.Way] = []
+    asked: list[tune.Candidate] = []
 
-    def measure(way: tune.Way) -> float:
-        asked.append(way)
-        return 1e6 / way.size if way.size < 256 else 1e9
+    def measure(candidate: tune.Candidate) -> float:
+        asked.append(candidate)
+        return 1e6 / candidate.size if candidate.size < 256 else 1e9
 
-    ways = [tune.Way(size) for size in (16, 32, 64, 128, 256)]
-    assert list(tune.climb(ways, measure, {})) == asked == ways
+    candidates = [tune.Candidate(size) for size in (16, 32, 64, 128, 256)]
+    assert list(tune.climb(candidates, measure, {})) == asked == candidates
 
 
 def test_a_long_pass_that_does_not_pay_ends_the_ladder() -> None:
     rates = rates_of({16: 20.0, 32: 30.0, 64: 31.0, 128: 30.0, 256: 40.0})
     table = tune.climb([*rates], rates.__getitem__, {})
-    assert [way.size for way in table] == [16, 32, 64, 128], "64 takes 2 s, and is the fastest"
-    quick = {way: 10 * rate for way, rate in rates.items()}
+    assert [candidate.size for candidate in table] == [16, 32, 64, 128], (
+        "64 takes 2 s, and is the fastest"
+    )
+    quick = {candidate: 10 * rate for candidate, rate in rates.items()}
     assert list(tune.climb([*quick], quick.__getitem__, {})) == [*quick]
 
 
 def test_what_was_measured_beyond_the_ladders_end_still_counts() -> None:
     """Slow moments in the first look must not hide what a later one found."""
     known = rates_of({16: 100.0, 32: 0.0, 64: 10.0, 128: 400.0})
-    assert tune.climb([*known], lambda way: 0.0, known) == known
+    assert tune.climb([*known], lambda candidate: 0.0, known) == known
 
 
 def test_the_best_three_are_timed_again_in_three_rounds() -> None:
     asked: list[int] = []
 
-    def measure(way: tune.Way) -> float:
-        asked.append(way.size)
+    def measure(candidate: tune.Candidate) -> float:
+        asked.append(candidate.size)
         return 40.0
 
     table = rates_of({16: 95.0, 32: 98.0, 64: 100.0, 128: 99.0, 256: 0.0})
@@ -351,8 +353,8 @@ def test_what_is_timed_again_is_the_best_over_a_whole_share() -> None:
     """Of 100 examples a fourth piece of 32 has four, and a seventh of 16 as many."""
     asked: set[int] = set()
 
-    def measure(way: tune.Way) -> float:
-        asked.add(way.size)
+    def measure(candidate: tune.Candidate) -> float:
+        asked.add(candidate.size)
         return 1.0
 
     tune.settle(rates_of({16: 90.0, 32: 95.0, 64: 100.0, 100: 85.0}), measure, share=100)
@@ -373,22 +375,24 @@ def test_what_is_timed_again_is_the_best_over_a_whole_share() -> None:
 def test_of_like_ways_the_one_that_needs_least_memory_is_taken(
     table: dict[str, float], share: int, expected: str
 ) -> None:
-    rates = {tune.Way.read(way): rate for way, rate in table.items()}
-    assert tune.best(rates, share) == tune.Way.read(expected)
+    rates = {tune.Candidate.read(candidate): rate for candidate, rate in table.items()}
+    assert tune.best(rates, share) == tune.Candidate.read(expected)
 
 
-def fastest(settled: dict[tune.Way, float]) -> int:
+def fastest(settled: dict[tune.Candidate, float]) -> int:
     return max(settled, key=settled.__getitem__).size
 
 
 def test_one_slow_look_loses_nothing() -> None:
-    """The way that is best may be slow once, at the first look at it or at any other."""
+    """The candidate that is best may be slow once, at the first look at it or at any other."""
     for slow in range(4):
         looks = {16: count(), 32: count(), 64: count()}
 
-        def measure(way: tune.Way, slow: int = slow, looks: dict[int, count[int]] = looks) -> float:
-            waits = next(looks[way.size]) + 1 == slow and way.size == 64
-            return {16: 80.0, 32: 90.0, 64: 100.0}[way.size] * (0.7 if waits else 1.0)
+        def measure(
+            candidate: tune.Candidate, slow: int = slow, looks: dict[int, count[int]] = looks
+        ) -> float:
+            waits = next(looks[candidate.size]) + 1 == slow and candidate.size == 64
+            return {16: 80.0, 32: 90.0, 64: 100.0}[candidate.size] * (0.7 if waits else 1.0)
 
         first = rates_of({16: 80.0, 32: 90.0, 64: 70.0 if slow == 0 else 100.0})
         assert fastest(tune.settle(first, measure, share=640)) == 64
@@ -423,9 +427,9 @@ def test_a_long_first_pass_is_not_made_again(
         limit=2**40,
         looks={},
     )
-    assert probe.throughput(tune.Way(8)) == pytest.approx(8 / 1.5), "the first pass of all"
-    assert probe.throughput(tune.Way(16)) == pytest.approx(rate)
-    assert probe.throughput(tune.Way(16)) == pytest.approx(16 / later), "seen before"
+    assert probe.throughput(tune.Candidate(8)) == pytest.approx(8 / 1.5), "the first pass of all"
+    assert probe.throughput(tune.Candidate(16)) == pytest.approx(rate)
+    assert probe.throughput(tune.Candidate(16)) == pytest.approx(16 / later), "seen before"
 
 
 def test_a_machine_that_slows_down_changes_no_order() -> None:
@@ -433,21 +437,21 @@ def test_a_machine_that_slows_down_changes_no_order() -> None:
     own = {16: 40.0, 32: 48.0, 64: 54.0, 128: 52.0}
     speeds = count()
 
-    def measure(way: tune.Way) -> float:
-        return own[way.size] * 0.97 ** next(speeds)
+    def measure(candidate: tune.Candidate) -> float:
+        return own[candidate.size] * 0.97 ** next(speeds)
 
     first = rates_of({16: 70.0, 32: 100.0, 64: 75.0, 128: 71.0, 256: 65.0})
     settled = tune.settle(first, measure, share=2560)
     assert fastest(settled) == 64
-    assert settled[tune.Way(64)] > settled[tune.Way(128)] > settled[tune.Way(32)]
+    assert settled[tune.Candidate(64)] > settled[tune.Candidate(128)] > settled[tune.Candidate(32)]
 
 
 def test_the_best_stays_above_what_was_not_timed_again() -> None:
     """Even where each size has one good moment and the others are bad."""
     looks = {size: count() for size in (32, 64, 128)}
 
-    def measure(way: tune.Way) -> float:
-        return 100.0 if 32 * 2 ** next(looks[way.size]) == way.size else 10.0
+    def measure(candidate: tune.Candidate) -> float:
+        return 100.0 if 32 * 2 ** next(looks[candidate.size]) == candidate.size else 10.0
 
     first = rates_of({32: 100.0, 64: 75.0, 128: 75.0, 256: 74.0, 512: 69.0})
     settled = tune.settle(first, measure, share=5120)
@@ -456,8 +460,8 @@ def test_the_best_stays_above_what_was_not_timed_again() -> None:
 
 def test_a_size_that_no_longer_fits_counts_as_none() -> None:
     again, first = rates_of({16: 50.0, 32: 0.0}), rates_of({16: 90.0, 32: 100.0})
-    assert tune.settle(first, again.__getitem__, share=64)[tune.Way(32)] == 0
-    assert tune.settle(first, lambda way: 0.0, share=64) == rates_of({16: 0.0, 32: 0.0})
+    assert tune.settle(first, again.__getitem__, share=64)[tune.Candidate(32)] == 0
+    assert tune.settle(first, lambda candidate: 0.0, share=64) == rates_of({16: 0.0, 32: 0.0})
 
 
 def test_each_pass_takes_the_examples_that_come_next() -> None:
@@ -472,7 +476,7 @@ def test_each_pass_takes_the_examples_that_come_next() -> None:
     task = Noted()
     with contextlib.ExitStack() as held:
         one = tune.passing(
-            task, task.model(), torch.arange(10), tune.Way(4),
+            task, task.model(), torch.arange(10), tune.Candidate(4),
             world=CPU, precision="fp32", held=held,
         )  # fmt: skip
         for _ in range(3):
@@ -480,7 +484,7 @@ def test_each_pass_takes_the_examples_that_come_next() -> None:
         assert taken == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 0, 1]]
         taken.clear()
         several = tune.passing(
-            task, task.model(), torch.arange(10), tune.Way(4, 2),
+            task, task.model(), torch.arange(10), tune.Candidate(4, 2),
             world=CPU, precision="fp32", held=held,
         )  # fmt: skip
         several()
@@ -518,7 +522,7 @@ taken: list[list[int]] = []
 @pytest.mark.parametrize("task", [Cropped(), Ahead()])
 def test_examples_are_augmented_as_in_training(task: Lines) -> None:
     found = choose(task, batch_size=64, lanes=(1, 2))
-    assert {way.lanes for way, rate in found.table.items() if rate} == {1, 2}
+    assert {candidate.lanes for candidate, rate in found.table.items() if rate} == {1, 2}
 
 
 def test_what_is_loaded_ahead_is_loaded_before_the_clock_starts() -> None:
@@ -527,13 +531,13 @@ def test_what_is_loaded_ahead_is_loaded_before_the_clock_starts() -> None:
     with contextlib.ExitStack() as held:
         for size, expected in [(40, [0]), (32, [0, 32]), (70, [0])]:
             taken.clear()
-            one = tune.passing(task, task.model(), ids, tune.Way(size), held=held, **options)
+            one = tune.passing(task, task.model(), ids, tune.Candidate(size), held=held, **options)
             assert [part[0] for part in taken] == expected
             for _ in range(3):
                 one()
             assert len(taken) == len(expected), "no pass loads"
         taken.clear()
-        several = tune.passing(task, task.model(), ids, tune.Way(8, 2), held=held, **options)
+        several = tune.passing(task, task.model(), ids, tune.Candidate(8, 2), held=held, **options)
         assert not taken, "in lanes, data are loaded as they are in training: in the pass"
         several()
         assert sorted(part[0] for part in taken) == [0, 8]

@@ -101,7 +101,7 @@ class CifarTask:
         return total, len(labels_B), None
 
     def evaluate(self, model: nn.Module) -> float:
-        """Return the share of the held-out images that the model gets right, in [0, 1]."""
+        """Return the accuracy on the held-out images, in [0, 1]."""
         pixels, labels = self._on(next(model.parameters()).device)[1]
         right = labels.new_zeros(())
         for part, truth in zip(torch.split(pixels, 1000), torch.split(labels, 1000), strict=True):
@@ -132,8 +132,8 @@ def task(name: str, options: Options) -> CifarTask:
     """Return CIFAR-10: 50,000 images to train on, 10,000 to test.
 
     Raises:
-        DataError: the images are neither given, nor cached, nor to be downloaded, or are
-            not what they should be.
+        DataError: the images are neither given nor cached and cannot be downloaded, or they are not
+            those expected.
     """
     data = read(name, options.data, skip_broken=options.skip_broken)
     if options.holdout == "validation":
@@ -144,8 +144,8 @@ def task(name: str, options: Options) -> CifarTask:
 def read(name: str, folder: Path | None, *, skip_broken: bool = False) -> Resident:
     """Return the images of the folder given, of $LEGW_DATA/cifar10, or of a download.
 
-    The folder holds train/ and test/ with a folder for each class, or one zip file of
-    them, or the published archive's cifar-10-batches-py. The path of a zip file does too.
+    The folder holds train/ and test/ with a folder for each class, or one zip file of them, or the
+    published archive's cifar-10-batches-py. It may also be the path of a zip file.
 
     Raises:
         DataError: it holds none of these, or the download fails.
@@ -175,7 +175,7 @@ def for_validation(data: Resident) -> Resident:
 
 
 def _root(name: str, folder: Path) -> Path:
-    """Return the folder or zip file with train/ and test/ that a path stands for."""
+    """Return the folder or zip file with train/ and test/ at a path."""
     if folder.is_file() or (folder / "train").is_dir():
         return folder
     archives = sorted(folder.glob("*.zip")) if folder.is_dir() else []

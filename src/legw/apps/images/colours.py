@@ -1,4 +1,4 @@
-"""From bytes to the numbers a net takes, on the device that has them.
+"""Pixel values: from bytes to normalised numbers, on the device that has them.
 
 Shapes: B examples, H and W pixels, C colours.
 """
@@ -18,8 +18,9 @@ def normalised(pixels_BHWC: Tensor, mean: Colours, deviation: Colours) -> Tensor
     """Return colours with mean 0 and deviation 1, shape (B, C, H, W), channels-last.
 
     Args:
-        pixels_BHWC: uint8.
-        mean, deviation: of the data set's images.
+        pixels_BHWC: colours as uint8, 0 to 255.
+        mean: mean of each color over the data set's images, of colors from 0 to 1.
+        deviation: standard deviation of each color, likewise; above 0.
     """
     dtype = torch.get_default_dtype()
     mean_C11 = _of_a_byte(mean, pixels_BHWC.device, dtype)
@@ -28,7 +29,7 @@ def normalised(pixels_BHWC: Tensor, mean: Colours, deviation: Colours) -> Tensor
 
 
 def sent(numbers: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on the device, without waiting for what the device is doing."""
+    """Return the tensor on the device, without waiting for the device's work."""
     if device.type != "cuda" or numbers.device.type == "cuda":
         return numbers.to(device)
     return numbers.pin_memory().to(device, non_blocking=True)

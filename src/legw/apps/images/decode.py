@@ -1,4 +1,4 @@
-"""From the bytes of image files to pixels; a broken file is named."""
+"""Image decoding: from the bytes of files to pixels; a broken file is named."""
 
 from __future__ import annotations
 

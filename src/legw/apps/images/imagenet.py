@@ -1,4 +1,4 @@
-"""ImageNet with ResNet-50: images decoded by worker processes while the net trains.
+"""ImageNet with ResNet-50: worker processes decode images while the net trains.
 
 Shapes: B examples, H and W pixels, C colours, K classes, F first guesses (five).
 """
@@ -26,13 +26,13 @@ from legw.apps.images.decode import BrokenImageError
 from legw.apps.images.models import resnet50
 from legw.apps.images.tree import Tree, scan
 from legw.apps.images.workers import Decoded, Workers, usual_count
-from legw.errors import DataError, LegwWarning, RunError
+from legw.errors import DataError, LegwWarning, RunError, check_count
 from legw.runs.cache import data_folder
 from legw.train.batches import shuffled
 from legw.train.task import Metric, State
 
 SIZE = 224
-"""Height and width that the net sees, in pixels."""
+"""Height and width of the net's input, in pixels."""
 
 RESIZED = 256
 """The shorter side of a held-out image before its middle is cut out, in pixels."""
@@ -48,7 +48,7 @@ PIECE = 128
 """Images per forward pass of an evaluation."""
 
 PIECES_AHEAD = 4
-"""How many such pieces are decoded while one is evaluated."""
+"""Number of such pieces that are decoded during the evaluation of one."""
 
 NUM_EXAMPLES, NUM_CLASSES = 1281167, 1000
 """Of ImageNet's training images (ILSVRC 2012)."""
@@ -77,7 +77,7 @@ class CropAndFlip:
 
 @functools.cache
 def _steps(size: int, resized: int) -> tuple[v2.Transform, v2.Transform]:
-    """Return what is done in training and in evaluation; to make it takes longer than a flip."""
+    """Return the transforms of training and of evaluation, made once, as making them takes time."""
     return (
         v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()]),
         v2.Compose([v2.Resize(resized), v2.CenterCrop(size)]),
@@ -85,13 +85,13 @@ def _steps(size: int, resized: int) -> tuple[v2.Transform, v2.Transform]:
 
 
 class Images(Protocol):
-    """Where a task's images come from."""
+    """Source of a task's images."""
 
     def start(self, ids: Sequence[int], seeds: Sequence[int] | None) -> None:
-        """Have images made ready that will be taken soon."""
+        """Prepare images that will be taken soon."""
 
     def take(self, ids: Sequence[int], seeds: Sequence[int] | None) -> Decoded:
-        """Return images; without seeds nothing is drawn."""
+        """Return images; without seeds they are not augmented."""
         ...
 
 
@@ -111,7 +111,7 @@ class Files:
 
 @dataclass(frozen=True)
 class MadeUp:
-    """Noise in the shape of images, to measure what training costs."""
+    """Noise in the shape of images, to measure the cost of training."""
 
     size: int = SIZE
 
@@ -125,7 +125,7 @@ class MadeUp:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Images that are not decoded yet: what is drawn for them comes first."""
+    """Images that are not decoded yet, as their seeds are drawn before."""
 
     ids: Sequence[int]
     device: torch.device
@@ -140,7 +140,7 @@ class Loaded:
     counts_B: Tensor | None
     """0 where an image is broken, else 1; None where all are whole."""
     count: int
-    """How many are whole."""
+    """Number of whole images."""
 
 
 class ImageNetTask:
@@ -149,7 +149,7 @@ class ImageNetTask:
     Args:
         name: the application's name.
         train, held_out: the images, and the label of each as int64 of shape (images,).
-        num_classes: how many classes there are.
+        num_classes: number of classes, at least 2.
         skip_broken: leave broken images out, and count them, in place of an error.
     """
 
@@ -183,7 +183,7 @@ class ImageNetTask:
         return Wanted(ids.tolist(), device)
 
     def prefetch(self, ids: Tensor, draws_B: Tensor) -> None:
-        """Have images decoded that an `augment` will ask for soon."""
+        """Decode images that `augment` will need soon."""
         self.train[0].start(ids.tolist(), draws_B.tolist())
 
     def augment(self, batch: Wanted, draws_B: Tensor) -> Loaded:
@@ -210,7 +210,7 @@ class ImageNetTask:
         return self._shares(model)[0]
 
     def final_metrics(self, model: nn.Module) -> dict[str, float]:
-        """Return the share whose class is among the first five guesses, and what was broken."""
+        """Return the top-5 accuracy, in [0, 1], and the number of broken images."""
         found = {"top5_accuracy": self._shares(model)[1]}
         return found | ({"broken_images": len(self.broken)} if self.broken else {})
 
@@ -239,7 +239,7 @@ class ImageNetTask:
         return first, among_five
 
     def _pieces(self, device: torch.device) -> Iterator[Loaded]:
-        """Yield the held-out images, some pieces ahead of what is asked for."""
+        """Yield the held-out images, decoded some pieces ahead."""
         images, labels = self.held_out
         pieces = [ids.tolist() for ids in torch.arange(len(labels)).split(PIECE)]  # type: ignore[no-untyped-call]
         for index, ids in enumerate(pieces):
@@ -256,7 +256,7 @@ class ImageNetTask:
         seeds: Sequence[int] | None,
         device: torch.device,
     ) -> Loaded:
-        """Return images on the device, without waiting for what it is doing."""
+        """Return images on the device, without waiting for the device's work."""
         images, labels = part
         found = images.take(ids, seeds)
         counts = self._counts(found) if found.broken else None
@@ -268,7 +268,7 @@ class ImageNetTask:
         )
 
     def _counts(self, found: Decoded) -> Tensor:
-        """Return 0 for broken images and 1 for others; tell of each broken one once."""
+        """Return 0 for broken images and 1 for others; warn of each broken one once."""
         counts = torch.ones(len(found.pixels_BHWC))
         for index, line in found.broken.items():
             if not self._skip_broken:
@@ -285,11 +285,11 @@ def task(name: str, options: Options) -> ImageNetTask:
     """Return ImageNet, or any other images in a tree train/CLASS/ and val/CLASS/.
 
     Raises:
-        DataError: they are not given, or not laid out so.
+        DataError: they are not given, or have another layout.
         RunError: the number of workers is below 0.
     """
-    if options.workers is not None and options.workers < 0:
-        raise RunError(f"{name}: workers={options.workers}: must be at least 0")
+    if options.workers is not None:
+        check_count(name, "workers", options.workers, 0, error=RunError)
     if options.made_up:
         labels = torch.arange(NUM_EXAMPLES) % NUM_CLASSES
         return ImageNetTask(

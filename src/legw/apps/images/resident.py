@@ -1,10 +1,8 @@
-"""A small data set decoded once, kept as bytes in one file, and held in memory."""
+"""Resident images: a small data set decoded once, kept in one file, and held in memory."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,9 @@ from torch import Tensor
 
 from legw.apps.images.decode import BrokenImageError, stacked
 from legw.apps.images.tree import Tree
-from legw.errors import DataError
+from legw.errors import DataError, RunError
 from legw.runs.cache import cache_folder
+from legw.runs.files import atomic
 from legw.runs.locks import in_turn
 
 
@@ -27,11 +26,11 @@ class Resident:
     train: tuple[Tensor, Tensor]
     """Pixels, uint8 of shape (images, H, W, 3), and labels, int64 of shape (images,)."""
     held_out: tuple[Tensor, Tensor]
-    """The same for what the metric is measured on."""
+    """The same of the images for the metric."""
     classes: tuple[str, ...]
     """Names, by number."""
     broken: tuple[str, ...] = ()
-    """What was said of each file that was left out."""
+    """Message of each file that was left out."""
 
 
 def resident(
@@ -75,7 +74,7 @@ def resident(
 
 
 def _read(path: Path, tree: Tree) -> Resident | None:
-    """Return what was decoded earlier; None where there is nothing whole."""
+    """Return the images decoded earlier; None where there are none, or not all."""
     try:
         with path.open("rb") as content, numpy.load(content, allow_pickle=False) as file:
             names = ("train", "train_labels", "held_out", "held_out_labels")
@@ -88,19 +87,12 @@ def _read(path: Path, tree: Tree) -> Resident | None:
 
 def _write(path: Path, content: Resident) -> None:
     """Keep the decoded images, all or nothing; a full disk is no reason to stop."""
-    with contextlib.suppress(OSError):
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                numpy.savez(
-                    file,
-                    train=content.train[0].numpy(),
-                    train_labels=content.train[1].numpy(),
-                    held_out=content.held_out[0].numpy(),
-                    held_out_labels=content.held_out[1].numpy(),
-                    broken=numpy.array(content.broken, dtype=str),
-                )
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with contextlib.suppress(RunError), atomic(path) as file:
+        numpy.savez(
+            file,
+            train=content.train[0].numpy(),
+            train_labels=content.train[1].numpy(),
+            held_out=content.held_out[0].numpy(),
+            held_out_labels=content.held_out[1].numpy(),
+            broken=numpy.array(content.broken, dtype=str),
+        )

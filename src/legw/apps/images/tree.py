@@ -1,4 +1,4 @@
-"""Images in folders named after their classes, on disk or in a zip file.
+"""Image folders: images in folders named after their classes, on disk or in a zip file.
 
     ROOT/train/CLASS/*.jpg    ROOT/val/CLASS/*.jpg    (or test/ in place of val/)
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from legw.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp")
-"""What counts as an image, in capitals too; other files are passed over."""
+"""Suffixes of images, also in capitals; other files are skipped."""
 
 LAYOUT = "SPLIT/CLASS/*.jpg"
 
@@ -81,7 +81,7 @@ class Tree:
         return _opened(self.path, os.getpid())
 
     def stub(self) -> Tree:
-        """Return what can `read` and no more: small enough to be sent with every request."""
+        """Return an object that can only `read`: small enough to be sent with every request."""
         return Tree(self.task, self.path, (), {})
 
 
@@ -152,7 +152,7 @@ def _listed(split: str, by_class: dict[str, list[str]], numbers: dict[str, int])
 
 
 def _in_folder(path: Path, splits: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
-    """Return split -> class -> files, for the folders that are there."""
+    """Return split -> class -> files, for the existing folders."""
     found: dict[str, dict[str, list[str]]] = {}
     for split in splits:
         if (path / split).is_dir():

@@ -1,8 +1,8 @@
-"""Decode images in worker processes, ahead of the training that waits for them.
+"""Image workers: processes that decode images before training asks for them.
 
-A request is a list of files with a seed for each. `start` hands it out, `take` waits for
-it; a request that was never started is started by `take`. What comes back depends on the
-files and seeds alone: the number of workers and the order of requests change nothing.
+A request is a list of files with a seed for each. `start` sends it to the workers, and `take` waits
+for it; `take` also starts a request that was not started. The result depends on the files and seeds
+alone, not on the number of workers or the order of requests.
 
 Shapes: B images, H and W pixels, C colours.
 """
@@ -30,21 +30,21 @@ from legw.apps.images.decode import BrokenImageError, decoded
 from legw.apps.images.tree import Tree
 from legw.errors import RunError
 
-MOST_AHEAD = 8
-"""Requests kept that nobody has taken yet; the oldest is dropped for a ninth."""
+MAX_AHEAD = 8
+"""Most requests that were not taken yet; a further one replaces the oldest."""
 
-LEAST_CHUNK = 8
-"""Fewest images that are worth a message to a worker."""
+MIN_CHUNK = 8
+"""Fewest images in a message to a worker."""
 
 METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-"""How workers start: without a copy of this process, which may hold a GPU and threads."""
+"""Start method of workers: not a copy of this process, which may hold a GPU and threads."""
 
 
 class Transform(Protocol):
-    """From an image to the pixels that a net sees; must be known to worker processes."""
+    """Makes a net's input from an image; worker processes must be able to import it."""
 
     def __call__(self, image: Image.Image, seed: int | None) -> Tensor:
-        """Return uint8 of shape (H, W, C); without a seed nothing is drawn."""
+        """Return uint8 of shape (H, W, C); without a seed the image is not augmented."""
         ...
 
 
@@ -55,7 +55,7 @@ class Decoded:
     pixels_BHWC: Tensor
     """uint8; a broken image is grey."""
     broken: dict[int, str]
-    """What is wrong with each broken image, by its place in the request."""
+    """Fault of each broken image, by its place in the request."""
 
 
 Key = tuple[tuple[str, ...], tuple[int, ...] | None]
@@ -67,8 +67,8 @@ class Workers:
 
     Args:
         tree: where the images are.
-        transform: what is done to each.
-        count: how many processes; 0 decodes in this one.
+        transform: applied to each image.
+        count: number of processes, at least 0; 0 decodes in this one.
     """
 
     tree: Tree
@@ -78,11 +78,11 @@ class Workers:
     _ahead: OrderedDict[Key, list[Future[Decoded]]] = field(default_factory=OrderedDict)
 
     def start(self, names: Sequence[str], seeds: Sequence[int] | None) -> None:
-        """Have images decoded that will be taken soon; nothing without workers."""
+        """Decode images that will be taken soon; without workers this does nothing."""
         if self.count:
             with self._lost_is_an_error():
                 self._ahead[_key(names, seeds)] = self._submit(names, seeds)
-            while len(self._ahead) > MOST_AHEAD:
+            while len(self._ahead) > MAX_AHEAD:
                 _, dropped = self._ahead.popitem(last=False)
                 for future in dropped:
                     future.cancel()
@@ -92,7 +92,7 @@ class Workers:
 
         Raises:
             DataError: a file cannot be read.
-            RunError: a worker was lost.
+            RunError: a worker died.
         """
         if not self.count:
             return decode_all(self.tree, self.transform, names, seeds)
@@ -115,7 +115,7 @@ class Workers:
 
     @contextmanager
     def _lost_is_an_error(self) -> Iterator[None]:
-        """Say which process was lost: a broken pool shows in its results or at the next request."""
+        """Turn a dead worker into an error, at its result or at the next request."""
         try:
             yield
         except BrokenProcessPool:
@@ -129,7 +129,7 @@ class Workers:
         if self._pool is None:
             context = multiprocessing.get_context(METHOD)
             self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
-        size = max(LEAST_CHUNK, -(-len(names) // self.count))
+        size = max(MIN_CHUNK, -(-len(names) // self.count))
         stub = self.tree.stub()
         return [
             self._pool.submit(
@@ -153,9 +153,9 @@ def decode_all(
 
     Args:
         tree: where they are.
-        transform: what is done to each.
-        names: which, at least one.
-        seeds: of the random draws, one for each image; None draws nothing.
+        transform: applied to each image.
+        names: the images' paths in the tree, at least one.
+        seeds: of the random draws, one for each image; None applies no augmentation.
 
     Raises:
         DataError: a file cannot be read.
@@ -173,7 +173,7 @@ def decode_all(
 
 
 def usual_count() -> int:
-    """Return the cores for each process of this machine that trains, less one that trains."""
+    """Return the cores for each training process of this machine, less one for training itself."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     allowed = getattr(os, "sched_getaffinity", None)  # Linux knows which cores are ours
     cores = len(allowed(0)) if allowed else os.cpu_count() or 1
@@ -181,7 +181,7 @@ def usual_count() -> int:
 
 
 def _begin() -> None:
-    """Leave the cores to other workers, and signals to the process that trains; end with it."""
+    """Use one core, leave signals to the training process, and end together with it."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -189,7 +189,7 @@ def _begin() -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that trains is gone, however that came about."""
+    """End this process when the training process has ended for any reason."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

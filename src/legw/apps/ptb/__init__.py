@@ -1,4 +1,4 @@
-"""Word-level language models of the Penn Treebank, or of a text of your own.
+"""Language models: words of the Penn Treebank, or of a text of your own.
 
 The two-layer LSTMs of Zaremba et al. 2014, "Recurrent neural network regularization"
 (arXiv 1409.2329, section 4.1), in the three sizes of TensorFlow's PTB tutorial. They are

@@ -1,4 +1,4 @@
-"""The language model: embedding, LSTM layers, softmax; and its perplexity on a text.
+"""Language model: embedding, LSTM layers and softmax; and its perplexity on a text.
 
 Shapes: B streams, T tokens of a window, L layers, H hidden units, V words, N = T·B rows,
 E evaluation streams.
@@ -17,7 +17,7 @@ STREAMS = 20
 """Parts into which a text is cut for evaluation, which are read side by side."""
 
 CONTEXT = 64
-"""Tokens before its part that a stream reads without being judged, to warm up its state."""
+"""Tokens before its part that a stream reads without scoring them, to warm up its state."""
 
 PIECE = 50
 """Tokens of each stream per forward pass of an evaluation."""
@@ -31,8 +31,8 @@ class WordLSTM(nn.Module):
     forget gate has no bias of its own. A layer has two bias vectors, as in the authors'
     own code and in torch.
 
-    The layers are modules of their own because cuDNN, given several at once, draws the
-    dropout between them from a generator that no seed reaches.
+    Each layer is a module of its own: cuDNN draws dropout between the layers of one module from a
+    generator that cannot be seeded.
 
     Args:
         num_words: size of the vocabulary.
@@ -102,9 +102,9 @@ def perplexity(
 ) -> float:
     """Return the perplexity of a text: exp of the mean loss over all tokens but the first.
 
-    The text is cut into parts that are read side by side. Every part but the first begins
-    with the `context` tokens before it, which are read and not judged; so every token
-    counts once, and what is lost by the cuts is what a state holds from still earlier.
+    The text is cut into parts that are read side by side. Every part but the first begins with the
+    `context` tokens before it, which are read and not scored. So every token counts once. The cuts
+    change the result only by what the state would hold from before the context.
 
     Args:
         model: a `WordLSTM`, in evaluation mode.

@@ -1,4 +1,4 @@
-"""The task: windows of parallel streams of a text, and the perplexity on another.
+"""Language-model task: windows of parallel streams of a text; perplexity on another text.
 
 Shapes: B streams, T tokens of a window.
 """
@@ -25,7 +25,7 @@ VOCABULARY = "vocabulary.txt"
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What tells one of the models from another; their recipes lie in `legw.presets`."""
+    """Dimensions of a model; the recipes are in `legw.presets`."""
 
     hidden_size: int
     """Units of the embedding and of each layer."""
@@ -55,7 +55,7 @@ def task(name: str, options: Options) -> WordTask:
     """Return one of the models of `SIZES`, with the Penn Treebank or the user's own texts.
 
     Raises:
-        DataError: a text is missing, or not what it should be.
+        DataError: a text is missing, or not the one expected.
     """
     if options.vocabulary is not None and options.vocabulary < 3:
         raise DataError(
@@ -70,10 +70,10 @@ def task(name: str, options: Options) -> WordTask:
 class WordTask:
     """Predict each next word of a text, read as parallel streams.
 
-    With B streams of ``tokens // B`` tokens each, an epoch is a walk of
-    ``(tokens // B - 1) // T`` windows along all of them at once, with the state carried
-    from window to window; what is left over is dropped. An example is one window of one
-    stream, and its id is the place in the text where it begins.
+    With B streams of ``tokens // B`` tokens each, an epoch has ``(tokens // B - 1) // T`` updates.
+    An update reads the next window of every stream, and the state is carried from window to window.
+    The remaining tokens are dropped. An example is one window of one stream, and its id is the
+    position in the text where it begins.
 
     Args:
         name: the application's name.
@@ -141,7 +141,7 @@ class WordTask:
         }
 
     def artifacts(self) -> dict[str, bytes]:
-        """Return what a run folder needs so that its model can be used: the vocabulary."""
+        """Return the files that make a run's model usable: the vocabulary."""
         return {VOCABULARY: self.corpus.vocabulary.to_bytes()}
 
     def fingerprint(self) -> str:

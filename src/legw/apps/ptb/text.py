@@ -1,6 +1,6 @@
-"""Text files as numbers: the vocabulary, and three texts of word ids.
+"""Text: a vocabulary, and three texts as word ids.
 
-A word is what stands between white space; the end of each line counts as the word
+Words are separated by white space; the end of each line counts as the word
 `<eos>`. The vocabulary is that of the training text, by frequency and then alphabet;
 words that are not in it are `<unk>`. Nothing is cached: a million words take a second.
 """
@@ -25,8 +25,8 @@ from legw.errors import DataError, LegwWarning, one_line
 END = "<eos>"
 UNKNOWN = "<unk>"
 
-MOST_WORDS = 100_000
-"""Most words of a vocabulary whose size nobody chose: beyond it the softmax is all there is."""
+MAX_WORDS = 100_000
+"""Most words of a vocabulary without a given size: with more, the softmax takes all the time."""
 
 PUBLISHED = {"train": 929_589, "valid": 73_760, "test": 82_430}
 """Tokens of the Penn Treebank as Mikolov prepared it, the ends of its lines among them."""
@@ -104,7 +104,7 @@ def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
     Args:
         folder: with the files that `find_texts` finds.
         limit: most words in the vocabulary, `<eos>` and `<unk>` among them, at least 3;
-            rarer words become `<unk>`. None takes all, up to `MOST_WORDS`.
+            rarer words become `<unk>`. None takes all, up to `MAX_WORDS`.
 
     Raises:
         DataError: a file is missing, empty, no UTF-8 text or not the published one, or
@@ -209,9 +209,9 @@ def _read_train(path: Path, limit: int | None) -> tuple[Tensor, Vocabulary]:
         ids.append(1)
     text = _tensor(ids)
     counts = torch.bincount(text, minlength=len(numbers))
-    if limit is None and len(numbers) > MOST_WORDS:
+    if limit is None and len(numbers) > MAX_WORDS:
         raise DataError(
-            f"{path}: has {len(numbers)} different words, more than {MOST_WORDS}; "
+            f"{path}: has {len(numbers)} different words, more than {MAX_WORDS}; "
             f"--vocabulary N keeps the N most frequent and makes the rest {UNKNOWN}"
         )
     vocabulary = build(dict(zip(numbers, counts.tolist(), strict=True)), limit)

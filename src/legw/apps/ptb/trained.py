@@ -1,4 +1,4 @@
-"""A trained language model, read back from its run folder: it writes, and it judges texts.
+"""Trained language model: read from its run folder, it writes and scores texts.
 
 Shapes: B streams (one here), T tokens, V words.
 """
@@ -30,7 +30,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts a text."""
+    """Score of a text under a model."""
 
     perplexity: float
     """exp of the mean loss over all tokens but the first."""
@@ -78,14 +78,13 @@ def _vocabulary(path: Path) -> Vocabulary:
 def write(
     trained: Trained, prompt: list[str], *, tokens: int, temperature: float = 1.0, seed: int = 0
 ) -> list[str]:
-    """Return words that go on from a prompt, which is taken as the beginning of a line.
+    """Return words that continue a prompt, which is taken as the beginning of a line.
 
     Args:
         trained: the model.
         prompt: known words.
         tokens: how many words to draw, at least 0; the ends of lines count.
-        temperature: what the logits are divided by, at least 0; at 0 the likeliest word
-            is taken each time.
+        temperature: divisor of the logits, at least 0; at 0 the likeliest word is taken each time.
         seed: of the draws.
     """
     words, ids = trained.vocabulary.words, trained.vocabulary.ids
@@ -118,7 +117,7 @@ def known(vocabulary: Vocabulary, words: list[str]) -> tuple[list[str], list[str
 
 
 def score(trained: Trained, path: Path) -> Score:
-    """Judge a text file, plain or gzipped.
+    """Score a text file, plain or gzipped.
 
     Raises:
         DataError: it is missing, empty or not UTF-8.

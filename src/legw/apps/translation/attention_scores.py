@@ -1,9 +1,9 @@
-"""The scores of additive attention, which never stores what the tanh is taken of.
+"""Attention scores: additive attention without storing the tanh's input.
 
-A score needs a sum and a tanh for every unit of every pair of a source and a target token:
-the largest tensor of a translation model by far. On a CPU it is made in pieces that stay in
-cache, a few target tokens at a time, and made once more for the backward pass; so it takes
-no memory that grows with the target's length, and nothing waits for memory. The tanh comes
+A score needs a sum and a tanh for every unit of every pair of a source and a target token: by far
+the largest tensor of a translation model. On a CPU it is computed in pieces that stay in the cache,
+a few target tokens at a time, and computed again in the backward pass. So its memory does not grow
+with the target's length. The tanh comes
 from the logistic function, ``tanh x = 1 - 2 sigmoid(-2x)``, which torch computes several
 times as fast, and is in single precision at the least, under autocast too.
 
@@ -66,35 +66,35 @@ class _Scores(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is wanted: let autograd make it
             return _differentiable((query_TBH, keys_BSH, direction_H), slope_TBS)
         with torch.autocast("cpu", enabled=False):
-            return _slopes(query_TBH, keys_BSH, direction_H, slope_TBS)
+            return _gradients(query_TBH, keys_BSH, direction_H, slope_TBS)
 
 
-def _slopes(
+def _gradients(
     query_TBH: Tensor, keys_BSH: Tensor, direction_H: Tensor, slope_TBS: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, keys and direction, from that of the scores."""
     direction = direction_H.to(slope_TBS.dtype)
-    query_slope_TBH = slope_TBS.new_empty(query_TBH.shape)
-    keys_slope_BSH = slope_TBS.new_zeros(keys_BSH.shape)
+    query_gradient_TBH = slope_TBS.new_empty(query_TBH.shape)
+    keys_gradient_BSH = slope_TBS.new_zeros(keys_BSH.shape)
     share_H = torch.zeros_like(direction)
     for piece, sigmoid_RBSH in _sigmoids(query_TBH, keys_BSH):
         slope_RBS = slope_TBS[piece]
         share_H.addmv_(sigmoid_RBSH.flatten(0, 2).t(), slope_RBS.flatten())
-        # The slope of 1 - 2 sigmoid(-2x) is 4 sigmoid (1 - sigmoid); the 4 comes last.
+        # The gradient of 1 - 2 sigmoid(-2x) is 4 sigmoid (1 - sigmoid); the 4 comes last.
         bend_RBSH = torch.addcmul(
             sigmoid_RBSH, sigmoid_RBSH, sigmoid_RBSH, value=-1, out=sigmoid_RBSH
         )
-        query_slope_TBH[piece] = torch.matmul(slope_RBS[:, :, None], bend_RBSH)[:, :, 0]
-        keys_slope_BSH += bend_RBSH.mul_(slope_RBS[..., None]).sum(0)
+        query_gradient_TBH[piece] = torch.matmul(slope_RBS[:, :, None], bend_RBSH)[:, :, 0]
+        keys_gradient_BSH += bend_RBSH.mul_(slope_RBS[..., None]).sum(0)
     return (
-        query_slope_TBH.mul_(4 * direction).to(query_TBH.dtype),
-        keys_slope_BSH.mul_(4 * direction).to(keys_BSH.dtype),
+        query_gradient_TBH.mul_(4 * direction).to(query_TBH.dtype),
+        keys_gradient_BSH.mul_(4 * direction).to(keys_BSH.dtype),
         (slope_TBS.sum() - 2 * share_H).to(direction_H.dtype),
     )
 
 
 def _differentiable(inputs: Sequence[Tensor], slope_TBS: Tensor) -> tuple[Tensor | None, ...]:
-    """Return what `_slopes` does, by torch's own functions, which have derivatives."""
+    """Return what `_gradients` does, by torch's own functions, which have derivatives."""
     scores_TBS = _plain_scores(*(each.to(_exact(each)) for each in inputs))
     return differentiable_gradient(scores_TBS, inputs, slope_TBS)
 

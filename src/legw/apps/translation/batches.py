@@ -1,4 +1,4 @@
-"""Sentence pairs as padded tensors, and the order in which they are read.
+"""Translation batches: sentence pairs as padded tensors, and the order of reading them.
 
 Shapes: M pairs in all, B pairs of a batch, S source tokens, T target tokens, N target
 tokens that count, of all pairs of a batch.
@@ -16,11 +16,11 @@ from legw.apps.translation.model import BEGIN, END, PAD
 from legw.train.batches import derive, shuffled
 
 POOL_BATCHES = 8
-"""Least batches in a pool but the last: each batch takes one in eight lengths, or more
-finely so. The last pool has the batches that are left, and may have a single one."""
+"""Fewest batches in a pool: each batch then holds at most an eighth of the pool's lengths. The
+last pool has the remaining batches, possibly a single one."""
 
 POOL_PAIRS = 8192
-"""Least pairs in a pool but the last."""
+"""Fewest pairs in a pool, except the last."""
 
 
 class Batch(NamedTuple):
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     source_BS: Tensor
     target_BT: Tensor
     counted_N: Tensor
-    """Where the targets that count lie among all that are predicted; see `GNMT.forward`."""
+    """Positions of the targets that count among all predicted ones; see `GNMT.forward`."""
 
 
 class Pairs:
@@ -101,15 +101,17 @@ def order(
 
     The pairs are shuffled and cut into pools of at least `POOL_BATCHES` batches and
     `POOL_PAIRS` pairs, the last pool smaller where fewer are left; each pool is sorted by
-    length and cut into batches, which are shuffled. Every batch is whole: one that straddles
-    two epochs takes whatever pairs from both. In a batch the longest pair comes first, and
-    the first of the first epoch is the batch with the longest pair of all: so most of what does
-    not fit into memory fails at once. Length is the target's, and the source's only among
-    equal targets: a later batch with a longer source may take more.
+    length and cut into batches, which are shuffled. Every batch is whole; a batch that straddles
+    two epochs has pairs from both. In a batch the longest pair comes first, and the first batch of
+    the first epoch has the longest pair of all, so a lack of memory mostly shows at once. Pairs are
+    sorted by the target's length, and by the source's among equal targets: a later batch with a
+    longer source may need more memory.
 
     Args:
-        source_lengths_M, target_lengths_M: tokens of each pair, int64 of shape (M,).
-        seed, epoch: of the shuffling.
+        source_lengths_M: source tokens of each pair, int64 of shape (M,).
+        target_lengths_M: target tokens of each pair, int64 of shape (M,).
+        seed: seed of the shuffling, a whole number.
+        epoch: number of the epoch, from 0; each is shuffled differently.
         batch_size: pairs of a batch, at least 1.
 
     Returns:
@@ -150,10 +152,11 @@ def padding_share(
     micro_batch_size: int,
     batch_size: int | None = None,
 ) -> float:
-    """Return the share of padding in all tokens that are computed, in [0, 1).
+    """Return the share of padding among all computed tokens, in [0, 1).
 
     Args:
-        source_lengths_M, target_lengths_M: tokens of each pair, int64 of shape (M,).
+        source_lengths_M: source tokens of each pair, int64 of shape (M,).
+        target_lengths_M: target tokens of each pair, int64 of shape (M,).
         ids_M: the pairs in the order in which they are read.
         micro_batch_size: pairs that are padded to the longest of them, at least 1.
         batch_size: pairs that are cut into micro-batches anew each time, at least 1; None

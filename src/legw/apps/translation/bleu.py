@@ -14,7 +14,7 @@ from sacrebleu.metrics.chrf import CHRF
 
 @dataclass(frozen=True)
 class Score:
-    """How good translations are, in 0 to 100, and how that was measured."""
+    """Scores of translations, 0 to 100, with the signatures of their metrics."""
 
     bleu: float
     chrf: float
@@ -30,7 +30,7 @@ class Score:
 
 
 class Scorer:
-    """Compares translations with one reference each, which is looked at only once."""
+    """Compares translations with one reference each; the references are processed once."""
 
     def __init__(self, references: Sequence[str]) -> None:
         self._bleu, self._chrf = BLEU(references=[references]), CHRF(references=[references])
@@ -45,5 +45,5 @@ class Scorer:
         return Score(self.bleu(translations), chrf, *self.signatures())
 
     def signatures(self) -> tuple[str, str]:
-        """Return how BLEU and chrF are measured, as papers quote it."""
+        """Return the signatures of BLEU and chrF, as papers quote them."""
         return str(self._bleu.get_signature()), str(self._chrf.get_signature())

@@ -1,7 +1,7 @@
-"""Translations out of a model: the likeliest next subword each time, or a beam of them.
+"""Decoding: translations from a model, greedily or by beam search.
 
-All sentences of a batch are searched at once, on the model's device, which is asked only
-now and then which have ended; those are left behind.
+All sentences of a batch are searched at once on the model's device. Finished sentences are read
+from the device every `CHECK` steps and removed from the batch.
 
 Shapes: B sentences, K hypotheses of each, S source tokens, T tokens written, V subwords.
 """
@@ -17,29 +17,29 @@ from torch import Tensor
 
 from legw.apps.translation.batches import padded
 from legw.apps.translation.model import BEGIN, END, GNMT, PAD, LayerState, Memory
-from legw.errors import RunError
+from legw.errors import RunError, check_count, check_range
 
 ROWS = 1280
 """Most hypotheses that are searched at once."""
 
 TOKENS = ROWS * 100
-"""Most source tokens of them all, padding included: memory grows with these. A sentence is
-never cut, so that one alone may have more."""
+"""Most source tokens of these hypotheses, padding included: memory grows with them. A single
+sentence may have more, as sentences are never cut."""
 
 CHECK = 8
-"""Steps between two looks which sentences have ended."""
+"""Steps between two checks for finished sentences."""
 
-NEVER = END
-"""Subwords below this id are in no translation: padding, unknown, begin."""
+FIRST_ALLOWED = END
+"""First subword id that translations may have; below it are padding, unknown and begin."""
 
-MOST_PENALTY = 10
-"""The largest penalty: far above any of use, and in single precision the scores of lines of
-up to 40,000 tokens still differ."""
+MAX_PENALTY = 10
+"""Largest penalty: far above any useful one, while scores of lines of up to 40,000 tokens still
+differ in single precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How translations are searched for.
+    """Settings of the search for translations.
 
     A hypothesis of n tokens, `END` among them, is worth ``log p / lp(n) + cp`` with
     ``lp(n) = ((5 + n) / 6) ** length_penalty`` and ``cp = coverage_penalty * sum over
@@ -59,12 +59,9 @@ class Search:
     """Weight of the source tokens that got too little attention, 0 to 10."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.beam <= 1000:
-            raise RunError(f"beam={self.beam}: must be a whole number, 1 to 1000")
+        check_count("", "beam", self.beam, most=1000, error=RunError)
         for name in ("length_penalty", "coverage_penalty"):
-            value = getattr(self, name)
-            if not 0 <= value <= MOST_PENALTY:
-                raise RunError(f"{name}={value:g}: must be a number, 0 to {MOST_PENALTY}")
+            check_range("", name, getattr(self, name), 0, MAX_PENALTY, closed=True, error=RunError)
 
 
 @torch.no_grad()
@@ -130,7 +127,7 @@ def greedy(model: GNMT, source_BS: Tensor, limits_B: Tensor, longest: int) -> Te
     for step in range(1, longest + 1):
         hidden_TBH, _, states = model.decode(ids_B[:, None], memory, states)
         logits_BV = model.classify(hidden_TBH[0])
-        logits_BV[:, :NEVER] = -math.inf
+        logits_BV[:, :FIRST_ALLOWED] = -math.inf
         ids_B = torch.where(limits_B == step, END, logits_BV.argmax(1)).masked_fill(done_B, PAD)
         done_B = done_B | (ids_B == END)
         written_BT[places_B, step - 1] = ids_B
@@ -197,7 +194,7 @@ class _Beams:
         self.first_row_B1 = torch.arange(count, device=device)[:, None] * beam
 
     def keep(self, left_B: Tensor) -> None:
-        """Go on with these sentences alone."""
+        """Keep only these sentences."""
         assert self.states is not None
         beam = self.search.beam
         rows_R = (left_B[:, None] * beam + torch.arange(beam, device=left_B.device)).flatten()
@@ -234,7 +231,7 @@ class _Beams:
         last_R1 = self.written_BKT[:, :, -1].reshape(-1, 1)
         hidden_TRH, weights_TRS, self.states = self.model.decode(last_R1, self.memory, self.states)
         logs_RV = self.model.classify(hidden_TRH[0]).log_softmax(1)
-        logs_RV[:, :NEVER] = -math.inf
+        logs_RV[:, :FIRST_ALLOWED] = -math.inf
         self.covered_BKS = self.covered_BKS + weights_TRS[0].view_as(self.covered_BKS)
         logs_BKV: Tensor = self.logs_BK[:, :, None] + logs_RV.view(*self.logs_BK.shape, -1)
         return logs_BKV
@@ -273,7 +270,7 @@ class _Beams:
 def _narrowed(
     memory: Memory, states: Sequence[LayerState], rows_R: Tensor
 ) -> tuple[Memory, list[LayerState]]:
-    """Return what belongs to these rows, without the source's padding that all of them have."""
+    """Return these rows of all tensors, without the source's padding that is common to them."""
     padding_RS = memory.padding_BS[rows_R]
     width = int((~padding_RS).sum(1).max())
     kept = Memory(

@@ -1,4 +1,4 @@
-"""The GNMT model: two stacks of LSTM layers with attention between them.
+"""GNMT model: two stacks of LSTM layers with attention between them.
 
 Shapes: B sentence pairs, S source tokens, T target tokens, H units, V subwords, N target
 tokens that count, of all pairs. Padding is `PAD` and always on the right.
@@ -17,14 +17,14 @@ from legw.apps.translation.attention_scores import additive_scores
 from legw.train.dropout import SeededDropout
 
 PAD, UNKNOWN, BEGIN, END = range(4)
-"""The ids of the subwords that are no text."""
+"""Ids of the special subwords, which stand for no text."""
 
 LayerState = tuple[Tensor, Tensor]
 """The state of an LSTM layer, (h, c), each of shape (1, B, H)."""
 
 
 class Memory(NamedTuple):
-    """What a decoder looks at: the encoded source sentences."""
+    """Input of the decoder's attention: the encoded source sentences."""
 
     outputs_BSH: Tensor
     keys_BSH: Tensor
@@ -35,9 +35,9 @@ class Memory(NamedTuple):
 class Attention(nn.Module):
     """Normed additive attention: ``score = g * v/|v| . tanh(W query + U output + b)``.
 
-    The scale g starts at 1. TensorFlow NMT begins at 1/sqrt(H), where no score is above 1
-    and all tokens get about the same weight; Adam moves a single number by no more than
-    its rate an update, so that a short run would spend its time on this one.
+    The scale g starts at 1. TensorFlow NMT starts at 1/sqrt(H), where no score is above 1 and all
+    tokens get about the same weight. Adam changes a single number by at most its learning rate an
+    update, so a short run would spend most of its updates on this number.
 
     Reference: Bahdanau, Cho, Bengio 2014, arXiv 1409.0473, appendix A.1.2; normed with
     Salimans and Kingma 2016, arXiv 1602.07868, as in TensorFlow NMT.
@@ -52,7 +52,7 @@ class Attention(nn.Module):
         self.bias = nn.Parameter(torch.empty(hidden_size))
 
     def remember(self, outputs_SBH: Tensor, padding_BS: Tensor) -> Memory:
-        """Return what the encoder's outputs are to the attention."""
+        """Return the attention's keys of the encoder's outputs."""
         outputs_BSH = outputs_SBH.transpose(0, 1).contiguous()
         return Memory(outputs_BSH, self.key(outputs_BSH) + self.bias, padding_BS)
 
@@ -73,10 +73,10 @@ class GNMT(nn.Module):
     """Translates: an encoder and a decoder of as many layers, one table of subwords.
 
     The first layer of the encoder reads in both directions; from the third layer of each
-    stack on, a layer's input is added to its output. The first layer of the decoder asks
-    the attention, whose answer is joined to the input of every layer above it, and of none
-    below: so each layer runs over the whole sentence in one call, which TensorFlow NMT's
-    feeding of the last step's context into the first layer would not allow. Dropout is
+    stack on, a layer's input is added to its output. The first layer of the decoder queries the
+    attention, and the attention's context is joined to the input of every layer above it. So each
+    layer runs over the whole sentence in one call. TensorFlow NMT feeds the last step's context
+    into the first layer, which would not allow this. Dropout is
     applied to the input of every layer.
 
     Args:
@@ -192,7 +192,7 @@ class GNMT(nn.Module):
 
 
 def _mirror(padding_BS: Tensor) -> Tensor:
-    """Return where each token is if its sentence is read backwards; padding stays in place."""
+    """Return each token's position in the reversed sentence; padding keeps its place."""
     lengths_B1 = (~padding_BS).sum(1, keepdim=True)
     at_S = torch.arange(padding_BS.shape[1], device=padding_BS.device)
     mirror_BS = lengths_B1 - 1 - at_S

@@ -1,8 +1,8 @@
-"""How well a translation model predicts the subwords of given translations.
+"""Perplexity of given translations under a translation model.
 
-The attention holds a number for every pair of a source and a target token, and on a GPU one
-for every unit of theirs. So held-out sentences, of which none is left out for its length, are
-read some pairs at a time, and a long target some tokens at a time.
+The attention stores a number for every pair of a source and a target token, and on a GPU one for
+every unit of each pair. No held-out sentence is left out for its length. So sentences are read some
+pairs at a time, and a long target some tokens at a time.
 
 Shapes: B sentence pairs, S source tokens, T target tokens, H units.
 """
@@ -31,7 +31,7 @@ included: B * S * T. For one target token there may be more."""
 def perplexity(
     model: GNMT, source: Sequence[Sequence[int]], target: Sequence[Sequence[int]]
 ) -> float:
-    """Return exp of the mean loss of a target subword, `END` among them; infinite where lost.
+    """Return exp of the mean loss of a target subword, `END` included; infinite if it is NaN.
 
     Args:
         model: in evaluation mode, in which its loss is not smoothed.

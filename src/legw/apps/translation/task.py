@@ -1,4 +1,4 @@
-"""The task: sentence pairs in, and BLEU on held-out ones.
+"""Translation task: trained on sentence pairs, scored by BLEU on held-out ones.
 
 Shapes: B sentence pairs, S source tokens, T target tokens.
 """
@@ -33,7 +33,7 @@ ABOUT = "translation.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What tells one of the models from another; their recipes lie in `legw.presets`."""
+    """Dimensions of a model; the recipes are in `legw.presets`."""
 
     hidden_size: int
     """Units of the table and of each layer."""
@@ -89,7 +89,7 @@ def task(name: str, options: Options) -> TranslationTask:
     """Return one of the models of `SIZES`, with Multi30k or the user's own texts.
 
     Raises:
-        DataError: a text is missing, or not what it should be.
+        DataError: a text is missing, or not the one expected.
     """
     size = SIZES[name]
     if options.vocabulary is not None and options.vocabulary < 8:
@@ -142,7 +142,7 @@ class TranslationTask:
         return self.size.model(len(self.corpus.subwords))
 
     def begin(self, seed: int, batch_size: int, micro_batch_size: int) -> None:
-        """Note what the padding of a run depends on."""
+        """Note the seed and batch sizes, on which the padding of a run depends."""
         self._cut = seed, batch_size, micro_batch_size
 
     def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
@@ -179,7 +179,7 @@ class TranslationTask:
         return found | ({"padding_share": self._padding(*self._cut)} if self._cut else {})
 
     def artifacts(self) -> dict[str, bytes]:
-        """Return what a run folder needs so that its model can be used."""
+        """Return the files that make a run's model usable."""
         source, target = self.corpus.languages
         bleu, chrf = self._scorer.signatures()
         about = {"source": source, "target": target, "bleu": bleu, "chrf": chrf}
@@ -191,7 +191,7 @@ class TranslationTask:
     def fingerprint(self) -> str:
         """Return a hash of pairs, held-out lines and subwords, and which lines count.
 
-        Not of the subwords' file: the same pieces fill another one with each sentencepiece.
+        The subwords' file is not hashed, as each version of sentencepiece writes another one.
         """
         digest = hashlib.sha256("\n".join(self.corpus.subwords.pieces).encode())
         for rows in (self.corpus.train.source_MS, self.corpus.train.target_MT):

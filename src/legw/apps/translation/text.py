@@ -1,9 +1,9 @@
-"""Two line-aligned texts as sentence pairs of subwords.
+"""Sentence pairs: two line-aligned texts, cut into subwords.
 
-Lines stay raw: the subwords (byte-pair encoding, Sennrich et al. 2015, arXiv 1508.07909,
+Lines are not tokenised: the subwords (byte-pair encoding, Sennrich et al. 2015, arXiv 1508.07909,
 by sentencepiece, Kudo and Richardson 2018, arXiv 1808.06226) are learned on the training
-lines of both languages, one table for both. They put a sentence together again as
-sentencepiece has normalised it: in Unicode's form NFKC, with one space between words.
+lines of both languages, one table for both. Decoding returns a sentence as sentencepiece has
+normalised it: in Unicode's form NFKC, with one space between words.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from legw.apps.translation.batches import Pairs
 from legw.apps.translation.model import BEGIN, END, PAD, UNKNOWN
 from legw.errors import DataError, LegwWarning, one_line
 
-MOST_LINES = 2_000_000
+MAX_LINES = 2_000_000
 """Most lines, of both languages together, that subwords are learned from: of more, every
 second, third, ... is taken."""
 
@@ -35,8 +35,8 @@ NAMES = {
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "test_2016_flickr"),
 }
-"""What the files of each part are called, before the language; the first that is there in
-both languages counts."""
+"""Names of each part's files, before the language; the first that exists in both languages
+counts."""
 
 
 class Subwords:
@@ -81,8 +81,8 @@ def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
     """Return the subwords of a text.
 
     Args:
-        lines: of both languages.
-        num_subwords: how many, with the four special ones and all characters.
+        lines: text of both languages.
+        num_subwords: number of subwords, with the four special ones and all characters.
 
     Raises:
         DataError: the text has more characters, or fewer subwords.
@@ -145,8 +145,9 @@ def read_corpus(
 
     Args:
         folder: with the files that `find_pair` finds.
-        source, target: the files' endings.
-        num_subwords: of both languages together.
+        source: ending of the source language's files, such as `de`.
+        target: ending of the target language's files, another one.
+        num_subwords: subwords of both languages together, at least 1.
         most_tokens: pairs with more subwords on one side are left out of training.
 
     Raises:
@@ -160,7 +161,7 @@ def read_corpus(
     path, _ = paths["train"]
     train = _without_empty(parts["train"], path)
     lines = [*train.source, *train.target]
-    subwords = learn(lines[:: -(-len(lines) // MOST_LINES)], num_subwords)
+    subwords = learn(lines[:: -(-len(lines) // MAX_LINES)], num_subwords)
     pairs = _encoded(subwords, train, path, most_tokens)
     for language, rows in ((source, pairs.source_MS), (target, pairs.target_MT)):
         _note_unknown(int((rows == UNKNOWN).sum()), f"train {language}")
@@ -186,7 +187,7 @@ def find_pair(folder: Path, part: str, source: str, target: str) -> tuple[Path, 
     """Return the two files of a part, which have the same name, each plain or gzipped.
 
     Raises:
-        DataError: no name is there in both languages.
+        DataError: no name exists in both languages.
     """
     halves = []  # what would make a pair of a file that is there alone
     for name in NAMES[part]:
@@ -297,7 +298,7 @@ def count_unknown(subwords: Subwords, lines: Sequence[str]) -> int:
 
 
 def unknown_line(count: int) -> str:
-    """Return what is said of so many subwords that are unknown.
+    """Return the message about a number of unknown subwords.
 
     >>> unknown_line(2)
     '2 subwords are unknown: their characters are not among the subwords'

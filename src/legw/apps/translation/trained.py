@@ -1,4 +1,4 @@
-"""A trained translation model, read back from its run folder: it translates lines of text."""
+"""Trained translation model: read from its run folder, it translates lines of text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Trained:
 
         Args:
             lines: sentences, as the training text writes them.
-            search: how; None takes the likeliest subword each time.
+            search: settings of the search; None takes the likeliest subword each time.
         """
         return self.subwords.decode(translate(self.model, self.subwords.encode(lines), search))
 

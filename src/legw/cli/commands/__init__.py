@@ -1,1 +1,1 @@
-"""The commands, one file each: `Options`, whose docstrings are the help, and `run`."""
+"""Commands, one file each: `Options`, whose docstrings are the help, and `run`."""

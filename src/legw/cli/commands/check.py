@@ -1,4 +1,4 @@
-"""`legw check`: whether LEGW's assumptions hold for a task, by a ladder of short runs."""
+"""Command `legw check`: tests LEGW's assumptions for a task by a ladder of short runs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Annotated, Any, Optional
 
 from tyro.conf import arg
 
-from legw.analysis.check import LEAST_UPDATES
+from legw.analysis.check import MIN_UPDATES
 from legw.cli import output
 from legw.cli.commands import probe
 from legw.cli.options import read_seeds, task_of
-from legw.errors import LegwError
+from legw.errors import check_count
 from legw.report.charts.probes import curvature_chart
 from legw.report.charts.style import render
 
@@ -39,10 +39,9 @@ class Options(probe.Runs):
 
 
 def run(options: Options) -> int:
-    """Train, measure, judge, and show on what grounds."""
+    """Train, measure, judge, and show the verdicts with their measurements."""
     kind = probe.plot_format(options)
-    if options.updates < LEAST_UPDATES:
-        raise LegwError(f"--updates={options.updates}: must be at least {LEAST_UPDATES}")
+    check_count("", "--updates", options.updates, MIN_UPDATES)
     from legw.probes import CurvatureProbe, assumptions
 
     assumptions.alone()

@@ -1,4 +1,4 @@
-"""`legw demo`: the main job on embedded data, in about a minute."""
+"""Command `legw demo`: the main job on embedded data, in about a minute."""
 
 from __future__ import annotations
 

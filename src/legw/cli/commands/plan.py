@@ -1,4 +1,4 @@
-"""`legw plan`: which batch size finishes soonest, here or on many devices."""
+"""Command `legw plan`: finds the batch size that finishes soonest, here or on many devices."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, duration, number, one_line
+from legw.errors import LegwError, check_count, duration, number, one_line
 from legw.recipe import to_toml
 from legw.runs.measurements import Speed
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # ruff: noqa: UP045 (as in cli/options: tyro reads Optional without importing typeguard)
 
 LATENCY_SECONDS = 5e-5
-"""What a message between two machines takes, where nobody says."""
+"""Default time of a message between two machines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,8 @@ class Options:
     """Length of the run in epochs, if not the base recipe's."""
     steps: Number = None
     """Length of the base's run in updates, if not the base recipe's."""
+    warmup_epochs: Number = None
+    """The base's warmup in epochs, if not the base recipe's."""
     warmup_steps: Number = None
     """The base's warmup in updates, if not the base recipe's."""
     noise: Noise = None
@@ -138,12 +140,11 @@ def _show(found: BatchPlan, options: Options) -> None:
 
 
 def _check(options: Options) -> None:
-    """Refuse options that contradict each other, rather than ignore one of them."""
+    """Refuse options that contradict each other."""
     several = os.environ.get("WORLD_SIZE", "1")
     for name in ("nodes", "devices"):
         value = getattr(options, name)
-        if value < 1:
-            raise LegwError(f"--{name}={value}: must be at least 1")
+        check_count("", f"--{name}", value)
         if value > 1 and several != "1":
             raise LegwError(
                 f"--{name}={value}: the {several} processes of torchrun are measured as they "
@@ -209,7 +210,7 @@ def _table(found: list[Option], best: Option) -> Table:
 def reasons(
     found: list[Option], best: Option, speed: Speed, network: Network, noise: NoiseScale | None
 ) -> list[str]:
-    """Return why the batch is recommended, and how sure that is, as lines."""
+    """Return the reasons for the recommended batch, and their uncertainty, as lines."""
     assert best.timing is not None
     first = next(one for one in found if one.recipe is not None)
     gain = cost.time_of(first) / cost.time_of(best)
@@ -219,7 +220,7 @@ def reasons(
     )  # fmt: skip
     lines = [
         f"* take batch {best.batch_size}: {duration(cost.time_of(best), 3)} to {goal}{faster}; "
-        f"of those within {cost.CLOSE - 1:.0%} of the least time it is the smallest"
+        f"of those within {cost.CLOSE_SHARE - 1:.0%} of the least time it is the smallest"
     ]
     lines.append(_sureness(best, speed, noise))
     if network.devices > 1:
@@ -232,7 +233,7 @@ def reasons(
 
 
 def _sureness(best: Option, speed: Speed, noise: NoiseScale | None) -> str:
-    """Say between what bounds the time is, and what sets them."""
+    """Return the bounds of the time and their source."""
     spread = f"±{speed.spread:.0%}"
     if best.quality_range is None or noise is None:
         return (
@@ -253,7 +254,7 @@ def _sureness(best: Option, speed: Speed, noise: NoiseScale | None) -> str:
 
 
 def _joined(speed: Speed, network: Network) -> str:
-    """Say what the synchronisation of several devices is: measured, free, or a model."""
+    """Say whether the synchronisation of several devices is measured, free, or a model."""
     if network.sync_seconds is None and network.devices == network.devices_per_node:
         return f"{network.devices} devices of one machine: their synchronisation is taken as free"
     how = "a model" if network.sync_seconds is None else "measured"
@@ -264,7 +265,7 @@ def _joined(speed: Speed, network: Network) -> str:
 
 
 def _notes(found: list[Option], best: Option) -> Iterable[str]:
-    """Return why rows are empty, and what deserves a second look in the recommended one."""
+    """Return the reasons for empty rows, and warnings about the recommended one."""
     refused = [line for one in found if one.recipe is None for line in one.notes]
     return dict.fromkeys([*refused, *best.notes])
 

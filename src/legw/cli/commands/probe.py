@@ -1,4 +1,4 @@
-"""`legw probe`: measure along short runs why the rule works, and how far it goes."""
+"""Command `legw probe`: measures curvature, noise or speed during short runs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, one_line
+from legw.errors import LegwError, check_count, one_line
 from legw.report.charts import probes
 from legw.report.charts.style import FORMATS, render
-from legw.units import epochs_of, with_lengths
+from legw.schedule import epochs_of, with_lengths
 
 if TYPE_CHECKING:
     from legw.recipe import Recipe
@@ -116,15 +116,14 @@ Options = OmitSubcommandPrefixes[
 
 
 def run(options: Curvature | Noise) -> int:
-    """Train, measure, and show what comes of it."""
+    """Train, measure, and show the result."""
     return _curvature(options) if isinstance(options, Curvature) else _noise(options)
 
 
 def _curvature(options: Curvature) -> int:
     """Run each batch size and seed; show the peaks, their exponent, and a warmup."""
     kind = plot_format(options)
-    if options.updates < 1:
-        raise LegwError(f"--updates={options.updates}: must be at least 1")
+    check_count("", "--updates", options.updates)
     base = base_of(options)
     sizes = sizes_of(options.batch_sizes)
     from legw.cli import tables
@@ -165,8 +164,7 @@ def _noise(options: Noise) -> int:
     """Run each seed; show the noise scale over the run, and what it means for the recipe."""
     kind = plot_format(options)
     base = base_of(options)
-    if options.stretches < 1:
-        raise LegwError(f"--stretches={options.stretches}: must be at least 1")
+    check_count("", "--stretches", options.stretches)
     from legw.cli import tables
     from legw.probes import NoiseProbe, ladder
 
@@ -210,7 +208,7 @@ def _noise(options: Noise) -> int:
 
 
 def base_of(options: Runs) -> Recipe:
-    """Return the base recipe that is meant."""
+    """Return the base recipe that the options name."""
     base = base_recipe(options.app, options.recipe)
     return with_lengths(
         base, warmup_epochs=options.warmup_epochs, warmup_steps=options.warmup_steps
@@ -234,7 +232,7 @@ def plot_format(options: Runs) -> str:
 
 
 def watch(folder: Path, updates: int | None) -> list[Observer]:
-    """Return who shows how a run goes on."""
+    """Return the display of a run's progress."""
     from rich.console import Console
 
     from legw.cli.progress import Display

@@ -1,4 +1,4 @@
-"""`legw recipes`: the base recipes that ship."""
+"""Command `legw recipes`: lists the base recipes that ship."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`legw report`: folders of runs as one HTML page, as Markdown, or as pictures."""
+"""Command `legw report`: folders of runs as one HTML page, as Markdown, or as pictures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Read the folders, write what is asked for, and say in a sentence what it shows."""
+    """Read the folders, write the report, and print its result in one sentence."""
     if not options.folders:
         raise RunError("report: FOLDER is missing; give the folder of a study or of runs")
     tolerance = options.tolerance or ""

@@ -1,8 +1,7 @@
-"""`legw sample`: let a trained language model write."""
+"""Command `legw sample`: lets a trained language model write."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 from legw.cli import output
-from legw.errors import LegwError, clean, one_line
+from legw.errors import LegwError, check_count, check_range, clean, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,5 @@ def run(options: Options) -> int:
 def _check(options: Options, words: list[str]) -> None:
     if not words:
         raise LegwError("--prompt: is empty; give at least one word")
-    if options.tokens < 1:
-        raise LegwError(f"--tokens={options.tokens}: must be at least 1")
-    if not (options.temperature >= 0 and math.isfinite(options.temperature)):
-        raise LegwError(f"--temperature={options.temperature:g}: must be a number, at least 0")
+    check_count("", "--tokens", options.tokens)
+    check_range("", "--temperature", options.temperature, 0)

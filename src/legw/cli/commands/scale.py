@@ -1,4 +1,4 @@
-"""`legw scale`: carry a recipe to another batch size, old and new side by side."""
+"""Command `legw scale`: carries a recipe to another batch size, old and new side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from legw import recipe, remarks, rules
+from legw import recipe, rules
+from legw.analysis import remarks
 from legw.analysis.scaled import Outcome, all_rules, carry, headline, ladder
 from legw.cli import output
 from legw.cli.options import (
@@ -101,7 +102,7 @@ def run(options: Options) -> int:
 
 
 def _config(options: Options) -> Config | None:
-    """Return the configuration of another library that is meant; None where it is a recipe."""
+    """Return another library's configuration that the options name; None where it is a recipe."""
     from legw import presets
 
     if options.recipe not in presets.RECIPES:
@@ -138,7 +139,7 @@ def _changes(options: Options) -> list[tuple[str, float | None]]:
 
 
 def _say_of_config(config: Config | None, options: Options) -> None:
-    """Print what a configuration leaves out of its recipe, and what its library fills in."""
+    """Print the settings that the recipe leaves out, and the library's defaults in it."""
     if config is None:
         return
     stream = sys.stderr if options.json or options.toml == "-" else sys.stdout
@@ -148,7 +149,7 @@ def _say_of_config(config: Config | None, options: Options) -> None:
 
 
 def _check(options: Options) -> None:
-    """Refuse options that contradict each other, rather than ignore one of them."""
+    """Refuse options that contradict each other."""
     many = "--all-rules" if options.all_rules else "--ladder" if options.ladder else None
     if options.all_rules and options.ladder:
         raise LegwError("--all-rules and --ladder are two tables; give one of the two")
@@ -179,7 +180,7 @@ def _rows(options: Options, base: Recipe) -> list[Outcome]:
 
 
 def _show(outcome: Outcome, options: Options, config: Config | None) -> None:
-    """Print one outcome, in the form that was asked for."""
+    """Print one outcome, in the requested form."""
     assert outcome.scaled is not None
     if options.toml is not None and outcome.scaled.optimizer.elsewhere:
         raise LegwError(
@@ -254,7 +255,7 @@ def _print_rows(base: Recipe, outcomes: list[Outcome], options: Options) -> None
 
 
 def _in_its_row(line: str, outcome: Outcome, options: Options) -> str:
-    """Return a line about one row with the row's name, and without what the table says."""
+    """Return a line about one row with the row's name, without values that the table shows."""
     line = line.removeprefix(f"{outcome.base.name}: ")
     line = line.removeprefix(f"batch_size={outcome.batch_size} (k={outcome.k:g}): ")
     name = outcome.rule.name if options.all_rules else f"batch {outcome.batch_size}"
@@ -262,7 +263,7 @@ def _in_its_row(line: str, outcome: Outcome, options: Options) -> str:
 
 
 def _shared_notes(outcomes: list[Outcome], options: Options) -> list[str]:
-    """Return the warnings of all rows; one that all rows share once, without their names."""
+    """Return the warnings of all rows; a shared one appears once, without the rows' names."""
     scaled = [o for o in outcomes if o.scaled is not None and o.k != 1]
     lines = dict.fromkeys(line for outcome in scaled for line in outcome.warnings)
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""`legw schedule`: the learning rate of each update, as a picture or as numbers."""
+"""Command `legw schedule`: shows each update's learning rate, as a picture or as numbers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def run(options: Options) -> int:
 
 
 def _suffix(plot: str | None) -> str:
-    """Return the format that a file's name asks for, before anything is computed."""
+    """Return the format for a file's suffix, before anything is computed."""
     if plot is None:
         return ""
     suffix = Path(plot).suffix.removeprefix(".").lower()
@@ -100,7 +100,7 @@ def _suffix(plot: str | None) -> str:
 
 
 def _curves(outcome: Outcome, ramp: Ramp) -> dict[str, list[Point]]:
-    """Return what is drawn: the base and the scaled recipe, or one of them if they are equal."""
+    """Return the recipes to draw: the base and the scaled one, or one of them if they are equal."""
     base, scaled = outcome.base, outcome.scaled
     assert scaled is not None
     curves = {f"batch {base.batch_size} (base)": points(base, ramp=ramp)}

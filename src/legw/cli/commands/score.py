@@ -1,4 +1,4 @@
-"""`legw score`: how well a trained language model predicts a text."""
+"""Command `legw score`: the perplexity of a text under a trained language model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`legw study`: train a grid of rules, batch sizes and seeds, and compare them."""
+"""Command `legw study`: trains a grid of rules, batch sizes and seeds, and compares them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, RunError, clean, one_line
+from legw.errors import LegwError, RunError, check_count, clean, one_line
 from legw.recipe import Recipe
 from legw.study import baselines, durations, grid, preview, shards
 from legw.study import plan as study
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 # ruff: noqa: UP045 (as in cli/options: tyro reads Optional without importing typeguard)
 
 ALWAYS_SAID = ("batch_sizes", "rules", "seeds")
-"""Options that the command to run it again names even where they have their default."""
+"""Options that appear in the printed command even where they have their default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,14 @@ class Options:
         UseAppendAction[tuple[str, ...]],
         arg(metavar="'OPTIMIZER FIELD=V,V,...'", help_behavior_hint=""),
     ] = ()
-    """A rival that is tuned at the large batches, as in 'adam lr=0.001,0.002'; may be given
+    """An optimizer that is tuned at the large batches, as in 'adam lr=0.001,0.002'; may be given
     more than once. Its best trial is compared, and all its trials are its cost."""
     epochs: Number = None
     """Length of every run, if not the base recipe's."""
     steps: Number = None
     """Length of the base's run in updates, if not the base recipe's; the rules scale it."""
+    warmup_epochs: Number = None
+    """The base's warmup in epochs, if not the base recipe's; the rules scale it."""
     warmup_steps: Number = None
     """The base's warmup in updates, if not the base recipe's; the rules scale it."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
@@ -147,14 +149,13 @@ def run(options: Options) -> int:
 
 
 def read(options: Options) -> Study:
-    """Return the study that the options ask for.
+    """Return the study that the options describe.
 
     Raises:
         LegwError: a list cannot be read, has something twice, or is empty.
         RecipeError: an unknown recipe, rule or field, or a value that cannot be.
     """
-    if options.jobs < 1:
-        raise LegwError(f"--jobs={options.jobs}: must be at least 1")
+    check_count("", "--jobs", options.jobs)
     base = base_recipe(options.app, options.recipe)
     return Study(
         task=options.app,
@@ -177,7 +178,7 @@ def _tolerance(text: str) -> str:
 
 
 def command(options: Options) -> str:
-    """Return the command line that these options are, to be run again."""
+    """Return the command line of these options, to be run again."""
     words = ["legw", "study", options.app]
     for part in (options, options.machine):
         for option in fields(part):
@@ -210,7 +211,7 @@ def _rules(text: str) -> tuple[str, ...]:
 def _train(  # noqa: PLR0917 (all that `run` knows)
     asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Options, shard: Shard
 ) -> Outcome:
-    """Run what is pending, and show how it goes; Ctrl-C ends with how to go on."""
+    """Run what is pending, and show its progress; after Ctrl-C, print how to resume."""
     from legw import cli
     from legw.study import runner
 
@@ -249,14 +250,14 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
 
 
 def _failures(outcome: Outcome, folder: Path) -> str:
-    """Return how many runs failed, and why the first did."""
+    """Return the number of failed runs, and the first's reason."""
     (name, reason), *others = outcome.failed.items()
     more = f" and {len(others)} more" if others else ""
     return f"{folder}: {name}{more} failed, the other runs have ended: {one_line(reason, 300)}"
 
 
 def _task_maker(options: Options) -> Callable[[], Task]:
-    """Return what makes the task, in this process or in another."""
+    """Return a function that makes the task, in this process or in another."""
     return functools.partial(task_of, options.app, options)
 
 
@@ -317,7 +318,7 @@ def _show_table(found: Evidence) -> None:
 
 
 def _write_page(everything: list[Evidence], folder: Path, *, to_stderr: bool) -> None:
-    """Write the page, or say what is missing for it: the runs are worth as much without."""
+    """Write the page, or print which extra it needs; the runs do not depend on it."""
     from legw.report import page
 
     try:

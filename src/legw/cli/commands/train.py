@@ -1,4 +1,4 @@
-"""`legw train`: train an application at any batch size, by a rule, into a run folder."""
+"""Command `legw train`: trains an application at any batch size, by a rule, into a folder."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Train, show how it goes, and return 0, 3 (diverged) or 130 (interrupted)."""
+    """Train, show the progress, and return 0, 3 (diverged) or 130 (interrupted)."""
     from legw.train.dist import joined
 
     settings = options.machine.settings(options.resume)
@@ -117,7 +117,7 @@ def run(options: Options) -> int:
 
 
 def _train(options: Options, settings: Settings, world: World) -> int:
-    """Train on this and all other processes; the first alone shows anything."""
+    """Train on this and all other processes; only the first shows anything."""
     from legw.runs import records
     from legw.train import fit
 
@@ -137,7 +137,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     if options.resume and not records.begun(folder):
         line = f"note: {folder}: holds no run to go on with; a new one begins"
         console.print(clean(line), soft_wrap=True)
-    for line in (*outcome.warnings, *too_few(task, recipe)):
+    for line in (*outcome.warnings, *too_few(task, recipe), *averaged(recipe)):
         console.print(clean(f"note: {line}"), soft_wrap=True)
     summary = fit(
         task,
@@ -155,7 +155,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
 def _show_plan(
     options: Options, outcome: Outcome, recipe: Recipe, settings: Settings, world: World
 ) -> int:
-    """Show what the run would be and cost."""
+    """Show the planned run and its cost."""
     from legw.train.estimate import estimate
 
     missing = ""
@@ -177,7 +177,7 @@ def _show_plan(
         one_lane=settings.compile or rules.find(options.rule).steers,
     )
     if world.first:
-        notes = [*outcome.warnings, *too_few(task, recipe)]
+        notes = [*outcome.warnings, *too_few(task, recipe), *averaged(recipe)]
         notes += cautions(found, made_up=missing)
         outcome = counted(outcome, task.num_examples)
         if options.json:
@@ -203,7 +203,7 @@ def _observers(options: Options, folder: Path, console: Console) -> list[Observe
 
 
 def _free_folder(options: Options, batch_size: int) -> Path:
-    """Return runs/APP-RULE-bN-sSEED, with a number behind it where that is taken."""
+    """Return runs/APP-RULE-bN-sSEED, with a number appended where that folder exists."""
     app = options.app.replace(":", "-")
     first = Path("runs") / f"{app}-{options.rule}-b{batch_size}-s{options.seed}"
     folder, number = first, 1
@@ -219,6 +219,7 @@ def _finish(
     options: Options, folder: Path, summary: Summary, console: Console, *, tells: bool
 ) -> int:
     from legw import cli
+    from legw.runs import records
     from legw.train.audience import READER_GONE
 
     if not tells:
@@ -238,13 +239,24 @@ def _finish(
         if summary.reason == READER_GONE:
             raise RunError(f"{cli.READER_GONE}; {line}")
         raise KeyboardInterrupt(line)
+    metric = summary.metric["name"]
+    last = summary.metrics.get(f"{metric}{records.LAST_WEIGHTS}")
+    beside = "" if last is None else f" (averaged weights; the last ones {figure(last)})"
     console.print(
-        f"{summary.metric['name']} {figure(summary.metric['value'])}, "
+        f"{metric} {figure(summary.metric['value'])}{beside}, "
         f"loss {figure(summary.final_loss)}, {summary.updates} updates "
         f"in {summary.seconds:.1f} s → {clean(str(folder))}",
         soft_wrap=True,
     )
     return 0
+
+
+def averaged(recipe: Recipe) -> list[str]:
+    """Return a note if evaluations measure an average of the weights."""
+    from legw.train.average import averaging
+
+    line = averaging(recipe)
+    return [f"{recipe.name}: {line}"] if line else []
 
 
 def too_few(task: Task, recipe: Recipe) -> list[str]:
@@ -260,14 +272,14 @@ def too_few(task: Task, recipe: Recipe) -> list[str]:
 
 # The dry run: what a run would be and cost -----------------------------------------------
 
-MOST_NAMES = 12
-"""Names of tensors in a line; JSON has all of them."""
+MAX_NAMES = 12
+"""Most names of tensors in a line; JSON has all of them."""
 
 
 def show_plan(
     outcome: Outcome, found: Estimate, notes: list[str], *, with_data: bool = True
 ) -> None:
-    """Print recipe, updates, split, memory and time; without data, nothing of their speed."""
+    """Print recipe, updates, split, memory and time; without data, no loading speed."""
     from legw.cli import tables
 
     assert outcome.scaled is not None
@@ -300,7 +312,7 @@ def plan_lines(found: Estimate) -> list[str]:
     whole = found.fixed_bytes + found.pass_bytes
     ahead = "while others train" if found.data_ahead else "between passes"
     measured = {str(size): rate for size, rate in found.rates.items()} | found.laned
-    rates = ", ".join(f"{way}: {_rate(rate)}" for way, rate in measured.items())
+    rates = ", ".join(f"{candidate}: {_rate(rate)}" for candidate, rate in measured.items())
     return [
         *(f"optimizer: {_shortened(group)}" for group in found.optimizer_groups),
         f"updates: {found.updates}, of which {found.warmup_updates} warm up "
@@ -321,7 +333,7 @@ def plan_lines(found: Estimate) -> list[str]:
 
 
 def cautions(found: Estimate, *, made_up: str = "") -> list[str]:
-    """Return what of an estimate deserves a second look."""
+    """Return the warnings about an estimate."""
     notes = []
     if made_up:
         notes.append(f"measured on noise in place of images, without decoding: {made_up}")
@@ -346,8 +358,8 @@ def _shortened(group: str) -> str:
     'AdamW: w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11 and 2 more'
     """
     names = group.split(", ")
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _rate(rate: float) -> str:

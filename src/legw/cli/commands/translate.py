@@ -1,4 +1,4 @@
-"""`legw translate`: translate lines of text with a trained model."""
+"""Command `legw translate`: translates lines of text with a trained model."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def run(options: Options) -> int:
 
 
 def _paired(lines: list[str], count: int, reference: Path | None) -> list[str]:
-    """Return the lines; before any is translated, refuse them where not each has its reference."""
+    """Return the lines, after a check that each has its reference."""
     if count != len(lines):
         raise DataError(
             f"{reference}: has {count} lines, the input {len(lines)}: from "

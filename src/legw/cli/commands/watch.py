@@ -1,4 +1,4 @@
-"""`legw watch`: what is running, how far it is, and when it will end."""
+"""Command `legw watch`: shows the runs below a folder, their progress and expected end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tyro.conf import Positional, arg
 from legw.cli import output
 from legw.cli.options import Flag
 from legw.cli.output import figure
-from legw.errors import RunError, duration, one_line
+from legw.errors import RunError, check_range, duration, one_line
 from legw.study import watch
 from legw.study.watch import Progress, View
 
@@ -34,7 +34,7 @@ LOOKS = {
 }
 """The color of each state, where there are colors."""
 
-MOST = 40
+MAX_ROWS = 40
 """Most runs that are shown one by one: the running ones before the others."""
 
 
@@ -60,9 +60,8 @@ def run(
     now: Callable[[], datetime] = datetime.now,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Look until all runs have ended; `now` and `sleep` are the clock."""
-    if not options.every > 0:
-        raise RunError(f"--every={options.every:g}: must be above 0")
+    """Show the folder until all runs have ended; `now` and `sleep` are the clock."""
+    check_range("", "--every", options.every, 0, above=True)
     if not options.folder.is_dir():
         raise RunError(f"{options.folder}: is not a folder; give the folder of a study or of runs")
     view = watch.look(options.folder)
@@ -109,7 +108,7 @@ def table_of(view: View) -> Table:
     table.add_column("", width=12)
     for name in ("epoch", "loss", "metric", "left"):
         table.add_column(name, justify="right", no_wrap=True)
-    shown = sorted(view.runs, key=lambda run: run.status != "running")[:MOST]
+    shown = sorted(view.runs, key=lambda run: run.status != "running")[:MAX_ROWS]
     for run in sorted(shown, key=view.runs.index):
         table.add_row(*_cells(run))
     return table
@@ -132,7 +131,7 @@ def _cells(run: Progress) -> list[RenderableType]:
 
 
 def below(view: View, now: datetime) -> list[str]:
-    """Return the lines under the table: how many, when the end is, and what is wrong."""
+    """Return the lines below the table: counts, expected end, and problems."""
     counts: dict[str, int] = {}
     for run in view.runs:
         counts[run.status] = counts.get(run.status, 0) + 1
@@ -141,7 +140,7 @@ def below(view: View, now: datetime) -> list[str]:
     if view.seconds_left is not None:
         end = now + timedelta(seconds=view.seconds_left)
         line += f"; the last ends in about {duration(view.seconds_left)}, at {end:%a %H:%M}"
-    hidden = len(view.runs) - MOST
+    hidden = len(view.runs) - MAX_ROWS
     lines = [line] + ([f"and {hidden} more that are not shown"] if hidden > 0 else [])
     if counts.get("stopped"):
         lines.append("stopped: no process works on it; the command that began it goes on with it")

@@ -1,1 +1,1 @@
-"""Charts, one function each, in one style: schedules, comparisons, costs to a target, probes."""
+"""Charts, one function each: schedules, comparisons, costs to a target, probes."""

@@ -1,4 +1,4 @@
-"""Charts of a study, one function each: from cells and curves to a Vega-Lite specification.
+"""Comparison charts of a study, from cells and curves to Vega-Lite specifications.
 
 Colors belong to rules: the base is grey, and a rule keeps its color in every chart.
 Altair builds the specifications and checks them; the data go in afterwards, because
@@ -17,31 +17,31 @@ from legw.report.charts.style import COLORS, styled
 from legw.study.plan import BASE
 
 DODGE = 0.05
-"""How far beside its batch size each rule is drawn, in powers of 2, so that bars show."""
+"""Shift of each rule beside its batch size, in powers of 2, so that bars do not overlap."""
 
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
 """The mark of a diverged run, as an SVG path."""
 
 
 UNITS = ("epochs", "updates", "seconds")
-"""What losses are drawn against; the first unless another is asked for."""
+"""Units of the loss chart's horizontal axis; the first is the default."""
 
 AT = "datum.x * (unit == 'updates' ? datum.u : unit == 'seconds' ? datum.s : 1)"
-"""Where a point lies, from its epoch."""
+"""Position of a point in the unit, from its epoch."""
 
 
 class Curve(NamedTuple):
     """The curve of one run, or of one schedule."""
 
     name: str
-    """What it is called in the legend: its rule, or its variant of the grid."""
+    """Name in the legend: its rule, or its variant of the grid."""
     run: str
-    """Which run it is."""
+    """Name of the run."""
     points: Sequence[tuple[float, float]]
     """(epoch, value), epochs ascending."""
     faint: bool = False
     """Whether it lies behind a smoothed curve of the same run."""
-    lost: bool = False
+    diverged: bool = False
     """Whether the run diverged at its end."""
     updates: float = 0.0
     """Updates of an epoch."""
@@ -115,9 +115,9 @@ def loss_by_epoch(
         across, upward, color, tooltip=["name:N", "run:N", alt.Tooltip("x:Q", title="epoch"), "y:Q"]
     )
     layers = [faint, plain] if any(curve.faint for curve in curves) else [plain]
-    lost = [curve for curve in curves if curve.lost and curve.points]
-    if lost:
-        ends = alt.Chart(alt.NamedData("lost")).transform_calculate(at=AT)
+    diverged = [curve for curve in curves if curve.diverged and curve.points]
+    if diverged:
+        ends = alt.Chart(alt.NamedData("diverged")).transform_calculate(at=AT)
         ends = ends.encode(across, upward, color)
         layers.append(_crosses(ends, tooltip=["name:N", "run:N", "x:Q"]))
     chart = alt.layer(*layers).properties(title=alt.Title(title), width=620, height=260)
@@ -126,8 +126,9 @@ def loss_by_epoch(
         chart,
         faint=[_arrays(curve) for curve in curves if curve.faint],
         plain=[_arrays(curve) for curve in curves if not curve.faint],
-        lost=[
-            _arrays(c) | {"x": _short(c.points[-1][0]), "y": _short(c.points[-1][1])} for c in lost
+        diverged=[
+            _arrays(c) | {"x": _short(c.points[-1][0]), "y": _short(c.points[-1][1])}
+            for c in diverged
         ],
     )
 
@@ -187,9 +188,9 @@ def _metrics(
         ),
     ]
     if any(row["diverged"] for row in rows):
-        lost = alt.Chart().transform_filter("datum.diverged > 0").encode(across)
-        lost = lost.encode(y=alt.YDatum(_span(table)[1]))
-        layers.append(_crosses(lost, tooltip=tooltip))
+        diverged = alt.Chart().transform_filter("datum.diverged > 0").encode(across)
+        diverged = diverged.encode(y=alt.YDatum(_span(table)[1]))
+        layers.append(_crosses(diverged, tooltip=tooltip))
     chart = alt.layer(*layers, data=alt.NamedData("cells")).encode(color)
     chart = chart.properties(title=alt.Title(title), width=620, height=320)
     return with_data(chart, cells=rows)
@@ -245,7 +246,7 @@ def _span(table: Table) -> tuple[tuple[float, float], float]:
 
 
 def _beside(table: Table, cell: Cell) -> float:
-    """Return how far beside its batch size a cell is drawn, in powers of 2; the base not at all."""
+    """Return a cell's shift beside its batch size, in powers of 2; 0 for the base."""
     names = [name for name in table.names if name != BASE]
     if cell.rule == BASE:
         return 0.0
@@ -358,7 +359,7 @@ def with_data(chart: Any, **datasets: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _cleaned(value: Any) -> Any:
-    """Return a specification in which no text holds what `clean` does not let through."""
+    """Return a specification in which every text was passed through `clean`."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, dict):
@@ -369,5 +370,5 @@ def _cleaned(value: Any) -> Any:
 
 
 def _short(value: float) -> float:
-    """Return five digits of a number: more are not seen, and the page is smaller."""
+    """Return a number with five digits: more are not visible, and the page is smaller."""
     return float(f"{value:.5g}")

@@ -1,4 +1,4 @@
-"""Charts of what probes measure, one function each: values in, an Altair chart out."""
+"""Probe charts, one function each: measured values in, an Altair chart out."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from legw.analysis.curvature import Peak
 from legw.analysis.noise import NoiseScale
 from legw.report.charts.style import COLORS, styled
 
-REACH = 10.0
-"""An interval is drawn to so many times its value, and to as small a share of it."""
+BAR_FACTOR = 10.0
+"""An interval is drawn up to this multiple of its value, and down to the value divided by it."""
 
 CurvePoints = Sequence[tuple[float, float]]
 
@@ -31,7 +31,8 @@ def curvature_by_epoch(
     Args:
         curves: for each batch size its runs, as (epoch, curvature), both above 0.
         peaks: for each batch size where its runs' curvature is highest.
-        title, subtitle: above the chart.
+        title: text above the chart; empty for none.
+        subtitle: smaller text below the title; empty for none.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
@@ -78,12 +79,13 @@ def noise_by_epoch(
 
     The axis is logarithmic and an interval may begin at 0: a bar ends at a tenth of the value
     and at ten times it, and where it is cut, or where there is no interval, the dot is hollow.
-    A triangle at the upper edge is a stretch that is lost in noise.
+    A triangle at the upper edge is a stretch without an estimate: its gradient is lost in noise.
 
     Args:
         scales: label and stretches of each run.
         batch_size: of the runs; a dashed line.
-        title, subtitle: above the chart.
+        title: text above the chart; empty for none.
+        subtitle: smaller text below the title; empty for none.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
@@ -130,7 +132,7 @@ def noise_by_epoch(
 
 
 def curvature_chart(found: dict[str, Any]) -> Any:
-    """Return the chart of what `legw probe curvature` prints as JSON."""
+    """Return the chart of the JSON that `legw probe curvature` prints."""
     lines: dict[int, list[Any]] = {}
     tops: dict[int, list[Peak]] = {}
     for row in found["runs"]:
@@ -146,7 +148,7 @@ def curvature_chart(found: dict[str, Any]) -> Any:
 
 
 def noise_chart(found: dict[str, Any]) -> Any:
-    """Return the chart of what `legw probe noise` prints as JSON."""
+    """Return the chart of the JSON that `legw probe noise` prints."""
     scales = {
         f"seed {row['seed']}": [NoiseScale(**part) for part in row["stretches"]]
         for row in found["runs"]
@@ -160,10 +162,10 @@ def noise_chart(found: dict[str, Any]) -> Any:
 
 
 def _bar(one: NoiseScale) -> dict[str, Any]:
-    """Return the ends of an interval as they are drawn, and whether one was cut or is missing."""
+    """Return the drawn ends of an interval, and whether one was cut or is missing."""
     if not one.value or one.low is None or one.high is None:
         return {"low": None, "high": None, "cut": True}
-    low, high = max(one.low, one.value / REACH), min(one.high, one.value * REACH)
+    low, high = max(one.low, one.value / BAR_FACTOR), min(one.high, one.value * BAR_FACTOR)
     return {"low": low, "high": high, "cut": (low, high) != (one.low, one.high)}
 
 

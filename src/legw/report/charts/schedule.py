@@ -1,4 +1,4 @@
-"""Learning-rate curves: the points of a schedule, which need the core alone, and their chart.
+"""Learning-rate curves: the points of a schedule, which need no extra, and their chart.
 
 A chart is an Altair specification, which `style.render` turns into SVG, PNG or HTML; both
 need `legw[report]`.
@@ -16,7 +16,7 @@ from legw.report.charts.style import COLORS, styled
 from legw.schedule import Ramp, in_steps, updates, warmup_updates
 
 EVEN_POINTS = 320
-"""How many evenly spaced points of a long curve are kept, besides its corners."""
+"""Number of evenly spaced points of a long curve, besides its corners."""
 
 
 class Point(NamedTuple):
@@ -25,7 +25,7 @@ class Point(NamedTuple):
     update: int
     """Which update, from 0."""
     epoch: float
-    """Where it starts, in epochs; in examples seen where those of an epoch are not known."""
+    """Position of its start in epochs; in examples seen where an epoch's examples are unknown."""
     lr: float
     """Its learning rate."""
 
@@ -74,7 +74,7 @@ def points(recipe: Recipe, *, ramp: Ramp = "end") -> list[Point]:
 
 
 def axis(recipe: Recipe) -> str:
-    """Return what the positions of a recipe's points are counted in: epoch, or examples.
+    """Return the unit of the positions of a recipe's points: epoch, or examples.
 
     >>> axis(Recipe(batch_size=8, lr=1.0, steps=100))
     'examples'
@@ -94,8 +94,8 @@ def _without_warmup(recipe: Recipe) -> Callable[[int], float]:
 def _jump(lr: Callable[[int], float], low: int, high: int) -> tuple[int, ...]:
     """Return the updates on both sides of a jump between two others, by bisection.
 
-    In a smooth piece both halves change about equally; where one half has nearly
-    all of the change there is a jump in it.
+    In a smooth piece both halves change about equally; a half with nearly all of the change
+    contains a jump.
     """
     start = low, high
     while high - low > 1:
@@ -131,7 +131,7 @@ def lr_curve(
             of several the first is the base's, in grey.
         title: above the chart.
         subtitle: below the title, smaller.
-        across: what positions are counted in.
+        across: unit of the positions.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.

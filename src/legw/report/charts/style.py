@@ -1,4 +1,4 @@
-"""Style of all charts: the looks and colors that they share, and the files they become."""
+"""Style of all charts: the looks and colors that they share, and their file formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from legw.errors import LegwError
 
 FORMATS = ("svg", "png", "html")
-"""What `render` can write: the suffix of the file."""
+"""Suffixes of the files that `render` can write."""
 
 COLORS = (
     "#8c8c8c", "#0072b2", "#d55e00", "#009e73", "#cc79a7",
@@ -18,7 +18,7 @@ COLORS = (
 
 
 def styled(chart: Any) -> Any:
-    """Return an Altair chart in the looks that all of ours share."""
+    """Return an Altair chart in the style of all our charts."""
     return (
         chart.configure(font="Helvetica, Arial, sans-serif", background="white", padding=16)
         .configure_title(

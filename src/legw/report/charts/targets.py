@@ -1,4 +1,4 @@
-"""Charts of what a larger batch costs and asks for, one function each.
+"""Cost charts of larger batches, one function each.
 
 As in `comparison`, a chart is a Vega-Lite specification, and colors belong to rules.
 """
@@ -14,7 +14,7 @@ from legw.report.charts.comparison import color_scale, powers, with_data
 from legw.study.plan import BASE, Row
 
 UNITS = ("updates", "examples", "seconds")
-"""What can be counted on the way to a target."""
+"""Units of the cost of reaching a target."""
 
 
 def to_target(
@@ -27,7 +27,7 @@ def to_target(
     runs did not all reach the target have no point there.
 
     Args:
-        found: what each cell needed.
+        found: cost of each cell.
         table: whose names and batch sizes are used.
         unit: one of `UNITS`.
         title: above the chart.

@@ -29,7 +29,7 @@ def lr_text(
         width: columns, at least 20.
         height: lines, at least 8, with the legend.
         color: True adds ANSI colors.
-        across: what positions are counted in.
+        across: unit of the positions.
     """
     import plotext
 
@@ -56,7 +56,7 @@ def lr_text(
 
 
 def _rule(ruler: Any, high: float, count: int) -> None:
-    """Let an axis run from 0 to `high`, with round numbers on it."""
+    """Scale an axis from 0 to `high`, with round numbers on it."""
     at = round_numbers(high, count)
     ruler.lim(0, high or 1.0)
     ruler.ticks(at, [f"{tick:g}" for tick in at])
@@ -76,9 +76,11 @@ def round_numbers(high: float, count: int) -> list[float]:
 
 
 def plan_curves(plan: Plan) -> tuple[int, dict[str, list[Point]]]:
-    """Return the largest batch size, and the schedules there with the base's before them."""
+    """Return the largest batch size, and the schedules of the base and of that size."""
     runs = [run for run in plan.runs if not run.variant or run.variant == plan.runs[0].variant]
-    runs = [run for run in runs if not baselines.rival(run.rule) and run.recipe.epoch_examples]
+    runs = [
+        run for run in runs if not baselines.tuned_optimizer(run.rule) and run.recipe.epoch_examples
+    ]
     largest = max((run.recipe.batch_size for run in runs), default=0)
     found: dict[str, list[Point]] = {}
     for run in runs:

@@ -1,1 +1,1 @@
-"""Micro-batch size: its candidates, the fastest of them by measurement, and what was measured."""
+"""Micro-batch size: its candidates, their timing, and a cache of the results."""

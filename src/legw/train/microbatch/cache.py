@@ -1,7 +1,7 @@
-"""What was measured of each way to cut a batch, kept from run to run.
+"""Cache of micro-batch timings, kept from run to run.
 
-It is what a way does and what it takes, and never whether that fits: the next run may have
-another memory limit, or more of the memory free.
+The cache holds each candidate's throughput and memory, but not whether it fits: the next run may
+have another memory limit, or more free memory.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from legw.runs.cache import MICRO_BATCHES, cache_folder
 from legw.runs.files import write_json
 from legw.train.dist import World
 from legw.train.hardware import describe_device
-from legw.train.microbatch.candidates import Way
+from legw.train.microbatch.candidates import Candidate
 from legw.train.precision import Precision
 from legw.train.task import Task
 
 MEMORY = "memory"
-"""Under this name the file keeps the bytes that ways took, by the names of the tables."""
+"""Key of the file under which the candidates' bytes are kept, by the names of the tables."""
 
 
 VERSION = 2
-"""Of how candidates are timed and chosen. Another choice rounds differently, so that the seeds of a
-study would no longer be trained alike: what another version has measured is measured again."""
+"""Version of the timing and the choice of candidates. Another micro-batch rounds differently,
+and the seeds of a study should be trained alike. So results of another version are measured
+again."""
 
 
 class Look(NamedTuple):
-    """What a way was seen to do, whatever the memory limit was."""
+    """Throughput and memory of a candidate, independent of the memory limit."""
 
     rate: float
     """Examples per second, above 0."""
     bytes: float
-    """Memory that it took beside the weights, in the process that needed most."""
+    """Memory beside the weights, in the process that needed most."""
 
 
 class Store:
@@ -71,39 +72,39 @@ class Store:
         self._key = " | ".join(parts)
 
     def alone(self) -> contextlib.AbstractContextManager[None]:
-        """Let the runs of a study measure one after the other: the second finds it done."""
+        """Let runs of a study measure in turn: the second finds the first's result."""
         return locks.in_turn(self._path.with_suffix(".lock"))
 
-    def read(self) -> dict[Way, Look]:
+    def read(self) -> dict[Candidate, Look]:
         """Return the table of this task and machine; empty where there is none.
 
-        Earlier versions kept no memory, and a rate of 0 where a way had not fitted once: such
-        ways are measured again.
+        Earlier versions kept no memory, and a rate of 0 where a candidate had once not fitted. Such
+        candidates are measured again.
         """
         content = self._all()
         try:
             rates, memory = content[self._key], content[MEMORY][self._key]
             looks = {
-                Way.read(way): Look(float(rate), float(memory[way]))
-                for way, rate in rates.items()
-                if way in memory
+                Candidate.read(candidate): Look(float(rate), float(memory[candidate]))
+                for candidate, rate in rates.items()
+                if candidate in memory
             }
         except (LookupError, TypeError, ValueError, AttributeError):
             return {}
-        return {way: look for way, look in looks.items() if look.rate > 0}
+        return {candidate: look for candidate, look in looks.items() if look.rate > 0}
 
-    def write(self, table: dict[Way, Look]) -> None:
+    def write(self, table: dict[Candidate, Look]) -> None:
         """Keep a table; a cache that cannot be written is no reason to stop.
 
-        Rates and memory lie apart, so that rates are where earlier versions look for them.
+        Rates and memory are stored apart, so that earlier versions find the rates.
         """
         with contextlib.suppress(OSError, RunError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             content, looks = self._all(), sorted(table.items())
-            rates = {str(way): float(f"{look.rate:.6g}") for way, look in looks}
+            rates = {str(candidate): float(f"{look.rate:.6g}") for candidate, look in looks}
             memory = content.get(MEMORY)
             memory = memory if isinstance(memory, dict) else {}
-            memory |= {self._key: {str(way): int(look.bytes) for way, look in looks}}
+            memory |= {self._key: {str(candidate): int(look.bytes) for candidate, look in looks}}
             write_json(self._path, content | {self._key: rates, MEMORY: memory})
 
     def _all(self) -> dict[str, Any]:
@@ -114,8 +115,8 @@ class Store:
         return content if isinstance(content, dict) else {}
 
 
-def earlier_way(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
-    """Return the micro-batch and lanes of the run in the folder, if made on such a machine."""
+def earlier_candidate(folder: Path, world_size: int, device: str) -> tuple[int, int] | None:
+    """Return micro-batch and lanes of the run in the folder, if its machine was alike."""
     if not records.begun(folder):
         return None
     found = records.read_manifest(folder)

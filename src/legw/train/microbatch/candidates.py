@@ -1,8 +1,8 @@
-"""Micro-batch candidates: which ways to cut a batch are timed, and which one is taken.
+"""Micro-batch candidates: the sizes and lanes to be timed, and the choice among them.
 
-Every candidate is timed once, a ladder of sizes at a time (`climb`). The best three are timed
-again in three rounds, and compared by their medians (`settle`). Of those that are about as fast as
-the best, the one that needs least memory is taken (`best`).
+Every candidate is timed once, in ladders of ascending sizes (`climb`). The best three are timed
+again in three rounds and compared by their medians (`settle`). Of the candidates that are about as
+fast as the best, the one that needs least memory is taken (`best`).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ SMALLEST = 16
 """Below this many examples a micro-batch is never worth its overhead."""
 
 LONG_SECONDS = 1.0
-"""A pass that takes longer ends its ladder, if it is no faster than what came before it: the
-larger ones would take minutes to time."""
+"""A longer pass ends its ladder if its throughput is not above the earlier ones': larger ones
+would take minutes to time."""
 
 FINALISTS = 3
 """Candidates that are timed again."""
 
 ROUNDS = 3
-"""How often they are timed again."""
+"""Further timings of each finalist."""
 
-CLOSE = 0.98
-"""Share of the best throughput at which a candidate counts as about as fast."""
+CLOSE_SHARE = 0.98
+"""Share of the best throughput from which on a candidate counts as equally fast."""
 
 
-class Way(NamedTuple):
+class Candidate(NamedTuple):
     """How a batch is cut, and how many pieces are worked on at once.
 
-    >>> str(Way(128)), str(Way(64, lanes=2)), Way.read("2 x 64")
-    ('128', '2 x 64', Way(size=64, lanes=2))
+    >>> str(Candidate(128)), str(Candidate(64, lanes=2)), Candidate.read("2 x 64")
+    ('128', '2 x 64', Candidate(size=64, lanes=2))
     """
 
     size: int
@@ -46,7 +46,7 @@ class Way(NamedTuple):
         return str(self.size) if self.lanes == 1 else f"{self.lanes} x {self.size}"
 
     @classmethod
-    def read(cls, text: str) -> Way:
+    def read(cls, text: str) -> Candidate:
         """Return what was written with `str`."""
         lanes, _, size = text.rpartition(" x ")
         return cls(int(size), int(lanes or 1))
@@ -92,78 +92,83 @@ def ladder(share: int, group: int = 1) -> list[int]:
     return [*sizes, share]
 
 
-def in_lanes(sizes: Iterable[int], count: int, share: int) -> list[Way]:
-    """Return the candidates in so many lanes: all sizes of which so many fit into a share.
+def in_lanes(sizes: Iterable[int], count: int, share: int) -> list[Candidate]:
+    """Return the candidates for a number of lanes: all sizes of which so many fit into a share.
 
-    >>> [str(way) for way in in_lanes([16, 32, 64, 128], 2, share=128)]
+    >>> [str(candidate) for candidate in in_lanes([16, 32, 64, 128], 2, share=128)]
     ['2 x 16', '2 x 32', '2 x 64']
     >>> in_lanes([16, 20], 2, share=20)
     []
     """
-    return [Way(size, count) for size in sizes if size * count <= share]
+    return [Candidate(size, count) for size in sizes if size * count <= share]
 
 
 def climb(
-    ways: Sequence[Way], measure: Callable[[Way], float], known: dict[Way, float]
-) -> dict[Way, float]:
-    """Time each candidate of a ladder once, until larger ones no longer fit, or take long.
+    candidates: Sequence[Candidate],
+    measure: Callable[[Candidate], float],
+    known: dict[Candidate, float],
+) -> dict[Candidate, float]:
+    """Time each candidate of a ladder once, until one no longer fits or takes long.
 
     Args:
-        ways: what to try, ascending in examples at once.
-        measure: way -> examples per second, 0 where it does not fit.
+        candidates: what to try, ascending in examples at once.
+        measure: candidate -> examples per second, 0 where it does not fit.
         known: what was measured before, 0 where it does not fit now.
 
-    >>> rates = {Way(16): 90.0, Way(32): 100.0, Way(64): 50.0, Way(128): 0.0, Way(256): 0.0}
-    >>> [str(way) for way in climb([*rates], rates.__getitem__, {})]
+    >>> found = {16: 90.0, 32: 100.0, 64: 50.0, 128: 0.0, 256: 0.0}
+    >>> rates = {Candidate(size): rate for size, rate in found.items()}
+    >>> [str(candidate) for candidate in climb([*rates], rates.__getitem__, {})]
     ['16', '32', '64']
     """
-    table: dict[Way, float] = {}
-    for place, way in enumerate(ways):
-        rate = table[way] = known[way] if way in known else measure(way)
-        long = way.examples > LONG_SECONDS * rate and rate < max(table.values())
-        seen_further = any(larger in known for larger in ways[place + 1 :])
+    table: dict[Candidate, float] = {}
+    for place, candidate in enumerate(candidates):
+        rate = table[candidate] = known[candidate] if candidate in known else measure(candidate)
+        long = candidate.examples > LONG_SECONDS * rate and rate < max(table.values())
+        seen_further = any(larger in known for larger in candidates[place + 1 :])
         if (rate == 0 or long) and not seen_further:
             break
     return table
 
 
 def settle(
-    table: dict[Way, float], measure: Callable[[Way], float], share: int
-) -> dict[Way, float]:
+    table: dict[Candidate, float], measure: Callable[[Candidate], float], share: int
+) -> dict[Candidate, float]:
     """Time the best three again in three rounds, and put their medians into the table.
 
-    Other work on a machine slows whatever is timed at that moment; what a round's candidates are
-    to each other, it leaves as it is. So a candidate's rate in a round is taken as a share of the
-    round's best, and the median of its shares counts. The best keeps the highest rate that was
-    seen, and so stays above all that were not timed again.
+    Other work on the machine slows a whole round, and hardly changes the order of its candidates.
+    So a candidate's throughput is taken as a share of the round's best, and the median of these
+    shares counts. The best finalist keeps the highest throughput measured, and so stays above all
+    candidates that were not timed again.
 
     Args:
         table: examples per second of each candidate.
-        measure: way -> examples per second, 0 where it does not fit.
+        measure: candidate -> examples per second, 0 where it does not fit.
         share: examples of an update in a process that has most.
 
-    >>> again = {Way(32): 50.0, Way(64): 25.0, Way(16): 20.0}
-    >>> settle({Way(16): 50.0, Way(32): 80.0, Way(64): 90.0}, again.__getitem__, share=64)
-    {Way(size=16, lanes=1): 36.0, Way(size=32, lanes=1): 90.0, Way(size=64, lanes=1): 45.0}
+    >>> again = {Candidate(32): 50.0, Candidate(64): 25.0, Candidate(16): 20.0}
+    >>> table = {Candidate(16): 50.0, Candidate(32): 80.0, Candidate(64): 90.0}
+    >>> settled = settle(table, again.__getitem__, share=64)
+    >>> {str(candidate): rate for candidate, rate in settled.items()}
+    {'16': 36.0, '32': 90.0, '64': 45.0}
     """
     over_share = _over_share(table, share)
-    finalists = sorted(over_share, key=lambda way: -over_share[way])[:FINALISTS]
-    finalists = [way for way in finalists if table[way]]
+    finalists = sorted(over_share, key=lambda candidate: -over_share[candidate])[:FINALISTS]
+    finalists = [candidate for candidate in finalists if table[candidate]]
     if len(finalists) < 2:
         return table
     rounds = []
     for number in range(ROUNDS):
         turn = finalists[:: -1 if number % 2 else 1]  # to and fro: none is always the last
-        rounds.append({way: measure(way) for way in turn})
+        rounds.append({candidate: measure(candidate) for candidate in turn})
     shares = {
-        way: median(rates[way] / (max(rates.values()) or 1.0) for rates in rounds)
-        for way in finalists
+        candidate: median(rates[candidate] / (max(rates.values()) or 1.0) for rates in rounds)
+        for candidate in finalists
     }
     most, top = max(shares.values()) or 1.0, max(table.values())
-    return table | {way: top * shares[way] / most for way in finalists}
+    return table | {candidate: top * shares[candidate] / most for candidate in finalists}
 
 
-def best(table: dict[Way, float], share: int) -> Way:
+def best(table: dict[Candidate, float], share: int) -> Candidate:
     """Return the candidate with the highest throughput over a process's whole share of an update.
 
     Of those that are about as fast as the best, it is the one with the fewest examples at once,
@@ -176,10 +181,11 @@ def best(table: dict[Way, float], share: int) -> Way:
     Raises:
         RunError: no size fits.
 
-    >>> best({Way(16): 50.0, Way(32): 99.0, Way(64): 100.0, Way(128): 0.0}, share=640)
-    Way(size=32, lanes=1)
-    >>> best({Way(16): 100.0, Way(20): 90.0}, share=20)
-    Way(size=20, lanes=1)
+    >>> found = {16: 50.0, 32: 99.0, 64: 100.0, 128: 0.0}
+    >>> best({Candidate(size): rate for size, rate in found.items()}, share=640)
+    Candidate(size=32, lanes=1)
+    >>> best({Candidate(16): 100.0, Candidate(20): 90.0}, share=20)
+    Candidate(size=20, lanes=1)
     """
     rates = _over_share(table, share)
     most = max(rates.values())
@@ -188,17 +194,16 @@ def best(table: dict[Way, float], share: int) -> Way:
             f"micro_batch_size: not even {min(table).size} examples fit into the memory limit; "
             "raise --memory-limit or give --micro-batch-size"
         )
-    close = [way for way, rate in rates.items() if rate >= CLOSE * most]
-    return min(close, key=lambda way: (way.examples, -rates[way]))
+    close = [candidate for candidate, rate in rates.items() if rate >= CLOSE_SHARE * most]
+    return min(close, key=lambda candidate: (candidate.examples, -rates[candidate]))
 
 
-def _over_share(table: dict[Way, float], share: int) -> dict[Way, float]:
+def _over_share(table: dict[Candidate, float], share: int) -> dict[Candidate, float]:
     """Return examples per second over a whole share.
 
-    A share that is no multiple of what is worked on at once ends with fewer examples, which are
-    counted as if they took as long as the others.
+    The last pass of a share may have fewer examples; it counts as taking as long as a full one.
     """
     return {
-        way: rate * share / (-(-share // way.examples) * way.examples)
-        for way, rate in table.items()
+        candidate: rate * share / (-(-share // candidate.examples) * candidate.examples)
+        for candidate, rate in table.items()
     }

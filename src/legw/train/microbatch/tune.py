@@ -1,11 +1,11 @@
-"""Micro-batch size: the fastest way to cut a batch, by a short measurement on the real task.
+"""Micro-batch tuning: times candidates on the real task and takes the fastest.
 
-On a CPU the fastest micro-batch is far from the largest that fits: small pieces stay in the
+On a CPU the fastest micro-batch is far below the largest that fits: small micro-batches stay in the
 caches. On a GPU it is often the largest. So the candidates of `legw.train.microbatch.candidates`
-are timed, forward and backward, one at a time and, where they can be, in lanes
-(`legw.train.lanes`). What each does and takes is kept in the cache folder per task, size of model,
-device, precision and number of threads, so that the seeds of a study share one measurement; what
-fits is asked anew by every run.
+are timed, forward and backward, one at a time and, where possible, in lanes (`legw.train.lanes`).
+Throughput and memory of each are kept in the cache folder for each task, model size, device,
+precision and number of threads, so that the seeds of a study share one measurement. Every run
+checks anew what fits into memory.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from legw.train.hardware import (
     times_of,
 )
 from legw.train.lanes import Lanes, Sums, add_gradient
-from legw.train.microbatch.cache import Look, Store, earlier_way
+from legw.train.microbatch.cache import Look, Store, earlier_candidate
 from legw.train.microbatch.candidates import (
     LONG_SECONDS,
     SMALLEST,
-    Way,
+    Candidate,
     best,
     climb,
     in_lanes,
@@ -53,26 +53,25 @@ from legw.train.settings import Settings
 from legw.train.task import Task
 
 __all__ = [
-    "SMALLEST", "Choice", "Way", "best", "choose", "climb", "ladder", "settle",
+    "SMALLEST", "Choice", "Candidate", "best", "choose", "climb", "ladder", "settle",
 ]  # fmt: skip
 
 ENOUGH_SECONDS = 0.2
-"""How long one size is timed, at least once and at most `MOST_PASSES` times."""
+"""Time for which one size is timed, at least once and at most `MAX_PASSES` times."""
 
-MOST_PASSES = 20
+MAX_PASSES = 20
 
-READY = 64
-"""Examples that are loaded before the clock starts, or one micro-batch where that is more, of a
-task that loads ahead."""
+PREFETCHED_EXAMPLES = 64
+"""Examples, and at least one micro-batch, that a task which prefetches has loaded before timing."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The way that was chosen, and why."""
+    """The chosen micro-batch and lanes, with the measurements behind the choice."""
 
     micro_batch_size: int
-    table: dict[Way, float]
-    """Examples per second for each way measured; 0 where it did not fit."""
+    table: dict[Candidate, float]
+    """Examples per second for each candidate measured; 0 where it did not fit."""
     measured: bool = True
     """False where the table came from the cache, or there was nothing to choose."""
     lanes: int = 1
@@ -93,16 +92,20 @@ def for_run(
     """Return the size that is given, or that a resumed run has, or the fastest.
 
     Args:
-        task, model, world, group, lanes: as for `choose`.
+        task: whose loss is timed.
+        model: on the world's device, in fixed batch-norm groups.
         recipe: its batch size is the most examples of a micro-batch.
-        settings: how the run is made.
-        folder: the run's.
+        settings: its micro-batch size, precision and memory limit.
+        folder: the run folder.
+        world: all its processes measure together, and agree.
+        group: examples that must stay together (batch-norm groups), at least 1.
+        lanes: numbers of micro-batches at once, each to be tried, at least 1.
     """
     size = settings.micro_batch_size
     if size != "auto":
         return Choice(min(size, recipe.batch_size), {}, measured=False, lanes=lanes[0])
     device = describe_device(world.device)
-    before = world.agree(lambda: earlier_way(folder, world.size, device))
+    before = world.agree(lambda: earlier_candidate(folder, world.size, device))
     if before and before[1] in lanes:
         return Choice(before[0], {}, measured=False, lanes=before[1])
     return choose(
@@ -153,25 +156,27 @@ def choose(
         return Choice(sizes[0], {}, measured=False, lanes=lanes[0])
     store = Store(task, model, world, precision, cache)
     with store.alone() if world.first else contextlib.nullcontext():
-        before: dict[Way, Look] = world.share(store.read() if world.first else None)
+        before: dict[Candidate, Look] = world.share(store.read() if world.first else None)
         limit = _limit(memory_limit, world)
         probe = _Probe(
             task, model, recipe, world=world, precision=precision, limit=limit, looks=before
         )
-        known = {way: probe.within(look) for way, look in before.items()}
+        known = {candidate: probe.within(look) for candidate, look in before.items()}
         measure = probe.throughput
-        alone = climb([Way(size) for size in sizes], measure, known)
+        alone = climb([Candidate(size) for size in sizes], measure, known)
         table = dict(alone) if 1 in lanes else {}
         for count in lanes:
             if count > 1:
                 table |= climb(in_lanes(sizes, count, share), measure, known)
         if not table:  # a batch too small for the lanes that are asked for
-            table = climb([Way(sizes[0], lanes[0])], measure, known)
-        measured = any(rate and way not in known for way, rate in table.items())
+            table = climb([Candidate(sizes[0], lanes[0])], measure, known)
+        measured = any(rate and candidate not in known for candidate, rate in table.items())
         if measured:
             table = settle(table, measure, share)
-        rates = {way: rate for way, rate in (alone | table).items() if rate}
-        looks = probe.looks | {way: Look(rates[way], probe.looks[way].bytes) for way in rates}
+        rates = {candidate: rate for candidate, rate in (alone | table).items() if rate}
+        looks = probe.looks | {
+            candidate: Look(rates[candidate], probe.looks[candidate].bytes) for candidate in rates
+        }
         if world.first and looks != before:
             store.write(looks)
     chosen = best(table, share)
@@ -179,7 +184,7 @@ def choose(
 
 
 def _limit(given: int | None, world: World) -> float:
-    """Return the bytes that each process may use, the same for all: they try the same ways."""
+    """Return the bytes that each process may use, the same for all processes."""
     free = available_memory(world.device)
     own = 0.8 * free if given is None else min(given, free)
     return min(float(each) for each in world.gather(own))
@@ -197,54 +202,54 @@ class _Probe:
         world: World,
         precision: Precision,
         limit: float,
-        looks: dict[Way, Look],
+        looks: dict[Candidate, Look],
     ) -> None:
         self._task, self._model, self._world = task, model, world
         self._precision, self._limit = precision, limit
         self._ids = task.order(0, 0, recipe.batch_size)
         self.looks = dict(looks)
-        """What is known of each way, the same in all processes."""
-        self._seen: set[Way] = set()
+        """Measurements of each candidate, the same in all processes."""
+        self._seen: set[Candidate] = set()
 
     def within(self, look: Look) -> float:
-        """Return the examples per second of a way; 0 where it takes more than the limit."""
+        """Return the examples per second of a candidate; 0 where it needs more than the limit."""
         return look.rate if look.bytes <= self._limit else 0.0
 
-    def throughput(self, way: Way) -> float:
-        """Return examples per second cut in this way; 0 where it would not fit.
+    def throughput(self, candidate: Candidate) -> float:
+        """Return a candidate's examples per second; 0 where it would not fit.
 
-        The lowest of all processes, with the most memory: a way must suit every one.
+        The lowest throughput and the highest memory of all processes count: it must suit every one.
         """
-        if self._foreseen(way) > self._limit:
+        if self._foreseen(candidate) > self._limit:
             return 0.0
-        found = self._world.gather(self._look(way))
+        found = self._world.gather(self._look(candidate))
         if None in found:
             return 0.0
-        earlier = [self.looks[way].bytes] if way in self.looks else []
+        earlier = [self.looks[candidate].bytes] if candidate in self.looks else []
         most = max([*earlier, *(look.bytes for look in found)])
-        self.looks[way] = Look(min(look.rate for look in found), most)
-        return self.within(self.looks[way])
+        self.looks[candidate] = Look(min(look.rate for look in found), most)
+        return self.within(self.looks[candidate])
 
-    def _foreseen(self, way: Way) -> float:
-        """Return the bytes that a way takes: what the next smaller one took, in proportion.
+    def _foreseen(self, candidate: Candidate) -> float:
+        """Return a candidate's expected bytes: those of the next smaller one, in proportion.
 
         It is 0 where nothing is known of a smaller one.
         """
-        if way in self.looks:
-            return self.looks[way].bytes
-        smaller = [each for each in self.looks if each.examples <= way.examples]
+        if candidate in self.looks:
+            return self.looks[candidate].bytes
+        smaller = [each for each in self.looks if each.examples <= candidate.examples]
         if not smaller:
             return 0.0
         nearest = max(smaller, key=lambda each: each.examples)
-        return self.looks[nearest].bytes * way.examples / nearest.examples
+        return self.looks[nearest].bytes * candidate.examples / nearest.examples
 
-    def _look(self, way: Way) -> Look | None:
-        """Return what a way does in this process; None where memory runs out."""
+    def _look(self, candidate: Candidate) -> Look | None:
+        """Return a candidate's throughput and memory here; None where memory runs out."""
         device = self._world.device
         before = memory_in_use(device)
         reset_peak_memory(device)
         try:
-            rate = self._timed(way)
+            rate = self._timed(candidate)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -256,38 +261,38 @@ class _Probe:
                 torch.cuda.empty_cache()
         return Look(rate, max(peak_memory(device) - before, 0.0))
 
-    def _timed(self, way: Way) -> float:
-        """Return examples per second of the middle pass; of the first, where it takes long.
+    def _timed(self, candidate: Candidate) -> float:
+        """Return examples per second of the median pass; of the first, where it takes long.
 
-        The fastest would favour what is short enough to slip between other work, which a
-        long run cannot; the mean would be spoilt by one that waited.
+        The fastest pass would favour short passes, which fit between other work of the machine. The
+        mean would depend on a single delayed pass.
         """
         device = self._world.device
         with contextlib.ExitStack() as held:
             one = passing(
-                self._task, self._model, self._ids, way, world=self._world,
+                self._task, self._model, self._ids, candidate, world=self._world,
                 precision=self._precision, held=held,
             )  # fmt: skip
-            if way not in self._seen:
+            if candidate not in self._seen:
                 first = seconds_of(one, device)  # it allocates, and chooses kernels
                 counts = self._counts(first)
-                self._seen.add(way)
+                self._seen.add(candidate)
                 if counts:
-                    return way.examples / first
-            times = times_of(one, device, ENOUGH_SECONDS, most=MOST_PASSES)
-        return way.examples / statistics.median(times)
+                    return candidate.examples / first
+            times = times_of(one, device, ENOUGH_SECONDS, most=MAX_PASSES)
+        return candidate.examples / statistics.median(times)
 
     def _counts(self, seconds: float) -> bool:
-        """Say whether a way's first pass may stand for the others.
+        """Say whether a candidate's first pass may stand for the others.
 
-        On a CPU it may where it takes long, as what is done once is little of it; but not the
-        first pass of all, in which torch makes itself ready.
+        On a CPU it may where it takes long, as one-time work is a small part of it. The very first
+        pass never does: torch initialises itself in it.
         """
         return seconds > LONG_SECONDS and bool(self._seen) and self._world.device.type == "cpu"
 
 
 def load(task: Task, ids: Tensor, device: torch.device) -> Any:
-    """Return examples as training sees them, changed at random where the task does so.
+    """Return examples as training gets them, augmented where the task does so.
 
     Args:
         task: whose data.
@@ -303,21 +308,22 @@ def passing(
     task: Task,
     model: nn.Module,
     ids: Tensor,
-    way: Way,
+    candidate: Candidate,
     *,
     world: World,
     precision: Precision,
     held: contextlib.ExitStack,
 ) -> Callable[[], None]:
-    """Return what goes forward and backward once: with one micro-batch, or one in each lane.
+    """Return a function that makes one pass: of one micro-batch, or of one in each lane.
 
     Args:
-        task, model: whose loss.
-        ids: examples in the order of training. Each pass takes those that come next, for
-            some tasks' differ in size; after the last comes the first. A task that loads ahead
-            in training has some micro-batches loaded here, and each pass takes the next of
-            them. In lanes nothing is loaded ahead.
-        way: how many examples, in how many lanes.
+        task: whose loss is computed.
+        model: on the world's device.
+        ids: examples in the order of training. Each pass takes the next ones, as the sizes of
+            examples may differ; after the last follows the first. For a task that prefetches, some
+            micro-batches are loaded here, and each pass takes the next of them. In lanes nothing is
+            prefetched.
+        candidate: examples of a micro-batch, and the number of lanes.
         world: its device.
         precision: fp32, or bf16 (autocast).
         held: keeps the lanes' threads until it is closed.
@@ -325,12 +331,14 @@ def passing(
     turns = itertools.count()
 
     def next_batch() -> Any:
-        begin = next(turns) * way.size
-        return load(task, ids[torch.arange(begin, begin + way.size) % len(ids)], world.device)
+        begin = next(turns) * candidate.size
+        return load(task, ids[torch.arange(begin, begin + candidate.size) % len(ids)], world.device)
 
-    if way.lanes == 1:
+    if candidate.lanes == 1:
         if hasattr(task, "prefetch"):
-            ready = itertools.cycle([next_batch() for _ in range(max(READY // way.size, 1))])
+            ready = itertools.cycle(
+                [next_batch() for _ in range(max(PREFETCHED_EXAMPLES // candidate.size, 1))]
+            )
             next_batch = ready.__next__
 
         def one() -> None:
@@ -338,11 +346,11 @@ def passing(
             forward_and_backward(task, model, batch, None, precision=precision)
 
         return one
-    threads = Lanes(way.lanes)
+    threads = Lanes(candidate.lanes)
     held.callback(threads.close)
     parameters = [p for p in model.parameters() if p.requires_grad]
 
-    sums = [Sums(parameters) for _ in range(way.lanes)]  # kept: to add up costs time, too
+    sums = [Sums(parameters) for _ in range(candidate.lanes)]  # kept: to add up costs time, too
 
     def lane(number: int) -> None:
         batch = next_batch()
