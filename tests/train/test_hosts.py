@@ -235,7 +235,7 @@ def test_the_cable_breaks(cluster: Cluster, whole: Path) -> None:
     assert_same_run(cluster.out, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("cluster", [1], indirect=True)
 def test_the_host_of_the_rendezvous_dies_in_mid_checkpoint(cluster: Cluster, whole: Path) -> None:
     """With it go the store at which all meet and the process that writes; nothing is lost.
