@@ -119,8 +119,8 @@ class Decay:
 
         Args:
             unit: of the lengths that come back.
-            times: what each is multiplied by, above 0.
-            over: what the product is divided by, above 0.
+            times: factor of each length, above 0.
+            over: divisor of the product, above 0.
 
         >>> Step(milestones_epochs=(30, 60)).in_unit("steps", 5000, over=100).milestones_steps
         (1500.0, 3000.0)
@@ -262,9 +262,9 @@ class Exponential(Decay):
     lengths: ClassVar[Mapping[str, Any]] = {"constant": 1.0, "every": 1.0}
 
     rate: float = 0.5
-    """What the rate is multiplied by at each stair, above 0 and at most 1."""
+    """Factor of the rate at each stair, above 0 and at most 1."""
     constant_epochs: float | None = None
-    """How many epochs keep the peak rate, at least 0; 1 if not given."""
+    """Number of epochs at the peak rate, at least 0; 1 if not given."""
     constant_steps: float | None = None
     """The same in optimizer updates."""
     constant_examples: float | None = None
@@ -343,7 +343,7 @@ class Cosine(Decay):
     end: float = 0.0
     """Share of the peak rate that is left at the lowest, in [0, 1)."""
     half_cycles: float = 1.0
-    """How many half waves the run has, above 0: 1 falls once; 3 falls, rises and falls."""
+    """Number of half waves in the run, above 0: 1 falls once; 3 falls, rises and falls."""
     after_warmup: bool = True
     """True: falls from the end of the warmup."""
 
@@ -382,9 +382,9 @@ class Halving(Decay):
     begin: float = 0.5
     """Share of the run after which the first halving comes, in [0, 1)."""
     times: int = 4
-    """How many halvings, at least 1."""
+    """Number of multiplications, at least 1."""
     rate: float = 0.5
-    """What the rate is multiplied by, above 0 and at most 1."""
+    """Factor of each multiplication, above 0 and at most 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -405,7 +405,7 @@ class Halving(Decay):
 
 
 Tail = Literal["linear", "cosine", "1-sqrt"]
-"""How a warmup-stable-decay schedule falls at its end."""
+"""Shapes of the fall at the end of a warmup-stable-decay schedule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -427,7 +427,7 @@ class WarmupStableDecay(Decay):
     tail: float = 0.2
     """Share of the run in which the rate falls, above 0 and at most 1."""
     shape: Tail = "linear"
-    """How it falls: linear, cosine or 1-sqrt."""
+    """Shape of the fall: linear, cosine or 1-sqrt."""
     end: float = 0.0
     """Share of the peak rate that is left at the end, in [0, 1)."""
 
@@ -462,7 +462,7 @@ class InverseSqrt(Decay):
     """``factor = max(end, 1 / sqrt(1 + epoch/time_scale))``.
 
     With the warmup's length as time scale it is the schedule of the Transformer,
-    ``sqrt(warmup/step)``, which goes on the same whatever the length of the run.
+    ``sqrt(warmup/step)``, which does not depend on the length of the run.
 
     Reference: Vaswani et al. 2017, arXiv 1706.03762, section 5.3; with a time scale it is
     Transformers' `inverse_sqrt`.

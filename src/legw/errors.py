@@ -28,7 +28,7 @@ class DataError(LegwError):
 
 
 class RunError(LegwError):
-    """A run that cannot start or go on: folder, resources, settings."""
+    """A run that cannot start or continue: folder, resources, settings."""
 
 
 class DivergedError(LegwError):

@@ -273,7 +273,7 @@ def scale(recipe: Recipe, batch_size: int, rule: Rule | str = LEGW) -> Recipe:
 
 
 def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
-    """Return what `scale` returns, without its warnings.
+    """Return the result of `scale`, without its warnings.
 
     Args and Raises as for `scale`.
 
@@ -433,7 +433,7 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
     Args:
         base: the recipe that was scaled.
-        scaled: what `apply` made of it.
+        scaled: the result of `apply`.
         rule: the rule that did.
 
     >>> base = Recipe(name="mine", batch_size=16, lr=1, epochs=9)

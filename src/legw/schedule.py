@@ -37,7 +37,7 @@ def updates(recipe: Recipe, num_examples: int | None = None) -> int:
     """Return the number of updates of the run: ``max(1, ceil(E * N / B))``.
 
     Args:
-        recipe: what is trained.
+        recipe: the recipe to train.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own. Only
             lengths in epochs need it.
 
@@ -72,7 +72,7 @@ def lr_at(
     """Return the learning rate of one update.
 
     Args:
-        recipe: what is trained.
+        recipe: the recipe to train.
         update: which update, from 0; past the end of the run the rate at its end stays.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
         ramp: where in the update the ramp is read: "end" is ``(s+1)/n``; "start" is
@@ -130,7 +130,7 @@ def update_length(recipe: Recipe, num_examples: int | None = None) -> tuple[int,
     """Return the length of one update in the recipe's unit, as a fraction.
 
     Args:
-        recipe: what is trained.
+        recipe: the recipe to train.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
     Returns:
@@ -197,7 +197,7 @@ def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:
     """Return the examples in one epoch: the given number, or else the recipe's own.
 
     Args:
-        recipe: what is trained; for streams the number depends on its batch size.
+        recipe: the recipe to train; for streams the number depends on its batch size.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
     Raises:
@@ -224,7 +224,7 @@ def in_unit(recipe: Recipe, unit: Unit, num_examples: int | None = None) -> Reci
     """Return the same recipe with its lengths, and those of its decay, in another unit.
 
     Args:
-        recipe: what is trained.
+        recipe: the recipe to train.
         unit: "epochs", "steps", "examples" or "tokens".
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
@@ -277,7 +277,7 @@ def with_lengths(
     """Return the recipe with the given lengths, and all its lengths in their unit.
 
     Args:
-        recipe: what is trained.
+        recipe: the recipe to train.
         epochs: of the run, in passes over the data; None keeps the recipe's length.
         warmup_epochs: of the warmup; None keeps the recipe's.
         steps: of the run, in updates, in place of epochs.

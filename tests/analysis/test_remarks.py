@@ -123,6 +123,17 @@ def test_a_smaller_batch_grows_the_sum() -> None:
     ]
 
 
+def test_weight_decay_that_grows_into_a_bound_is_told() -> None:
+    base = replace(GPT, optimizer=AdamW(weight_decay=0.5))
+    line = (
+        "weight_decay 2.83 holds AdamW's weights below about 0.35 (the base's: 2); on our base "
+        "that cost far more than it kept"
+    )
+    assert line in remarks(base, apply(base, 480 * 32, LEGW_TIMESCALES), LEGW_TIMESCALES)
+    for rule, size in ((LEGW, 480 * 32), (LEGW_TIMESCALES, 480 * 4)):
+        assert not any("holds" in each for each in remarks(base, apply(base, size, rule), rule))
+
+
 def test_weight_decay_that_a_rule_cannot_scale() -> None:
     base = replace(GPT, decay=Cosine(), warmup_steps=0, optimizer=SGD(weight_decay=1e-4))
     assert decay_sum_factor(base, base) is None

@@ -418,7 +418,8 @@ def test_names_exclude_and_split():
 def test_a_matrix_of_a_module_that_is_not_known_is_told():
     line = (
         "muon: AdamW takes matrices of modules that are not known (position: unknown "
-        "(Everything)); name them in split ({name: 1}) for Muon, or in exclude for AdamW"
+        "(Everything)); name them in split of muon_groups ({name: 1}) for Muon, or in exclude for "
+        "AdamW"
     )
     with pytest.warns(LegwWarning) as caught:
         muon_groups(Everything(), output="head")

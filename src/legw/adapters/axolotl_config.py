@@ -31,7 +31,7 @@ WARMUP_SHARE, MAX_WARMUP = 0.03, 100
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
-    """Return the recipe's fields in axolotl's values, and what is left out; see `forms.Form`."""
+    """Return a recipe's fields from axolotl's values, and settings left out; see `forms.Form`."""
     if values.get("learning_rate") is None:
         raise RecipeError("axolotl: learning_rate is not given; give it")
     theirs = _theirs(values)

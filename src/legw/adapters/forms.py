@@ -77,9 +77,9 @@ class Form:
     usual: tuple[Usual, ...]
     """Its defaults."""
     read: Callable[[Values, int | None, int], tuple[Fields, list[str]]]
-    """(values, num_examples, processes) -> (the recipe's fields, what is left out)."""
+    """(values, num_examples, processes) -> (the recipe's fields, the settings left out)."""
     write: Callable[[Values, Recipe, Recipe, int], tuple[Fields, list[str]]]
-    """(values, base, scaled, processes) -> (new values, what they cannot express)."""
+    """(values, base, scaled, processes) -> (new values, notes on them)."""
     more: Callable[[Values], list[str]] = field(default=lambda values: [])
     """Returns further notes on the values, one line each."""
 

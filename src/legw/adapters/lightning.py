@@ -37,7 +37,7 @@ def recipe_optimizers(
     Args:
         optimizer: yours, or the module, for which the recipe's optimizer is built. Muon and
             the AdamW beside it are one, whose groups keep the ratio of their rates.
-        recipe: what is trained; its batch size is the global one.
+        recipe: the recipe to train; its batch size is the global one.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
         output: name of the module's output layer, which Muon leaves to AdamW; None is the
             linear layer that was registered last (see `legw.train.muon_groups`).

@@ -32,7 +32,7 @@ RATES = {"matrix_lr": 0.02, "embedding_lr": 0.3, "unembedding_lr": 0.008, "scala
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
-    """Return the recipe's fields in nanochat's values, and what is left out; see `forms.Form`."""
+    """Return a recipe's fields from nanochat's values, and settings left out; see `forms.Form`."""
     del num_examples, processes  # nanochat counts in updates, and its batch is the global one
     form = "nanochat"
     if values.get("warmup_ratio") is not None:

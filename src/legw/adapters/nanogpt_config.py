@@ -22,7 +22,7 @@ from legw.schedule import updates, warmup_updates
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
-    """Return the recipe's fields in nanoGPT's values, and what is left out; see `forms.Form`."""
+    """Return a recipe's fields from nanoGPT's values, and settings left out; see `forms.Form`."""
     del num_examples  # nanoGPT counts in updates
     form, left_out = "nanogpt", []
     accumulated = count(form, values, "gradient_accumulation_steps", 40)

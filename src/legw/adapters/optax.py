@@ -33,7 +33,7 @@ def recipe_schedule(recipe: Recipe, num_examples: int | None = None) -> Callable
     """Return the schedule as optax takes it: from the number of updates made to the rate.
 
     Args:
-        recipe: what is trained.
+        recipe: the recipe to train.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
     Returns:
@@ -138,7 +138,7 @@ def recipe_optimizer(
     `update` needs the parameters.
 
     Args:
-        recipe: what is trained.
+        recipe: the recipe to train.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
         hidden: for Muon alone: the number of matrices in each array. A tree of whole numbers with
             the parameters' structure, or a function that returns it for the parameters. A number

@@ -29,7 +29,7 @@ class RecipeScheduler(Scheduler):  # type: ignore[misc]  # timm has no types
 
     Args:
         optimizer: built with the recipe's `lr`; groups of another one keep their ratio to it.
-        recipe: what is trained; its batch size is the global one.
+        recipe: the recipe to train; its batch size is the global one.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
 
     Raises:

@@ -42,7 +42,7 @@ effect."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
-    """Return the recipe's fields in timm's arguments, and what is left out; see `forms.Form`."""
+    """Return a recipe's fields from timm's arguments, and settings left out; see `forms.Form`."""
     form = "timm"
     left_out = [
         f"{name}={shown(values[name])}: has no place in a recipe, and stays"

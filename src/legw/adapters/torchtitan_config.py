@@ -21,7 +21,7 @@ TABLES = ("training", "optimizer", "lr_scheduler", "parallelism")
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
-    """Return the recipe's fields in torchtitan's tables, and what is left out."""
+    """Return the recipe's fields in torchtitan's tables, and the settings left out."""
     del num_examples  # torchtitan counts in updates
     form, flat = "torchtitan", _flat(values)
     left_out: list[str] = []

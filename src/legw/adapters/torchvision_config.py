@@ -15,7 +15,7 @@ from legw.recipe import Recipe
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
-    """Return the recipe's fields in the reference's arguments, and what is left out."""
+    """Return the recipe's fields in the reference's arguments, and the settings left out."""
     del num_examples  # the reference counts in epochs
     form = "torchvision"
     lr = positive(form, values, "lr", 0.1)

@@ -31,14 +31,14 @@ def trainer_optimizers(
     output: str | None = None,
     exclude: Sequence[str] = (),
 ) -> tuple[Optimizer, RecipeLR]:
-    """Return what `Trainer` takes as `optimizers`: the recipe's optimizer and its schedule.
+    """Return `Trainer`'s argument `optimizers`: the recipe's optimizer and its schedule.
 
     Muon and the AdamW beside it are one optimizer, whose groups keep the ratio of their rates.
     Biases and norms are not decayed, as in `Trainer`'s own optimizer.
 
     Args:
         model: on any device; `Trainer` moves it without making new parameters.
-        recipe: what is trained; its batch size is the global one.
+        recipe: the recipe to train; its batch size is the global one.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
         output: name of the model's output layer, which Muon leaves to AdamW; None is the
             linear layer that was registered last (see `legw.train.muon_groups`).
@@ -90,7 +90,7 @@ def trainer_arguments(
     weights: `ema_decay` is for a callback of yours.
 
     Args:
-        recipe: what is trained; its batch size is the global one.
+        recipe: the recipe to train; its batch size is the global one.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
         micro_batch_size: examples per device and pass, at least 1; None is the share of a
             process, in one pass.
@@ -124,7 +124,7 @@ def accumulation(recipe: Recipe, micro_batch_size: int, processes: int = 1) -> i
     """Return the passes that make one update: ``batch_size / (micro_batch_size * processes)``.
 
     Args:
-        recipe: what is trained; its batch size is the global one.
+        recipe: the recipe to train; its batch size is the global one.
         micro_batch_size: examples per device and pass, at least 1.
         processes: how many train together, at least 1.
 

@@ -48,7 +48,7 @@ SCHEDULER_VALUES = "lr_scheduler_kwargs"
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
-    """Return the recipe's fields in TrainingArguments, and what is left out; see `forms.Form`."""
+    """Return a recipe's fields from TrainingArguments, and settings left out; see `forms.Form`."""
     form = "transformers"
     left_out: list[str] = []
     batch = (
@@ -354,7 +354,7 @@ def _write_warmup(new: Fields, base: Recipe, big: Recipe, version: tuple[int, st
 
 
 def _scheduler_steps(values: Values, base: Recipe, big: Recipe) -> Fields:
-    """Return the scheduler's values with what counts updates in them, for the scaled run."""
+    """Return the scheduler's values with its numbers of updates, for the scaled run."""
     more = by_name("transformers", values, SCHEDULER_VALUES)
     if isinstance(big.decay, WarmupStableDecay):
         more["num_decay_steps"] = round(big.decay.tail * updates(big))

@@ -2,8 +2,8 @@
 
 The check gives a verdict on each of four assumptions:
 
-- **rates**: at the rate that the rule gives, the loss falls at every batch size, and goes on
-  falling at LR_HEADROOM times that rate.
+- **rates**: at the rule's learning rate, the loss falls at every batch size, and so it does at
+  LR_HEADROOM times that rate.
 - **curvature**: the curvature along the gradient peaks at the same update for every batch size, so
   the peak's epoch is proportional to the batch size.
 - **noise**: the largest batch is at most FAR_PAST_NOISE times the gradient's noise scale.
@@ -163,7 +163,7 @@ def _no_exponent(power: Power | None, late: Sequence[int], early: Sequence[int])
 
 
 def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> Verdict:
-    """Judge the largest batch by the noise scale, which grows while training goes on.
+    """Judge the largest batch by the noise scale, which grows during training.
 
     Args:
         largest: batch size, in examples.

@@ -36,7 +36,7 @@ class Column:
     """A column: its title, and a function for the text of each line."""
 
     title: str
-    """Of the column; empty is the metric's name."""
+    """Title of the column; empty is the metric's name."""
     text: Callable[[Line], str | list[str]]
     """Returns the text of a line; several short lines where needed."""
     unit: str = ""

@@ -26,7 +26,7 @@ class Peak:
     """Where the curvature along the gradient is highest in a run."""
 
     update: int
-    """Which update, from 0."""
+    """Number of the update, from 0."""
     epoch: float
     """Position of the peak in epochs: ``(update + 1) * batch_size / num_examples``."""
     curvature: float

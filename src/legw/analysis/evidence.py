@@ -48,7 +48,8 @@ class Evidence:
     problems: tuple[str, ...] = ()
     """Files that could not be read, one line each."""
     tolerance: str = ""
-    """How much worse than the base still counts as kept; empty takes the study's own."""
+    """Largest loss against the base that counts as keeping its metric; empty takes the study's
+    own."""
 
     @cached_property
     def table(self) -> Table:
@@ -145,7 +146,8 @@ def _study(folder: Path, places: Sequence[Path]) -> Evidence:
 
 
 def _alone(folder: Path, places: Sequence[Path]) -> list[Evidence]:
-    """Read runs outside of studies, grouped by task; variants are told from the first run."""
+    """Read runs outside of studies, grouped by task; variants are named by their differences
+    from the first run."""
     runs, problems = _load(places)
     groups: dict[str, list[Run]] = {}
     for run in runs:

@@ -5,7 +5,7 @@ They are no warnings: `legw scale` prints them. The warnings are in `legw.rules.
 
 from __future__ import annotations
 
-from legw.optimizers import LAMB, LARS, SGD, Adam, Muon, Optimizer
+from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.recipe import Recipe
 from legw.rules import MAX_WARMUP, RULES, Rule, long_warmup, warmup_share
 
@@ -45,12 +45,12 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
 
     These are: a warmup above a fifth of the run (above half it is a caution); weight decay
     whose sum over the run, lr times weight decay, changes by more than twice; weight decay
-    that a rule would scale and cannot; a weight average over other examples; a lowest rate
-    that is kept as a share of the peak.
+    that a rule would scale and cannot, or scales so far that it bounds the weights; a weight
+    average over other examples; a lowest rate that is kept as a share of the peak.
 
     Args:
         base: the recipe that was scaled.
-        scaled: what `legw.rules.apply` made of it.
+        scaled: the result of `legw.rules.apply`.
         rule: the rule that did.
 
     Reference: Wang and Aitchison 2024, arXiv 2405.13698 (the time scale of weight decay).
@@ -65,7 +65,8 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
         return []
     warmup = long_warmup(scaled) if warmup_share(scaled) <= MAX_WARMUP else ""
     found = [warmup, _decay_left(base, scaled), _coupled(base, rule),
-             _average_left(base, scaled, rule), _lowest(base, scaled)]  # fmt: skip
+             _bound(base, scaled), _average_left(base, scaled, rule),
+             _lowest(base, scaled)]  # fmt: skip
     return [line for line in found if line]
 
 
@@ -103,6 +104,19 @@ def _coupled(base: Recipe, rule: Rule) -> str:
     if optimizer.decoupled:
         return ""
     return f"{optimizer.kind}'s weight decay is added to the gradient, and stays as it is"
+
+
+def _bound(base: Recipe, scaled: Recipe) -> str:
+    """Tell of AdamW's weights, which cannot grow far past 1/weight_decay, where that is small."""
+    old, new = base.optimizer, scaled.optimizer
+    if not (isinstance(old, AdamW) and isinstance(new, AdamW)):
+        return ""
+    if new.weight_decay <= max(1.0, old.weight_decay):
+        return ""
+    before = f"{1 / old.weight_decay:.2g}" if old.weight_decay else "no bound"
+    return (f"weight_decay {new.weight_decay:.3g} holds AdamW's weights below about "
+            f"{1 / new.weight_decay:.2g} (the base's: {before}); on our base that cost far more "
+            "than it kept")  # fmt: skip
 
 
 def _average_left(base: Recipe, scaled: Recipe, rule: Rule) -> str:

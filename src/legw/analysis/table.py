@@ -62,7 +62,7 @@ class Table:
     cells: tuple[Cell, ...]
     """In the order in which they were planned."""
     metric: str = "metric"
-    """What was measured."""
+    """Name of the metric."""
     higher_is_better: bool = True
     """Whether a larger metric is better."""
     epochs: tuple[float, ...] = ()

@@ -197,7 +197,8 @@ def no_twice(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """How and on what to train: batch, rates, data order stay; rounding and dropout may differ."""
+    """Settings of speed and device: batch, rates and data order stay; rounding and dropout may
+    differ."""
 
     micro_batch_size: Annotated[str, arg(metavar="N|auto")] = "auto"
     """Examples per forward and backward pass; auto measures which is fastest here."""

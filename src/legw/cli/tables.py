@@ -32,7 +32,7 @@ SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "upd
 
 
 def side_by_side(base: Recipe, scaled: Recipe) -> Table:
-    """Return two recipes as columns, what changed in bold and with its factor."""
+    """Return two recipes as columns, changes in bold and with their factors."""
     table = _bare()
     table.add_column("")
     table.add_column("base", justify="right")

@@ -53,9 +53,9 @@ def check_assumptions(
     """Train a ladder of short runs and judge the rule's assumptions; `legw check` as a call.
 
     Args:
-        task: what is trained; nothing is evaluated.
+        task: the task to train; nothing is evaluated.
         base: the tuned recipe.
-        out: folder of the runs; what was made in it is kept.
+        out: folder of the runs; finished runs in it are kept.
         batch_sizes: in examples; None is the base's own, and 4 and 16 times it.
         rule: how the base is carried to each batch size: a `Rule`, or the name of one.
         seeds: one ladder each.

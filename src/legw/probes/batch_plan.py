@@ -87,7 +87,7 @@ def plan_batch_size(
     synchronisation takes is measured in place of the network's model.
 
     Args:
-        task: what is to be trained.
+        task: the task to train.
         base: the tuned recipe.
         batch_sizes: in examples; None is doublings from the base's to the largest that the
             rule allows, or an epoch's examples.

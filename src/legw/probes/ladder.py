@@ -84,9 +84,9 @@ def measure_curvature(
     """Measure the curvature along the gradient while training; `legw probe curvature` as a call.
 
     Args:
-        task: what is trained; nothing is evaluated.
+        task: the task to train; nothing is evaluated.
         base: the tuned recipe.
-        out: folder of the runs; what was made in it is kept.
+        out: folder of the runs; finished runs in it are kept.
         batch_sizes: in examples; None is the base's own, and 4 and 16 times it.
         rule: how the base is carried to each batch size: a `Rule`, or the name of one.
         seeds: one run each, at every batch size.
@@ -173,9 +173,9 @@ def measure_noise(
     """Measure the gradient noise scale while training; `legw probe noise` as a call.
 
     Args:
-        task: what is trained; nothing is evaluated.
+        task: the task to train; nothing is evaluated.
         base: the tuned recipe.
-        out: folder of the runs; what was made in it is kept.
+        out: folder of the runs; finished runs in it are kept.
         batch_size: in examples; None is the base's own.
         rule: how the base is carried there: a `Rule`, or the name of one.
         seeds: one run each.

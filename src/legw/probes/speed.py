@@ -22,7 +22,7 @@ from legw.train.precision import Precision, warn_if_slow
 from legw.train.task import Task
 
 ENOUGH_SECONDS = 0.4
-"""How long each thing is timed, at least `MIN_CALLS` and at most `MAX_CALLS` times."""
+"""Time for each measurement, at least `MIN_CALLS` and at most `MAX_CALLS` times."""
 
 MIN_CALLS, MAX_CALLS = 3, 50
 

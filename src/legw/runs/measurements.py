@@ -25,7 +25,7 @@ class Curvature:
     """The curvature of the loss along one update's gradient."""
 
     update: int
-    """Which update, from 0."""
+    """Number of the update, from 0."""
     epoch: float
     """Position at its end, in epochs."""
     curvature: float | None
@@ -41,7 +41,7 @@ class Noise:
     """The noise of one update's gradient: two estimates, to be averaged before they are divided."""
 
     update: int
-    """Which update, from 0."""
+    """Number of the update, from 0."""
     epoch: float
     """Position at its end, in epochs."""
     trace: float | None
@@ -65,7 +65,7 @@ class Speed:
     spread: float = 0.0
     """Half the interquartile range of repeated measurements, as a share of their median."""
     device: str = ""
-    """What was measured."""
+    """Measured device."""
     rounds: Mapping[tuple[int, int], float] = field(default_factory=dict)
     """(examples in a micro-batch, micro-batches at once) -> seconds of such a round, where the
     task can be trained in lanes, which needs a single process."""

@@ -98,7 +98,7 @@ def open_plain(path: Path, most_bytes: int = MAX_BYTES) -> IO[bytes]:
 
 
 def content(path: Path, most_bytes: int = MAX_BYTES) -> bytes:
-    """Return what a plain file holds.
+    """Return the bytes of a plain file.
 
     Raises:
         RunError: it is none, is too large, or cannot be read.

@@ -85,7 +85,7 @@ class Update:
     """One optimizer update. `kind` in the file: "update"."""
 
     update: int
-    """Which one, from 0."""
+    """Number of the update, from 0."""
     epoch: float
     """Position at its end, in epochs."""
     loss: float | None

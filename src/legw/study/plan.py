@@ -70,7 +70,7 @@ class Study:
     """Optimizers that are tuned at each batch size but the base's, with their grids; under
     a grid of bases once for each of them."""
     holdout: str = "test"
-    """What the metric is measured on: test, or validation (part of the training data)."""
+    """Data for the metric: test, or validation (part of the training data)."""
     tolerance: str = field(default="1%", compare=False)
     """Largest loss against the base that counts as keeping its metric: a number in the metric's
     unit, or a share of the base's mean, such as 1%; `legw.analysis.verdict.read_tolerance` reads
@@ -92,7 +92,7 @@ class Planned:
     base: Recipe
     """The recipe before scaling: the study's base, or a variant of it."""
     recipe: Recipe
-    """What is trained."""
+    """The recipe to train."""
     seed: int
     """Seed of the weights, the order of examples and the random draws."""
 
@@ -116,7 +116,7 @@ class Plan:
     """All runs of a study, in the order in which they are run."""
 
     runs: tuple[Planned, ...]
-    """What is trained."""
+    """The runs to train, in order."""
     undefined: tuple[Undefined, ...] = ()
     """What cannot be."""
 
@@ -407,7 +407,7 @@ def read(folder: str | Path) -> Study | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _File(Study):
-    """What study.json holds, types checked; its base is still plain values."""
+    """Content of study.json, types checked; its base is still plain values."""
 
     base: dict[str, Any]  # type: ignore[assignment]
     grid: dict[str, tuple[Any, ...]]

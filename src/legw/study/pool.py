@@ -33,9 +33,9 @@ from legw.train.dist import choose_device
 from legw.train.hardware import available_memory, out_of_memory
 
 MakeTask = Callable[[], Task]
-"""Returns what is trained."""
+"""Returns the task."""
 Watch = Callable[[Planned], Sequence[Observer]]
-"""Returns who looks on while a run goes on."""
+"""Returns the observers of a run."""
 
 TELL_SECONDS = 0.1
 """Shortest time between two progress messages of a run to the first process."""
@@ -220,7 +220,7 @@ def share(settings: Settings, number: int, jobs: int) -> Settings:
 
 
 def _end_with_the_first(last_seconds: float = LAST_SECONDS) -> None:
-    """When the first process is killed, end the run as SIGTERM does, so that it can go on."""
+    """When the first process is killed, end the run as SIGTERM does, so that it can be resumed."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -35,7 +35,7 @@ class Outcome:
     left: tuple[str, ...] = ()
     """Names of the runs that have not ended."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Of these, the runs that could not be made, and why."""
+    """The runs among them that failed, with the reasons."""
 
 
 def run_study(
@@ -54,7 +54,7 @@ def run_study(
 
     Args:
         asked: the study.
-        make_task: returns what is trained; called once a process, and only if there
+        make_task: returns the task; called once a process, and only if there
             is something to run. With several jobs it must be picklable.
         folder: the study's folder; made if it is not there.
         settings: how the runs are made.

@@ -21,9 +21,9 @@ class Shard:
     """
 
     number: int
-    """Which part, from 1."""
+    """Number of the part, from 1."""
     count: int
-    """How many parts there are, at least 1."""
+    """Number of parts, at least 1."""
 
     def of(self, items: Sequence[Item]) -> list[Item]:
         """Return every `count`-th item, so that long and short runs mix in every part."""

@@ -40,19 +40,19 @@ class Progress:
     epochs: float | None = None
     """Length of the run."""
     loss: float | None = None
-    """Of the last update that is written."""
+    """Loss of the last update that is written."""
     metric_name: str = ""
-    """What is measured."""
+    """Name of the metric."""
     metric: float | None = None
     """As measured last."""
     seconds_left: float | None = None
     """Training time that is left at the run's mean speed; None where nothing is known."""
     problem: str = ""
-    """What could not be read, as one line."""
+    """A file that could not be read, as one line."""
 
     @property
     def share(self) -> float:
-        """How much of the run is made, in [0, 1]."""
+        """Share of the run that is finished, in [0, 1]."""
         if self.status == "finished":
             return 1.0
         return min(self.updates / self.planned, 1.0) if self.planned else 0.0

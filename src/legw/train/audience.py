@@ -17,7 +17,7 @@ READER_GONE = "its output was closed"
 
 
 class Audience(Observer):
-    """Tells several observers; `gone` is called when one finds its output closed.
+    """Calls several observers; `gone` is called when one finds its output closed.
 
     >>> class Deaf(Observer):
     ...     def on_update(self, row): raise BrokenPipeError
@@ -52,4 +52,4 @@ class Audience(Observer):
 
 
 def _nothing(*values: Any) -> None:
-    """Take what an observer does not listen to."""
+    """Take a call that an observer does not handle."""

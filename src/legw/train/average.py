@@ -12,7 +12,7 @@ from legw.train.batch_norm import GroupedBatchNorm
 
 
 def averaging(recipe: Recipe) -> str:
-    """Return what evaluations measure where a recipe averages its weights, else nothing.
+    """Return a note on the weight average that evaluations measure; empty without `ema_decay`.
 
     >>> averaging(Recipe(batch_size=8, lr=1, steps=1000, ema_decay=0.99))
     'evaluations measure the average of the weights over about 100 updates (ema_decay 0.99)'
@@ -26,7 +26,7 @@ def averaging(recipe: Recipe) -> str:
 class WeightAverage:
     """An average of a model's weights, which moves once an update.
 
-    After the first update it is the weights; after each later one
+    After the first update it equals the weights; after each later one
     ``average = decay*average + (1 - decay)*weights``. The running averages of batch
     normalisation belong to the weights, and are averaged alike; other buffers are copied.
 
@@ -52,7 +52,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def move(self, model: nn.Module, update: int) -> None:
-        """Take in the weights that an update, counted from 0, has left."""
+        """Add the weights after an update, counted from 0, to the average."""
         mine, theirs = _tensors(self.model), _tensors(model)
         torch._foreach_lerp_(mine[0], theirs[0], 1 - self.decay if update else 1.0)
         for old, new in zip(mine[1], theirs[1], strict=True):
@@ -60,7 +60,7 @@ class WeightAverage:
 
 
 def _tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """Return what is averaged of a model, and what is copied."""
+    """Return a model's averaged tensors, and its copied ones."""
     averaged = [weight.detach() for weight in model.parameters()]
     copied: list[Tensor] = []
     for module in model.modules():

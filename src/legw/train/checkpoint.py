@@ -31,7 +31,7 @@ from legw.train.divergence import Divergence
 from legw.train.hardware import out_of_memory
 
 CHECKPOINTS_KEPT = 2
-"""How many checkpoints stay in a run folder."""
+"""Number of checkpoints that stay in a run folder."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Position:
     wall_seconds: float = 0.0
     since_evaluation: Mean = field(default_factory=Mean)
     evaluated: Mean = field(default_factory=Mean)
-    """Of the updates up to the last evaluation."""
+    """Mean over the updates up to the last evaluation."""
     last_epoch: Mean = field(default_factory=Mean)
     divergence: Divergence = field(default_factory=Divergence)
 
@@ -85,7 +85,7 @@ class Position:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Position:
-        """Return what `to_dict` wrote."""
+        """Return the position that `to_dict` wrote."""
         return cls(
             updates=data["updates"],
             seconds=data["seconds"],

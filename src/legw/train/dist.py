@@ -290,7 +290,7 @@ def _leave() -> None:
 
 
 def _attempt(action: Callable[[], Value]) -> tuple[Value | None, LegwError | None]:
-    """Return what an action returns, and the mistake that it raises."""
+    """Return an action's result, and the error that it raises."""
     try:
         return action(), None
     except LegwError as error:

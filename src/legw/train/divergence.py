@@ -52,5 +52,5 @@ class Divergence:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Divergence:
-        """Return what `to_dict` wrote."""
+        """Return the state that `to_dict` wrote."""
         return cls(data["first"], data["lowest"], deque(data["recent"], maxlen=WINDOW))

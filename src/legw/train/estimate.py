@@ -51,7 +51,7 @@ LONG_SECONDS = 1.5
 """A pass that takes longer than this is the last that is timed."""
 
 REPEATS = 3
-"""How often a pass is timed; the fastest counts, as other work only slows one."""
+"""Number of timings of a pass; the fastest counts, as other work only slows one."""
 
 PLACES = 16
 """Places of an epoch that are timed beside its beginning: examples may differ in length."""
@@ -65,7 +65,7 @@ DATA_EXAMPLES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """One process's part in a run, and what it costs on a device like the one measured."""
+    """One process's part in a run, and its cost on a device like the one measured."""
 
     device: str
     """Device that was measured."""
@@ -137,10 +137,10 @@ def estimate(
     lanes: int | Literal["auto"] = "auto",
     one_lane: bool = False,
 ) -> Estimate:
-    """Measure a few passes, and return what a run would cost.
+    """Measure a few passes, and return the expected cost of a run.
 
     Args:
-        task: what would be trained.
+        task: the task to train.
         recipe: how, at its batch size.
         device: where passes are timed.
         processes: number of processes that share the batch, at least 1, each with a device like

@@ -56,7 +56,7 @@ def fit(
     """Train a task by a recipe and write the run folder.
 
     Args:
-        task: what is trained.
+        task: the task to train.
         recipe: batch size (the global batch), learning rates and length.
         out: the run folder; made if it is not there.
         seed: of the weights, the order of examples and the random draws.
@@ -90,7 +90,7 @@ def fit(
 
 
 class _Run:
-    """One run in this process: the model, where it is, and what it writes."""
+    """One run in this process: its model, position and files."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class _Run:
     # From the start to the end ----------------------------------------------------
 
     def complete(self, observers: Sequence[Observer]) -> Summary:
-        """Train to the end, or go on to it, and say how it ended."""
+        """Train to the end, or resume up to it, and return the run's summary."""
         with contextlib.ExitStack() as held:
             return self._complete(observers, held)
 

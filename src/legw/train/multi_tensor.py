@@ -20,7 +20,7 @@ Group = dict[str, Any]
 """A parameter group of torch: its `params` and their settings."""
 
 AdamState = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
-"""What torch's functions for Adam take of it: averages, averages of squares, maxima, counts."""
+"""State for torch's functions of Adam: averages, averages of squares, maxima, counts."""
 
 CPU_BATCH_NUMEL = 2**18
 """Numbers per batch of tensors on a CPU: few enough for weights, gradients and state to

@@ -24,7 +24,7 @@ CONVOLUTIONS = (
 )  # fmt: skip
 
 GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3, nn.RNN: 1, nn.RNNCell: 1}
-"""How many matrices lie one above the other in a recurrent layer's weights."""
+"""Number of matrices that lie one above the other in a recurrent layer's weights."""
 
 
 UNKNOWN = "unknown"
@@ -167,7 +167,7 @@ def _warn_of_unknown(choices: Sequence[Choice]) -> None:
         said = f"{', '.join(names[:MOST_NAMES])}{more}"
         warnings.warn(
             f"muon: AdamW takes matrices of modules that are not known ({said}); "
-            "name them in split ({name: 1}) for Muon, or in exclude for AdamW",
+            "name them in split of muon_groups ({name: 1}) for Muon, or in exclude for AdamW",
             LegwWarning,
             stacklevel=3,
         )

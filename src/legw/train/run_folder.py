@@ -24,7 +24,7 @@ from legw.train.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What makes a run this run: everything that its result depends on.
+    """Identity of a run: everything that its result depends on.
 
     Base and rule are part of it only where the rule steers: others act before the run.
     """
@@ -125,7 +125,7 @@ def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> N
 
 
 def _read(path: Path, length: int) -> bytes | None:
-    """Return what a file holds; None where it is no file of about this length."""
+    """Return a file's content; None where it is no file of about this length."""
     try:
         return reading.content(path, length)
     except RunError:
@@ -146,7 +146,7 @@ def describe(
     """Return the manifest of a run.
 
     Args:
-        task: what is trained.
+        task: the task to train.
         run_schedule: the recipe, its base, and how many updates they make.
         rule: the name of the rule that scaled the recipe.
         seed: the run's.

@@ -18,7 +18,7 @@ class RunSchedule:
 
     Args:
         task: gives the number of examples.
-        recipe: what is trained.
+        recipe: the recipe to train.
         base: the recipe before scaling.
         rule: the name of the rule that scaled it; among those that ship, only AdaScale steers.
     """
@@ -111,7 +111,7 @@ class RunSchedule:
         return None if self._adascale is None else self._adascale.to_dict()
 
     def restore(self, data: dict[str, Any] | None, updates: int) -> None:
-        """Go on from what `to_dict` wrote after so many updates."""
+        """Resume from the values of `to_dict` after a number of updates."""
         if data is not None:
             self._adascale = AdaScale(**data)
             if self._adascale.done:

@@ -60,7 +60,7 @@ class RecipeLR(LRScheduler):
     Args:
         optimizer: its groups' `lr` are overwritten: here, by `step`, and after a load. Or a
             list of optimizers that are stepped together.
-        recipe: what is trained.
+        recipe: the recipe to train.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own. Only
             lengths in epochs need it.
         updates_per_epoch: updates that the loop makes in an epoch, at least 1, in place of

@@ -40,7 +40,7 @@ class Settings:
     """Go on from the folder's newest checkpoint; begin where there is none."""
     stop_after: int | None = None
     """Updates after which the run stops, at least 1, as if it had been asked to: its schedule
-    is the whole run's, and it can be gone on with; None trains to the end."""
+    is the whole run's, and it can be resumed; None trains to the end."""
     patience_seconds: float = PATIENCE_SECONDS
     """Longest wait for an answer of another process before it counts as dead; above 0, and
     longer than an evaluation, which the first process makes alone."""

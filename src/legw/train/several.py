@@ -43,7 +43,7 @@ class SeveralOptimizers(Optimizer):
 
     @property
     def step_was_skipped(self) -> bool:
-        """Whether all of them tell that their last step was skipped, as accelerate's do."""
+        """Whether all of them report a skipped last step, as accelerate's do."""
         return all(getattr(each, "step_was_skipped", False) for each in self.optimizers)
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -39,12 +39,11 @@ class Task(Protocol):
     - `fingerprint() -> str` identifies the data in the manifest.
     - `artifacts() -> dict[str, bytes]` are files for the run folder, such as a vocabulary.
     - `final_metrics(model) -> dict[str, float]` are measured once, after the last update.
-    - `begin(seed, batch_size, micro_batch_size)` is told, before a run's first update, how its
-      batches are cut.
+    - `begin(seed, batch_size, micro_batch_size)` is called before a run's first update.
     - `augment(batch, draws_B) -> batch` changes examples at random: `draws_B` are int64
       seeds of shape (examples,), each a function of (seed, epoch, example id).
-    - `prefetch(ids, draws_B)` is told, some micro-batches ahead, what `batch` and `augment`
-      will be asked for, so that data can be made ready meanwhile.
+    - `prefetch(ids, draws_B)` is called some micro-batches before `batch` and `augment` with the
+      same arguments, so that data can be prepared.
     - `concurrent: bool` is True where several threads may call `batch`, `augment` and `loss`
       at once, each with a micro-batch of its own: they draw no random numbers from torch's
       generator, and change nothing that another call sees. On a CPU that is faster.

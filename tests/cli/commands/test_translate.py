@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from corpora import write_pairs
+from legw.apps.translation.task import SIZES
 from legw.apps.translation.text import learn
 from legw.cli import main
 from legw.train.checkpoint import load_newest, save
@@ -24,9 +26,26 @@ pytestmark = pytest.mark.xdist_group("translate")  # its fixtures are made once
 
 Legw = Callable[[str], Any]
 TRAIN = (
-    "train gnmt-small -b 8 --epochs 16 --warmup-epochs 0.5 --lr 0.005 --device cpu "
+    "train gnmt-small -b 8 --epochs 30 --warmup-epochs 0.5 --lr 0.02 --device cpu "
     "--micro-batch-size 8 --vocabulary 60 --source en --target de"
 )
+
+
+NARROW = """
+from dataclasses import replace
+from legw.apps.translation.task import SIZES
+SIZES["gnmt-small"] = replace(SIZES["gnmt-small"], hidden_size=64, dropout=0.0)
+"""
+"""The model of these tests: narrow, and so trained in a few seconds."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow() -> Iterator[None]:
+    """Make the model narrow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "gnmt-small", SIZES["gnmt-small"])
+        exec(NARROW, {})  # as a process of its own does
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +54,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(narrow: None, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "translation"
     assert main([*TRAIN.split(), "--data", str(texts), "--out", str(folder)]) == 0
     return folder
@@ -271,7 +290,8 @@ def test_streams_that_cannot_be_used_are_one_line(
     With buffers, as a user's is, whatever the environment of the tests says.
     """
     where = redirected.format(file=tmp_path / "file", text=texts / "test.en")
-    command = f"{sys.executable} -m legw translate {trained} --device cpu {where}"
+    code = shlex.quote(f"{NARROW}\nfrom legw.cli import main\nraise SystemExit(main())")
+    command = f"{sys.executable} -c {code} translate {trained} --device cpu {where}"
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""},

@@ -18,7 +18,7 @@ def task(name: str, options: Options) -> CifarTask | ImageNetTask:
     """Return the application of this name.
 
     Raises:
-        DataError: its images are not to be found, or not what they should be.
+        DataError: its images are not found, or not those expected.
     """
     return cifar10.task(name, options) if name in cifar10.MODELS else imagenet.task(name, options)
 

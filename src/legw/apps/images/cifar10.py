@@ -39,7 +39,7 @@ VALIDATION_SHARE = 0.1
 
 MEAN = (0.4914, 0.4822, 0.4465)
 DEVIATION = (0.2470, 0.2435, 0.2616)
-"""Of the training images' colours, as shares of full brightness."""
+"""Standard deviation of the training images' colours, as shares of full brightness."""
 
 ORIGINAL = "cifar-10-batches-py"
 """The folder that the published archive unpacks into."""

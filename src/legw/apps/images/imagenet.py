@@ -42,7 +42,8 @@ SMOOTHING = 0.1
 
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-"""Of the training images' colours, as shares of full brightness; torchvision's."""
+"""Standard deviation of the training images' colours, as shares of full brightness;
+torchvision's."""
 
 PIECE = 128
 """Images per forward pass of an evaluation."""
@@ -51,7 +52,7 @@ PIECES_AHEAD = 4
 """Number of such pieces that are decoded during the evaluation of one."""
 
 NUM_EXAMPLES, NUM_CLASSES = 1281167, 1000
-"""Of ImageNet's training images (ILSVRC 2012)."""
+"""Numbers of ImageNet's training images and classes (ILSVRC 2012)."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Vocabulary:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Vocabulary:
-        """Return what `to_bytes` wrote.
+        """Return the vocabulary of the bytes that `to_bytes` wrote.
 
         Raises:
             ValueError: it is no such file.

@@ -37,7 +37,7 @@ class Score:
     tokens: int
     """Tokens of the text, the ends of its lines among them."""
     unknown: int
-    """How many of them are not in the vocabulary; each counts as `<unk>`."""
+    """Number of them that are not in the vocabulary; each counts as `<unk>`."""
 
 
 def load(folder: Path) -> Trained:

@@ -94,7 +94,7 @@ def _gradients(
 
 
 def _differentiable(inputs: Sequence[Tensor], slope_TBS: Tensor) -> tuple[Tensor | None, ...]:
-    """Return what `_gradients` does, by torch's own functions, which have derivatives."""
+    """Return the result of `_gradients`, by torch's own functions, which have derivatives."""
     scores_TBS = _plain_scores(*(each.to(_exact(each)) for each in inputs))
     return differentiable_gradient(scores_TBS, inputs, slope_TBS)
 

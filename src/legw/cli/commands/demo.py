@@ -41,9 +41,9 @@ class Options:
     """
 
     out: Annotated[Path, arg(metavar="DIR")] = Path("runs/demo")
-    """Where the runs, the table and the page go. What is finished there is not run again."""
+    """Folder of the runs, the table and the page. Finished runs in it are not run again."""
     jobs: Annotated[int, arg(metavar="N")] = min(4, os.cpu_count() or 1)
-    """How many runs at a time, at least 1; as many as there are cores, up to 4."""
+    """Number of runs at a time, at least 1; as many as there are cores, up to 4."""
 
 
 def run(options: Options) -> int:

@@ -59,7 +59,7 @@ class Options:
     """Batch sizes to compare; doublings from the base's to the largest that the rule
     allows, if not given."""
     rule: RuleName = "legw"
-    """How the recipe is carried to a batch size."""
+    """Rule that scales the recipe to a batch size."""
     recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
     """Base recipe, if not the application's own."""
     epochs: Number = None

@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """What both probes run."""
+    """Options of both probes."""
 
     app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
     """digits-lstm, mnist-lstm, ptb-small, gnmt-small, ..., or a task of your own as
     module:name."""
     seeds: Annotated[str, arg(metavar="N|S,S,...")] = "1"
-    """How many seeds from 0 on, or which (a comma makes it a list)."""
+    """Number of seeds from 0 on, or the seeds themselves (a comma makes it a list)."""
     rule: RuleName = "legw"
-    """How the recipe is carried to a batch size."""
+    """Rule that scales the recipe to a batch size."""
     recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
     """Base recipe, if not the application's own."""
     warmup_epochs: Number = None
@@ -112,7 +112,7 @@ Options = OmitSubcommandPrefixes[
         Annotated[Noise, subcommand("noise", prefix_name=False)],
     ]
 ]
-"""What to measure."""
+"""The measurement."""
 
 
 def run(options: Curvature | Noise) -> int:
@@ -161,7 +161,7 @@ def _curvature(options: Curvature) -> int:
 
 
 def _noise(options: Noise) -> int:
-    """Run each seed; show the noise scale over the run, and what it means for the recipe."""
+    """Run each seed; show the noise scale over the run, and its meaning for the recipe."""
     kind = plot_format(options)
     base = base_of(options)
     check_count("", "--stretches", options.stretches)

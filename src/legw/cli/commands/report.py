@@ -42,7 +42,8 @@ class Options:
     """The metric that updates, examples and seconds are counted to; what the worst
     run of base and legw ended with, if not given."""
     tolerance: Annotated[Optional[str], arg(metavar="X|X%", help_behavior_hint="")] = None
-    """How much worse than the base still counts as kept, if not as the study says: in the
+    """Largest loss against the base that counts as keeping its metric, if not the study's own:
+    in the
     metric's unit, or as a share of the base's mean."""
 
 

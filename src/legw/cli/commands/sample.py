@@ -22,7 +22,7 @@ class Options:
     run: Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint="")]
     """Run folder of ptb-small, ptb-medium or ptb-large."""
     prompt: Annotated[str, arg(metavar="WORDS", help_behavior_hint="")]
-    """How the text begins, as the training text writes it: lower case, words apart."""
+    """Beginning of the text, as the training text writes it: lower case, words apart."""
     tokens: Annotated[int, arg(metavar="N")] = 50
     """Words to write, at least 1."""
     temperature: Annotated[float, arg(metavar="X")] = 1.0

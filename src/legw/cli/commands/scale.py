@@ -47,7 +47,7 @@ class Options:
     batch_size: BatchSize = None
     """Target batch size: examples per update, over all devices; at least 1."""
     rule: RuleName = "legw"
-    """How to scale; `legw.rules.RULES` has the names."""
+    """Rule that scales; `legw.rules.RULES` has the names."""
     all_rules: Flag = False
     """Every rule at this batch size, one row each."""
     ladder: Ladder = None

@@ -40,7 +40,7 @@ class Options:
     batch_size: BatchSize = None
     """Target batch size, beside which the base is drawn; without it, the base alone."""
     rule: RuleName = "legw"
-    """How to scale; `legw.rules.RULES` has the names."""
+    """Rule that scales; `legw.rules.RULES` has the names."""
     num_examples: Count = None
     """Examples in one epoch, in place of the recipe's own; at least 1."""
     epochs: Number = None

@@ -68,7 +68,7 @@ class Options:
     rules: Annotated[str, arg(metavar="RULE,...")] = "legw"
     """Names of the rules; `legw scale NAME -b N --all-rules` shows what they do."""
     seeds: Annotated[str, arg(metavar="N|S,S,...")] = "3"
-    """How many seeds from 0 on, or which (a comma makes it a list)."""
+    """Number of seeds from 0 on, or the seeds themselves (a comma makes it a list)."""
     recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
     """Base recipe, if not the application's own."""
     grid: Annotated[
@@ -92,19 +92,19 @@ class Options:
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """The study's folder; runs/APP-study if not given. Finished runs in it are kept."""
     tolerance: Annotated[str, arg(metavar="X|X%")] = "1%"
-    """How much worse than the base still counts as kept: in the metric's unit, or as a share
-    of the base's mean."""
+    """Largest loss against the base that counts as keeping its metric: in the metric's unit, or
+    as a share of the base's mean."""
     dry_run: Flag = False
-    """Show what is planned and how far it is; train nothing, write nothing."""
+    """Show the planned runs and their progress; train nothing, write nothing."""
     jobs: Annotated[int, arg(metavar="N")] = 1
-    """How many runs at a time, each in a process of its own; at least 1. They share the
+    """Number of runs at a time, each in a process of its own; at least 1. They share the
     threads, the memory and the GPU of this machine; of several GPUs each takes one in turn."""
     shard: Annotated[Optional[str], arg(metavar="I/N", help_behavior_hint="")] = None
     """The I-th of N parts of the runs, for several machines that share the study's folder."""
     data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the application's data."""
     holdout: Literal["test", "validation"] = "test"
-    """What the metric is measured on; validation leaves out part of the training data."""
+    """Data for the metric: test, or validation, which holds out part of the training data."""
     vocabulary: Count = None
     """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
     the number of subwords."""

@@ -54,7 +54,7 @@ class Options:
     batch_size: BatchSize = None
     """Global batch size, in examples per update; the base recipe's if not given."""
     rule: RuleName = "legw"
-    """How the recipe is carried to the batch size."""
+    """Rule that scales the recipe to the batch size."""
     recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
     """Base recipe, if not the application's own."""
     epochs: Number = None
@@ -81,8 +81,8 @@ class Options:
     data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
     """Folder with the application's data."""
     holdout: Literal["test", "validation"] = "test"
-    """What the metric is measured on; validation leaves out part of the training data,
-    where the data have no validation part of their own."""
+    """Data for the metric: test, or validation, which holds out part of the training data where
+    the data have no validation part of their own."""
     vocabulary: Count = None
     """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
     the number of subwords."""

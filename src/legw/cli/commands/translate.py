@@ -36,13 +36,13 @@ class Options:
     coverage_penalty: Annotated[float, arg(metavar="X")] = 0.1
     """Weight of source tokens that got too little attention, 0 to 10."""
     reference: Annotated[Optional[Path], arg(metavar="FILE", help_behavior_hint="")] = None
-    """Text to compare with, a line for each; BLEU and chrF are then told on stderr."""
+    """Text to compare with, a line for each; BLEU and chrF are then printed on stderr."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
 
 
 def run(options: Options) -> int:
-    """Write a line for each line, tell the scores, and return 0."""
+    """Write a line for each line, print the scores, and return 0."""
     from legw.apps.translation import bleu, decoding, text, trained
     from legw.train.dist import choose_device
 

@@ -40,7 +40,7 @@ MAX_ROWS = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Show what is running in a folder: how far it is, the loss so far, when it will end.
+    """Show the runs in a folder: their progress, loss so far, and expected end.
 
     In a terminal the table is kept up to date until everything has ended, or Ctrl-C.
 

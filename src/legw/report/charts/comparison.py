@@ -93,7 +93,8 @@ def loss_by_epoch(
     """Return the chart of training loss against epoch, one line a run.
 
     The scale is logarithmic where all losses are above 0. A cross ends a diverged run. The
-    parameter `unit` of the specification (epochs, updates or seconds) is what lies below.
+    parameter `unit` of the specification (epochs, updates or seconds) is the horizontal axis's
+    unit.
 
     Args:
         curves: of each run a smoothed curve, and the raw one as a faint curve behind it.

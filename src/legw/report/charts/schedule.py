@@ -23,7 +23,7 @@ class Point(NamedTuple):
     """One update of a schedule."""
 
     update: int
-    """Which update, from 0."""
+    """Number of the update, from 0."""
     epoch: float
     """Position of its start in epochs; in examples seen where an epoch's examples are unknown."""
     lr: float
@@ -34,7 +34,7 @@ def all_points(recipe: Recipe, *, ramp: Ramp = "end") -> Iterator[Point]:
     """Yield every update of a recipe's schedule, with the exact learning rates.
 
     Args:
-        recipe: what is trained; if in epochs, it must know its number of examples.
+        recipe: the recipe to train; if in epochs, it must know its number of examples.
         ramp: as for `legw.schedule.lr_at`.
 
     Raises:

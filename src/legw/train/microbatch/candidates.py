@@ -31,7 +31,7 @@ CLOSE_SHARE = 0.98
 
 
 class Candidate(NamedTuple):
-    """How a batch is cut, and how many pieces are worked on at once.
+    """A micro-batch size, and the number of micro-batches at once.
 
     >>> str(Candidate(128)), str(Candidate(64, lanes=2)), Candidate.read("2 x 64")
     ('128', '2 x 64', Candidate(size=64, lanes=2))
@@ -47,7 +47,7 @@ class Candidate(NamedTuple):
 
     @classmethod
     def read(cls, text: str) -> Candidate:
-        """Return what was written with `str`."""
+        """Return the candidate of a text that `str` wrote."""
         lanes, _, size = text.rpartition(" x ")
         return cls(int(size), int(lanes or 1))
 
