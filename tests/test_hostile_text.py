@@ -21,7 +21,7 @@ from rich.console import Console
 
 from folders import BASE, write_run, write_study
 from legw.analysis import evidence
-from legw.cli import main
+from legw.cli import commands, main
 from legw.cli.commands import watch as watch_command
 from legw.errors import clean
 from legw.recipe import read, to_toml
@@ -141,8 +141,26 @@ COMMANDS = (
     "schedule hostile.toml -b 64", "scale nowhere -b 64 --rule {}", "train digits-lstm --out {}",
     "train digits-lstm --resume --out {}/alone/" + NAME,
     "study digits-lstm --batch-sizes 16 --out {}/study", "sample {} --prompt a", "score {} {}",
-    "report {}/nothing", "train {}", "watch {} --every 0",
+    "report {}/nothing", "train {}", "watch {} --every 0", "recipes", "plan {}", "check {}",
+    "probe noise {}", "probe curvature {}/alone/" + NAME, "translate {} nowhere",
+    "scale args.json -b 64", "scale args.yaml -b 64 --write new.yaml", "scale bad.yaml -b 64",
+    "scale args.json -b 64 --json", "scale bad.py -b 64", "scale hostile.toml --ladder 16:64",
+    "schedule args.json -b 64", "report {} --format svg --out pictures",
+    "study digits-lstm --recipe hostile.toml --batch-sizes 16,32 --rules legw --seeds 1 --dry-run "
+    "--micro-batch-size 16 --out {}/new",
 )  # fmt: skip
+CONFIGURATION = {
+    "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "learning_rate": 1e-4,
+    "num_train_epochs": 3, "warmup_steps": 0.01, "lr_scheduler_type": HOSTILE, "optim": HOSTILE,
+    "run_name": HOSTILE, "deepspeed": HOSTILE, f"{HOSTILE}batch_size": HOSTILE,
+    "lr_scheduler_kwargs": {f"{HOSTILE}steps": HOSTILE},
+}  # fmt: skip
+"""Of Transformers; YAML reads JSON too."""
+
+
+def test_every_command_is_walked_through() -> None:
+    there = {path.stem for path in Path(commands.__file__).parent.glob("[a-z]*.py")}
+    assert {words.split()[0] for words in COMMANDS} == there - {"demo"}, "which takes no text"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -156,6 +174,10 @@ def test_no_command_lets_it_through(
     monkeypatch.chdir(tmp_path)
     recipe = replace(BASE, source=HOSTILE)
     Path("hostile.toml").write_text(to_toml(recipe), encoding="utf-8")
+    for name in ("args.json", "args.yaml"):
+        Path(name).write_text(json.dumps(CONFIGURATION), encoding="utf-8")
+    Path("bad.yaml").write_text("a: [\x1b\u202e", encoding="utf-8")
+    Path("bad.py").write_text(f"# {HOSTILE}".replace("\0", "") + "\nx = f(\u202e)", "utf-8")
     if "--out {}/alone" in command:
         (folder / "alone" / NAME / "summary.json").unlink()
     words = [word.replace("{}", str(folder)) for word in command.replace(NAME, "@").split()]

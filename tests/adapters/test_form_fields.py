@@ -18,6 +18,7 @@ from legw.adapters.fields import passes
 from legw.adapters.forms import CARRIED, KEPT, Named
 from legw.adapters.optimizer_names import OtherOptimizer
 from legw.adapters.role_names import role_of
+from legw.errors import RecipeError
 from legw.optimizers import Optimizer
 from legw.recipe import kinds
 
@@ -130,6 +131,29 @@ def test_split_batches_shares_the_batch_out_among_processes() -> None:
         .batch_size == 128  # fmt: skip
 
 
+def test_accelerates_own_accumulation_counts() -> None:
+    """Trainer takes it in place of gradient_accumulation_steps, which then is 1."""
+    own = {"gradient_accumulation_kwargs": {"num_steps": 4, "sync_each_batch": True}}
+    values = HF | {"gradient_accumulation_steps": 1, "accelerator_config": own}
+    config = from_config(values)
+    assert config.recipe.batch_size == 64
+    big = config.scaled(256)
+    assert big.values["gradient_accumulation_steps"] == 1
+    assert big.values["accelerator_config"] == {
+        "gradient_accumulation_kwargs": {"num_steps": 16, "sync_each_batch": True}
+    }
+    assert from_config(big.values).recipe.batch_size == 256
+    text = '{"gradient_accumulation_kwargs": {"num_steps": 4}}'
+    again = from_config(values | {"accelerator_config": text}).scaled(256).values
+    assert again["accelerator_config"] == '{"gradient_accumulation_kwargs": {"num_steps": 16}}'
+    del values["gradient_accumulation_steps"]
+    assert from_config(values).filled_in == ()
+    assert error_line(from_config, HF | {"accelerator_config": own}) == (
+        "transformers: gradient_accumulation_steps=2: accelerator_config has num_steps=4 too, and "
+        "Trainer takes only one of them; give one"
+    )
+
+
 @pytest.mark.parametrize(
     ("more", "line"),
     [
@@ -165,20 +189,28 @@ def test_an_objects_world_size_counts() -> None:
 
 NAMES = {
     "batch": "train_batch_size micro_batch_size per_gpu_batch_size bs bsz mbs globalBatchSize "
-             "batch-size device_batch_size max_tokens minibatch",
+             "batch-size device_batch_size max_tokens minibatch total_batch_size nbatch "
+             "virtual_batch_size samples_per_gpu images_per_device tokens_per_update mb_size",
     "accumulation": "accumulate_grad_batches update_freq accum_iter accumulation_steps iter_size "
-                    "grad_accum gradient_accumulation",
+                    "grad_accum gradient_accumulation iters_to_accumulate grad_accum_every "
+                    "n_accum gradaccum",
     "length": "max_iters max_steps num_epochs n_epoch epochs max_epochs train_iters total_steps "
-              "max_update num_train_steps niter iterations max_train_steps n_iters",
+              "max_update num_train_steps niter iterations max_train_steps n_iters maxiter "
+              "nsteps final_epoch epoch token_budget target_tokens max_time train_duration",
     "warmup": "warmup warmup_iters lr_warmup_epochs num_warmup_steps warmup-ratio rampup_steps "
-              "warm_up_steps warmupUpdates",
-    "rate": "lr LR base_lr peak_lr learning-rate max_learning_rate blr lr0 embedding_lr",
+              "warm_up_steps warmupUpdates burn_in warm_epochs ramp_steps",
+    "rate": "lr LR base_lr learningrate learnrate peak_lr learning-rate max_learning_rate blr lr0 "
+            "embedding_lr",
     "schedule": "scheduler lr_sched schedule lr_policy lr_decay_style lr_milestones min_lr "
-                "lr_gamma lr_steps cooldown_epochs anneal_strategy",
-    "optimizer": "optimizer optim_name optimiser",
-    "optimizer setting": "momentum adam_betas wd optimizer_weight_decay use_galore use_muon",
-    "examples": "max_samples num_train_examples",
-    "processes": "world_size num_gpus nproc_per_node",
+                "lr_gamma lr_steps cooldown_epochs anneal_strategy lr_drop decay_type use_cosine "
+                "lrscheduler one_cycle",
+    "schedule setting": "gamma decay_rate T_max eta_min num_cycles pct_start lr_plateau div_factor",
+    "optimizer": "optimizer optim_name optimiser solver",
+    "optimizer setting": "momentum adam_betas wd optimizer_weight_decay use_galore use_muon "
+                         "grad_clip gradient_clip_val use_lars nesterov l2",
+    "examples": "max_samples num_train_examples samples_per_epoch dataset_size data_repeat",
+    "processes": "world_size num_gpus nproc_per_node n_gpus num_devices num_machines tp_size "
+                 "tensor_parallel_size data_parallel_size",
     "count": "eval_steps save_interval ema_decay log_every_n_steps",
 }  # fmt: skip
 
@@ -192,8 +224,27 @@ def test_names_that_say_nothing_of_these() -> None:
     quiet = (
         "seed hidden_size batch_norm eval_batch_size num_workers dropout output_dir beta_schedule "
     )
-    quiet += "noise_schedule lora_alpha model tokenizer_batch_size max_seq_length fp16 start_epoch"
+    quiet += "noise_schedule lora_alpha model tokenizer_batch_size max_seq_length fp16 start_epoch "
+    quiet += "num_workers alpha eps gpu local_rank patch_size max_new_tokens swa_start cosine_loss"
     assert {name: role_of(name) for name in quiet.split()} == dict.fromkeys(quiet.split())
+
+
+@pytest.mark.parametrize("base", [HF, TIMM], ids=["transformers", "timm"])
+def test_none_of_these_names_passes_in_silence(base: dict[str, Any]) -> None:
+    """Beside values that say all, each is told, or refused as a name of another library's."""
+    settings = FORMS[from_config(base).form].settings | transformers_fields.ONLY_BEFORE_5
+    told = 0
+    for foreign in " ".join(NAMES.values()).split():
+        if foreign in settings:
+            continue
+        try:
+            said = from_config(base | {foreign: 7}).left_out
+        except RecipeError as error:
+            assert "from_config: " in str(error), foreign
+            continue
+        assert any(line.startswith(f"{foreign}=7: is no name of") for line in said), foreign
+        told += 1
+    assert told > 80
 
 
 def test_another_name_is_told_and_refused_where_its_own_is_missing() -> None:
@@ -309,3 +360,20 @@ def test_the_readers_import_no_library() -> None:
     for name in ("axolotl", "nanochat", "nanogpt", "timm", "torchtitan", "torchvision"):
         text = (folder / f"{name}_config.py").read_text(encoding="utf-8")
         assert not {"import torch", "import timm", "import transformers"} & set(text.splitlines())
+
+
+def test_numbers_without_end_are_one_line() -> None:
+    """Found by the fuzzer: each was a traceback of a number that no float holds."""
+    most = "must be at most 9007199254740992"
+    assert error_line(from_config, TIMM | {"batch_size": 10**400, "lr": None}).endswith(most)
+    assert error_line(from_config, HF | {"gradient_accumulation_steps": 2**60}) == (
+        f"transformers: gradient_accumulation_steps=1152921504606846976: {most}"
+    )
+    nanogpt = {"batch_size": 12, "gradient_accumulation_steps": 40, "learning_rate": 6e-4,
+               "max_iters": 1000, "lr_decay_iters": 1e308, "warmup_iters": 10}  # fmt: skip
+    assert error_line(from_config(nanogpt).scaled, 1).endswith(f"lr_decay_iters=inf: {most}")
+    axolotl = {"base_model": "a", "micro_batch_size": 2, "num_epochs": 1e308, "optimizer": "sgd",
+               "learning_rate": 0.1}  # fmt: skip
+    assert "epochs=1e+308: must be" in error_line(from_config, axolotl, num_examples=10**9)
+    long = TIMM | {"sched": "wsd", "epochs": 1e308}
+    assert "epochs=1e+308: must be" in error_line(from_config, long, num_examples=10**9)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from adapters.test_examples import need
-from legw import Rule, from_config, in_steps, updates
+from expect import error_line
+from legw import Constant, Rule, from_config, in_steps, updates
 from legw.train.average import WeightAverage
 from legw.train.batch_norm import fix_groups, fold
 from legw.train.dist import World
@@ -20,6 +21,8 @@ TIMM: dict[str, Any] = {
     "batch_size": 32, "opt": "momentum", "lr": 0.1, "sched": "cosine", "epochs": 10,
     "warmup_epochs": 0.3, "warmup_lr": 0.01, "min_lr": 0.001, "warmup_prefix": False,
 }  # fmt: skip
+
+WSD = {"sched": "wsd", "decay_epochs": 0.25, "sched_on_updates": True, "warmup_epochs": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -30,11 +33,15 @@ TIMM: dict[str, Any] = {
         {"sched": "step", "decay_epochs": 3, "decay_rate": 0.5},
         {"sched": "multistep", "decay_milestones": [4, 7]},
         {"sched": "poly", "decay_rate": 2.0},
+        *(WSD | {"lr_decay_fn": fall} for fall in (None, "linear", "cosine", "power")),
+        WSD | {"decay_epochs": 2.5, "warmup_prefix": True, "lr_decay_fn": "linear"},
+        {"sched": "wsd", "decay_epochs": 9, "warmup_epochs": 1},
+        {"sched": "wsd", "decay_epochs": 0.3, "warmup_epochs": 1},  # timm's fall is 3 epochs of 9
     ],
     ids=str,
 )
 def test_timms_own_scheduler_has_the_recipes_rates(more: dict[str, Any]) -> None:
-    """Its ramp is read at the start of an update; over the whole run, to 1e-6.
+    """Its ramp is read at the start of an update; over the whole run, to 1e-9.
 
     What `left_out` names is left out here: the warmup of a decay that is not prefixed, and the
     update before a milestone.
@@ -43,7 +50,7 @@ def test_timms_own_scheduler_has_the_recipes_rates(more: dict[str, Any]) -> None
     from timm.scheduler import create_scheduler
 
     big = from_config(TIMM | more, num_examples=5120).scaled(128)
-    assert big.values["warmup_epochs"] == pytest.approx(1.2)
+    assert big.values["warmup_epochs"] == pytest.approx(4 * (TIMM | more)["warmup_epochs"])
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=big.values["lr"])
     scheduler, _ = create_scheduler(
         argparse.Namespace(**big.values), optimizer, updates_per_epoch=5120 // 128
@@ -58,7 +65,33 @@ def test_timms_own_scheduler_has_the_recipes_rates(more: dict[str, Any]) -> None
     early = {4 * 40 - 1, 7 * 40 - 1} if "one update early" in said else set()
     compared = [update for update in range(first, len(rates)) if update not in early]
     wanted = [lr(update) for update in compared]
-    assert [rates[update] for update in compared] == pytest.approx(wanted, rel=1e-6)
+    assert [rates[update] for update in compared] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_what_of_timms_wsd_and_rsqrt_is_not_carried_is_said() -> None:
+    wsd = TIMM | WSD | {"decay_epochs": 0.3, "sched_on_updates": False}
+    said = from_config(wsd, num_examples=5120).scaled(128).left_out
+    assert "decay_epochs: timm rounds its fall to whole updates, legw does not" in said
+    assert "sched_on_updates: off, so timm's fall moves once an epoch; the scaled file has it on" \
+        in from_config(wsd | {"warmup_epochs": 0}).left_out  # fmt: skip
+    exp = from_config(TIMM | WSD | {"lr_decay_fn": "exp"})
+    assert exp.recipe.decay == Constant()
+    assert "sched='wsd': legw's has no lr_decay_fn='exp'; it stays" in exp.left_out
+    rsqrt = from_config(TIMM | {"sched": "rsqrt"})
+    assert any(line.startswith("sched='rsqrt': timm's falls to min_lr") for line in rsqrt.left_out)
+    assert "decay_epochs=0.2: is not given; this is the default of timm" in rsqrt.filled_in
+    assert rsqrt.scaled(128).values["lr_stable_timescale"] == 0.3, "else it is the warmup, of 1.2"
+    assert error_line(from_config, TIMM | WSD | {"decay_epochs": 30}) == (
+        "timm: decay_epochs=30: wsd falls in 30 of 9.5 epochs after the warmup, and timm refuses "
+        "that; choose more than 0 and at most all"
+    )
+    assert error_line(from_config, wsd | {"decay_epochs": 0.01}).startswith(
+        "timm: decay_epochs=0.01: wsd falls in 0 of 9.5 epochs"
+    )
+    short = TIMM | {"sched": "wsd", "epochs": 1.1, "warmup_epochs": 0.05, "decay_epochs": 1.05,
+                    "sched_on_updates": True}  # fmt: skip
+    assert any(line.startswith("decay_epochs=0.9: timm takes it for a share")
+               for line in from_config(short).scaled(128).left_out)  # fmt: skip
 
 
 def test_timms_own_average_of_the_weights_is_ours() -> None:

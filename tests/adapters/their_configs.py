@@ -159,8 +159,9 @@ TABLE = (
         project="torchvision, Faster R-CNN",
         values={"batch_size": 2, "epochs": 26, "lr": 0.02, "lr_steps": [16, 22], "lr_gamma": 0.1,
                 "lr_scheduler": "multisteplr", "aspect_ratio_group_factor": 3},
-        refused="from_config: this is a detection or segmentation reference of torchvision: its "
-                "schedule is one of its own; write its numbers as a recipe",
+        refused="from_config: this is a detection or segmentation reference of torchvision (it "
+                "has aspect_ratio_group_factor): its schedule is one of its own; write its "
+                "numbers as a recipe",
     ),
     Theirs(
         project="nanoGPT, GPT-2 124M",
@@ -241,16 +242,18 @@ TABLE = (
         project="ConvNeXt",
         values={"batch_size": 128, "epochs": 300, "update_freq": 4, "opt": "adamw", "lr": 4e-3,
                 "min_lr": 1e-6, "warmup_epochs": 20, "warmup_steps": -1, "layer_decay": 1.0},
-        refused="from_config: this is a list of arguments of ConvNeXt: legw does not read these; "
-                "write its numbers as a recipe",
+        refused="from_config: this is a list of arguments of ConvNeXt (it has update_freq and "
+                "warmup_steps): its warmup is warmup_steps where that is above 0, its weight "
+                "decay has a schedule (weight_decay_end); write its numbers as a recipe",
     ),
     Theirs(
         project="DeiT",
         values={"batch_size": 64, "epochs": 300, "opt": "adamw", "sched": "cosine", "lr": 5e-4,
                 "warmup_lr": 1e-6, "min_lr": 1e-5, "warmup_epochs": 5, "repeated_aug": True,
                 "data_set": "IMNET", "world_size": 8},
-        refused="from_config: this is a list of arguments of DeiT: its lr is for 512 examples, and "
-                "multiplied by the batch; write the rate that it prints as a recipe",
+        refused="from_config: this is a list of arguments of DeiT (it has repeated_aug and "
+                "sched): its lr is for 512 examples, and multiplied by the batch; write the "
+                "rate that it prints as a recipe",
     ),
     Theirs(
         project="fairseq, wav2vec 2.0",
@@ -258,31 +261,35 @@ TABLE = (
                 "distributed_training": {"distributed_world_size": 64},
                 "optimization": {"max_update": 400_000, "lr": [0.0005]},
                 "lr_scheduler": {"_name": "polynomial_decay", "warmup_updates": 32_000}},
-        refused="from_config: this is a configuration of fairseq: its batch is a number of tokens "
-                "that differs in examples; write its numbers as a recipe",
+        refused="from_config: this is a configuration of fairseq (it has "
+                "optimization.max_update): its batch is a number of tokens that differs in "
+                "examples; write its numbers as a recipe",
     ),
     Theirs(
         project="OpenNMT, WMT 14",
         values={"train_steps": 100_000, "valid_steps": 5000, "world_size": 2,
                 "batch_type": "tokens", "batch_size": 4096, "accum_count": [3], "optim": "adam",
                 "learning_rate": 2, "warmup_steps": 6000, "decay_method": "noam"},
-        refused="from_config: this is a configuration of OpenNMT: its batch and its rate are in "
-                "units of their own (batch_type, decay_method); write its numbers as a recipe",
+        refused="from_config: this is a configuration of OpenNMT (it has accum_count): its "
+                "batch and its rate are in units of their own (batch_type, decay_method); write "
+                "its numbers as a recipe",
     ),
     Theirs(
         project="GPT-NeoX, 125M",
         values={"optimizer": {"type": "Adam", "params": {"lr": 0.0006, "betas": [0.9, 0.95]}},
                 "min_lr": 0.00006, "train_micro_batch_size_per_gpu": 4, "train_iters": 320_000,
                 "lr_decay_iters": 320_000, "lr_decay_style": "cosine", "warmup": 0.01},
-        refused="from_config: this is a configuration of Megatron or GPT-NeoX: legw does not read "
-                "these; write its numbers as a recipe",
+        refused="from_config: this is a configuration of Megatron or GPT-NeoX (it has "
+                "train_iters and lr_decay_style): legw does not read these; write its numbers "
+                "as a recipe",
     ),
     Theirs(
         project="Transformers, trainer_state.json",
         values={"best_metric": None, "epoch": 3.0, "global_step": 6313, "log_history": [],
                 "max_steps": 6313, "num_train_epochs": 3, "train_batch_size": 32},
-        refused="from_config: this is the state of a run (trainer_state.json): it is no "
-                "configuration; give that run's TrainingArguments",
+        refused="from_config: this is the state of a run, trainer_state.json (it has "
+                "log_history and global_step): it is no configuration; give that run's "
+                "TrainingArguments",
     ),
 )  # fmt: skip
 """A configuration a row."""

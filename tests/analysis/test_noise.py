@@ -67,3 +67,18 @@ def test_examples_against_the_base_follow_from_the_two_factors(
     assert found == pytest.approx((1 + batch_size / scale) / (1 + base / scale))
     assert examples_against(base, base, scale) == 1.0
     assert examples_against(batch_size, base, None) is None
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ratio"),
+    [
+        ([(1e300 * (i == 0), 1.0) for i in range(20)], 5e298),  # no variance holds this
+        ([(1.7e308, 1.0)] * 20, None),  # no sum
+        ([(1e300, 1e-300)] * 20, None),  # no ratio
+    ],
+)
+def test_samples_that_no_float_sums_have_no_interval(
+    pairs: list[tuple[float, float]], ratio: float | None
+) -> None:
+    """Found by the fuzzer: a traceback of an overflow."""
+    assert jackknife_ratio(pairs) == (ratio if ratio is None else pytest.approx(ratio), None)

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from adapters.their_configs import TABLE
 from folders import BASE, write_run, write_study
 from fuzz.mutate import (
     EXTREME,
@@ -212,11 +213,17 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"model": "resnet50", "batch_size": 128, "opt": "sgd", "lr": 0.1, "momentum": 0.9,
      "weight_decay": 1e-4, "sched": "step", "decay_milestones": [30, 60], "decay_rate": 0.1,
      "epochs": 90, "warmup_epochs": 1, "warmup_lr": 0.01, "min_lr": 0.001, "amp": True},
+    {"opt": "adamw", "batch_size": 64, "lr": 0.004, "sched": "wsd", "decay_epochs": 0.2,
+     "lr_decay_fn": "linear", "epochs": 50, "warmup_epochs": 2, "sched_on_updates": True},
+    {"per_device_train_batch_size": 4, "max_steps": 5000, "warmup_steps": 100, "optim": "adafactor",
+     "lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 500},
+     "accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 4}}},
+    *(theirs.values for theirs in TABLE if not theirs.refused),
 )  # fmt: skip
 
 
 class Configurations:
-    """A configuration of Transformers or timm, as values and as a file."""
+    """A configuration of any form that is read, as values and as a file, and its scaled one."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "config.json"
@@ -236,8 +243,12 @@ class Configurations:
         try:
             with quiet():
                 config = from_config(source, num_examples=examples)
-                config.scaled(chance.choice((1, 64, 4096)))
-                use(config.recipe, chance)
+                big = config.scaled(
+                    chance.choice((1, 64, 4096)), processes=chance.choice((None, None, 4))
+                )
+                assert from_config(big.values, num_examples=examples, processes=big.processes)
+                if config.recipe.optimizer.kind in KINDS:
+                    use(config.recipe, chance)
         except LegwError as error:
             return line_of(error)
         return "ok"

@@ -31,6 +31,10 @@ EXTREME: tuple[Any, ...] = (
 """What a field may hold that nobody meant."""
 
 
+MOST_PLACES = 5000
+"""Parts above which a value does not grow any more: fifty times fifty times fifty has no end."""
+
+
 def places(value: Any, way: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the way to every part of a value."""
     found = [way]
@@ -50,7 +54,7 @@ def mutated(value: Any, chance: random.Random, times: int | None = None) -> Any:
         way = chance.choice(places(value))
         if not way:
             if chance.random() < 0.1:
-                value = chance.choice(EXTREME)
+                value = copy.deepcopy(chance.choice(EXTREME))  # it is changed in the next turn
             continue
         holder = value
         for step in way[:-1]:
@@ -76,7 +80,9 @@ def _change(holder: Any, key: Any, chance: random.Random) -> None:
         except (ValueError, OverflowError):
             holder[key] = factor
     elif what < 0.5 and isinstance(old, list):
-        holder[key] = old * chance.choice((2, 50))
+        times = chance.choice((2, 50))
+        if len(places(old)) * times <= MOST_PLACES:
+            holder[key] = old * times
     else:
         holder[key] = copy.deepcopy(chance.choice(EXTREME))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fuzz import cases
+from fuzz.mutate import EXTREME
 from fuzz.run import run
 
 CASES = 2000
@@ -19,9 +20,11 @@ def test_whatever_is_read_ends_well_or_in_one_line(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "cases").mkdir()
+    before = repr(EXTREME)
     result = run(CASES, tmp_path / "cases")
     print(f"\n{result.table()}")
     assert not result.failures, result.grouped()
+    assert repr(EXTREME) == before, "each case is the same, whichever ran before it"
     assert sum(sum(counts.values()) for counts in result.counts.values()) == CASES
     for kind, counts in result.counts.items():
         assert counts["refused"], f"{kind}: nothing was wrong enough to be refused"

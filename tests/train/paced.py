@@ -31,8 +31,26 @@ def held_back(task: Any, hurry: Path, seconds: float = 0.1) -> Any:
     return task
 
 
+def stopped_in_mid_write(stop: Path) -> None:
+    """Let each checkpoint that is brought to the disk wait half-way, as long as `stop` exists."""
+    sync = os.fsync
+
+    def slow_sync(descriptor: int) -> None:
+        half_way = ".checkpoint-" in str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        while half_way and stop.exists():
+            time.sleep(0.05)
+        sync(descriptor)
+
+    os.fsync = slow_sync
+
+
 def streams() -> Task:
-    """Streams, slowed by $LEGW_TEST_SECONDS until there is a file at $LEGW_TEST_HURRY."""
+    """Streams, slowed by $LEGW_TEST_SECONDS until there is a file at $LEGW_TEST_HURRY.
+
+    While there is a file at $LEGW_TEST_STOP, writing stops in the middle.
+    """
+    if os.environ.get("LEGW_TEST_STOP"):
+        stopped_in_mid_write(Path(os.environ["LEGW_TEST_STOP"]))
     seconds = float(os.environ.get("LEGW_TEST_SECONDS", "0.1"))
     task: Task = held_back(Streams(), Path(os.environ["LEGW_TEST_HURRY"]), seconds)
     return task

@@ -54,6 +54,7 @@ class Host:
     address: str
     folder: Path
     keeps_store: bool
+    restarts: int = 3
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, endpoint: str, *more: str) -> None:
@@ -61,7 +62,7 @@ class Host:
         store = f"is_host={int(self.keeps_store)}"
         words = [
             "ip", "netns", "exec", self.space, sys.executable, "-m", "torch.distributed.run",
-            "--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", "3",
+            "--nnodes", "1:2", "--nproc-per-node", "1", "--max-restarts", str(self.restarts),
             "--rdzv-backend", "c10d", "--rdzv-id", "legw", "--rdzv-endpoint", endpoint,
             "--rdzv-conf", f"{store},last_call_timeout=2,keep_alive_interval=1",
             "--local-addr", self.address, "--monitor-interval", "0.2",
@@ -73,6 +74,7 @@ class Host:
             "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "cable",
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             "LEGW_TEST_HURRY": str(self.folder / "hurry"), "LEGW_TEST_SECONDS": "0.3",
+            "LEGW_TEST_STOP": str(self.folder / "stop"),
         }  # fmt: skip
         with self.log.open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
@@ -130,6 +132,26 @@ class Cluster:
         """Let the run hurry to its end, and see that it ends well on the survivor."""
         (self.folder / "hurry").touch()
         assert self.survivor.running[0].wait(120) == 0, self.logs()
+
+    def ends(self, host: Host, seconds: float = 120) -> str:
+        """Wait until a host's torchrun has ended badly; return what it wrote.
+
+        torchrun has a traceback of its own; none of it may lie in our files.
+        """
+        assert host.running[-1].wait(seconds) != 0, self.logs()
+        host.running.clear()
+        text = host.log.read_text(encoding="utf-8")
+        assert f"{Path('src', 'legw')}/" not in text, text
+        return text
+
+    def starts_again(self) -> None:
+        """Start both hosts with the same command, and see that the run ends as it should."""
+        for host in (self.survivor, self.other):
+            host.restarts = 3
+            self.start(host)
+        self.until_trained_by(2)
+        self.finish()
+        assert not [each.name for each in self.out.glob(".*") if each.name != ".lock"]
 
     def logs(self) -> str:
         found = [host.log for host in (self.survivor, self.other) if host.log.exists()]
@@ -210,4 +232,61 @@ def test_the_cable_breaks(cluster: Cluster, whole: Path) -> None:
     ip(f"-n {cluster.other.space} link set cable down")
     cluster.until_trained_by(1)
     cluster.finish()
+    assert_same_run(cluster.out, whole)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("cluster", [1], indirect=True)
+def test_the_host_of_the_rendezvous_dies_in_mid_checkpoint(cluster: Cluster, whole: Path) -> None:
+    """With it go the store at which all meet and the process that writes; nothing is lost.
+
+    The other ends with one line, for there is nobody to meet; the same command goes on.
+    """
+    for host in (cluster.survivor, cluster.other):
+        cluster.start(host, "--patience-seconds", "10")
+    cluster.until_trained_by(2)
+    (cluster.folder / "stop").touch()
+    cluster.until("half a file", lambda: bool(list(cluster.out.glob(".checkpoint-*"))))
+    kept = {path: path.read_bytes() for path in checkpoint.paths(cluster.out)}
+    cluster.survivor.kill()
+    text = cluster.ends(cluster.other)
+    assert text.count("legw: rank 1: lost another process (") == 1
+    assert kept and all(path.read_bytes() == content for path, content in kept.items())
+    (cluster.folder / "stop").unlink()
+    cluster.starts_again()
+    assert_same_run(cluster.out, whole)
+
+
+@pytest.fixture
+def small_disk(cluster: Cluster) -> Iterator[Path]:
+    """Let the folder of the run lie on a disk of a mebibyte."""
+    cluster.out.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(cluster.out)]
+    if subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk: left out: nothing can be mounted here")
+    yield cluster.out
+    for host in (cluster.survivor, cluster.other):
+        host.kill()
+    subprocess.run(["umount", "--lazy", str(cluster.out)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [1], indirect=True)
+def test_a_disk_that_is_full_ends_both_hosts(
+    cluster: Cluster, small_disk: Path, whole: Path
+) -> None:
+    """A real one: the writer says so in one line, the last checkpoint stays, and both go on."""
+    for host in (cluster.survivor, cluster.other):
+        host.restarts = 0
+        cluster.start(host)
+    cluster.until_trained_by(2)
+    with (small_disk / "ballast").open("wb", buffering=0) as ballast, pytest.raises(OSError):
+        while True:
+            ballast.write(b"x" * 4096)
+    assert "No space left on device" in cluster.ends(cluster.survivor)
+    cluster.ends(cluster.other)
+    assert checkpoint.paths(small_disk)
+    (small_disk / "ballast").unlink()
+    cluster.starts_again()
+    (small_disk / "ballast").unlink(missing_ok=True)
     assert_same_run(cluster.out, whole)

@@ -18,9 +18,11 @@ from torch.nn import Parameter
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import (
     CosineAnnealingLR,
+    CyclicLR,
     LambdaLR,
     LinearLR,
     LRScheduler,
+    OneCycleLR,
     ReduceLROnPlateau,
     SequentialLR,
     StepLR,
@@ -330,6 +332,22 @@ def test_a_step_that_the_optimizer_tells_it_skipped_does_not_move_the_schedule()
     assert scheduler.last_epoch == 1
 
 
+def test_a_step_that_is_refused_does_not_count() -> None:
+    """One update and three refusals are one update, and the next has the second one's rate."""
+    optimizer = sgd()
+    scheduler = RecipeLR(optimizer, BIG)
+    run(optimizer, scheduler, end=1)
+    group = optimizer.param_groups.pop()
+    for _ in range(3):
+        assert error_line(scheduler.step).startswith("RecipeLR: param_groups: the optimizer has 0")
+    for word in (5, -1):
+        assert error_line(scheduler.step, word).startswith(f"RecipeLR.step({word}): takes no")
+    assert (scheduler.last_epoch, scheduler.state_dict()["last_epoch"]) == (1, 1)
+    optimizer.param_groups.append(group)
+    run(optimizer, scheduler, begin=1, end=2)
+    assert (scheduler.last_epoch, rates(optimizer)) == (2, [in_steps(BIG)(2)])
+
+
 def test_a_state_of_another_batch_goes_on_at_the_same_examples() -> None:
     optimizer, scheduler = build("none")
     run(optimizer, scheduler, end=40)
@@ -581,6 +599,38 @@ def test_wrapping_refuses_what_cannot_be_meant() -> None:
     error_line(RecipeLR, optimizer, BIG, after_warmup=in_steps(BIG))
     error_line(RecipeLR, optimizer, BIG, after_warmup=cosine, last_epoch=9)
     error_line(RecipeLR(other, BIG).step_after_warmup)
+
+
+@pytest.mark.parametrize(
+    ("build_", "begins"),
+    [
+        (lambda optimizer: OneCycleLR(optimizer, max_lr=0.4, total_steps=60), 0.016),
+        (lambda optimizer: CyclicLR(optimizer, 0.1, 0.4, step_size_up=20), 0.1),
+    ],
+    ids=["one cycle", "cyclic"],
+)
+def test_a_wrapped_scheduler_with_a_warmup_of_its_own(build_: Any, begins: float) -> None:
+    """It has set the rates, so that lr=recipe.lr is no advice; the rate of ratio 1 is to be said.
+
+    Then the warmup ends where that scheduler begins, and it goes on from there.
+    """
+    optimizer = sgd()
+    after = build_(optimizer)
+    line = error_line(RecipeLR, optimizer, BIG, after_warmup=after)
+    assert line.startswith(f"RecipeLR: after_warmup={type(after).__name__}: has set lr=[0.")
+    assert line.endswith(
+        "when it was built, and none is the recipe's 0.4; say with reference_lr= which rate has "
+        "the ratio 1, or take a scheduler without a warmup of its own, as CosineAnnealingLR"
+    )
+    scheduler = RecipeLR(optimizer, BIG, after_warmup=after, reference_lr=0.4)
+    seen = []
+    for _ in range(25 + 20):
+        optimizer.step()
+        scheduler.step()
+        scheduler.step_after_warmup()
+        seen.append(rates(optimizer)[0])
+    assert seen[24] == pytest.approx(begins)
+    assert max(seen) == pytest.approx(0.4, rel=0.01)
 
 
 def test_a_wrapped_scheduler_that_is_stepped_by_itself_is_noticed() -> None:

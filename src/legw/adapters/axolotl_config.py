@@ -118,7 +118,7 @@ def _usual_warmup(
             "axolotl: warmup_steps is not given, and is then 3 % of the run and at most 100 "
             "updates; give it, or warmup_ratio, or num_examples"
         )
-    return min(int(WARMUP_SHARE * updates), MAX_WARMUP)
+    return int(min(WARMUP_SHARE * updates, MAX_WARMUP))
 
 
 def _in_its_words(function: Any, *args: Any) -> Any:

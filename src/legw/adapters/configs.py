@@ -210,7 +210,7 @@ def recognise(values: Values) -> str:
     """
     refused = not_read(values)
     if refused is not None:
-        raise RecipeError(f"from_config: this is {refused.what}: {refused.why}")
+        raise RecipeError(f"from_config: {refused.refusal(values)}")
     known = {
         name: next((names for names in form.known_by if has(values, names)), None)
         for name, form in FORMS.items()

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from legw.errors import RecipeError, is_count, shown
+from legw.errors import MAX_COUNT, RecipeError, is_count, shown
 
 Values = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -74,6 +74,8 @@ def count(form: str, values: Values, name: str, default: int) -> int:
     value = default if value is None else value
     if not is_count(value) or value < 1:
         raise RecipeError(f"{form}: {name}={shown(value)}: must be a whole number, at least 1")
+    if value > MAX_COUNT:
+        raise RecipeError(f"{form}: {name}={shown(value)}: must be at most {MAX_COUNT}")
     return value
 
 
@@ -120,6 +122,20 @@ def by_name(form: str, values: Values, name: str) -> dict[str, Any]:
             f"{form}: {name}={shown(value)}: must be values by name, as a dict or as JSON text"
         )
     return dict(found)
+
+
+def rounded(form: str, name: str, value: float) -> int:
+    """Return a length as the nearest whole number of updates.
+
+    Raises:
+        RecipeError: there are more than 2**53.
+
+    >>> rounded("nanogpt", "lr_decay_iters", 2500.4)
+    2500
+    """
+    if not abs(value) <= MAX_COUNT:
+        raise RecipeError(f"{form}: {name}={value:g}: must be at most {MAX_COUNT}")
+    return round(value)
 
 
 def examples(form: str, name: str, value: Any, num_examples: int | None) -> int:

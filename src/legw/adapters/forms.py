@@ -156,7 +156,8 @@ def left_as_is(name: str, form: Form, values: Values) -> list[str]:
 
 def _a(role: str) -> str:
     words = {"examples": "the examples of an epoch", "processes": "the number of processes",
-             "optimizer setting": "a setting of the optimizer"}  # fmt: skip
+             "optimizer setting": "a setting of the optimizer",
+             "schedule setting": "a setting of the schedule"}  # fmt: skip
     return words.get(role, f"the {role}")
 
 

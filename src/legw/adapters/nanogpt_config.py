@@ -12,6 +12,7 @@ from legw.adapters.fields import (
     number,
     passes,
     positive,
+    rounded,
 )
 from legw.adapters.forms import CARRIED, COUNTS, KEPT, Form, Named, Usual, all_of
 from legw.decays import Constant, Cosine
@@ -83,7 +84,7 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         ends = number("nanogpt", values, "lr_decay_iters", 600_000)
         new |= {
             "warmup_iters": warmup_updates(big),
-            "lr_decay_iters": round(ends * big.length / base.length)
+            "lr_decay_iters": rounded("nanogpt", "lr_decay_iters", ends * big.length / base.length)
             if ends != base.length
             else updates(big),
             "min_lr": number("nanogpt", values, "min_lr", 6e-5) * big.lr / base.lr,

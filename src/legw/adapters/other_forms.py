@@ -21,10 +21,16 @@ class OtherForm:
     why: str = "legw does not read these; write its numbers as a recipe"
     """The reason, and the remedy."""
 
+    def refusal(self, values: Values) -> str:
+        """Return what values are, the names that say so, and why they are not read."""
+        names = next((names for names in self.known_by if has(values, names)), ())
+        by = f" (it has {' and '.join(names)})" if names else ""
+        return f"this is {self.what}{by}: {self.why}"
+
 
 OTHERS = (
     OtherForm(
-        "the state of a run (trainer_state.json)", (("log_history", "global_step"),),
+        "the state of a run, trainer_state.json", (("log_history", "global_step"),),
         "it is no configuration; give that run's TrainingArguments",
     ),
     OtherForm(
@@ -40,6 +46,8 @@ OTHERS = (
     OtherForm(
         "a list of arguments of ConvNeXt",
         (("update_freq", "warmup_steps"), ("update_freq", "opt")),
+        "its warmup is warmup_steps where that is above 0, its weight decay has a schedule "
+        "(weight_decay_end); write its numbers as a recipe",
     ),
     OtherForm(
         "a list of arguments of MAE", (("blr",), ("accum_iter", "warmup_epochs")),

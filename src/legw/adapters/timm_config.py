@@ -20,7 +20,16 @@ from legw.adapters.fields import (
 from legw.adapters.forms import Form, Usual
 from legw.adapters.optimizer_names import other
 from legw.adapters.timm_fields import SETTINGS
-from legw.decays import Constant, Cosine, Decay, Exponential, Polynomial, Step
+from legw.decays import (
+    Constant,
+    Cosine,
+    Decay,
+    Exponential,
+    Polynomial,
+    Step,
+    Tail,
+    WarmupStableDecay,
+)
 from legw.errors import RecipeError, shown
 from legw.recipe import Recipe
 
@@ -34,7 +43,6 @@ effect."""
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
     """Return a recipe's fields from timm's arguments, and settings left out; see `forms.Form`."""
-    del num_examples  # timm counts in epochs
     form = "timm"
     left_out = [
         f"{name}={shown(values[name])}: has no place in a recipe, and stays"
@@ -55,7 +63,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
         warmup = 0.0
     if values.get("warmup_prefix"):
         epochs += warmup
-    decay, reason = _decay(values, lr)
+    decay, reason = _decay(values, lr, epochs - warmup)
     left_out += [reason] if reason else []
     optimizer, reason = _optimizer(values)
     left_out += [reason] if reason else []
@@ -66,10 +74,17 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
     if warmup and isinstance(decay, Cosine | Polynomial) and not decay.after_warmup:
         left_out.append("warmup: timm's decay begins with a jump at its end, legw's has begun "
                         "at epoch 0; warmup_prefix agrees")  # fmt: skip
+    if isinstance(decay, WarmupStableDecay):
+        fall = decay.tail * (epochs - warmup) * (num_examples or 0) / batch
+        if not fall or not math.isfinite(fall) or abs(fall - round(fall)) > 1e-6:
+            left_out.append("decay_epochs: timm rounds its fall to whole updates, legw does not")
     if isinstance(decay, Step):
         left_out.append(_early(bool(values.get("sched_on_updates"))))
     if warmup and not values.get("sched_on_updates"):
         left_out.append("sched_on_updates: off, so timm's warmup moves once an epoch; "
+                        "the scaled file has it on")  # fmt: skip
+    elif isinstance(decay, WarmupStableDecay) and not values.get("sched_on_updates"):
+        left_out.append("sched_on_updates: off, so timm's fall moves once an epoch; "
                         "the scaled file has it on")  # fmt: skip
     average = number(form, values, "model_ema_decay", 0.9998) if values.get("model_ema") else None
     if average is not None and values.get("model_ema_warmup"):
@@ -106,11 +121,12 @@ def _lr(values: Values, batch: int) -> float:
     return lr * (math.sqrt(ratio) if by == "sqrt" else ratio)
 
 
-def _decay(values: Values, lr: float) -> tuple[Decay, str]:
+def _decay(values: Values, lr: float, span: float) -> tuple[Decay, str]:
+    """Return the decay over the epochs after the warmup, and what is left out of it."""
     form, kind = "timm", str(values.get("sched") or "cosine")
     late = bool(values.get("warmup_prefix"))
     rate = number(form, values, "decay_rate", 0.1)
-    end = below_lr(form, values, "min_lr", 0.0, lr) if kind in ("cosine", "poly") else 0.0
+    end = below_lr(form, values, "min_lr", 0.0, lr) if kind in FALLING else 0.0
     every = number(form, values, "decay_epochs", 90)
     if kind == "cosine":
         return Cosine(end=end, after_warmup=late), ""
@@ -125,7 +141,46 @@ def _decay(values: Values, lr: float) -> tuple[Decay, str]:
         return Step(milestones_epochs=milestones, rate=rate, after_warmup=late), ""
     if kind in ("constant", "none"):
         return Constant(), ""
+    return _newer_decay(kind, values, end, span)
+
+
+def _newer_decay(kind: str, values: Values, end: float, span: float) -> tuple[Decay, str]:
+    if kind == "wsd" and str(values.get("lr_decay_fn") or "1-sqrt") in TAILS:
+        return _trapezoid(values, end, span), ""
+    if kind == "wsd":
+        return Constant(), (
+            f"sched='wsd': legw's has no lr_decay_fn={shown(values['lr_decay_fn'])}; it stays"
+        )
+    if kind == "rsqrt":
+        return Constant(), (
+            "sched='rsqrt': timm's falls to min_lr in its last decay_epochs, which legw's "
+            "inverse-sqrt does not; it stays"
+        )
     return Constant(), f"sched={shown(kind)}: legw has no such decay; it stays"
+
+
+FALLING = ("cosine", "poly", "wsd")
+"""Schedules that fall to min_lr."""
+
+TAILS: dict[str, Tail] = {
+    "1-sqrt": "1-sqrt", "linear": "linear", "cosine": "cosine", "power": "1-sqrt",
+}  # fmt: skip
+"""timm's falls, of which its arguments leave power at a half."""
+
+
+def _trapezoid(values: Values, end: float, span: float) -> Decay:
+    """Return warmup-stable-decay; where timm steps once an epoch, its fall is whole epochs."""
+    given = positive("timm", values, "decay_epochs", 0.2)  # below 1, a share
+    tail = given if given < 1 else given / span if span > 0 else math.inf
+    if not values.get("sched_on_updates") and tail <= 1:
+        tail = round(tail * span) / span
+    if not 0 < tail <= 1:
+        raise RecipeError(
+            f"timm: decay_epochs={given:g}: wsd falls in {tail * span:g} of {span:g} epochs after "
+            "the warmup, and timm refuses that; choose more than 0 and at most all"
+        )
+    kind = TAILS[str(values.get("lr_decay_fn") or "1-sqrt")]
+    return WarmupStableDecay(tail=tail, shape=kind, end=end, after_warmup=True)
 
 
 def _optimizer(values: Values) -> tuple[kinds.Optimizer, str]:
@@ -187,6 +242,14 @@ def write(values: Values, base: Recipe, big: Recipe, processes: int) -> tuple[Fi
         new["decay_milestones"] = [_whole(epoch) for epoch in big.decay.milestones_epochs]
     if isinstance(big.decay, Exponential) and big.decay.every_epochs is not None:
         new["decay_epochs"] = _whole(big.decay.every_epochs)
+    if isinstance(big.decay, WarmupStableDecay):
+        span = big.length - big.warmup  # below 1, decay_epochs is a share of it
+        new["decay_epochs"] = big.decay.tail if big.decay.tail < 1 else _whole(span)
+        if span < 1 == big.decay.tail:
+            lost.append(f"decay_epochs={span:g}: timm takes it for a share; the whole of less than "
+                        "an epoch has no word there")  # fmt: skip
+    if values.get("sched") == "rsqrt" and base.warmup and not values.get("lr_stable_timescale"):
+        new["lr_stable_timescale"] = _whole(base.warmup)  # timm's own is the warmup, which grows
     if isinstance(big.optimizer, kinds.Adam) and big.optimizer != base.optimizer:
         new |= {
             "opt_betas": [big.optimizer.beta1, big.optimizer.beta2],
@@ -227,6 +290,7 @@ FORM = Form(
         Usual("warmup", ("warmup_epochs",), "warmup_epochs=5"),
         Usual("schedule", ("sched",), "sched='cosine'"),
         Usual("schedule", ("decay_epochs",), "decay_epochs=90", _has_sched("step")),
+        Usual("schedule", ("decay_epochs",), "decay_epochs=0.2", _has_sched("wsd", "rsqrt")),
         Usual(
             "schedule", ("decay_milestones",), "decay_milestones=[90, 180, 270]",
             _has_sched("multistep"),

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from legw.adapters.forms import CARRIED, COUNTS, KEPT, Named, Setting, all_of
 
-NO_PLACE = "has no place in a recipe, and stays"
-
-
 SETTINGS: dict[str, Setting] = {
     **all_of(
         "batch_size grad_accum_steps lr lr_base lr_base_size lr_base_scale sched "
         "sched_on_updates epochs warmup_epochs warmup_lr warmup_prefix min_lr decay_rate "
         "decay_epochs decay_milestones opt opt_eps opt_betas momentum weight_decay clip_grad "
-        "clip_mode cooldown_epochs lr_noise lr_cycle_limit lr_k_decay layer_decay world_size "
-        "model_ema model_ema_decay",
+        "clip_mode cooldown_epochs lr_noise lr_cycle_limit lr_k_decay layer_decay lr_decay_fn "
+        "lr_stable_timescale world_size model_ema model_ema_decay",
         CARRIED,
     ),
     "opt_kwargs": Named("changes settings of the optimizer, and stays"),
     "opt_args": Named("changes settings of the optimizer, and stays"),
-    "lr_decay_fn": Named(NO_PLACE),
-    "lr_stable_timescale": Named(NO_PLACE),
     "epoch_repeats": Named("makes an epoch of so many passes; num_examples has to count them all"),
     "train_num_samples": Named("sets the examples of an epoch; give it as num_examples"),
     "aug_repeats": Named("has each image so many times in a batch, and stays"),

@@ -22,6 +22,7 @@ from legw.adapters.fields import (
     number,
     passes,
     positive,
+    rounded,
 )
 from legw.adapters.forms import Form, Usual
 from legw.adapters.optimizer_names import is_adamw, other
@@ -52,7 +53,7 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
     left_out: list[str] = []
     batch = (
         count(form, values, "per_device_train_batch_size", 8)
-        * count(form, values, "gradient_accumulation_steps", 1)
+        * _accumulation(values)
         * (1 if _splits(values) else processes)
     )
     lr = positive(form, values, "learning_rate", 5e-5)
@@ -108,12 +109,56 @@ def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fiel
     }, left_out
 
 
-def _splits(values: Values) -> bool:
-    """Say whether the batch of a device is split among all processes, as Accelerate can."""
+def _accelerator(values: Values) -> Fields:
+    """Return the values of `accelerator_config`."""
     given = values.get("accelerator_config")
     given = getattr(given, "__dict__", given)  # of an AcceleratorConfig
-    more = by_name("transformers", {"accelerator_config": given}, "accelerator_config")
-    return bool(more.get("split_batches") or values.get("split_batches"))
+    return by_name("transformers", {"accelerator_config": given}, "accelerator_config")
+
+
+def _splits(values: Values) -> bool:
+    """Say whether the batch of a device is split among all processes, as Accelerate can."""
+    return bool(_accelerator(values).get("split_batches") or values.get("split_batches"))
+
+
+def _accumulation(values: Values) -> int:
+    """Return the accumulation, for which `accelerator_config` has a name of its own too."""
+    form, name = "transformers", "gradient_accumulation_steps"
+    given = count(form, values, name, 1)
+    if not _accelerates(values):
+        return given
+    inner = by_name(form, _accelerator(values), ACCUMULATION)
+    own = count(f"{form}: accelerator_config: {ACCUMULATION}", inner, "num_steps", 1)
+    if given > 1:
+        raise RecipeError(
+            f"{form}: {name}={given}: accelerator_config has num_steps={own} too, and Trainer "
+            "takes only one of them; give one"
+        )
+    return own
+
+
+ACCUMULATION = "gradient_accumulation_kwargs"
+"""Where `accelerator_config` has its accumulation, as `num_steps`."""
+
+
+def _accelerates(values: Values) -> bool:
+    """Say whether the accumulation is in `accelerator_config`."""
+    inner = _accelerator(values).get(ACCUMULATION)
+    return inner is not None and "num_steps" in by_name(
+        "transformers", {ACCUMULATION: inner}, ACCUMULATION
+    )
+
+
+def _write_accumulation(new: Fields, times: int) -> None:
+    """Write the accumulation where it was given."""
+    if not _accelerates(new):
+        new["gradient_accumulation_steps"] = times
+        return
+    new["gradient_accumulation_steps"] = 1
+    more = _accelerator(new)
+    more[ACCUMULATION] = by_name("transformers", more, ACCUMULATION) | {"num_steps": times}
+    text = isinstance(new["accelerator_config"], str)
+    new["accelerator_config"] = json.dumps(more) if text else more
 
 
 def _counted(values: Values) -> list[str]:
@@ -269,9 +314,9 @@ def write(
     lost = few_at_once(size, times, max(old // split, 1), "gradient_accumulation_steps")
     new |= {
         "per_device_train_batch_size": size * split,
-        "gradient_accumulation_steps": times,
         "learning_rate": big.lr,
     }
+    _write_accumulation(new, times)
     if big.unit == "steps":
         new["max_steps"] = updates(big)
     elif big.length != base.length:
@@ -314,7 +359,9 @@ def _scheduler_steps(values: Values, base: Recipe, big: Recipe) -> Fields:
     if isinstance(big.decay, WarmupStableDecay):
         more["num_decay_steps"] = round(big.decay.tail * updates(big))
     elif isinstance(big.decay, InverseSqrt) and (more.get("timescale") or big is not base):
-        more["timescale"] = max(1, round(scale_updates(big)))  # Trainer's own is the warmup's
+        more["timescale"] = max(
+            1, rounded("transformers", "timescale", scale_updates(big))
+        )  # Trainer's own is the warmup's
     else:
         return {}
     text = isinstance(values.get(SCHEDULER_VALUES), str)
@@ -360,7 +407,10 @@ FORM = Form(
     settings=fields.SETTINGS | fields.ONLY_BEFORE_5,
     usual=(
         Usual("batch", ("per_device_train_batch_size",), "per_device_train_batch_size=8"),
-        Usual("accumulation", ("gradient_accumulation_steps",), "gradient_accumulation_steps=1"),
+        Usual(
+            "accumulation", ("gradient_accumulation_steps",), "gradient_accumulation_steps=1",
+            when=lambda values: not _accelerates(values),
+        ),
         Usual("rate", ("learning_rate",), "learning_rate=5e-05"),
         Usual(
             "length", ("num_train_epochs",), "num_train_epochs=3",

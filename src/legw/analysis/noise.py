@@ -85,6 +85,10 @@ def noise_scale(rows: Sequence[Noise], level: float = LEVEL) -> NoiseScale:
     )
 
 
+MAX_SPREAD = 1e150
+"""Spread of ratios above which no float holds their variance."""
+
+
 def jackknife_ratio(
     pairs: Sequence[tuple[float, float]], level: float = LEVEL, blocks: int = BLOCKS
 ) -> tuple[float | None, float | None]:
@@ -100,7 +104,8 @@ def jackknife_ratio(
 
     Returns:
         None for the ratio where ``sum(b)`` is not above 0; None for the half-width where
-        there are too few samples, or where b without some block is not above 0.
+        there are too few samples, or where b without some block is not above 0; None for either
+        where no float holds it.
 
     Reference: Kuensch 1989, "The jackknife and the bootstrap for general stationary
     observations".
@@ -108,8 +113,17 @@ def jackknife_ratio(
     >>> jackknife_ratio([(2.0, 1.0)] * 8)
     (2.0, 0.0)
     """
+    try:
+        return _jackknife_ratio(pairs, level, blocks)
+    except OverflowError:  # sums of 1e308, and spreads of 1e200: of files that no run has written
+        return None, None
+
+
+def _jackknife_ratio(
+    pairs: Sequence[tuple[float, float]], level: float, blocks: int
+) -> tuple[float | None, float | None]:
     total_a, total_b = math.fsum(a for a, _ in pairs), math.fsum(b for _, b in pairs)
-    if not total_b > 0:
+    if not total_b > 0 or not math.isfinite(total_a / total_b):
         return None, None
     count = min(blocks, max(len(pairs) // 2, MIN_SAMPLES))
     if len(pairs) < MIN_SAMPLES:
@@ -122,6 +136,8 @@ def jackknife_ratio(
         if not rest_b > 0:
             return total_a / total_b, None
         ratios.append(rest_a / rest_b)
+    if not all(map(math.isfinite, ratios)) or max(ratios) - min(ratios) > MAX_SPREAD:
+        return total_a / total_b, None
     deviation = (count - 1) * math.sqrt(statistics.variance(ratios) / count)
     return total_a / total_b, t_quantile(level, count - 1) * deviation
 

@@ -71,8 +71,9 @@ def built_with(optimizer: Optimizer) -> list[float]:
 
 
 def reference(
-    optimizer: Optimizer, peak: float, *, stated: float | None = None, base_lr: float | None = None
-) -> float:
+    optimizer: Optimizer, peak: float, *, stated: float | None = None,
+    base_lr: float | None = None, built: str | None = None,
+) -> float:  # fmt: skip
     """Return the rate that counts as ratio 1.
 
     It is the stated rate; else the optimizer's own `lr` where a group has it; else the recipe's. An
@@ -84,6 +85,7 @@ def reference(
         peak: the recipe's rate, above 0.
         stated: the rate itself, above 0.
         base_lr: the base recipe's rate, which a group must have.
+        built: the scheduler that is on the optimizer already, and may have set its rates.
 
     Raises:
         RecipeError: no group has the rate that is known, or none is.
@@ -112,19 +114,33 @@ def reference(
         for rate in rates:
             if math.isclose(rate, lr, rel_tol=1e-6):  # a tensor has seven digits
                 return rate
+    raise RecipeError(f"RecipeLR: {_no_ratio(optimizer, peak, base_lr, built, default)}")
+
+
+def _no_ratio(
+    optimizer: Optimizer, peak: float, base_lr: float | None, built: str | None, default: object
+) -> str:
+    """Return why no group's rate has the ratio 1, and what to do."""
+    lr = f"lr={shown(built_with(optimizer))}"
     if base_lr is not None:
-        raise RecipeError(
-            f"RecipeLR: param_groups: lr={shown(rates)}: none is the base's {base_lr:g}, to take "
-            "ratios to; give lr=base.lr to the optimizer, or reference_lr= here"
+        return (
+            f"param_groups: {lr}: none is the base's {base_lr:g}, to take ratios to; give "
+            "lr=base.lr to the optimizer, or reference_lr= here"
+        )
+    if built is not None:  # else the optimizer's own lr would be there
+        return (
+            f"after_warmup={built}: has set {lr} when it was built, and none is the recipe's "
+            f"{peak:g}; say with reference_lr= which rate has the ratio 1, or take a scheduler "
+            "without a warmup of its own, as CosineAnnealingLR"
         )
     if default is None:
-        raise RecipeError(
-            f"RecipeLR: param_groups: lr={shown(rates)}: groups have rates of their own, and none "
-            f"is the recipe's {peak:g}; say which rate has the ratio 1 with base= or reference_lr="
+        return (
+            f"param_groups: {lr}: groups have rates of their own, and none is the recipe's "
+            f"{peak:g}; say which rate has the ratio 1 with base= or reference_lr="
         )
-    raise RecipeError(
-        f"RecipeLR: param_groups: lr={shown(rates)}: none is the optimizer's lr={shown(default)}, "
-        f"above 0, or the recipe's {peak:g}, to take ratios to; give lr=recipe.lr to the optimizer"
+    return (
+        f"param_groups: {lr}: none is the optimizer's lr={shown(default)}, above 0, or the "
+        f"recipe's {peak:g}, to take ratios to; give lr=recipe.lr to the optimizer"
     )
 
 

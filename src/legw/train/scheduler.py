@@ -129,8 +129,9 @@ class RecipeLR(LRScheduler):
         if after_warmup is not None:
             self._check_after_warmup(after_warmup, optimizer, last_epoch)
         self._reference = param_groups.reference(
-            optimizer, recipe.lr, stated=reference_lr, base_lr=None if base is None else base.lr
-        )
+            optimizer, recipe.lr, stated=reference_lr, base_lr=None if base is None else base.lr,
+            built=None if after_warmup is None else type(after_warmup).__name__,
+        )  # fmt: skip
         self._own = built = param_groups.built_with(optimizer)
         if after_warmup is not None and param_groups.REFERENCE not in optimizer.param_groups[0]:
             self._own = param_groups.read(optimizer)  # it may begin below its base, as LinearLR
@@ -162,7 +163,12 @@ class RecipeLR(LRScheduler):
         self._check_stepped()
         if getattr(self.optimizer, "step_was_skipped", False) and not self._is_initial:
             return
-        super().step()
+        before = self.last_epoch, self._step_count
+        try:
+            super().step()
+        except BaseException:  # a step that is refused is none
+            self.last_epoch, self._step_count = before
+            raise
         if self.last_epoch > self.updates and not (self._past or self._is_initial):
             self._past = True
             warnings.warn(

@@ -92,8 +92,8 @@ def test_a_configuration_that_is_not_read_is_one_line(legw: Legw, tmp_path: Path
     code, out, err = legw(f"scale {path} -b 64")
     assert (code, out) == (2, "")
     assert err == (
-        "legw: from_config: this is the state of a run (trainer_state.json): it is no "
-        "configuration; give that run's TrainingArguments\n"
+        "legw: from_config: this is the state of a run, trainer_state.json (it has log_history and "
+        "global_step): it is no configuration; give that run's TrainingArguments\n"
     )
 
 
