@@ -12,14 +12,14 @@ demo: setup
 # Bytecode is kept, for the suite starts a hundred Pythons that would each compile the package.
 test: export PYTHONDONTWRITEBYTECODE =
 test: setup
-	$(BIN)/python -m pytest --doctest-modules -n auto --dist loadgroup -q -rs --durations=10
+	$(BIN)/python -m pytest --doctest-modules -n auto --dist loadfile -q -rs --durations=10
 
 test-slow: setup
 	$(BIN)/python -m pytest -m "slow or ci" -q -rs
 
 # Messages to users, written anew to tests/golden/messages: read the difference, then commit it.
 messages: setup
-	$(BIN)/python -m pytest --rewrite-messages -n auto --dist loadgroup -q tests
+	$(BIN)/python -m pytest --rewrite-messages -n auto --dist loadfile -q tests
 
 check: setup
 	$(BIN)/ruff check .

@@ -18,8 +18,6 @@ from legw.presets import GNMT_SMALL
 from legw.train import Settings, fit
 from legw.train.batches import Batches
 
-pytestmark = pytest.mark.xdist_group("order")  # its fixtures are made once
-
 RESULTS = Path(__file__).parents[1] / "results"
 
 

@@ -30,8 +30,6 @@ from legw import (
 from legw.decays import Decay
 from legw.optimizers import Optimizer
 
-pytestmark = pytest.mark.xdist_group("optax")  # its fixtures are made once
-
 
 @pytest.fixture(scope="module")
 def jax() -> Any:

@@ -33,8 +33,6 @@ from legw.train import Observer, Task
 from train.launch import complete
 from train.runs import assert_same_run
 
-pytestmark = pytest.mark.xdist_group("imagenet")  # its fixtures are made once
-
 CPU = torch.device("cpu")
 
 

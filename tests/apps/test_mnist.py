@@ -18,8 +18,6 @@ from legw.apps.augment import shifted
 from legw.apps.row_lstm import ShiftedRowTask
 from legw.train import Settings, fit
 
-pytestmark = pytest.mark.xdist_group("mnist")  # its fixtures are made once
-
 
 def write_mnist(folder: Path, *, compressed: bool = True) -> None:
     """Write four files in the published format, with made-up pixels."""

@@ -19,8 +19,6 @@ from legw.runs import records
 from legw.train import checkpoint
 from train.runs import train, train_adascale, weights
 
-pytestmark = pytest.mark.xdist_group("content")  # its fixtures are made once
-
 Content = dict[str, Any]
 Change = Callable[[Content], object]
 

@@ -22,8 +22,6 @@ from train.launch import CONTEXT
 from train.runs import recipe, train, weights
 from train.tasks import Lines
 
-pytestmark = pytest.mark.xdist_group("resume")  # its fixtures are made once
-
 SLOWLY: dict[str, Any] = {
     "name": "streams", "updates": 60, "checkpoint_seconds": 0.05, "resume": True,
 }  # fmt: skip

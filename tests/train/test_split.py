@@ -17,8 +17,6 @@ from train.launch import complete
 from train.runs import recipe, train, weights
 from train.tasks import TASKS, Streams
 
-pytestmark = pytest.mark.xdist_group("split")  # its fixtures are made once
-
 MUON: dict[str, Any] = {"optimizer": Muon(adamw_lr_ratio=0.5)}
 
 

@@ -24,8 +24,6 @@ from legw.train import checkpoint, dist
 from train.launch import Rank, complete, free_port, start
 from train.runs import assert_same_run, recipe, train
 
-pytestmark = pytest.mark.xdist_group("world")  # its fixtures are made once
-
 UPDATES = 60
 
 

@@ -21,8 +21,6 @@ from legw.report import markdown, page
 from legw.study import plan as study
 from legw.study.plan import Study, plan
 
-pytestmark = pytest.mark.xdist_group("report")  # its fixtures are made once
-
 Legw = Callable[[str], Any]
 
 HOSTILE = "<script>alert(1)</script>&\"'"

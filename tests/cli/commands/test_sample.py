@@ -19,8 +19,6 @@ from legw.recipe import to_toml
 from legw.runs import records
 from legw.train.checkpoint import load_newest, save
 
-pytestmark = pytest.mark.xdist_group("sample")  # its fixtures are made once
-
 Legw = Callable[[str], Any]
 TRAIN = "train ptb-small -b 4 --epochs 4 --device cpu --micro-batch-size 4"
 

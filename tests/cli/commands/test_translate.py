@@ -22,8 +22,6 @@ from legw.apps.translation.text import learn
 from legw.cli import main
 from legw.train.checkpoint import load_newest, save
 
-pytestmark = pytest.mark.xdist_group("translate")  # its fixtures are made once
-
 Legw = Callable[[str], Any]
 TRAIN = (
     "train gnmt-small -b 8 --epochs 30 --warmup-epochs 0.5 --lr 0.02 --device cpu "
