@@ -272,4 +272,6 @@ def check_name(what: str, name: object) -> None:
 
 
 def _line(what: str, name: str, value: object, rule: str) -> str:
+    if not isinstance(value, int | float | str) and hasattr(value, "__float__"):  # as numpy's have
+        rule += "; give Python's own number, by int() or float()"
     return f"{what}: {name}={shown(value)}: {rule}" if what else f"{name}={shown(value)}: {rule}"

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -45,7 +46,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         RunError: the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}")  # no other has it
     try:
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:  # never through a link that lies there
@@ -58,7 +59,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             where = one_line(str(path), 4096)
-            raise RunError(f"{where}: cannot be written: {error.strerror}") from None
+            raise RunError(f"{where}: cannot be written: {error.strerror or error}") from None
         raise
 
 
