@@ -61,6 +61,21 @@ def test_no_word_of_our_own_where_the_field_has_one(path: Path) -> None:
     )
 
 
+QUESTION = re.compile(r"(?i)(what|how|which|where|why|who|if) ")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_noun_in_place_of_a_question(path: Path) -> None:
+    """Arguments, fields and options are described by a noun, with unit and range."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    texts = [each.value.value for each in ast.walk(tree)
+             if isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
+             and isinstance(each.value.value, str)]  # fmt: skip
+    assert not [text for text in texts if QUESTION.match(text)]
+    entries = [entry for text in texts for entry in re.findall(r"(?m)^ +\w+: (.*)$", text)]
+    assert not [each for each in entries if QUESTION.match(each) or each.startswith("whether ")]
+
+
 @pytest.mark.parametrize("path", sorted(messages.FOLDER.rglob("*.txt")), ids=name_of)
 def test_every_snapshot_belongs_to_a_test(path: Path) -> None:
     source = messages.TESTS / path.relative_to(messages.FOLDER).with_suffix(".py")

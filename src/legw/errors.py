@@ -194,7 +194,7 @@ def check_count(
     Args:
         what: whose value it is, for the line; empty for an option, which says so itself.
         name: the value's.
-        value: what was given.
+        value: the given one, of any type.
         least: the smallest that may be.
         most: the largest that may be.
         error: the kind of the error.
@@ -226,7 +226,7 @@ def check_range(
     Args:
         what: whose value it is, for the line; empty for an option, which says so itself.
         name: the value's.
-        value: what was given.
+        value: the given one, of any type.
         low: the lower bound.
         high: the upper bound.
         above: the lower bound itself may not be.

@@ -73,9 +73,9 @@ def lr_at(
 
     Args:
         recipe: the recipe to train.
-        update: which update, from 0; past the end of the run the rate at its end stays.
+        update: number of the update, from 0; past the end of the run the rate at its end stays.
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
-        ramp: where in the update the ramp is read: "end" is ``(s+1)/n``; "start" is
+        ramp: point of the update at which the ramp is read: "end" is ``(s+1)/n``; "start" is
             ``s/n``, the convention of the code published with the paper, whose first
             update has the rate `warmup_from_lr`; "between" is ``(s+1)/(n+1)``, nanoGPT's,
             whose warmup has neither end.
@@ -159,7 +159,7 @@ def updates_per_epoch(batches: int, accumulation: int = 1, *, keep_last: bool = 
     Args:
         batches: micro-batches of one epoch on one process, ``len(loader)``; at least 1.
         accumulation: micro-batches of one update, at least 1.
-        keep_last: whether a short window at the epoch's end makes an update of its own.
+        keep_last: True makes an update of a short window at the epoch's end; False drops it.
 
     Raises:
         RecipeError: a number is none, or no window is full.

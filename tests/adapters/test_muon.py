@@ -329,9 +329,29 @@ def test_names_are_told_where_they_choose_nothing() -> None:
     from legw.adapters.lightning import recipe_optimizers
 
     model = network()
-    with pytest.raises(RecipeError, match="small: output and exclude choose the groups of an"):
+    with pytest.raises(RecipeError, match="small: output, exclude and split choose the"):
         recipe_optimizers(build(BIG.optimizer, model, 0.1), BIG, output="classify")
     with pytest.raises(RecipeError, match="muon: output layer 'clasify' is unknown; did you mean"):
         recipe_optimizers(model, BIG, output="clasify")
     with pytest.raises(RecipeError, match=r"adamw: exclude=\['mix'\]: is for muon; leave it out"):
         build(AdamW(), model, 0.1, exclude=["mix"])
+    with pytest.raises(RecipeError, match="small: output, exclude and split choose the"):
+        recipe_optimizers(build(BIG.optimizer, model, 0.1), BIG, split={"mix.weight": 2})
+    with pytest.raises(RecipeError, match=r"adamw: split=\{'mix.weight': 2\}: is for muon; leave"):
+        build(AdamW(), model, 0.1, split={"mix.weight": 2})
+
+
+def test_a_split_reaches_muons_groups() -> None:
+    from legw.adapters.lightning import recipe_optimizers
+    from legw.adapters.transformers import trainer_optimizers
+
+    def parts(optimizer: Any, model: Network) -> list[int]:
+        return [group["split"] for group in optimizer.param_groups
+                if any(each is model.mix.weight for each in group["params"])]  # fmt: skip
+
+    model, names = network(), {"mix.weight": 2}
+    assert parts(build(BIG.optimizer, model, 0.1, output="classify"), model) == [1]
+    assert parts(build(BIG.optimizer, model, 0.1, output="classify", split=names), model) == [2]
+    ours = recipe_optimizers(model, BIG, output="classify", split=names)
+    assert parts(ours["optimizer"], model) == [2]
+    assert parts(trainer_optimizers(model, BIG, output="classify", split=names)[0], model) == [2]

@@ -189,6 +189,18 @@ def test_what_a_run_costs_is_that_of_all_its_parts(tmp_path: Path) -> None:
     assert first["compute"] < both["compute"] <= parts[1].seconds + 0.01
 
 
+def test_costs_that_a_checkpoint_lacks_are_named(tmp_path: Path) -> None:
+    """Older versions wrote none, so the run goes on, with a note."""
+    train("lines", tmp_path, stop_after=5)
+    (path,) = checkpoint.paths(tmp_path)
+    content = torch.load(path, weights_only=True)
+    del content["costs"]
+    torch.save(content, path)
+    with pytest.warns(LegwWarning, match="has no seconds of checkpoints, communication, compute, "):
+        summary = train("lines", tmp_path, resume=True)
+    assert summary.status == "finished"
+
+
 def test_a_run_stops_after_an_update_at_least() -> None:
     with pytest.raises(RunError, match=r"^stop_after=0: must be a whole number, at least 1$"):
         Settings(stop_after=0)

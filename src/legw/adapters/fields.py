@@ -86,7 +86,7 @@ def below_lr(form: str, values: Values, name: str, default: float, lr: float) ->
         form: the library's name, for errors.
         values: by name.
         name: of the lowest rate.
-        default: where it is missing.
+        default: value of a missing field.
         lr: the peak, above 0.
 
     Raises:

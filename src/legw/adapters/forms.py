@@ -54,7 +54,7 @@ class Usual:
     """A library's default for a missing value."""
 
     role: Role
-    """What it sets."""
+    """Part of the recipe that it sets."""
     names: tuple[str, ...]
     """Settings any of which gives it."""
     text: str

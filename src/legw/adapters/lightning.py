@@ -9,7 +9,7 @@ Lightning steps a scheduler once an epoch by default: a warmup would become a st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.nn import Module
@@ -28,6 +28,7 @@ def recipe_optimizers(
     *,
     output: str | None = None,
     exclude: Sequence[str] = (),
+    split: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return optimizer and schedule as Lightning takes them, stepped once an update.
 
@@ -42,6 +43,8 @@ def recipe_optimizers(
         output: name of the module's output layer, which Muon leaves to AdamW; None is the
             linear layer that was registered last (see `legw.train.muon_groups`).
         exclude: names of parameters or modules that Muon leaves to AdamW, too; may hold ``*``.
+        split: matrices in a parameter, at least 1, by the parameter's name, for modules that Muon
+            does not know (see `legw.train.muon_groups`).
 
     Raises:
         RecipeError: the number of examples is not known, the module has nothing of a name,
@@ -49,11 +52,13 @@ def recipe_optimizers(
     """
     if isinstance(optimizer, Module):
         model = optimizer
-        optimizer = optim.build(recipe.optimizer, model, recipe.lr, output=output, exclude=exclude)
-    elif output is not None or exclude:
+        optimizer = optim.build(
+            recipe.optimizer, model, recipe.lr, output=output, exclude=exclude, split=split
+        )
+    elif output is not None or exclude or split:
         raise RecipeError(
-            f"{recipe.name}: output and exclude choose the groups of an optimizer that is built "
-            "here; give the module in place of yours, or leave them out"
+            f"{recipe.name}: output, exclude and split choose the groups of an optimizer "
+            "that is built here; give the module in place of yours, or leave them out"
         )
     schedule = RecipeLR(optimizer, recipe, num_examples)
     return {

@@ -61,7 +61,7 @@ LENGTH_WORDS = frozenset({
 COUNTED = frozenset({
     "samples", "examples", "images", "imgs", "sequences", "seqs", "sentences", "sents", "tokens",
 })  # fmt: skip
-"""What a batch and an epoch have so many of."""
+"""Units that a batch and an epoch are counted in."""
 PLACES = frozenset({"gpu", "gpus", "device", "devices", "node", "nodes", "machine", "machines"})
 GLUED = re.compile(
     r"(max|min|num|nb|n|total|train|base|init|peak|learn|learning|lr|warm|grad)"

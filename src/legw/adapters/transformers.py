@@ -10,7 +10,7 @@ it takes `legw.train.RecipeLR` unchanged.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch.nn import Module
@@ -30,6 +30,7 @@ def trainer_optimizers(
     *,
     output: str | None = None,
     exclude: Sequence[str] = (),
+    split: Mapping[str, int] | None = None,
 ) -> tuple[Optimizer, RecipeLR]:
     """Return `Trainer`'s argument `optimizers`: the recipe's optimizer and its schedule.
 
@@ -43,11 +44,15 @@ def trainer_optimizers(
         output: name of the model's output layer, which Muon leaves to AdamW; None is the
             linear layer that was registered last (see `legw.train.muon_groups`).
         exclude: names of parameters or modules that Muon leaves to AdamW, too; may hold ``*``.
+        split: matrices in a parameter, at least 1, by the parameter's name, for modules that Muon
+            does not know (see `legw.train.muon_groups`).
 
     Raises:
         RecipeError: the number of examples is not known, or the model has nothing of a name.
     """
-    optimizer = optim.build(recipe.optimizer, model, recipe.lr, output=output, exclude=exclude)
+    optimizer = optim.build(
+        recipe.optimizer, model, recipe.lr, output=output, exclude=exclude, split=split
+    )
     _without_decay(optimizer, model)
     return optimizer, RecipeLR(optimizer, recipe, num_examples)
 
@@ -94,7 +99,7 @@ def trainer_arguments(
         num_examples: examples in one epoch, at least 1; None takes the recipe's own.
         micro_batch_size: examples per device and pass, at least 1; None is the share of a
             process, in one pass.
-        processes: how many train together, at least 1.
+        processes: number of processes that train together, at least 1.
 
     Raises:
         RecipeError: the batch is not a whole number of micro-batches on every process.
@@ -126,7 +131,7 @@ def accumulation(recipe: Recipe, micro_batch_size: int, processes: int = 1) -> i
     Args:
         recipe: the recipe to train; its batch size is the global one.
         micro_batch_size: examples per device and pass, at least 1.
-        processes: how many train together, at least 1.
+        processes: number of processes that train together, at least 1.
 
     Raises:
         RecipeError: that is not a whole number.

@@ -44,7 +44,7 @@ WITHOUT_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
 """Schedulers that ignore a given warmup."""
 
 SCHEDULER_VALUES = "lr_scheduler_kwargs"
-"""Where the values of a scheduler are: its lowest rate, its power."""
+"""Place of a scheduler's values: its lowest rate, its power."""
 
 
 def read(values: Values, num_examples: int | None, processes: int) -> tuple[Fields, list[str]]:
@@ -138,7 +138,7 @@ def _accumulation(values: Values) -> int:
 
 
 ACCUMULATION = "gradient_accumulation_kwargs"
-"""Where `accelerator_config` has its accumulation, as `num_steps`."""
+"""Place of the accumulation, `num_steps`, in `accelerator_config`."""
 
 
 def _accelerates(values: Values) -> bool:
@@ -305,7 +305,7 @@ def write(
         base: recipe of these values.
         big: the scaled recipe.
         processes: that train together, at least 1.
-        own_version: whether to use the names of the installed version; else the names of `values`.
+        own_version: True takes the names of the installed version; False those of `values`.
     """
     new = dict(values)
     old = count("transformers", values, "per_device_train_batch_size", 8)

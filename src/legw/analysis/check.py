@@ -168,7 +168,7 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
     Args:
         largest: batch size, in examples.
         noise: measured at the smallest batch; None without a measurement.
-        whole: whether it is over a whole run; the start of a run gives a lower bound only.
+        whole: True for a whole run; the start of a run gives a lower bound only.
 
     >>> scale = NoiseScale(value=200.0, low=150.0, high=250.0, from_epoch=0, to_epoch=1, n=20)
     >>> of_noise(512, scale).answer, of_noise(2048, scale).answer, of_noise(800, scale).answer

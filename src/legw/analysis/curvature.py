@@ -23,7 +23,7 @@ LASTING_RATIO = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Peak:
-    """Where the curvature along the gradient is highest in a run."""
+    """Peak of the curvature along the gradient in a run."""
 
     update: int
     """Number of the update, from 0."""

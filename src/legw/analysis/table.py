@@ -42,7 +42,7 @@ class Cell:
     epochs: float | None = None
     """Length of the runs."""
     reason: str = ""
-    """Why the rule is undefined here; empty where it is defined."""
+    """Reason for which the rule is undefined here; empty where it is defined."""
 
     @property
     def total(self) -> int:
@@ -249,7 +249,7 @@ class Table:
 
     @cached_property
     def reasons(self) -> list[str]:
-        """Why rules are undefined, each reason once; a cell's text has its number, from 1."""
+        """Reasons of undefined rules, each once; a cell's text has its number, from 1."""
         return list(dict.fromkeys(cell.reason for cell in self.cells if cell.reason))
 
     def caption(self) -> str:
@@ -296,8 +296,8 @@ def of(
     Args:
         rows: one a run, finished or not.
         undefined: the cells that their rule does not define.
-        metric: what was measured.
-        higher_is_better: whether a larger metric is better.
+        metric: name of the metric.
+        higher_is_better: True where a larger metric is better.
         tolerance: largest loss that counts as keeping the base's metric, for `read_tolerance`.
 
     >>> row = Row(recipe="mine", rule="legw", batch_size=64, seed=0, metric=0.9,

@@ -128,7 +128,7 @@ def judge(
         base: the base's mean.
         tolerance: largest loss that counts as keeping the metric.
         metric: name of the metric.
-        better_is_more: whether a larger metric is better.
+        better_is_more: True where a larger metric is better.
 
     >>> lost = Difference(mean=-0.02, low=-0.03, high=-0.01)
     >>> print(judge(lost, 0.98, read_tolerance("0.001"), metric="accuracy", better_is_more=True))

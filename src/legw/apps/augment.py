@@ -25,7 +25,7 @@ def splitmix64(seeds: Tensor, draw: int) -> Tensor:
 
     Args:
         seeds: int64 of any shape.
-        draw: which number, at least 0.
+        draw: position among the seed's numbers, at least 0.
 
     Returns:
         64 random bits each, as int64 of the same shape.
@@ -48,7 +48,7 @@ def below(seeds: Tensor, draw: int, limit: int) -> Tensor:
 
     Args:
         seeds: int64 of any shape.
-        draw: which of the seed's numbers, at least 0.
+        draw: position among the seed's numbers, at least 0.
         limit: 1 to 2**31.
 
     >>> below(torch.arange(6), draw=0, limit=1).tolist()

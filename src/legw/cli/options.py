@@ -205,7 +205,7 @@ class Machine:
     lanes: Annotated[str, arg(metavar="N|auto")] = "auto"
     """Micro-batches at once on a CPU; auto measures it along with the micro-batch."""
     memory_limit: Annotated[Optional[str], arg(metavar="SIZE", help_behavior_hint="")] = None
-    """Most memory for auto's micro-batches, as in 6GiB; 80 % of what is free if not given."""
+    """Most memory for auto's micro-batches, as in 6GiB; 80 % of the free memory if not given."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto is a GPU where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"

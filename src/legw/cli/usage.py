@@ -64,7 +64,7 @@ def one_line(box: str, command: str) -> str:
 
 
 def _sentence(paragraph: list[str]) -> str:
-    """Return the paragraph without the options' help: its own words, then what it lists."""
+    """Return the paragraph without the options' help: its own words, then its list."""
     head = " ".join(row for row in paragraph if not row.startswith(" "))
     items = [row.strip() for row in paragraph if 0 < _indent(row) < HELP_INDENT]
     text = f"{head} {', '.join(items)}".strip()

@@ -57,11 +57,11 @@ def check_assumptions(
         base: the tuned recipe.
         out: folder of the runs; finished runs in it are kept.
         batch_sizes: in examples; None is the base's own, and 4 and 16 times it.
-        rule: how the base is carried to each batch size: a `Rule`, or the name of one.
+        rule: the rule that scales the base to each batch size: a `Rule`, or the name of one.
         seeds: one ladder each.
         updates: of each run, at least 10; its whole warmup is made in any case.
         examples: in the curvature's probe batch, at least 1; at most an epoch's are taken.
-        settings: how the runs are made; None is the usual.
+        settings: device, precision and micro-batch size of the runs; None takes the defaults.
         watch: returns the observers of a run, for progress.
 
     Returns:

@@ -91,7 +91,7 @@ def plan_batch_size(
         base: the tuned recipe.
         batch_sizes: in examples; None is doublings from the base's to the largest that the
             rule allows, or an epoch's examples.
-        rule: how the base is carried: a `Rule`, or the name of one.
+        rule: the rule that scales the base: a `Rule`, or the name of one.
         network: devices and what joins them; None is the one that is measured.
         noise: gradient noise scale in examples, above 0, or as measured; None takes the
             recipe's own, if it has one.

@@ -47,7 +47,7 @@ def spaced(update: int, dense: int = DENSE) -> bool:
     """Say whether an update is measured: all of the first `dense`, then `dense` for each doubling.
 
     Args:
-        update: which update, from 0.
+        update: number of the update, from 0.
         dense: at least 1.
 
     >>> [update for update in range(40) if spaced(update, dense=4)]

@@ -88,14 +88,14 @@ def measure_curvature(
         base: the tuned recipe.
         out: folder of the runs; finished runs in it are kept.
         batch_sizes: in examples; None is the base's own, and 4 and 16 times it.
-        rule: how the base is carried to each batch size: a `Rule`, or the name of one.
+        rule: the rule that scales the base to each batch size: a `Rule`, or the name of one.
         seeds: one run each, at every batch size.
         updates: of each run, at least 1; its whole warmup is made in any case.
         examples: in the probe batch, at least 1; at most an epoch's are taken.
         dense: number of first updates that are all measured, at least 1; then as many for each
             doubling.
         method: "difference" of two gradients, or "exact", which takes longer and more memory.
-        settings: how the runs are made; None is the usual.
+        settings: device, precision and micro-batch size of the runs; None takes the defaults.
         watch: returns the observers of a run, for progress.
 
     Returns:
@@ -177,12 +177,12 @@ def measure_noise(
         base: the tuned recipe.
         out: folder of the runs; finished runs in it are kept.
         batch_size: in examples; None is the base's own.
-        rule: how the base is carried there: a `Rule`, or the name of one.
+        rule: the rule that scales the base to them: a `Rule`, or the name of one.
         seeds: one run each.
         epochs: each run stops after so many, above 0 and at most the recipe's; None is its end.
         every: updates between two samples, at least 1; None takes about `SAMPLES`.
         stretches: of the run that each get an estimate, at least 1.
-        settings: how the runs are made; None is the usual.
+        settings: device, precision and micro-batch size of the runs; None takes the defaults.
         watch: returns the observers of a run, for progress.
 
     Returns:

@@ -49,8 +49,8 @@ def measure(
         world: this process; each times its own device.
         largest: most examples that a device will have of a batch, at least 1.
         precision: fp32, or bf16 (autocast).
-        lanes: whether the runs that are planned may use them.
-        seconds: how long each size is timed.
+        lanes: True times lanes too, where the planned runs may use them.
+        seconds: time spent on each size, above 0.
 
     Raises:
         RunError: not even the smallest size fits.
@@ -130,7 +130,7 @@ def all_reduce_seconds(world: World, gradient_bytes: int, repeats: int = 10) -> 
     Args:
         world: this process; all must call.
         gradient_bytes: at least 4.
-        repeats: how often it is timed; the median counts.
+        repeats: number of timings, at least 1; the median counts.
     """
     if world.size == 1:
         return 0.0

@@ -25,8 +25,8 @@ def read_mapping(
         path: the file, UTF-8 text, with or without a byte-order mark.
         language: the name of what it is written in, for errors.
         parse: returns what a text says.
-        faults: what `parse` raises for a text in another language.
-        shape: what such a file is like, for one that is nested too deeply to be read.
+        faults: types of the errors that `parse` raises for a text in another language.
+        shape: description of a usual file, for the error of one that is nested too deeply.
 
     Raises:
         RecipeError: the file cannot be read, is not in its language, or holds something else.

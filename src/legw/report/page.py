@@ -24,7 +24,7 @@ def text(everything: Sequence[Evidence], target: float | None = None) -> str:
     """Return the text of the HTML file.
 
     Args:
-        everything: what the page shows, at least one.
+        everything: the studies that the page shows, at least one.
         target: the metric that costs are counted to; None takes the usual one.
 
     Raises:

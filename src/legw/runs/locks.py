@@ -46,7 +46,7 @@ def held(
     Args:
         folder: it must be there.
         name: of the lock's file.
-        shared: whether others may share the lock; an unshared one is alone.
+        shared: True lets others share the lock; False keeps it alone.
         patience_seconds: longest wait for another holder, in seconds, at least 0.
 
     Raises:

@@ -45,7 +45,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is compared.
+    """Comparison of rules over batch sizes and seeds.
 
     >>> base = Recipe(name="mine", batch_size=16, lr=0.1, epochs=10, warmup_epochs=0.1)
     >>> study = Study(task="mine", base=base, batch_sizes=(16, 64), rules=("legw", "sqrt"))
@@ -118,7 +118,7 @@ class Plan:
     runs: tuple[Planned, ...]
     """The runs to train, in order."""
     undefined: tuple[Undefined, ...] = ()
-    """What cannot be."""
+    """Combinations that cannot be trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ class Row:
     epochs: float | None = None
     """Length of the run."""
     reason: str = ""
-    """Why it diverged or was interrupted."""
+    """Reason of divergence or interruption."""
 
 
 # What is to be run --------------------------------------------------------------
@@ -318,8 +318,8 @@ def row_of(manifest: Manifest, summary: Summary | None, variant: str = "") -> Ro
     """Return the row of a run that has begun.
 
     Args:
-        manifest: what was run.
-        summary: how it ended; None where it has not, or was killed.
+        manifest: description of the run.
+        summary: of the run's end; None where it has not ended, or was killed.
         variant: the combination of the grid.
     """
     row = _empty_row(manifest.recipe, manifest.rule, manifest.seed, variant, "running")

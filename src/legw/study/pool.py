@@ -202,8 +202,8 @@ def share(settings: Settings, number: int, jobs: int) -> Settings:
 
     Args:
         settings: of the study; a device that is named is taken by all.
-        number: which worker, from 0.
-        jobs: how many there are, at least 1.
+        number: the worker's, from 0.
+        jobs: number of workers, at least 1.
 
     Raises:
         RunError: there is no such device.
@@ -277,7 +277,7 @@ class _Worker:
     lost: bool = False
     """Whether its process has ended by itself."""
     error: LegwError | None = None
-    """Why it could not begin."""
+    """Reason for which it could not begin."""
 
 
 @dataclass

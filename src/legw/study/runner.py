@@ -57,10 +57,10 @@ def run_study(
         make_task: returns the task; called once a process, and only if there
             is something to run. With several jobs it must be picklable.
         folder: the study's folder; made if it is not there.
-        settings: how the runs are made.
-        jobs: how many runs at a time, each in a process of its own; at least 1.
+        settings: device, precision and micro-batch size of the runs.
+        jobs: number of runs at a time, at least 1; each has a process of its own.
         watch: returns the observers of a run, for progress.
-        shard: which part of the study this process makes.
+        shard: the part of the study that this process makes.
 
     Returns:
         What is left: nothing, unless it was stopped or runs have failed.

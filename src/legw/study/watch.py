@@ -166,7 +166,12 @@ def progress(place: Path, folder: Path | None = None) -> Progress:
         manifest, summary = records.read_manifest(place), records.read_summary(place)
     except LegwError as error:
         return Progress(name=place.name, status="stopped", problem=str(error))
-    update, evaluation = last_rows(place / "metrics.jsonl")
+    try:
+        update, evaluation = last_rows(place / "metrics.jsonl")
+        problem = ""
+    except RunError as error:
+        update = evaluation = None
+        problem = f"{place / 'metrics.jsonl'}: {error}"
     status = summary.status if summary else "running" if locks.is_held(place) else "stopped"
     made = summary.updates if summary else update.update + 1 if update else 0
     return Progress(
@@ -180,6 +185,7 @@ def progress(place: Path, folder: Path | None = None) -> Progress:
         metric_name=manifest.metric,
         metric=evaluation.metric if evaluation else None,
         seconds_left=_seconds_left(update, made, manifest) if summary is None else None,
+        problem=problem,
     )
 
 
@@ -190,18 +196,27 @@ def _seconds_left(update: Update | None, made: int, manifest: Manifest) -> float
 
 
 def last_rows(path: Path) -> tuple[Update | None, Evaluation | None]:
-    """Return the last update and the last evaluation at a file's end; None if there is none."""
+    """Return the last update and the last evaluation at a file's end; None if there is none.
+
+    Raises:
+        RunError: it is no plain file, is too large, cannot be read, or its end has bytes and
+            no row.
+    """
     found: dict[str, Update | Evaluation] = {}
+    if not reading.there(path):
+        return None, None
     try:
         with reading.open_plain(path, reading.MAX_METRICS_BYTES) as file:
             file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
             lines = file.read(TAIL_BYTES).splitlines()
-    except (OSError, RunError):
-        return None, None
+    except OSError as error:
+        raise RunError(f"cannot be read: {error.strerror}; check the path") from None
     for line in lines:  # the first may be cut off at its beginning, the last half-written
         row = records.row_of_line(line)
         if row is not None:
             found[type(row).__name__] = row
+    if not found and len(lines) > 1:  # a single one may be half-written
+        raise RunError("its end has no row that can be read")
     update, evaluation = found.get("Update"), found.get("Evaluation")
     assert update is None or isinstance(update, Update)
     assert evaluation is None or isinstance(evaluation, Evaluation)

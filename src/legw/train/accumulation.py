@@ -145,7 +145,7 @@ class GlobalBatch:
         num_examples: examples in one epoch, at least 1.
         seed: of the random draws.
         precision: fp32, or bf16 (autocast).
-        accumulation: how micro-batches are summed up; None is one after the other.
+        accumulation: the way to sum up micro-batches; None is one after the other.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class GlobalBatch:
         """Leave the global batch's gradient in ``p.grad``, divided and clipped.
 
         Args:
-            update: which update, from 0.
+            update: number of the update, from 0.
             flags: numbers to be summed over processes on the same trip.
         """
         for parameter in self.parameters:
@@ -213,7 +213,7 @@ class GlobalBatch:
         """Sum up gradients in ``p.grad``, one micro-batch after the other.
 
         Args:
-            update: which update, from 0.
+            update: number of the update, from 0.
             after: called after each micro-batch, with its number and its weight.
 
         Returns:

@@ -154,6 +154,9 @@ def _check_plain(content: Mapping[str, Any], updates: int) -> dict[str, Any]:
         at_least(position, updates=0, seconds=0, wall_seconds=0)
         for mean in (position.since_evaluation, position.evaluated, position.last_epoch):
             at_least(mean, count=0)
+        for name, seconds in plain.costs.items():
+            if not 0 <= seconds < math.inf:
+                raise DamagedError(f"costs: {one_line(name, 40)}={seconds}: must be at least 0")
     except RunError as error:
         raise DamagedError(str(error).removeprefix("cannot be read: ")) from None
     if position.updates != updates:

@@ -197,7 +197,7 @@ def _own_device(name: str) -> torch.device:
 
 @dataclass
 class _Meeting:
-    """Where the processes of this round met."""
+    """Meeting point of the processes of this round."""
 
     store: Store | None = None
     """Store that all of them can read and write, while the process that holds it lives."""

@@ -21,7 +21,7 @@ def seed_thread(seed: int, device: torch.device) -> None:
 
     Args:
         seed: in [0, 2**63).
-        device: where the model is.
+        device: the model's.
     """
     generators = vars(_THREAD).setdefault("generators", {})
     if device not in generators:

@@ -142,13 +142,13 @@ def estimate(
     Args:
         task: the task to train.
         recipe: how, at its batch size.
-        device: where passes are timed.
+        device: on which passes are timed.
         processes: number of processes that share the batch, at least 1, each with a device like
             this one.
         micro_batch_size: examples per pass; None is the largest measured, in whole groups.
         precision: fp32, or bf16 (autocast).
         lanes: number of micro-batches at once, at least 1; auto also tries one for each thread.
-        one_lane: whether a reason outside of the task allows only one lane.
+        one_lane: True where a reason outside of the task allows only one lane.
 
     Raises:
         RunError: there are more processes than examples in a batch, the micro-batch is

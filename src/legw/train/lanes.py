@@ -39,10 +39,10 @@ def tried(
 
     Args:
         asked: the user's number of lanes, at least 1, or auto.
-        task: whether it is `concurrent`.
+        task: the task to train; lanes may serve a `concurrent` one.
         world: must be one process on a CPU.
         group: examples that batch-norm keeps together; its statistics are made in one place.
-        barred: whether another reason allows only one lane.
+        barred: True where another reason allows only one lane.
 
     Raises:
         RunError: more than one is asked for where there can be only one.
@@ -69,7 +69,7 @@ class Lanes:
     next call needs. `all_cores` gives this thread all cores for a while.
 
     Args:
-        count: how many, at least 2.
+        count: number of lanes, at least 2.
     """
 
     def __init__(self, count: int) -> None:
@@ -163,7 +163,7 @@ class LanedAccumulation(Accumulation):
     """Gradient accumulation with the micro-batches worked on in lanes.
 
     Args:
-        lanes: how many, at least 2.
+        lanes: number of lanes, at least 2.
     """
 
     def __init__(self, lanes: int) -> None:

@@ -55,6 +55,10 @@ def fit(
 ) -> Summary:
     """Train a task by a recipe and write the run folder.
 
+    The draws of a run come from its seed alone, so torch's default generators, of the CPU and of
+    the device, are seeded anew at its start and at each micro-batch; they stay as the run leaves
+    them. A caller that draws from them afterwards seeds them itself.
+
     Args:
         task: the task to train.
         recipe: batch size (the global batch), learning rates and length.
@@ -423,7 +427,15 @@ class _Run:
         self.position = checkpoint.Position.from_dict(content["position"])
         self.global_batch.set_carried(content["carried"])
         known = vars(self.global_batch.costs)
-        known |= {name: s for name, s in content.get("costs", {}).items() if name in known}
+        earlier = content.get("costs", {})
+        if self.world.first and (lacking := known.keys() - earlier.keys()):
+            warnings.warn(
+                f"{self.folder}: its checkpoint has no seconds of {', '.join(sorted(lacking))}; "
+                "the summary's costs count those from here on",
+                LegwWarning,
+                stacklevel=2,
+            )
+        known |= {name: seconds for name, seconds in earlier.items() if name in known}
         self.last_metric = content["last_metric"]
         self.run_schedule.restore(content.get("steering"), self.position.updates)
         return content

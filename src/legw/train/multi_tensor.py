@@ -27,7 +27,7 @@ CPU_BATCH_NUMEL = 2**18
 stay in cache from one operation to the next. A GPU takes all tensors at once."""
 
 FUSED_DEVICES = ("cpu", "cuda")
-"""Where torch's fused kernels are used: one pass over memory instead of several."""
+"""Devices of torch's fused kernels: one pass over memory instead of several."""
 
 RANGES = {
     "momentum": (0.0, 1.0),

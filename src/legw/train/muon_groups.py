@@ -28,7 +28,7 @@ GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3, nn.RNN: 1, nn.RNN
 
 
 UNKNOWN = "unknown"
-"""How the reason begins for a matrix of a module that is not known."""
+"""Beginning of the reason for a matrix of a module that is not known."""
 
 MOST_NAMES = 6
 """Names of unknown matrices in a warning."""

@@ -8,7 +8,7 @@ are torch's; `build` picks their fastest kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -230,6 +230,7 @@ def build(
     foreach: bool | None = None,
     output: str | None = None,
     exclude: Sequence[str] = (),
+    split: Mapping[str, int] | None = None,
     process_group: Any = None,
 ) -> Optimizer:
     """Return the torch optimizer that the data describe, for the model's parameters.
@@ -238,7 +239,7 @@ def build(
     parameters alike.
 
     Args:
-        optimizer: which one, and its settings.
+        optimizer: the optimizer's type and settings.
         model: on the device where it is trained.
         lr: learning rate of the first update, at least 0.
         foreach: None takes the fastest kernels; True and False as in torch.
@@ -246,11 +247,14 @@ def build(
             treat it as any layer.
         exclude: names of parameters or modules that Muon leaves to AdamW (see
             `muon_groups`); for Muon alone.
+        split: matrices in a parameter, at least 1, by the parameter's name (see
+            `muon_choices`); for Muon alone.
         process_group: processes that share Muon's work (see `Muon`); None shares nothing.
 
     Raises:
         RecipeError: the optimizer's type is unknown, lr is out of range, the model has
-            nothing of a name, or names are excluded from another optimizer than Muon.
+            nothing of a name, a split does not divide a tensor, or names are excluded or split
+            for another optimizer than Muon.
 
     >>> build(optimizers.LARS(momentum=0.8), torch.nn.Linear(2, 1), lr=4.0).defaults["momentum"]
     0.8
@@ -262,12 +266,11 @@ def build(
     check_range(optimizer.kind, "lr", lr, 0)
     settings = {"lr": lr, "foreach": foreach, **_settings(optimizer)}
     if isinstance(optimizer, optimizers.Muon):
-        groups = muon_groups(model, optimizer, lr, output=output, exclude=exclude)
+        groups = muon_groups(model, optimizer, lr, output=output, exclude=exclude, split=split)
         return Muon(groups, process_group=process_group, **settings)
-    if exclude:
-        raise RecipeError(
-            f"{optimizer.kind}: exclude={shown(list(exclude))}: is for muon; leave it out"
-        )
+    for name, given in (("exclude", list(exclude)), ("split", dict(split or {}))):
+        if given:
+            raise RecipeError(f"{optimizer.kind}: {name}={shown(given)}: is for muon; leave it out")
     if kind in (LARS, LAMB):
         return kind(parameter_groups(model), **settings)
     weights = _trainable(model)
@@ -284,7 +287,7 @@ def for_task(
 
     Args:
         task: may name the model's output layer as `output_layer`.
-        recipe: which optimizer.
+        recipe: its optimizer and peak learning rate are used.
         model: the task's, on the device where it is trained.
         lr: learning rate of the first update, at least 0; None is the recipe's peak.
         process_group: as for `build`.

@@ -29,7 +29,7 @@ def autocast(kind: str, precision: Precision, *, keep_casts: bool = True) -> Ite
     Args:
         kind: type of the device: cpu, cuda, ...
         precision: fp32, or bf16.
-        keep_casts: whether a weight is cast once and kept, for all threads; else at each use.
+        keep_casts: True casts a weight once and keeps it, for all threads; False casts at each use.
     """
     low = precision == "bf16"
     with contextlib.ExitStack() as held:

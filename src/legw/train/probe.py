@@ -61,7 +61,7 @@ class Moment:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self.parameters[0].device
 
 

@@ -37,9 +37,9 @@ class Recorder:
     Args:
         folder: the run folder; None on all processes but the first, which write nothing.
         recipe: batch size and clip norm of the run.
-        steered: whether its rule decides the run's length during the run.
+        steered: True where the rule decides the run's length during the run.
         num_examples: examples in one epoch.
-        position: how far the run is; the recorder adds up its losses.
+        position: of the run, in updates; the recorder adds up its losses.
         clock: returns the training time so far, in seconds.
         observers: called at each update and evaluation.
         keep_bytes: length of metrics.jsonl to keep, in bytes; later rows are dropped.
@@ -67,7 +67,7 @@ class Recorder:
         if self._metrics and self._metrics.lacking:
             warnings.warn(self._metrics.lacking, LegwWarning, stacklevel=2)
         self.diverged = ""
-        """Why the run has diverged; empty while it has not."""
+        """Reason of divergence; empty while the run has not diverged."""
 
     def add(self, update: int, gradient: Gradient, lr: float) -> None:
         """Take one update; on an accelerator its loss is read some updates later."""

@@ -69,7 +69,7 @@ class RecipeLR(LRScheduler):
         reference_lr: the rate that has the ratio 1, above 0, in place of `base`.
         after_warmup: torch scheduler that follows the warmup, `ReduceLROnPlateau`, too;
             the recipe's own decay must be `Constant`.
-        ramp: where in an update the warmup is read, "end" or "start" (`schedule.lr_at`).
+        ramp: point of an update at which the warmup is read, "end" or "start" (`schedule.lr_at`).
         last_epoch: last update made, from 0, to go on without a state_dict; -1: none.
 
     Raises:
@@ -186,7 +186,7 @@ class RecipeLR(LRScheduler):
         nothing, and what metrics they bring is left out: it begins where the warmup ends.
 
         Args:
-            args: what its own `step` takes: a metric for `ReduceLROnPlateau`, else nothing.
+            args: those of its own `step`: a metric for `ReduceLROnPlateau`, else none.
 
         Raises:
             RecipeError: there is no such scheduler, or it was stepped by itself.
@@ -229,7 +229,7 @@ class RecipeLR(LRScheduler):
         """Go on where a state_dict was made; the optimizer gets the rates of its next update.
 
         Args:
-            state_dict: what `state_dict` returned.
+            state_dict: values that `state_dict` returned.
 
         Raises:
             RecipeError: it is of another scheduler or other groups.

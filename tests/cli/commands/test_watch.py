@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -109,6 +110,23 @@ def test_a_half_written_row_is_passed_over(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b'{"kind":"update","upda')
     (run,) = watch.look(tmp_path).runs
     assert run.updates == 100
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "noise"])
+def test_metrics_that_cannot_be_read_are_a_note(tmp_path: Path, kind: str) -> None:
+    path = write_run(tmp_path / "a", status=None) / "metrics.jsonl"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(b"no row\nat all\n")
+    (run,) = watch.look(tmp_path).runs
+    words = {"pipe": "is a pipe", "folder": "is a folder", "noise": "its end has no row"}
+    assert run.status == "stopped" and f"metrics.jsonl: {words[kind]}" in run.problem
+    path.rmdir() if kind == "folder" else path.unlink()
+    assert watch.look(tmp_path).runs[0].problem == ""
 
 
 def test_of_a_long_file_only_the_end_is_read(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def stacked(
     """Decode all images of a split, which must have one size.
 
     Args:
-        tree: where they are.
-        split: which part.
+        tree: folder of the images.
+        split: the folder's part, train or val.
         size: height and width, in pixels.
         on_broken: called for each broken file; the file is left out if it returns.
 

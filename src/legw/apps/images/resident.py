@@ -41,7 +41,7 @@ def resident(
     Several processes that ask at once decode once: the others wait.
 
     Args:
-        tree: where the images are; its first split is trained on.
+        tree: folder of the images; its first split is trained on.
         size: height and width that every image must have, in pixels.
         skip_broken: leave broken files out, and count them, in place of an error.
         cache: folder for the decoded images; None is ``~/.cache/legw/images``.

@@ -66,7 +66,7 @@ class Workers:
     """Processes that decode.
 
     Args:
-        tree: where the images are.
+        tree: folder of the images.
         transform: applied to each image.
         count: number of processes, at least 0; 0 decodes in this one.
     """
@@ -152,7 +152,7 @@ def decode_all(
     """Decode images one after the other.
 
     Args:
-        tree: where they are.
+        tree: folder of the images.
         transform: applied to each image.
         names: the images' paths in the tree, at least one.
         seeds: of the random draws, one for each image; None applies no augmentation.

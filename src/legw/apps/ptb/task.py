@@ -79,7 +79,7 @@ class WordTask:
         name: the application's name.
         size: of the model.
         corpus: the three texts.
-        holdout: which text the metric is measured on; training is the same for both.
+        holdout: the text that the metric is measured on; training is the same for both.
     """
 
     metric = Metric("perplexity", higher_is_better=False)

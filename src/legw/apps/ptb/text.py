@@ -235,7 +235,7 @@ def build(counts: Mapping[str, int], limit: int | None = None) -> Vocabulary:
     """Return the vocabulary: words by frequency, then alphabet; `<eos>` and `<unk>` always.
 
     Args:
-        counts: how often each word occurs.
+        counts: number of times that each word occurs.
         limit: most words to keep, at least 3; None keeps all.
 
     >>> build({"a": 1, "the": 7, "b": 1, "<eos>": 2}, limit=4).words

@@ -83,7 +83,7 @@ def write(
     Args:
         trained: the model.
         prompt: known words.
-        tokens: how many words to draw, at least 0; the ends of lines count.
+        tokens: number of words to draw, at least 0; the ends of lines count.
         temperature: divisor of the logits, at least 0; at 0 the likeliest word is taken each time.
         seed: of the draws.
     """

@@ -55,7 +55,7 @@ class Pairs:
 
         Args:
             ids_B: int64 of shape (B,), on the CPU.
-            device: where the batch is wanted.
+            device: of the batch.
         """
         source_MS, target_MT = self._on(device)
         lengths_B = self.target_lengths_M[ids_B] - 1  # what is predicted: all but BEGIN

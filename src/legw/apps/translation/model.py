@@ -138,7 +138,7 @@ class GNMT(nn.Module):
         Args:
             source_BS: subword ids, integers of shape (B, S), padded.
             target_BT: int64 of shape (B, T): `BEGIN`, the sentence, `END`, padding.
-            counted_N: where the targets that count lie in the (T - 1, B) grid of all that
+            counted_N: places of the targets that count, in the (T - 1, B) grid of all that
                 are predicted, flattened: int64 of shape (N,). The loop that has the
                 sentences' lengths at hand knows them; a GPU would have to be waited for.
         """

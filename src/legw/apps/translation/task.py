@@ -121,7 +121,7 @@ class TranslationTask:
         name: the application's name.
         size: of the model.
         corpus: the texts.
-        holdout: what the metric is measured on, validation or test.
+        holdout: the sentences that the metric is measured on, validation or test.
     """
 
     metric = Metric("BLEU")

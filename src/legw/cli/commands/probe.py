@@ -221,7 +221,7 @@ def sizes_of(text: str | None) -> tuple[int, ...] | None:
 
 
 def folder_of(options: Runs, kind: str) -> Path:
-    """Return the folder of the runs: what --out names, or runs/APP-KIND."""
+    """Return the folder of the runs: --out, or runs/APP-KIND."""
     name = one_line(options.app, 60).replace(":", "-")
     return options.out or Path("runs") / f"{name}-{kind}"
 

@@ -32,7 +32,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    """Print the prompt and what follows, and return 0."""
+    """Print the prompt and its continuation, and return 0."""
     words = options.prompt.split()
     _check(options, words)
     from legw.apps.ptb import trained  # what can be told without torch has been told

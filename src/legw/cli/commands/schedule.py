@@ -56,7 +56,7 @@ class Options:
     plot: File = None
     """Write a picture (.svg, .png, .html), or every update's exact rate (.csv)."""
     ramp: Ramp = "end"
-    """Where in an update the warmup is read: its end, or its start as in the published code."""
+    """Point of an update where the warmup is read: its end, or its start as in published code."""
     json: Flag = False
     """Print one JSON object with the curve's points; notes go to stderr."""
 

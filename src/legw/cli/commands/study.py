@@ -66,7 +66,7 @@ class Options:
     batch_sizes: Annotated[str, arg(metavar="N,N,...", help_behavior_hint="")]
     """Batch sizes; the base recipe's own is the reference and may be among them."""
     rules: Annotated[str, arg(metavar="RULE,...")] = "legw"
-    """Names of the rules; `legw scale NAME -b N --all-rules` shows what they do."""
+    """Names of the rules; `legw scale NAME -b N --all-rules` shows their recipes."""
     seeds: Annotated[str, arg(metavar="N|S,S,...")] = "3"
     """Number of seeds from 0 on, or the seeds themselves (a comma makes it a list)."""
     recipe: Annotated[Optional[str], arg(metavar="NAME|FILE", help_behavior_hint="")] = None
@@ -113,7 +113,7 @@ class Options:
     target: Language = None
     """Translation: the language translated into, as the files' names end; de if not given."""
     skip_broken: Flag = False
-    """Images: leave broken files out, and say how many, in place of an error."""
+    """Images: leave broken files out, and print their number, in place of an error."""
     workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
     """ImageNet: processes that decode images, for each of the --jobs; 0 for none, one for
     each core less one if not given."""

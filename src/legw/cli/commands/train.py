@@ -75,7 +75,7 @@ class Options:
     """Show recipe, updates, split, memory and time, from a short measurement; train nothing,
     write nothing. Without ImageNet's images it measures on noise."""
     processes: Count = None
-    """With --dry-run: how many processes to plan for, if not those that are started."""
+    """With --dry-run: number of processes to plan for, if not those that are started."""
     resume: Flag = False
     """Go on with the run in the folder, from its last checkpoint."""
     data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
@@ -91,7 +91,7 @@ class Options:
     target: Language = None
     """Translation: the language translated into, as the files' names end; de if not given."""
     skip_broken: Flag = False
-    """Images: leave broken files out, and say how many, in place of an error."""
+    """Images: leave broken files out, and print their number, in place of an error."""
     workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
     """ImageNet: processes that decode images, 0 for none; one for each core less one if not
     given."""

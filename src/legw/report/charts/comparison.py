@@ -98,7 +98,7 @@ def loss_by_epoch(
 
     Args:
         curves: of each run a smoothed curve, and the raw one as a faint curve behind it.
-        names: what the legend lists and colors go by, the base first.
+        names: recipes of the legend, each with a color of its own, the base first.
         title: above the chart.
 
     Raises:
@@ -141,7 +141,7 @@ def lr_by_epoch(
 
     Args:
         curves: the schedules; where two are equal, the later one is drawn over the other.
-        names: what the legend lists and colors go by, the base first.
+        names: recipes of the legend, each with a color of its own, the base first.
         title: above the chart.
 
     Raises:

@@ -62,7 +62,7 @@ def largest_share(batch_size: int, processes: int, group: int = 1) -> int:
 
     Args:
         batch_size: examples per update, at least 1.
-        processes: how many share them, at least 1.
+        processes: number of processes that share them, at least 1.
         group: examples that must stay together (batch-norm groups), at least 1.
 
     >>> largest_share(100, 3)
@@ -111,9 +111,9 @@ def climb(
     """Time each candidate of a ladder once, until one no longer fits or takes long.
 
     Args:
-        candidates: what to try, ascending in examples at once.
+        candidates: micro-batches to try, ascending in examples at once.
         measure: candidate -> examples per second, 0 where it does not fit.
-        known: what was measured before, 0 where it does not fit now.
+        known: examples per second measured before, 0 where it does not fit now.
 
     >>> found = {16: 90.0, 32: 100.0, 64: 50.0, 128: 0.0, 256: 0.0}
     >>> rates = {Candidate(size): rate for size, rate in found.items()}

@@ -144,7 +144,7 @@ def choose(
         group: examples that must stay together (batch-norm groups), at least 1.
         precision: fp32, or bf16 (autocast).
         memory_limit: bytes that a process may use, of those that are free; None is 80 % of them.
-        lanes: how many micro-batches may be worked on at once, each number to be tried.
+        lanes: the numbers of lanes to try, each at least 1.
         cache: folder of the tables; None is ``~/.cache/legw``.
 
     Raises:
@@ -297,7 +297,7 @@ def load(task: Task, ids: Tensor, device: torch.device) -> Any:
     Args:
         task: whose data.
         ids: int64 of shape (examples,), on the CPU.
-        device: where the data go.
+        device: of the data.
     """
     batch = task.batch(ids, device)
     augment = getattr(task, "augment", None)
