@@ -13,7 +13,7 @@ values beside ours, and ``<!-- bases -->`` each application's bases side by side
 import re
 import sys
 from dataclasses import replace
-from math import inf
+from math import floor, inf, log10
 from pathlib import Path
 from statistics import fmean, median
 
@@ -58,8 +58,12 @@ CARRYING = {
 still counts as kept there, and the studies: of the base that is to carry, and of the base in
 the paper's form."""
 
+BASE_OF = {folder: recipe for recipe, folder in STUDIES.items()}
+"""The base recipe of a study whose folder has another name."""
+
 PAPER = re.compile(r"(<!-- paper -->\n).*?(<!-- end -->)", re.DOTALL)
 BASES = re.compile(r"(<!-- bases -->\n).*?(<!-- end -->)", re.DOTALL)
+COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -208,6 +212,45 @@ def _carried(folder: Path, batch_size: int, tolerance: str) -> str:
     return " | ".join([*figures, verdict, _to_quality(found, base, large)])
 
 
+def costs() -> str:
+    """Return README's table: each base, and what is lost at the largest batch under LEGW."""
+    lines = [
+        "| application | base recipe | base batch | largest batch, LEGW | verdict (tolerance) |",
+        "|---|---|---|---|---|",
+    ]
+    for application, (batch_size, tolerance, *names) in CARRYING.items():
+        for name in names:
+            if not (HERE / name / "table.json").exists():
+                continue
+            found = replace(evidence.read(HERE / name)[0], tolerance=tolerance)
+            table, base = found.table, found.table.base_of("")
+            large = table.find("", "legw", batch_size)
+            cells = "not finished yet | - | -"
+            if base is not None and large is not None and base.metrics and large.metrics:
+                own, ours = (f"{each.batch_size}: {_few_digits(each)}" for each in (base, large))
+                allowed = table.tolerance.of(table.metric)
+                cells = f"{own} | {ours} | **{table.verdict(large)}** ({allowed})"
+            lines.append(f"| {application} | `{BASE_OF.get(name, name)}` | {cells} |")
+    lines += [
+        "",
+        "Test metric after the last epoch, in the base's number of epochs: mean over n seeds ± "
+        "half its 95 % interval. Nothing is tuned at the larger batch.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _few_digits(cell: Cell) -> str:
+    """Return a cell's metric, to the digit to which its interval tells it, and its n."""
+    estimate = cell.estimate
+    if estimate is None or not estimate.half_width:
+        return f"{_figure(cell)} (n = {len(cell.metrics)})"
+    half = estimate.half_width
+    digits = max(-floor(log10(half)), 0)
+    if half * 10**digits < 1.5:  # 0.011, not 0.01
+        digits += 1
+    return f"{estimate.mean:.{digits}f} ± {half:.{digits}f} (n = {estimate.n})"
+
+
 def _to_quality(found: evidence.Evidence, base: Cell, large: Cell) -> str:
     """Return the updates and seconds that both batches needed to the base's quality."""
     table, mean = found.table, fmean(base.metrics)
@@ -242,6 +285,7 @@ def updated(text: str) -> str:
     """Return a page's text with all its tables made anew."""
     text = PAPER.sub(lambda match: match[1] + paper() + match[2], text)
     text = BASES.sub(lambda match: match[1] + bases() + match[2], text)
+    text = COSTS.sub(lambda match: match[1] + costs() + match[2], text)
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 

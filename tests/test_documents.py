@@ -97,11 +97,19 @@ def legw_lines() -> list[str]:
     return sorted(set(found))
 
 
+TRAINING_ARGUMENTS = """{
+    "per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "learning_rate": 5e-05,
+    "num_train_epochs": 3, "warmup_ratio": 0.02, "lr_scheduler_type": "linear"
+}"""
+"""A file of Transformers, for the commands that take a user's."""
+
+
 @pytest.fixture
 def my_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be in an empty folder with `my_recipe.toml`, as a page has it."""
+    """Be in an empty folder with `my_recipe.toml`, as a page has it, and `training_args.json`."""
     code = next(code for _, code in blocks("toml"))
     (tmp_path / "my_recipe.toml").write_text(code, encoding="utf-8")
+    (tmp_path / "training_args.json").write_text(TRAINING_ARGUMENTS, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
 
@@ -232,12 +240,40 @@ def test_every_block_is_run_or_says_why_not(record_property: Any) -> None:
     assert all(counts.values())
 
 
-def test_the_line_in_the_readme_is_what_scale_prints(capsys: pytest.CaptureFixture[str]) -> None:
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_in_the_readme_is_what_scale_prints(capsys: pytest.CaptureFixture[str]) -> None:
     from legw.cli import main
 
     assert main(["scale", presets.MNIST_LSTM.name, "-b", "8192"]) == 0
-    first = capsys.readouterr().out.splitlines()[0]
-    assert first in (ROOT / "README.md").read_text(encoding="utf-8")
+    table, _, _ = capsys.readouterr().out.partition("\nnote: ")
+    assert f"```text\n{table}```\n" in README
+
+
+def test_the_readme_begins_with_its_two_commands_and_is_short() -> None:
+    """At most 700 words of prose and tables; blocks of code and links' targets do not count."""
+    assert [line.split("#")[0].strip() for line in README.splitlines()[3:5]] == [
+        "make demo",
+        "make test",
+    ]
+    prose = re.sub(r"<!--.*?-->|\]\([^)]*\)", " ", BLOCK.sub("", README))
+    assert len([word for word in prose.split() if re.search(r"\w", word)]) <= 700
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    """Heads too; mkdocs sees to links between pages of the site, and not to README's."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target}"
+        if anchor and file.suffix == ".md" and file.name != "api.md":
+            heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            made = [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
+            assert anchor in made, f"{page.name}: {target}"
 
 
 RESULTS = ROOT / "results"

@@ -160,13 +160,17 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
 
     >>> unknown_name("rule", "lgew", ["legw", "linear"])
     "rule 'lgew' is unknown; did you mean 'legw'? (known: legw, linear)"
+    >>> unknown_name("kind", "AdamW", ["adam", "adamw"])
+    "kind 'AdamW' is unknown; did you mean 'adamw'? (known: adam, adamw)"
     """
     from difflib import get_close_matches
 
     names = list(known)
-    near = get_close_matches(name[:100], names, n=1)  # its time grows with the length squared
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    return f"{what} '{one_line(name, 60)}' is unknown; {hint}(known: {', '.join(names)})"
+    lower = {each.lower(): each for each in reversed(names)}
+    said = name[:100].lower()  # the time of a search grows with the length squared
+    near = [said] if said in lower else get_close_matches(said, lower, n=1)
+    hint = f"; did you mean '{lower[near[0]]}'?" if near else ""
+    return f"{what} '{one_line(name, 60)}' is unknown{hint} (known: {', '.join(names)})"
 
 
 MAX_NUMBER = 1e15

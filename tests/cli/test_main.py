@@ -63,13 +63,13 @@ def raises(error: BaseException) -> Callable[[Any], int]:
 # The overview --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", ["", "--help", "-h"])
+@pytest.mark.parametrize("words", ["", "--help", "-h", "help"])
 def test_without_a_command_there_is_an_overview(legw: Legw, words: str) -> None:
     answer = legw(words)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.startswith("usage: legw COMMAND")
     for name, text in cli.COMMANDS.items():
-        assert f"  {name:<10}{text}\n" in answer.out
+        assert f"  {name:<12}{text}\n" in answer.out
     assert max(map(len, answer.out.splitlines())) <= 80
 
 
@@ -89,11 +89,13 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "watch",
         "report",
         "demo",
+        "completion",
     ]
 
 
-def test_version(legw: Legw) -> None:
-    assert legw("--version") == (0, f"legw {package.__version__}\n", "")
+@pytest.mark.parametrize("words", ["--version", "-V"])
+def test_version(legw: Legw, words: str) -> None:
+    assert legw(words) == (0, f"legw {package.__version__}\n", "")
 
 
 @pytest.mark.parametrize("name", ["recipes", "scale", "schedule"])
@@ -102,6 +104,11 @@ def test_each_command_explains_itself(legw: Legw, name: str) -> None:
     assert answer.code == 0
     assert answer.out.startswith(f"usage: legw {name} ")
     assert max(map(len, answer.out.splitlines())) <= 80
+
+
+def test_help_of_a_command_is_its_help(legw: Legw) -> None:
+    assert legw("help scale") == legw("scale --help")
+    assert legw("help scael").err.startswith("legw: command 'scael' is unknown; did you mean")
 
 
 # The user's mistakes -------------------------------------------------------------
@@ -113,7 +120,7 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         "",
         "legw: command 'scael' is unknown; did you mean 'scale'? "
         "(known: recipes, scale, schedule, train, study, probe, check, plan, sample, score, "
-        "translate, watch, report, demo)\n",
+        "translate, watch, report, demo, completion)\n",
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from folders import BASE
-from legw.cli.progress import Board
+from legw.cli.progress import Board, Display
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.study.plan import Planned, Study, plan
 
@@ -105,7 +106,7 @@ def test_in_a_terminal_there_are_bars_of_the_study_and_of_each_run(clock: Clock)
         study, other = shown.progress.tasks
         assert (study.completed, study.total) == (2, 4)
         assert (other.completed, other.total) == (50, 100)
-        assert other.fields["said"] == "loss 0.25 accuracy 0.9"
+        assert other.fields["said"] == "update 50/100 loss 0.25 accuracy 0.9"
     drawn = text.getvalue()
     assert "run 1 of 4, base-b16-s0: accuracy 0.95, 100 updates in 12.3 s" in drawn
     assert "run 2 of 4, base-b16-s1" in drawn
@@ -120,3 +121,38 @@ def test_bars_are_not_redrawn_for_every_update(clock: Clock) -> None:
         for step in range(1000):
             watcher.on_update(Update(update=step, epoch=1, loss=0.5, lr=0.1))
         assert len(text.getvalue()) == before
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_run_is_one_line_with_one_labelled_clock(clock: Clock, width: int) -> None:
+    """Epoch, update, loss, rate, throughput and the time left, at both widths in whole words."""
+    text = io.StringIO()
+    console = Console(file=text, width=width, force_terminal=True, no_color=True, color_system=None)
+    long = replace(MANIFEST, updates=11719, num_examples=46876)
+    shown = Display(console, "mnist-lstm", clock)
+    shown.on_start(long, 0)
+    clock.now += 50
+    shown.on_evaluation(Evaluation(update=1, epoch=1, metric=0.98765, loss=0.5))
+    row = Update(update=2499, epoch=1.2345, loss=0.12345, lr=0.00282843, examples_per_second=53210)
+    shown.on_update(row)
+    shown.on_end(DONE)
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "\n", text.getvalue()).splitlines()
+    (line,) = {each.strip() for each in drawn if "loss" in each}
+    assert len(line) <= width
+    said = "epoch 1.23/4 update 2500/11719 loss 0.1235 {}lr 0.00283 53210 ex/s left 3.1 min"
+    if width == 80:
+        assert line == said.format("")
+    else:
+        assert line.endswith("mnist-lstm " + said.format("accuracy 0.9877 "))
+
+
+def test_lines_above_the_bars_break_between_words(clock: Clock) -> None:
+    text = io.StringIO()
+    console = Console(file=text, width=40, force_terminal=True, color_system=None)
+    shown = Board(console, RUNS, done=0, clock=clock)
+    shown.say("run 1 of 4: of many words, warmup of 0.1 epochs and of more")
+    lines = text.getvalue().splitlines()
+    assert [line.strip() for line in lines] == [
+        "run 1 of 4: of many words, warmup of 0.1",
+        "epochs and of more",
+    ]

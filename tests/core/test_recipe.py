@@ -482,7 +482,12 @@ def test_unknown_name() -> None:
     assert unknown_name("rule", "lgew", ["legw", "linear"]) == (
         "rule 'lgew' is unknown; did you mean 'legw'? (known: legw, linear)"
     )
-    assert unknown_name("rule", "q", iter(["legw"])) == "rule 'q' is unknown; (known: legw)"
+    assert unknown_name("rule", "q", iter(["legw"])) == "rule 'q' is unknown (known: legw)"
+    for said in ("AdamW", "ADAMW", "adamw"):  # letters' case comes before likeness
+        assert "did you mean 'adamw'? (known: adam, adamw)" in unknown_name(
+            "kind", said, ["adam", "adamw"]
+        )
+    assert "did you mean 'SGD'?" in unknown_name("optimizer", "sdg", ["SGD", "Adam"])
     assert unknown_name("rule", "a\n" * 99, ["legw"]).startswith("rule 'a\\na\\n")
 
 

@@ -442,5 +442,5 @@ def test_build_refuses_what_it_does_not_know():
     with pytest.raises(RecipeError) as caught:
         build(optimizers.Optimizer(), small_model(), lr=0.1)
     assert str(caught.value) == (
-        "optimizer 'Optimizer' is unknown; (known: SGD, Adam, AdamW, LARS, LAMB, Muon)"
+        "optimizer 'Optimizer' is unknown (known: SGD, Adam, AdamW, LARS, LAMB, Muon)"
     )

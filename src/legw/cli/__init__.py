@@ -39,6 +39,7 @@ COMMANDS: dict[str, str] = {
     "watch": "show what is running, how far it is, and when it will end",
     "report": "make one HTML page from a folder of runs",
     "demo": "see in about a minute why the rule works",
+    "completion": "print a script that lets your shell complete all this",
 }
 """The commands, in the order in which the overview lists them, and a line of help for each."""
 
@@ -95,10 +96,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answer(name: str, words: list[str]) -> int:
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help") or (name == "help" and not words):
         print(_overview())
         return 0
-    if name == "--version":
+    if name == "help":
+        name, words = words[0], ["--help"]
+    if name in ("-V", "--version"):
         from legw import __version__
 
         print(f"legw {__version__}")
@@ -133,7 +136,7 @@ def _run(name: str, words: list[str]) -> int:
 
 
 def _overview() -> str:
-    lines = "\n".join(f"  {name:<10}{text}" for name, text in COMMANDS.items())
+    lines = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     return f"""\
 usage: legw COMMAND [OPTIONS]
 
@@ -145,9 +148,9 @@ commands:
 examples:
   legw scale mnist-lstm -b 8192         the recipe for a batch 64 times larger
   legw schedule mnist-lstm -b 8192      its learning rate, drawn in the terminal
-  legw COMMAND --help                   all options of a command
+  legw help COMMAND                     all options of a command
 
-legw --version tells the version."""
+legw --version (or -V) tells the version."""
 
 
 def _first() -> bool:

@@ -268,6 +268,7 @@ def base_recipe(app: str, recipe: str | None) -> Recipe:
 
     Raises:
         RecipeError: no such recipe, or the application has none of its own.
+        RunError: no such application.
     """
     if recipe is not None:
         return find_recipe(recipe)
@@ -275,7 +276,8 @@ def base_recipe(app: str, recipe: str | None) -> Recipe:
         return presets.RECIPES[app]
     if ":" in app:
         raise RecipeError(f"{app}: --recipe is missing; your own task needs a base recipe")
-    raise RecipeError(unknown_name("application", app, presets.RECIPES))
+    check_app(app)
+    raise RecipeError(f"{app}: --recipe is missing; the application has no recipe of its own")
 
 
 def check_app(app: str) -> None:

@@ -43,6 +43,18 @@ def figure(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.4g}"
 
 
+def cut(text: str, width: int) -> str:
+    """Return text in at most `width` characters, cut in the middle: both ends tell runs apart.
+
+    >>> cut("digits-lstm-muon/runs/legw-b512-s0", 20), cut("short", 20)
+    ('digits-l…egw-b512-s0', 'short')
+    """
+    if len(text) <= width:
+        return text
+    end = (width - 1) * 3 // 5
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}"
+
+
 def console(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Return where tables and progress go: plain without a terminal, or where NO_COLOR is set."""
     from rich.console import Console

@@ -13,11 +13,11 @@ from rich.progress import (
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.table import Column
 
-from legw.cli.output import figure
-from legw.errors import clean
+from legw.cli.output import cut, figure
+from legw.errors import clean, duration, number
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.schedule import in_unit
 from legw.study.plan import Planned
@@ -26,6 +26,9 @@ from legw.train import Observer
 
 REDRAW_SECONDS = 0.1
 """Shortest time between two redraws of the bar: a small run makes thousands of updates a second."""
+
+BAR_FROM = 110
+"""Columns of a terminal from which on there is room for a bar beside a run's figures."""
 
 LINE_SECONDS = 5.0
 """Shortest time between two lines outside of a terminal."""
@@ -61,18 +64,17 @@ class Display(Observer):
         if not self._console.is_terminal:
             return
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            *((BarColumn(bar_width=None),) if self._console.width >= BAR_FROM else ()),
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True)),
             console=self._console,
             transient=True,
             auto_refresh=False,
         )
+        self._began, self._before = self._clock(), updates_done
+        self._planned = min(self._updates or manifest.updates, manifest.updates)
         self._bar = self._progress.add_task(
             self._title,
-            total=min(self._updates or manifest.updates, manifest.updates),
+            total=self._planned,
             completed=updates_done,
             figures="",
         )
@@ -92,7 +94,7 @@ class Display(Observer):
             ),
             highlight=False,
             markup=False,
-            soft_wrap=True,
+            soft_wrap=not self._console.is_terminal,
         )
 
     def on_update(self, row: Update) -> None:
@@ -117,7 +119,7 @@ class Display(Observer):
             ),
             highlight=False,
             markup=False,
-            soft_wrap=True,
+            soft_wrap=not self._console.is_terminal,
         )
 
     def on_end(self, summary: Summary) -> None:
@@ -125,8 +127,35 @@ class Display(Observer):
             self._progress.stop()
 
     def _figures(self, row: Update) -> str:
-        metric = "" if self._metric is None else f" {self._manifest.metric} {figure(self._metric)}"
-        return f"loss {figure(row.loss)}{metric} lr {row.lr:.3g}"
+        """Return epoch, update, loss, rate, throughput and time left, as the columns allow.
+
+        Of what does not fit, the title goes first, then the metric.
+        """
+        made = row.update + 1
+        length = in_unit(self._manifest.recipe, "epochs", self._manifest.num_examples).length
+        metric = "" if self._metric is None else f"{self._manifest.metric} {figure(self._metric)}"
+        speed = row.examples_per_second
+        left = self._left(made)
+        parts = [
+            cut(self._title, 20),
+            f"epoch {row.epoch:.3g}/{length:.4g}",
+            f"update {made}/{self._planned}",
+            f"loss {figure(row.loss)}",
+            clean(metric),
+            f"lr {row.lr:.3g}",
+            "" if speed is None else f"{number(speed, 3)} ex/s",
+            "" if left is None else f"left {duration(left)}",
+        ]
+        for dropped in (0, 4):
+            if len(" ".join(filter(None, parts))) >= self._console.width:
+                parts[dropped] = ""
+        return " ".join(filter(None, parts))
+
+    def _left(self, made: int) -> float | None:
+        """Return the seconds to the end, evaluations among them, at the speed since the start."""
+        done = made - self._before
+        took = self._clock() - self._began
+        return took / done * (self._planned - made) if done > 0 and took > 0 else None
 
 
 # A study ---------------------------------------------------------------------------
@@ -155,13 +184,16 @@ class Board:
         self._numbers = {run.name: number for number, run in enumerate(runs, start=1)}
         self.progress: Progress | None = None
         if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.fields[said]}"),
-            )
+            line = Column(no_wrap=True, overflow="ellipsis")
             self.progress = Progress(
-                *columns, TimeElapsedColumn(), console=console, transient=True, auto_refresh=False
+                TextColumn("{task.description}", table_column=line),
+                *((BarColumn(),) if console.width >= BAR_FROM else ()),
+                TextColumn("{task.fields[said]}", table_column=Column(no_wrap=True)),
+                TextColumn("for"),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+                auto_refresh=False,
             )
             self._all = self.progress.add_task("runs", total=len(runs), completed=done, said="")
 
@@ -191,7 +223,7 @@ class Board:
             BrokenPipeError: the output was closed, and the study is to stop.
         """
         try:
-            self.console.print(clean(line), soft_wrap=True)
+            self.console.print(clean(line), soft_wrap=not self.console.is_terminal)
         except BrokenPipeError:
             self.closed = True
             raise
@@ -231,8 +263,9 @@ class _Line(Onlooker):
         if not self._board.progress or self._bar is None or now - self._drawn_at < REDRAW_SECONDS:
             return
         self._drawn_at = now
-        said = f"loss {figure(row.loss)}{self._metric}"
-        self._board.progress.update(self._bar, completed=row.update + 1, said=said)
+        done = row.update + 1
+        said = f"update {done}/{self._manifest.updates} loss {figure(row.loss)}{self._metric}"
+        self._board.progress.update(self._bar, completed=done, said=said)
         self._board.refresh()
 
     def on_evaluation(self, row: Evaluation) -> None:

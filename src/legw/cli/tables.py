@@ -161,6 +161,11 @@ def _fill(table: Table, rows: list[Row]) -> Table:
 # Studies ---------------------------------------------------------------------------
 
 
+USUAL_ROOM, RULE_ROOM = 8, 15
+"""Characters of a rule's name for which there is room beside the other columns: with usual space
+between them, and with less. 15 has every rule that ships."""
+
+
 def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> Table:
     """Return one row for each rule and batch size, with the recipe and the progress of its runs.
 
@@ -170,9 +175,12 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
     several = any(run.variant for run in plan.runs)
     for name in ("variant",) if several else ():
         table.add_column(name, overflow="fold")
-    table.add_column("rule", no_wrap=True)
+    room = min(max(len(word) for run in plan.runs for word in _rule(run.rule).split()), RULE_ROOM)
+    if room > USUAL_ROOM:
+        table.padding = 0  # one space between columns, so that no rule's name is broken
+    table.add_column("rule", overflow="fold", min_width=room)
     for name in ("batch", "lr", "warmup\nupdates", "share", "epochs", "updates"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("runs", no_wrap=True)
     for name in ("time",) if rates else ():
         table.add_column(name, justify="right", no_wrap=True)
@@ -231,10 +239,16 @@ def _text(table: Results, cell: Cell | None) -> str:
     return "" if cell is None else "\n".join(table.text(cell))
 
 
+def marks_best(table: Results) -> bool:
+    """Whether a line has the mark of the best of its column: there are variants, and a metric."""
+    table = trials.best_trials(table)
+    return len(table.variants) > 1 and any(table.best(size) for size in table.batch_sizes)
+
+
 def below_results(table: Results) -> list[str]:
     """Return the lines that explain a study's table."""
     lines = [table.caption(), table.length(), *trials.costs(table)]
-    if len(table.variants) > 1:
+    if marks_best(table):
         lines.append("* best of its column; choose a variant at the base batch, nowhere else")
     return lines + [f"[{i}] {reason}" for i, reason in enumerate(table.reasons, start=1)]
 

@@ -118,7 +118,7 @@ def _results(whole: Table) -> Html:
         ]
         rows.append([*names, tag("th", rule, scope="row", class_="text"), *cells])
     lines = [found.caption(), found.length(), *costs(whole)]
-    if several:
+    if several and any(found.best(size) for size in found.batch_sizes):
         lines.append("Bold: best of its column. Choose a variant at the base batch, nowhere else.")
     lines += [f"[{i}] {reason}" for i, reason in enumerate(found.reasons, start=1)]
     return join(

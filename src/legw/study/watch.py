@@ -7,9 +7,11 @@ whether its run goes on: the system drops it when the process dies.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 from legw.errors import LegwError, RunError
 from legw.runs import locks, reading, records
@@ -96,6 +98,42 @@ def look(folder: str | Path) -> View:
     ]
     left = _time_left(list(places), runs, waiting)
     return View(runs=tuple(runs), seconds_left=left, problems=tuple(problems))
+
+
+ALIKE = ("finished", "diverged", "missing")
+"""States in which one line for all seeds of a group says enough."""
+
+
+def grouped(runs: Sequence[Progress]) -> list[Progress]:
+    """Return the runs in their order, with one line for the seeds of a group that have ended.
+
+    Seeds are told by the end of the name, as in ``legw-b64-s0``. Loss and metric of a group are
+    means over its seeds; seeds that differ in state stay apart.
+
+    >>> runs = [Progress(name=f"legw-b64-s{seed}", status="missing") for seed in range(3)]
+    >>> [run.name for run in grouped(runs)]
+    ['legw-b64, 3 seeds']
+    """
+    groups: dict[tuple[str, ...], list[Progress]] = {}
+    for run in runs:
+        stem = re.sub(r"-s\d+$", "", run.name)
+        apart = run.status not in ALIKE or bool(run.problem) or stem == run.name
+        key = (run.name,) if apart else (stem, run.status, run.metric_name)
+        groups.setdefault(key, []).append(run)
+    return [_mean(key[0], group) for key, group in groups.items()]
+
+
+def _mean(stem: str, group: Sequence[Progress]) -> Progress:
+    if len(group) == 1:
+        return group[0]
+    losses = [run.loss for run in group if run.loss is not None]
+    metrics = [run.metric for run in group if run.metric is not None]
+    return replace(
+        group[0],
+        name=f"{stem}, {len(group)} seeds",
+        loss=fmean(losses) if losses else None,
+        metric=fmean(metrics) if metrics else None,
+    )
 
 
 def _planned(folder: Path) -> tuple[dict[Path, Planned], list[str]]:

@@ -17,6 +17,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from folders import BASE, write_run, write_study
 from legw.analysis import evidence
+from legw.cli import tables
 from legw.report import markdown, page
 from legw.study import plan as study
 from legw.study.plan import Study, plan
@@ -372,6 +373,38 @@ def test_markdown_holds_the_text_of_the_page(legw: Legw, tmp_path: Path) -> None
     assert "| legw | 64 | 2 of 2 | 25 | 1600 | 1.5 |" in lines
     assert "| linear | 128 | 0 of 2 | - | - | - |" in lines
     assert lines[-2] == ASKED.command
+
+
+@pytest.mark.parametrize("kind", ["md", "html"])
+def test_a_page_goes_to_stdout(
+    legw: Legw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The page and nothing else, and no file of the name -."""
+    write_study(tmp_path / "s", ASKED, **WITH_LOSSES)
+    monkeypatch.chdir(tmp_path)
+    answer = legw(f"report s --format {kind} --out -")
+    assert answer.code == 0
+    made = (markdown if kind == "md" else page).text(evidence.read("s"))
+    assert answer.out == made
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+
+
+def test_charts_cannot_go_to_stdout(legw: Legw, tmp_path: Path) -> None:
+    write_study(tmp_path / "s", ASKED)
+    answer = legw(f"report {tmp_path / 's'} --format svg --out -")
+    assert answer == (2, "", "legw: --out=-: charts are several files; give a folder\n")
+
+
+def test_nothing_is_said_of_bold_where_nothing_is_bold(tmp_path: Path) -> None:
+    """Of several bases none has a metric yet."""
+    asked = replace(ASKED, grid={"lr": (0.1, 0.2)})
+    write_study(tmp_path / "some", asked)
+    assert "Bold: best of its column" in parts(tmp_path / "some").text
+    runs = [run.name.replace("-", "_") for run in plan(asked).runs]
+    write_study(tmp_path / "none", asked, **{name: {} for name in runs})
+    assert "est of its column" not in parts(tmp_path / "none").text
+    assert not tables.marks_best(evidence.read(tmp_path / "none")[0].table)
+    assert tables.marks_best(evidence.read(tmp_path / "some")[0].table)
 
 
 def test_markdown_shows_names_as_they_are(tmp_path: Path) -> None:

@@ -570,6 +570,24 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(legw: Legw, trained: list[s
     assert answer.out.splitlines()[-1] == "6 runs, 48 updates; 0 finished before"
 
 
+def test_a_dry_run_breaks_no_number_and_no_rules_name(legw: Legw) -> None:
+    text = RECIPE.replace('kind = "sgd"\nmomentum = 0.9', 'kind = "adamw"\nweight_decay = 0.01')
+    Path("adam.toml").write_text(text.replace("epochs = 1\n", "epochs = 3000\n", 1))
+    answer = legw(
+        "study digits-lstm --recipe adam.toml --batch-sizes 128,512 --seeds 3 --dry-run "
+        "--rules legw-timescales,beta2-half-life"
+    )
+    assert answer.code == 0, answer.err
+    table = answer.out.split("────\n")[1].split("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    assert {tuple(line.split()[:2]) for line in table} == {
+        ("beta2-half-life", "512"),
+        ("legw-timescales", "512"),
+        ("base", "128"),
+    }
+    assert all("3 missing" in line for line in table) and len(table) == 3
+
+
 def test_a_dry_run_says_what_is_done_and_what_is_undefined(legw: Legw) -> None:
     legw(f"{STUDY} --batch-sizes 128 --seeds 2 --out out")
     answer = legw(f"{STUDY} --batch-sizes 128,2048 --rules legw --seeds 3 --out out --dry-run")

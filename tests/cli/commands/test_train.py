@@ -138,6 +138,17 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], words: tuple[
     refused(capsys, "train", *words, "--out", "out")
 
 
+def test_an_unknown_application_is_told_the_applications_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from legw.apps import APPS
+
+    assert refused(capsys, "train", "digits") == (
+        "legw: application 'digits' is unknown; did you mean 'digits-lstm'? "
+        f"(known: {', '.join(APPS)}); your own task is module:name"
+    )
+
+
 def test_a_rule_that_steers_takes_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
     Path("plain.toml").write_text("name = 'plain'\nbatch_size = 16\nlr = 0.1\nepochs = 2\n")
     words = ("train", "digits-lstm", "--recipe", "plain.toml", "--rule", "adascale", "--lr", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -65,7 +66,7 @@ def test_without_a_terminal_it_is_told_once(legw: Legw, going_on: Path) -> None:
     assert (answer.code, answer.err) == (0, "")
     lines = answer.out.splitlines()
     assert [line for line in lines if line.startswith("legw-b64-s0  running")]
-    assert "1.12 of 4" in answer.out
+    assert "1.12 of 4" in answer.out and "accuracy" in answer.out
     assert lines[-1].startswith("3 runs: 1 finished, 1 running, 1 missing; the last ends in about")
 
 
@@ -170,6 +171,42 @@ def test_many_runs_are_cut_and_the_running_ones_stay(tmp_path: Path) -> None:
     assert "run-044" in shown
     assert "run-043" not in shown
     assert "and 5 more that are not shown" in shown
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_line_a_run_in_the_columns_there_are(tmp_path: Path, width: int) -> None:
+    """At 80 columns without bars, names cut in the middle; ended seeds are one line."""
+    half: dict[str, Any] = {"status": None, "losses": [2.0] * 6 + [0.5], "metric": 0.7}
+    asked = replace(ASKED, seeds=(0, 1, 2))
+    for name in ("translation-of-a-long-name", "another-study-of-a-name-as-long"):
+        write_study(tmp_path / name, asked, legw_b64_s0=half, sqrt_b64_s0={}, sqrt_b64_s1={})
+    place = "another-study-of-a-name-as-long"
+    with locks.held(tmp_path / place / "runs" / "legw-b64-s0"):
+        screen = Console(file=io.StringIO(), width=width)
+        screen.print(command.drawn(watch.look(tmp_path), NOON, width))
+    lines = screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= width
+    (head,) = [line for line in lines if line.startswith("run ")]
+    assert head.split() == ["run", "state", "epoch", "loss", "accuracy", "left"]
+    table = lines[2 : lines.index(next(line for line in lines if "18 runs" in line))]
+    told = [line.split("  ")[0] for line in table]
+    assert len(table) == 2 * 5, "base, a seed of legw, the others, and sqrt's in two states"
+    assert all(word.strip() for word in told), "no line goes on in the next"
+    if width == 80:
+        assert not [line for line in lines if "━" in line]
+        assert [word for word in told if re.fullmatch(r"another-\S*…\S*/legw-b64-s0", word.strip())]
+    else:
+        assert f"{place}/runs/legw-b64-s0" in "\n".join(told)
+        assert [line for line in lines if "━" in line]
+
+
+def test_a_group_has_the_means_of_its_seeds(tmp_path: Path) -> None:
+    asked = replace(ASKED, batch_sizes=(16,), seeds=(0, 1))
+    both = {"base_b16_s0": {"metric": 0.5}, "base_b16_s1": {"metric": 0.7}}
+    write_study(tmp_path / "s", asked, **both)
+    (line,) = watch.grouped(watch.look(tmp_path).runs)
+    assert (line.name, line.status) == ("base-b16, 2 seeds", "finished")
+    assert line.metric == pytest.approx(0.6)
 
 
 def test_a_real_run_can_be_read_while_it_goes_on(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Options:
     format: Literal["html", "md", "svg", "png"] = "html"
     """One page, its text as Markdown, or its charts, a file each."""
     out: File = None
-    """The page; of charts, the folder they go to. FOLDER/report.html (or .md), or
+    """The page, - for stdout; of charts, the folder they go to. FOLDER/report.html (or .md), or
     FOLDER/charts, if not given."""
     target: Number = None
     """The metric that updates, examples and seconds are counted to; what the worst
@@ -54,6 +54,9 @@ def run(options: Options) -> int:
     tolerance = options.tolerance or ""
     if options.tolerance is not None:
         read_tolerance(tolerance)
+    to_stdout = options.out == "-"
+    if to_stdout and options.format in ("svg", "png"):
+        raise RunError("--out=-: charts are several files; give a folder")
     found = [
         replace(each, tolerance=tolerance)
         for folder in options.folders
@@ -63,10 +66,10 @@ def run(options: Options) -> int:
     if not wrote:
         wrote = [_write_text(options, found)]
     for one in found:
-        output.notes(one.problems, to_stderr=False)
-        if one.rows:
+        output.notes(one.problems, to_stderr=to_stdout)
+        if one.rows and not to_stdout:
             output.say(f"{one.title}: {summary.sentence(one.table)}")
-    for path in wrote:
+    for path in () if to_stdout else wrote:
         output.wrote(path, to_stderr=False)
     return 0
 
@@ -77,7 +80,10 @@ def _write_text(options: Options, found: list[Evidence]) -> str:
     make = markdown.text if options.format == "md" else page.text
     suffix = "md" if options.format == "md" else "html"
     path = options.out or str(options.folders[0] / f"report.{suffix}")
-    output.write(path, make(found, options.target))
+    if path == "-":
+        print(make(found, options.target), end="")
+    else:
+        output.write(path, make(found, options.target))
     return path
 
 

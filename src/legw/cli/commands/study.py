@@ -222,7 +222,7 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
         check_app(options.app)
         settings = options.machine.settings(resume=True)
         plan = _with_examples(plan, options)
-    screen.print(clean(f"{folder}: {preview.total(plan, rows)}"), soft_wrap=True)
+    screen.print(clean(f"{folder}: {preview.total(plan, rows)}"), soft_wrap=not screen.is_terminal)
     output.notes(preview.cautions(plan), to_stderr=options.json)
     if done == len(rows):
         # only brings the table up to date, without torch

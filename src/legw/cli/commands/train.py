@@ -133,12 +133,14 @@ def _train(options: Options, settings: Settings, world: World) -> int:
         return _show_plan(options, outcome, recipe, settings, world)
     task = world.together(lambda: task_of(options.app, options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
-    console.print(clean(headline(counted(outcome, task.num_examples))), soft_wrap=True)
+    console.print(
+        clean(headline(counted(outcome, task.num_examples))), soft_wrap=not console.is_terminal
+    )
     if options.resume and not records.begun(folder):
         line = f"note: {folder}: holds no run to go on with; a new one begins"
-        console.print(clean(line), soft_wrap=True)
+        console.print(clean(line), soft_wrap=not console.is_terminal)
     for line in (*outcome.warnings, *too_few(task, recipe), *averaged(recipe)):
-        console.print(clean(f"note: {line}"), soft_wrap=True)
+        console.print(clean(f"note: {line}"), soft_wrap=not console.is_terminal)
     summary = fit(
         task,
         recipe,
@@ -246,7 +248,7 @@ def _finish(
         f"{metric} {figure(summary.metric['value'])}{beside}, "
         f"loss {figure(summary.final_loss)}, {summary.updates} updates "
         f"in {summary.seconds:.1f} s → {clean(str(folder))}",
-        soft_wrap=True,
+        soft_wrap=not console.is_terminal,
     )
     return 0
 

@@ -35,7 +35,13 @@ LOOKS = {
 """The color of each state, where there are colors."""
 
 MAX_ROWS = 40
-"""Most runs that are shown one by one: the running ones before the others."""
+"""Most lines of the table: those of running runs before the others."""
+
+BAR_FROM = 100
+"""Columns of a terminal from which on there is room for bars."""
+
+MIN_NAME = 16
+"""Fewest characters that a run's name is cut to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +75,7 @@ def run(
         raise RunError(f"{options.folder}: holds no runs; legw train and legw study make them")
     screen = output.console()
     if options.once or not screen.is_terminal:
-        output.show(table_of(view))
+        output.show(table_of(view, screen.width))
         for line in below(view, now()):
             output.say(line)
         return 0
@@ -84,48 +90,63 @@ def live(
     sleep: Callable[[float], None],
 ) -> int:
     """Keep the table up to date until all runs have ended."""
-    with Live(drawn(view, now()), console=screen, auto_refresh=False) as shown:
+    with Live(drawn(view, now(), screen.width), console=screen, auto_refresh=False) as shown:
         while not view.done:
             try:
                 sleep(options.every)
             except KeyboardInterrupt:
                 return 0
             view = watch.look(options.folder)
-            shown.update(drawn(view, now()), refresh=True)
+            shown.update(drawn(view, now(), screen.width), refresh=True)
     return 0
 
 
-def drawn(view: View, now: datetime) -> RenderableType:
-    """Return the table of a view, and the lines that sum it up."""
-    return Group(table_of(view), *(Text(line) for line in below(view, now)))
+def drawn(view: View, now: datetime, width: int = 80) -> RenderableType:
+    """Return the table of a view in `width` columns, and the lines that sum it up."""
+    return Group(table_of(view, width), *(Text(line) for line in below(view, now)))
 
 
-def table_of(view: View) -> Table:
-    """Return one row a run, the running ones where there are too many."""
+def table_of(view: View, width: int = 80) -> Table:
+    """Return a line a run (of seeds that have ended one together), those that run where there are
+    too many.
+
+    In few columns there are no bars, then names are cut in the middle.
+    """
+    lines = watch.grouped(view.runs)
+    shown = sorted(lines, key=lambda run: run.status != "running")[:MAX_ROWS]
+    names = {run.metric_name for run in lines if run.metric_name}
+    one_metric = one_line(names.pop(), 16) if len(names) == 1 else ""
+    heads = ["state", "epoch", "loss", one_metric or "metric", "left"]
+    rows = [(run, _cells(run, not one_metric)) for run in sorted(shown, key=lines.index)]
+    columns = [[head, *(cells[at] for _, cells in rows)] for at, head in enumerate(heads)]
+    bars = width >= BAR_FROM
+    taken = sum(max(map(len, column)) + 2 for column in columns) + (14 if bars else 0)
+
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="")
-    table.add_column("run", overflow="fold")
+    table.add_column("run", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("", width=12)
-    for name in ("epoch", "loss", "metric", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
-    shown = sorted(view.runs, key=lambda run: run.status != "running")[:MAX_ROWS]
-    for run in sorted(shown, key=view.runs.index):
-        table.add_row(*_cells(run))
+    for _ in ("bar",) if bars else ():
+        table.add_column("", width=12)
+    for head in heads[1:]:
+        table.add_column(head, justify="right", no_wrap=True)
+    room = max(width - taken - 1, MIN_NAME)
+    for run, (state, *figures) in rows:
+        bar = ProgressBar(total=1.0, completed=run.share, width=12)
+        between = [bar if run.status != "missing" else ""] if bars else []
+        name = Text(output.cut(one_line(run.name), room))
+        table.add_row(name, Text(state, style=LOOKS.get(state, "")), *between, *figures)
     return table
 
 
-def _cells(run: Progress) -> list[RenderableType]:
-    state = Text(run.status, style=LOOKS.get(run.status, ""))
-    epoch = f"{run.epoch:.4g} of {run.epochs:.4g}" if run.epochs else ""
+def _cells(run: Progress, named: bool) -> list[str]:
+    """Return state, epoch, loss, metric and time left; the metric with its name where asked."""
     left = "" if run.seconds_left is None else duration(run.seconds_left)
-    bar = ProgressBar(total=1.0, completed=run.share, width=12)
+    name = f"{one_line(run.metric_name, 16)} " if named else ""
     return [
-        Text(one_line(run.name, 60)),
-        state,
-        bar if run.status != "missing" else "",
-        epoch,
+        run.status,
+        f"{run.epoch:.4g} of {run.epochs:.4g}" if run.epochs else "",
         figure(run.loss) if run.loss is not None else "",
-        f"{one_line(run.metric_name, 30)} {figure(run.metric)}" if run.metric is not None else "",
+        f"{name}{figure(run.metric)}" if run.metric is not None else "",
         left if run.status == "running" else "",
     ]
 
@@ -140,7 +161,7 @@ def below(view: View, now: datetime) -> list[str]:
     if view.seconds_left is not None:
         end = now + timedelta(seconds=view.seconds_left)
         line += f"; the last ends in about {duration(view.seconds_left)}, at {end:%a %H:%M}"
-    hidden = len(view.runs) - MAX_ROWS
+    hidden = len(watch.grouped(view.runs)) - MAX_ROWS
     lines = [line] + ([f"and {hidden} more that are not shown"] if hidden > 0 else [])
     if counts.get("stopped"):
         lines.append("stopped: no process works on it; the command that began it goes on with it")
