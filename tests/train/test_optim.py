@@ -370,7 +370,11 @@ SHARE = "must be a number, at least 0 and below 1"
         (LAMB, {"lr": math.inf}, f"lamb: lr=inf: {ANY}"),
         (LARS, {"lr": "0.1"}, f"lars: lr='0.1': {ANY}"),
         (LARS, {"lr": torch.tensor(-2.0)}, f"lars: lr=-2.0: {ANY}"),
-        (LAMB, {"lr": torch.tensor([2.0])}, f"lamb: lr=tensor([2.]): {ANY}"),
+        (
+            LAMB,
+            {"lr": torch.tensor([2.0])},
+            f"lamb: lr=tensor([2.]): {ANY}; give Python's own number, by int() or float()",
+        ),
         (LARS, {"momentum": 1.0}, f"lars: momentum=1.0: {SHARE}"),
         (LARS, {"weight_decay": -1}, f"lars: weight_decay=-1: {ANY}"),
         (LAMB, {"weight_decay": True}, f"lamb: weight_decay=True: {ANY}"),

@@ -48,7 +48,7 @@ def narrow() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pairs(tmp_path_factory.mktemp("texts"))
+    return write_pairs(tmp_path_factory.mktemp("texts", numbered=False))
 
 
 @pytest.fixture(scope="module")
