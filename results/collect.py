@@ -26,7 +26,8 @@ def collect(study: Path, place: Path, most_updates: int = MAX_UPDATES) -> None:
     described["command"] = re.sub(r" --out \S+", "", described["command"])
     (place / "study.json").write_text(json.dumps(described, indent=2) + "\n")
     for run in sorted((study / "runs").iterdir()):
-        if not (run / "summary.json").exists():
+        summary = run / "summary.json"
+        if not summary.exists() or json.loads(summary.read_text())["status"] == "interrupted":
             print(f"{run.name}: has not ended; left out")
             continue
         into = place / "runs" / run.name
