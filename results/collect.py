@@ -27,7 +27,7 @@ def collect(study: Path, place: Path, most_updates: int = MAX_UPDATES) -> None:
     (place / "study.json").write_text(json.dumps(described, indent=2) + "\n")
     for run in sorted((study / "runs").iterdir()):
         summary = run / "summary.json"
-        if not summary.exists() or json.loads(summary.read_text())["status"] == "interrupted":
+        if not summary.exists() or json.loads(summary.read_text()).get("status") == "interrupted":
             print(f"{run.name}: has not ended; left out")
             continue
         into = place / "runs" / run.name
