@@ -276,7 +276,10 @@ def base_recipe(app: str, recipe: str | None) -> Recipe:
         return presets.RECIPES[app]
     if ":" in app:
         raise RecipeError(f"{app}: --recipe is missing; your own task needs a base recipe")
-    check_app(app)
+    try:
+        check_app(app)
+    except ModuleNotFoundError:  # without torch the names of recipes stand in for applications'
+        return presets.find(app)
     raise RecipeError(f"{app}: --recipe is missing; the application has no recipe of its own")
 
 

@@ -149,6 +149,17 @@ def test_an_unknown_application_is_told_the_applications_alone(
     )
 
 
+@pytest.mark.parametrize(
+    "words", ["study digits --batch-sizes 16 --dry-run --out out", "plan digits"]
+)
+def test_without_torch_the_recipes_names_stand_in(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "legw.apps", None)  # as where torch is not installed
+    line = refused(capsys, *words.split())
+    assert line.startswith("legw: recipe 'digits' is unknown; did you mean 'digits-lstm'? ")
+
+
 def test_a_rule_that_steers_takes_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
     Path("plain.toml").write_text("name = 'plain'\nbatch_size = 16\nlr = 0.1\nepochs = 2\n")
     words = ("train", "digits-lstm", "--recipe", "plain.toml", "--rule", "adascale", "--lr", "1")
