@@ -7,6 +7,7 @@ The line reads ``what: name=value: rule broken; what to do``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TypeGuard
 
@@ -240,9 +241,12 @@ def check_range(
         over = value > low if above else value >= low
         if over and (value <= high if closed else value < high):
             return
-    lower = f"{'above' if above else 'at least'} {low:g}"
-    upper = "finite" if high >= MAX_NUMBER else f"{'at most' if closed else 'below'} {high:g}"
-    raise error(_line(what, name, value, f"must be a number, {lower} and {upper}"))
+    rule = f"must be a number, {'above' if above else 'at least'} {low:g}"
+    if high == MAX_NUMBER:
+        rule += " and finite"
+    elif high < math.inf:
+        rule += f" and {'at most' if closed else 'below'} {high:g}"
+    raise error(_line(what, name, value, rule))
 
 
 def is_count(value: object) -> TypeGuard[int]:

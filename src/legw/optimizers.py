@@ -210,5 +210,5 @@ class Muon(Optimizer):
             check_range(self.kind, name, getattr(self, name), 0, 1)
         for name in ("weight_decay", "adamw_weight_decay", "epsilon"):
             check_range(self.kind, name, getattr(self, name), 0)
-        check_range(self.kind, "adamw_lr_ratio", self.adamw_lr_ratio, 0, above=True)
+        check_range(self.kind, "adamw_lr_ratio", self.adamw_lr_ratio, 1e-300)
         check_count(self.kind, "ns_steps", self.ns_steps, most=99)

@@ -84,7 +84,7 @@ class Rule:
     """The optimizer family the rule is defined for; None is any."""
     steers: bool = False
     """Whether the rule changes the learning rate during the run: its recipe is the base's at
-    another batch, and `legw.train` steers it. Needs ``k >= 1``."""
+    another batch, and `legw.train` adjusts it. Needs ``k >= 1``."""
     formula: str = ""
     """The rule in one line, for people."""
     source: str = ""

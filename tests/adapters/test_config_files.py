@@ -166,6 +166,8 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     path = tmp_path / "training_args.bin"
     path.write_bytes(b"PK\x03\x04\xff\xfe")
     error_line(from_config, path)
+    line = error_line(from_config, tmp_path / "none.pt")
+    assert line.endswith("none.pt: cannot be read: No such file or directory; check the path")
 
 
 # Recognising --------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 
 import numpy
 import pytest
 
+from expect import error_line
 from legw import RecipeError
 from legw.errors import check_count, check_range
 
@@ -23,3 +25,9 @@ def test_numbers_of_other_libraries(value: object) -> None:
 def test_what_is_no_number_has_no_such_advice(value: object) -> None:
     with pytest.raises(RecipeError, match=r"must be a number, at least 0 and finite$"):
         check_range("mine", "lr", value, 0)
+
+
+def test_a_range_without_an_end_takes_infinity_and_does_not_say_finite() -> None:
+    check_range("net", "bandwidth", math.inf, 0, math.inf, above=True, closed=True)
+    line = error_line(check_range, "net", "bandwidth", 0, 0, math.inf, above=True, closed=True)
+    assert line == "net: bandwidth=0: must be a number, above 0"

@@ -226,13 +226,18 @@ def test_bf16_trains_to_the_same_quality(tmp_path: Path) -> None:
 # Refusals ------------------------------------------------------------------------------
 
 
+def test_checkpoints_may_be_infinitely_far_apart() -> None:
+    settings = Settings(checkpoint_epochs=math.inf, patience_seconds=math.inf)
+    assert settings.checkpoint_epochs == settings.patience_seconds == math.inf
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"micro_batch_size": 0}, "micro_batch_size=0: must be 'auto' or a number, at least 1"),
         ({"micro_batch_size": 1.5}, "micro_batch_size=1.5: must be 'auto' or a number"),
         ({"precision": "fp8"}, "precision='fp8': must be fp32 or bf16"),
-        ({"checkpoint_epochs": 0}, "checkpoint_epochs=0: must be a number, above 0 and finite"),
+        ({"checkpoint_epochs": 0}, "checkpoint_epochs=0: must be a number, above 0"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:

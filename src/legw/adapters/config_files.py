@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, Any]:
             nested too deeply.
     """
     here = one_line(str(path))
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLES and path.is_file():
         raise RecipeError(
             f"{here}: is not opened, as it may hold code; write its to_dict() as JSON"
         )

@@ -41,8 +41,7 @@ def on_base_alone(base: float, share: float) -> bool:
 
     Args:
         base: share of clipped updates at the base's batch, in [0, 1].
-        share: the same at the other
-        batch, in [0, 1].
+        share: share of clipped updates at the other batch, in [0, 1].
 
     >>> on_base_alone(0.98, 0.12), on_base_alone(0.98, 0.6), on_base_alone(0.3, 0.0)
     (True, False, False)

@@ -207,7 +207,8 @@ def read_noise(text: str) -> NoiseScale:
 
     Only the last half of a run counts, as the noise scale grows during training.
 
-    Raises: LegwError: it is neither a number above 0 nor such a folder, or it has no estimate.
+    Raises:
+        LegwError: it is neither a number above 0 nor such a folder, or it has no estimate.
 
     >>> read_noise("250").value
     250.0

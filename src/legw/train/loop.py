@@ -55,9 +55,9 @@ def fit(
 ) -> Summary:
     """Train a task by a recipe and write the run folder.
 
-    The draws of a run come from its seed alone, so torch's default generators, of the CPU and of
-    the device, are seeded anew at its start and at each micro-batch; they stay as the run leaves
-    them. A caller that draws from them afterwards seeds them itself.
+    The random numbers of a run come from its seed alone, so torch's default generators, of the CPU
+    and of the device, are seeded anew at its start and at each micro-batch; they stay as the run
+    leaves them. A caller that draws from them afterwards seeds them itself.
 
     Args:
         task: the task to train.

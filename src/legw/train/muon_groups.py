@@ -30,7 +30,7 @@ GATES = {nn.LSTM: 4, nn.LSTMCell: 4, nn.GRU: 3, nn.GRUCell: 3, nn.RNN: 1, nn.RNN
 UNKNOWN = "unknown"
 """Beginning of the reason for a matrix of a module that is not known."""
 
-MOST_NAMES = 6
+MAX_NAMES = 6
 """Names of unknown matrices in a warning."""
 
 
@@ -163,8 +163,8 @@ def described(groups: Sequence[Group]) -> list[str]:
 def _warn_of_unknown(choices: Sequence[Choice]) -> None:
     names = [f"{each.name}: {each.why}" for each in choices if each.why.startswith(UNKNOWN)]
     if names:
-        more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-        said = f"{', '.join(names[:MOST_NAMES])}{more}"
+        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+        said = f"{', '.join(names[:MAX_NAMES])}{more}"
         warnings.warn(
             f"muon: AdamW takes matrices of modules that are not known ({said}); "
             "name them in split of muon_groups ({name: 1}) for Muon, or in exclude for AdamW",

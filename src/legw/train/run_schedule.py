@@ -20,7 +20,7 @@ class RunSchedule:
         task: gives the number of examples.
         recipe: the recipe to train.
         base: the recipe before scaling.
-        rule: the name of the rule that scaled it; among those that ship, only AdaScale steers.
+        rule: the name of the rule that scaled it; only AdaScale changes rates during the run.
     """
 
     def __init__(self, task: Task, recipe: Recipe, base: Recipe, rule: str) -> None:

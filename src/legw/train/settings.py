@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,4 +57,4 @@ class Settings:
             check_count("", "stop_after", self.stop_after, error=RunError)
         for name in ("patience_seconds", "checkpoint_epochs"):
             if (value := getattr(self, name)) is not None:
-                check_range("", name, value, 0, above=True, error=RunError)
+                check_range("", name, value, 0, math.inf, above=True, closed=True, error=RunError)
