@@ -581,11 +581,12 @@ def test_how_bleu_was_measured_is_collected(
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "results"))
     study = tmp_path / "study"
-    for run in ("translation", "other"):
+    for run in ("translation", "other", "stopped"):
         (study / "runs" / run).mkdir(parents=True)
         for name in ("manifest.json", "summary.json"):
             (study / "runs" / run / name).write_text("{}")
         (study / "runs" / run / "metrics.jsonl").write_text("")
+    (study / "runs" / "stopped" / "summary.json").write_text('{"status": "interrupted"}')
     (study / "runs" / "translation" / "translation.json").write_text('{"bleu": "how"}')
     (study / "table.json").write_text("[]")
     (study / "study.json").write_text('{"command": "legw study --out here"}')
@@ -594,6 +595,8 @@ def test_how_bleu_was_measured_is_collected(
     assert [(path.parent.name, path.read_text()) for path in found] == [
         ("translation", '{"bleu": "how"}')
     ]
+    runs = sorted(path.name for path in (tmp_path / "place" / "runs").iterdir())
+    assert runs == ["other", "translation"], "a run that was stopped is no evidence"
 
 
 # The full size --------------------------------------------------------------------------

@@ -25,6 +25,14 @@ def test_threads_that_write_one_file_do_not_meet(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_new_file_is_whole_when_it_is_there_and_nothing_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with files.atomic(path) as file:
+        file.write(b"all")
+        assert not path.exists()
+    assert path.read_bytes() == b"all" and list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("x"), KeyboardInterrupt(), OSError(28, "No space"), OSError("gone")]
 )

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from legw import RunError, rules
+from legw import Muon, RunError, rules
 from legw.runs import records
 from legw.train import Settings, State, fit
 from legw.train.dist import World
 from legw.train.lanes import Lanes, Sums
 from legw.train.microbatch import tune
+from legw.train.muon import Muon as TorchMuon
 from threads import threads
 from train.runs import ADASCALE_BASE, recipe, train, weights
 from train.tasks import TASKS, Lines
@@ -132,6 +133,22 @@ def test_evaluations_have_every_core_and_so_has_who_called(tmp_path: Path) -> No
     fit(Judged(), recipe(), out=tmp_path, settings=settings)
     assert seen == [4, 4]
     assert torch.get_num_threads() == 4
+
+
+def test_muons_step_has_the_runs_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its matrices are shared out over the threads that work on the gradient."""
+    found: list[Lanes | None] = []
+    step = TorchMuon.step
+
+    def seen(self: TorchMuon, *args: Any) -> Any:
+        found.append(self.lanes)
+        return step(self, *args)
+
+    monkeypatch.setattr(TorchMuon, "step", seen)
+    for lanes in (2, 1):
+        changes = {"optimizer": Muon()}
+        train("lines", tmp_path / str(lanes), updates=1, changes=changes, lanes=lanes)
+    assert [each and each.count for each in found] == [2, None]
 
 
 def test_an_error_in_a_lane_is_an_error() -> None:
