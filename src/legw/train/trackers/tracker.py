@@ -43,9 +43,9 @@ class End:
     """The end of a run, or of its part up to a stop."""
 
     status: Ending
-    """How it ended."""
+    """As in the run's summary, or failed."""
     reason: str
-    """Why it diverged or stopped; empty where it finished."""
+    """Reason of divergence or stop; empty where it finished."""
     update: int
     """Updates made."""
     values: Mapping[str, float]
