@@ -27,7 +27,7 @@ class Advice:
     rule: str
     """Name of the rule that made it, or `base`."""
     reason: str
-    """What the study has shown of it, in one or two sentences."""
+    """The finding of the study, in one or two sentences."""
 
 
 def advice(evidence: Evidence) -> Advice | None:
