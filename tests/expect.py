@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,9 @@ from legw.errors import LegwError, RecipeError
 from messages import said
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+OPTION = re.compile(r"(?<![\w-])--[a-z]{2}")
 
 
 def error_line(
@@ -29,6 +33,7 @@ def error_line(
     line = str(caught.value)
     assert line.isprintable(), "an error is one line"
     assert len(line) <= 470, "an error is a line that can be read"
+    assert not OPTION.search(line), "an error of Python names arguments, not options"
     return said(line)
 
 

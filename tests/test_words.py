@@ -61,6 +61,21 @@ def test_no_word_of_our_own_where_the_field_has_one(path: Path) -> None:
     )
 
 
+LIBRARY = [path for path in MODULES if "cli" not in path.parts]
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=name_of)
+def test_messages_of_the_library_name_no_option(path: Path) -> None:
+    """Settings go through `errors.setting`, which knows who reads; whole commands may stand."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
+    texts = [each.value for each in ast.walk(tree)
+             if isinstance(each, ast.Constant) and isinstance(each.value, str)
+             and id(each) not in docstrings]  # fmt: skip
+    told = [text for text in texts if re.search(r"(?<![\w-])--[a-z]", text)]
+    assert not [text for text in told if "legw " not in text and "var(--" not in text]
+
+
 QUESTION = re.compile(r"(?i)(what|how|which|where|why|who|if) ")
 
 

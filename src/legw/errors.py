@@ -7,9 +7,13 @@ The line reads ``what: name=value: rule broken; what to do``.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TypeGuard
+
+_readers = {"command line": False}
+"""Whether messages are read on the command line: true in the processes of `legw.cli` alone."""
 
 
 class LegwError(Exception):
@@ -54,6 +58,62 @@ def one_line(text: str, limit: int = 200) -> str:
     if not line.isprintable():
         line = repr(line)[1:-1]
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def is_command_line() -> bool:
+    """Return whether messages name settings as options of the command line."""
+    return _readers["command line"]
+
+
+def speak_command_line(to_it: bool = True) -> None:
+    """Let this process's messages name settings as options, or as arguments of Python.
+
+    A process that is started for another one calls this with what `is_command_line` says there.
+    """
+    _readers["command line"] = to_it
+
+
+@contextlib.contextmanager
+def on_command_line() -> Iterator[None]:
+    """Let messages name settings as options of the command line, as long as the block lasts."""
+    before = is_command_line()
+    speak_command_line()
+    try:
+        yield
+    finally:
+        speak_command_line(before)
+
+
+def setting(name: str, value: str = "") -> str:
+    """Return a setting as the reader of a message gives it: an argument of Python, or an option.
+
+    Args:
+        name: of the argument, as Python spells it.
+        value: the value that it is to have, or a word for it; empty names the setting alone.
+
+    >>> setting("micro_batch_size"), setting("lanes", "1")
+    ('`micro_batch_size`', '`lanes=1`')
+    >>> with on_command_line():
+    ...     setting("micro_batch_size"), setting("lanes", "1")
+    ('--micro-batch-size', '--lanes 1')
+    """
+    if is_command_line():
+        option = "--" + name.replace("_", "-")
+        return f"{option} {value}" if value else option
+    return f"`{name}={value}`" if value else f"`{name}`"
+
+
+def given(name: str, value: object) -> str:
+    """Return a setting with the wrong value that it was given, for the beginning of a message.
+
+    >>> given("num_seeds", 0)
+    'num_seeds=0'
+    >>> with on_command_line():
+    ...     given("num_seeds", 0)
+    '--num-seeds=0'
+    """
+    option = "--" + name.replace("_", "-") if is_command_line() else name
+    return f"{option}={value}"
 
 
 KEPT_JOINERS = "\u200c\u200d"

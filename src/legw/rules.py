@@ -21,7 +21,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from legw.decays import Decay, power_of
-from legw.errors import LegwWarning, RecipeError, check_count, check_name, check_range, unknown_name
+from legw.errors import (
+    LegwWarning,
+    RecipeError,
+    check_count,
+    check_name,
+    check_range,
+    setting,
+    unknown_name,
+)
 from legw.optimizers import SGD, Adam, Muon, Optimizer
 from legw.recipe import Recipe
 from legw.schedule import epoch_size, update_length
@@ -388,7 +396,11 @@ def _choices(recipe: Recipe, batch_size: int, rule: Rule) -> str:
         limit = recipe.batch_size * math.pow(recipe.length / recipe.warmup, 1.0 / power)
         choices = [f"the largest batch that fits is {math.ceil(limit * (1 - ROUNDING)) - 1}"]
         longest = below(recipe.length / math.pow(batch_size / recipe.batch_size, power))
-        option = "" if recipe.unit not in ("epochs", "steps") else f" (--warmup-{recipe.unit})"
+        option = (
+            ""
+            if recipe.unit not in ("epochs", "steps")
+            else f" ({setting(f'warmup_{recipe.unit}')})"
+        )
         choices.append(f"at this one a base warmup of {longest:.12g} {recipe.unit}{option} fits")
     others = [other.name for other in RULES.values() if other != rule
               and _fits(recipe, batch_size, other)]  # fmt: skip
@@ -502,7 +514,7 @@ def long_warmup(scaled: Recipe) -> str:
     option = scaled.unit if scaled.unit in ("epochs", "steps") else "epochs"
     return (
         f"the warmup is {share:.0%} of the run; try a shorter one of the base "
-        f"(--warmup-{option}): legw probe curvature says what the base needs"
+        f"({setting(f'warmup_{option}')}): legw probe curvature says what the base needs"
     )
 
 

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from legw.decays import UNITS, Constant, Unit
-from legw.errors import RecipeError, check_count, shown
+from legw.errors import RecipeError, check_count, setting, shown
 from legw.recipe import Recipe
 
 Ramp = Literal["end", "start", "between"]
@@ -210,7 +210,7 @@ def epoch_size(recipe: Recipe, num_examples: int | None = None) -> int:
     if size is None:
         raise RecipeError(
             f"{recipe.name}: num_examples is not known; "
-            "give it (--num-examples, or num_examples in the recipe)"
+            f"give {setting('num_examples')}, or put it into the recipe"
         )
     check_count(recipe.name, "num_examples", size)
     return size

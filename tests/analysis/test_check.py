@@ -45,7 +45,7 @@ def test_an_exponent_with_a_wide_interval_cannot_tell(
     verdict = check.of_curvature(power(exponent, half=half))
     assert verdict.answer == answer
     assert f"(95 % interval {exponent - half:.2f} to {exponent + half:.2f})" in verdict.why
-    assert verdict.why.endswith("give more --seeds") == (answer == "cannot tell")
+    assert verdict.why.endswith("give more `seeds`") == (answer == "cannot tell")
 
 
 def test_curvature_that_only_falls_has_no_peak() -> None:
@@ -63,7 +63,7 @@ def test_peaks_that_say_nothing() -> None:
     verdict = check.of_curvature(power(1.0), late=[64, 256])
     assert verdict.answer == "cannot tell"
     assert (
-        verdict.why == "the peak lies at the end of the run for batch 64, 256; give more --updates"
+        verdict.why == "the peak lies at the end of the run for batch 64, 256; give more `updates`"
     )
 
 

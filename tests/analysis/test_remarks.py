@@ -104,7 +104,7 @@ def test_a_power_out_of_range(field: str) -> None:
 
 def test_what_legw_leaves_at_32_times_the_batch() -> None:
     assert remarks(GPT, apply(GPT, 15_360, LEGW), LEGW) == [
-        "the warmup is 32% of the run; try a shorter one of the base (--warmup-steps): "
+        "the warmup is 32% of the run; try a shorter one of the base (`warmup_steps`): "
         "legw probe curvature says what the base needs",
         "summed over the run, lr*weight_decay falls 5.7 times; legw-timescales keeps it",
         "min_lr stays 0.1 of the peak: 6e-05 → 0.0003394",

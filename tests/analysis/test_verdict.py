@@ -93,7 +93,7 @@ def test_a_tolerance_that_cannot_be(text: str) -> None:
     with pytest.raises(LegwError) as caught:
         read_tolerance(text)
     assert str(caught.value) == (
-        f"--tolerance={text}: must be a number above 0 in the metric's unit, "
+        f"tolerance={text}: must be a number above 0 in the metric's unit, "
         "or a share of the base's as in 1%"
     )
 

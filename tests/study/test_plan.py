@@ -66,7 +66,7 @@ def test_cells_that_a_rule_does_not_define_are_listed_once_with_the_reason() -> 
     assert found.undefined[0].reason == (
         "mine: batch_size=512 (k=32): legw would warm up for 8 of 4 epochs; "
         "the largest batch that fits is 255; at this one a base warmup of 0.124 epochs "
-        "(--warmup-epochs) fits; rules that fit: linear, sqrt, fixed, hoffer, adascale"
+        "(`warmup_epochs`) fits; rules that fit: linear, sqrt, fixed, hoffer, adascale"
     )
     assert [run.name for run in found.runs][-1] == "fixed-b512-s1"
 

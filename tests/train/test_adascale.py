@@ -263,7 +263,7 @@ def as_fixed(out: Path, **settings: Any) -> records.Summary:
 
 def test_a_steered_run_is_no_other_rules(tmp_path: Path) -> None:
     """`fixed` has the same recipe: neither goes on with the other, ended or not."""
-    refused = r"holds a run of rule='{}', not '{}'; choose another --out"
+    refused = r"holds a run of rule='{}', not '{}'; choose another `out`"
     train(tmp_path / "ended")
     train(tmp_path / "stopped", observers=[Stopper(3)])
     as_fixed(tmp_path / "fixed", stop_after=3)

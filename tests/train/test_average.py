@@ -115,7 +115,7 @@ def test_another_decay_is_another_run(tmp_path: Path) -> None:
     said = error_line(
         train, "lines", tmp_path, changes=EMA, resume=True, kind=RunError
     )  # fmt: skip
-    assert said.endswith("holds a run of ema_decay=None, not 0.8; choose another --out")
+    assert said.endswith("holds a run of ema_decay=None, not 0.8; choose another `out`")
     train("lines", tmp_path, resume=True)  # a folder from before there were averages goes on
 
 

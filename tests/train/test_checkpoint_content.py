@@ -272,7 +272,7 @@ def test_none_that_fits_is_one_line(made: Callable[..., Path], tmp_path: Path) -
         line = error_line(resume, folder, kind=RunError)
     assert line == (
         f"{folder}: its checkpoint is of another model (has no decode.weight); "
-        "go on with the model of its start, or choose another --out"
+        "go on with the model of its start, or choose another `out`"
     )
 
 

@@ -20,6 +20,6 @@ def test_compiling_on_a_cpu_is_told_beforehand(
         compiled.append(model)
 
     monkeypatch.setattr(torch.nn.Module, "compile", compile_)
-    with pytest.warns(LegwWarning, match=r"^--compile: on a CPU torch.compile works for minutes"):
+    with pytest.warns(LegwWarning, match=r"^`compile`: on a CPU torch.compile works for minutes"):
         train("lines", tmp_path, updates=2, compile=True)
     assert len(compiled) == 1

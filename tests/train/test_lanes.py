@@ -27,7 +27,7 @@ from train.runs import ADASCALE_BASE, recipe, train, weights
 from train.tasks import TASKS, Lines
 
 CPU = World(torch.device("cpu"))
-NEEDS = "needs a task that is concurrent .*; leave --lanes out"
+NEEDS = "needs a task that is concurrent .*; leave `lanes` out"
 
 
 @pytest.fixture(autouse=True)
@@ -270,7 +270,7 @@ def test_what_is_given_is_taken_or_refused(tmp_path: Path) -> None:
 def test_random_draws_are_found_out(tmp_path: Path) -> None:
     settings = Settings(device="cpu", micro_batch_size=16, lanes=2)
     line = (
-        r"drawing: its loss draws from torch's generator, so it cannot be concurrent; .*--lanes 1"
+        r"drawing: its loss draws from torch's generator, so it cannot be concurrent; .*`lanes=1`"
     )
     with pytest.raises(RunError, match=line):
         fit(Drawing(), recipe(), out=tmp_path, settings=settings)

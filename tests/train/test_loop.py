@@ -257,7 +257,7 @@ def test_a_micro_batch_that_cuts_a_group(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot be written: .*; choose another --out"):
+    with pytest.raises(RunError, match=r"cannot be written: .*; choose another `out`"):
         train("lines", tmp_path / "file" / "run")
 
 

@@ -275,7 +275,7 @@ def test_all_checkpoints_damaged_is_one_line(tmp_path: Path) -> None:
         pytest.warns(LegwWarning, match="is damaged"),
         pytest.raises(
             RunError,
-            match="no checkpoint can be read; train it again with another --out, or give another",
+            match="no checkpoint can be read; train it again with another `out`, or give another",
         ),
     ):
         train("lines", tmp_path, resume=True)
@@ -312,7 +312,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
     train("lines", tmp_path)
-    with pytest.raises(RunError, match="holds a run already; --resume goes on with it, or choose"):
+    with pytest.raises(RunError, match="holds a run already; `resume` goes on with it, or choose"):
         train("lines", tmp_path)
 
 
@@ -326,12 +326,12 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 0.06}, r"holds a run of lr=0\.05, not 0\.06; choose another --out"),
-        ({"clip_norm": None}, r"holds a run of clip_norm=1\.0, not None; choose another --out"),
+        ({"lr": 0.06}, r"holds a run of lr=0\.05, not 0\.06; choose another `out`"),
+        ({"clip_norm": None}, r"holds a run of clip_norm=1\.0, not None; choose another `out`"),
         (
             {"batch_size": 32},
             r"holds a run of batch_size=64, not 32; another global batch is another recipe: "
-            r"legw scale small -b 32 shows it, a new --out trains it",
+            r"legw scale small -b 32 shows it, a new `out` trains it",
         ),
     ],
 )
@@ -400,7 +400,7 @@ def test_other_data_are_refused_and_nothing_is_overwritten(
     with pytest.raises(RunError) as caught:
         fit(task, recipe(epochs=0.5), out=tmp_path, settings=settings)
     assert str(caught.value).startswith(line.format(tmp_path))
-    assert str(caught.value).endswith("or choose another --out")
+    assert str(caught.value).endswith("or choose another `out`")
     assert (tmp_path / "vocabulary.txt").read_bytes() == b"one\n"
 
 

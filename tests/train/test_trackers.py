@@ -269,7 +269,7 @@ def test_a_server_that_is_not_there_is_a_note(
     assert main([*words.split(), "--log-to", "mlflow"]) == 0
     out, err = capsys.readouterr()
     notes = [line for line in err.splitlines() if line.startswith("note: ")]
-    assert len(notes) == 1 and notes[0].startswith("note: log_to=mlflow: ")
+    assert len(notes) == 1 and notes[0].startswith("note: --log-to=mlflow: ")
     assert notes[0].endswith("; the run goes on without it, its numbers are in out")
     assert "accuracy 0." in out
 

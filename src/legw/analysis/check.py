@@ -25,6 +25,7 @@ from legw.analysis.clipping import CLIPPED_MOSTLY, CLIPPED_RARELY, on_base_alone
 from legw.analysis.curvature import Power
 from legw.analysis.noise import NoiseScale, noise_scale
 from legw.analysis.probed import Probed
+from legw.errors import setting
 from legw.recipe import Recipe
 from legw.rules import FAR_PAST_NOISE
 from legw.runs import measurements, records
@@ -144,16 +145,19 @@ def of_curvature(
         known = not power.low <= 1 <= power.high
         answer = "does not hold" if known else "cannot tell"
         why = f"{grows}, out of {lowest:g} to {highest:g}"
-    wide = "" if known else "; the interval is too wide to tell: give more --seeds"
+    wide = "" if known else f"; the interval is too wide to tell: give more {setting('seeds')}"
     return Verdict("curvature", answer, f"{why}{wide}")
 
 
 def _no_exponent(power: Power | None, late: Sequence[int], early: Sequence[int]) -> str:
     """Return why the exponent says nothing; empty where it does."""
     if power is None or power.n < 3:
-        return "fewer than three peaks; give more --batch-sizes or --seeds"
+        return f"fewer than three peaks; give more {setting('batch_sizes')} or {setting('seeds')}"
     if late:
-        return f"the peak lies at the end of the run for batch {_listed(late)}; give more --updates"
+        return (
+            f"the peak lies at the end of the run for batch {_listed(late)}; give more "
+            f"{setting('updates')}"
+        )
     if early:
         return (
             f"the curvature is highest in the first updates for batch {_listed(early)}: there is "
@@ -176,14 +180,14 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
     """
     if noise is None or noise.value is None or noise.low is None or noise.high is None:
         return Verdict("noise", "cannot tell", "the noise scale could not be measured; give more "
-                       "--updates")  # fmt: skip
+                       f"{setting('updates')}")  # fmt: skip
     scale = f"{noise.value:.3g} examples (95 % interval {noise.low:.3g} to {noise.high:.3g})"
     if largest <= FAR_PAST_NOISE * noise.low:
         return Verdict("noise", "holds", f"batch {largest} is at most {FAR_PAST_NOISE:g} times "
                        f"the noise scale, {scale}")  # fmt: skip
     if not whole:
         return Verdict("noise", "cannot tell", f"over the first updates the noise scale is "
-                       f"{scale}, and it grows; give more --updates")  # fmt: skip
+                       f"{scale}, and it grows; give more {setting('updates')}")  # fmt: skip
     if largest > FAR_PAST_NOISE * noise.high:
         return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR_PAST_NOISE:g} "
                        f"times the noise scale, {scale}: it saves hardly any updates")  # fmt: skip

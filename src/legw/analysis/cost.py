@@ -34,7 +34,7 @@ from dataclasses import dataclass, field, replace
 
 from legw import rules, schedule
 from legw.analysis.noise import NoiseScale, examples_against
-from legw.errors import LegwError, RecipeError, check_count, check_range, one_line
+from legw.errors import LegwError, RecipeError, check_count, check_range, given, one_line
 from legw.recipe import Recipe
 from legw.rules import Rule
 from legw.runs.measurements import Speed
@@ -171,7 +171,9 @@ def read_rate(text: str) -> float:
         prefix = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}[found.group(2)]
         rate = float(found.group(1)) * prefix / (8 if found.group(3) == "bit" else 1)
     if not 0 < rate < float("inf"):
-        raise LegwError(f"--link={one_line(text)}: must be a rate above 0, for example 100Gbit")
+        raise LegwError(
+            f"{given('link', one_line(text))}: must be a rate above 0, for example 100Gbit"
+        )
     return rate
 
 

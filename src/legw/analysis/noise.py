@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from legw.analysis.stats import LEVEL, t_quantile
-from legw.errors import LegwError, one_line
+from legw.errors import LegwError, given, one_line
 from legw.recipe import Recipe
 from legw.runs import measurements, records
 from legw.runs.measurements import Noise
@@ -214,18 +214,20 @@ def read_noise(text: str) -> NoiseScale:
     250.0
     """
     if not text:
-        raise LegwError("--noise: is empty; give a number of examples, or a folder")
+        raise LegwError(f"{given('noise', '')}: is empty; give a number of examples, or a folder")
     try:
         value = float(text)
     except ValueError:
         return _below(Path(text))
     if not 0 < value < 1e15:
-        raise LegwError(f"--noise={one_line(text)}: must be above 0, in examples, or a folder")
+        raise LegwError(
+            f"{given('noise', one_line(text))}: must be above 0, in examples, or a folder"
+        )
     return stated(value)
 
 
 def _below(folder: Path) -> NoiseScale:
-    here = f"--noise={one_line(str(folder))}"
+    here = given("noise", one_line(str(folder)))
     runs = {each: measurements.read(each, Noise) for each in records.find_runs(folder)}
     measured = {each: last_half(rows) for each, rows in runs.items() if rows}
     if not measured:

@@ -11,7 +11,7 @@ from typing import Any
 from legw.analysis import curves
 from legw.analysis.curvature import SMOOTH, peak, power_law, smoothed, suggested_warmup
 from legw.analysis.noise import in_stretches, last_half, noise_scale
-from legw.errors import LegwError, number
+from legw.errors import LegwError, number, setting
 from legw.recipe import Recipe, to_dict
 from legw.runs import measurements, records
 from legw.runs.measurements import Curvature, Noise
@@ -112,14 +112,15 @@ def curvature_lines(found: dict[str, Any]) -> list[str]:
     lines = [exponent_line(found)]
     if late := _where(found, "peak_is_last"):
         lines.append(f"the peak lies at the end of what was measured for batch {late}; "
-                     "give more --updates")  # fmt: skip
+                     f"give more {setting('updates')}")  # fmt: skip
     if early := _where(found, "peak_is_first"):
         lines.append(f"the curvature is highest in the first updates for batch {early}: where it "
                      "only falls, the exponent is 1 whatever the rule")  # fmt: skip
     asked, base = found["suggested_warmup"], found["base"]["batch_size"]
     if any(row["still_above"] for row in found["runs"] if row["batch_size"] == base):
         lines.append("at the base batch L is still above 1/lr in the last third of what was "
-                     "measured: for the warmup that it asks for, give more --updates")  # fmt: skip
+                     f"measured: for the warmup that it asks for, give more "
+                     f"{setting('updates')}")  # fmt: skip
     elif asked is not None and asked["updates"] == 0:
         lines.append("at the base batch L never exceeds 1/lr: it asks for no warmup")
     elif asked is not None:
@@ -169,7 +170,9 @@ def noise_result(base: Recipe, runs: Sequence[Probed], stretches: int) -> dict[s
     each = [measurements.read(run.folder, Noise) for run in runs]
     together = [row for rows in each for row in rows]
     if not together:
-        raise LegwError(f"{runs[0].folder}: no noise was measured; give a smaller --every")
+        raise LegwError(
+            f"{runs[0].folder}: no noise was measured; give a smaller {setting('every')}"
+        )
     recipe = runs[0].recipe
     return {
         "base": to_dict(base),
@@ -195,7 +198,8 @@ def noise_lines(found: dict[str, Any]) -> list[str]:
     """Return the noise scale and its meaning as lines."""
     whole, late = found["noise_scale"], found["late_noise_scale"]
     lost = ("the gradient is lost in its noise: the noise scale is far above the batch size; "
-            "measure at a larger batch, or with more samples (a smaller --every)")  # fmt: skip
+            f"measure at a larger batch, or with more samples (a smaller {setting('every')})"
+            )  # fmt: skip
     if whole["value"] is None:
         return [lost]
     ending = (

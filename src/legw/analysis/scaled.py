@@ -13,7 +13,7 @@ from typing import Any
 from legw import rules, schedule
 from legw.analysis import remarks
 from legw.decays import UNITS
-from legw.errors import DataError, RecipeError, number
+from legw.errors import DataError, RecipeError, number, setting
 from legw.recipe import Recipe, to_dict
 from legw.recipe import usual as settings_usual
 from legw.recipe.notebook import paragraph, table, text
@@ -110,7 +110,7 @@ def carry(base: Recipe, batch_size: int, rule: Rule, *, lr: float | None = None)
         if rules.steers(rule.name, given, base):
             raise RecipeError(
                 f"{base.name}: lr={number(lr)}: {rule.name} takes its rates from the base while "
-                "the run goes on; give a base with another lr (--recipe FILE)"
+                f"the run goes on; give a base with another lr ({setting('recipe', 'FILE')})"
             )
         lines = [f"{base.name}: lr={number(lr)} is given; {rule.name} says "
                  f"{number(scaled.lr)}", *lines]  # fmt: skip

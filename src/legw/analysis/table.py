@@ -281,6 +281,31 @@ class Table:
             return f"{what}; n = 1: a single run each shows no spread and is not a claim"
         return f"{what}: mean ± 95 % interval of the mean (Student t), n = {self.seeds} seeds"
 
+    def remarks(self) -> list[str]:
+        """Return a line for each kind of interval that a reader may stumble over.
+
+        >>> cells = (Cell(variant="", rule="legw", batch_size=64, metrics=(0.5, 0.5)),)
+        >>> print(*Table(cells=cells, metric="accuracy").remarks())
+        An interval of ± 0.0000: all seeds ended with the same accuracy, to the digits shown.
+        """
+        found = [cell.estimate for cell in self.cells if len(cell.metrics) > 1]
+        halves = [e.half_width for e in found if e and e.half_width is not None]
+        lines = []
+        if any(self.number(half) == self.number(0.0) for half in halves):
+            lines.append(
+                f"An interval of ± {self.number(0.0)}: all seeds ended with the same "
+                f"{self.metric}, to the digits shown."
+            )
+        if self.metric == "accuracy" and any(
+            e is not None and e.low is not None and e.high is not None and (e.low < 0 or e.high > 1)
+            for e in found
+        ):
+            lines.append(
+                "An interval that reaches below 0 or above 1 is Student's for so few seeds: it "
+                "says that they differ too much to tell the mean. More seeds narrow it."
+            )
+        return lines
+
     def length(self) -> str:
         """Return a line on the runs' length: what all of them have in common.
 

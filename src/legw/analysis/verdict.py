@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from legw.analysis.stats import Difference
-from legw.errors import LegwError, one_line
+from legw.errors import LegwError, given, one_line
 
 Outcome = Literal["keeps", "loses", "cannot tell"]
 
@@ -79,7 +79,8 @@ def read_tolerance(text: str) -> Tolerance:
         value = math.nan
     if not 0 < value < math.inf:
         raise LegwError(
-            f"--tolerance={one_line(text, 40)}: must be a number above 0 in the metric's unit, "
+            f"{given('tolerance', one_line(text, 40))}: must be a number above 0 in the "
+            f"metric's unit, "
             "or a share of the base's as in 1%"
         )
     return Tolerance(value, relative)

@@ -22,7 +22,14 @@ from typing import Any
 
 from legw.cli import output
 from legw.cli.usage import one_line
-from legw.errors import DivergedError, LegwError, LegwWarning, clean, unknown_name
+from legw.errors import (
+    DivergedError,
+    LegwError,
+    LegwWarning,
+    clean,
+    on_command_line,
+    unknown_name,
+)
 
 COMMANDS: dict[str, str] = {
     "recipes": "list the base recipes that ship, with their sources",
@@ -79,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"
     try:
-        with output.ready(), _warnings_as_notes():
+        with on_command_line(), output.ready(), _warnings_as_notes():
             return _answer(name, words[1:])
     except LegwError as error:
         quiet = not _first() if error.reported is None else error.reported

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from legw import rules, schedule
 from legw.analysis import probed
 from legw.analysis.probed import Probed
-from legw.errors import LegwError, RunError, check_count
+from legw.errors import LegwError, RunError, check_count, setting
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe
@@ -330,15 +330,15 @@ def _check_measured(folder: Path, wanted: Mapping[str, Mapping[str, Any]]) -> No
     try:
         theirs = reading.typed(dict[str, dict[str, Any]], reading.json_object(path))
     except RunError:
-        raise LegwError(f"{path}: is damaged; choose another --out") from None
+        raise LegwError(f"{path}: is damaged; choose another {setting('out')}") from None
     for kind, options in wanted.items():
         if kind not in theirs:
             measured = " and ".join(theirs) or "nothing"
             raise LegwError(f"{folder}: holds a run with {measured}, not {kind}; "
-                            "choose another --out")  # fmt: skip
+                            f"choose another {setting('out')}")  # fmt: skip
         for name, value in options.items():
             if theirs[kind].get(name) != value:
                 raise LegwError(
                     f"{folder}: was measured with {name}={theirs[kind].get(name)}, not {value}; "
-                    "choose another --out"
+                    f"choose another {setting('out')}"
                 )

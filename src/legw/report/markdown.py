@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from legw import recipe
 from legw.analysis import summary
+from legw.analysis.advice import advice
 from legw.analysis.columns import columns_of, lines_of
 from legw.analysis.evidence import Evidence
 from legw.analysis.table import Table
 from legw.analysis.targets import reached, usual
 from legw.analysis.trials import best_trials, costs
-from legw.errors import clean
+from legw.errors import clean, clean_lines
 from legw.report.sections import CAVEAT, facts, note_lines
 
 
@@ -30,11 +32,15 @@ def _parts(evidence: Evidence, target: float | None) -> Iterable[str]:
     yield f"# {escaped(evidence.title)}"
     if evidence.rows:
         yield escaped(summary.sentence(found))
-    yield from (escaped(line) for line in facts(evidence))
+    advised = advice(evidence)
+    if advised is not None:
+        yield "## The recipe to use"
+        yield escaped(advised.reason)
+        yield _fenced(clean_lines(recipe.to_toml(advised.recipe).rstrip()), "toml")
     if found.cells:
         yield "## Result"
         yield _results(best_trials(found))
-        lines = [found.caption(), found.length(), CAVEAT, *costs(found)]
+        lines = [found.caption(), found.length(), *found.remarks(), CAVEAT, *costs(found)]
         lines += [f"[{i}] {reason}" for i, reason in enumerate(found.reasons, start=1)]
         yield from (escaped(line) for line in lines)
     if evidence.runs:
@@ -47,7 +53,10 @@ def _parts(evidence: Evidence, target: float | None) -> Iterable[str]:
         yield "\n".join(f"- {escaped(line)}" for line in notes)
     if evidence.study and evidence.study.command:
         yield "## Run it again"
-        yield _fenced(evidence.study.command)
+        yield _fenced(clean(evidence.study.command))
+    if evidence.rows or evidence.runs:
+        yield "## Where it was made"
+    yield from (escaped(line) for line in facts(evidence))
 
 
 def _results(found: Table) -> str:
@@ -105,8 +114,8 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\`*\[\]|#])", r"\\\1", line)
 
 
-def _fenced(code: str) -> str:
+def _fenced(code: str, language: str = "text") -> str:
     """Return code in a fence that no text inside can end."""
     runs = [len(found) for found in re.findall(r"`+", code)]
     fence = "`" * max(3, 1 + max(runs, default=0))
-    return f"{fence}text\n{clean(code)}\n{fence}"
+    return f"{fence}{language}\n{code}\n{fence}"

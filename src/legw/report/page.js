@@ -26,7 +26,22 @@ function draw(box, unit) {
     console.error(error);
   });
 }
-for (const box of document.querySelectorAll(".chart")) draw(box, "");
+
+// A chart in a folded part has no width yet, and is drawn when the part is opened.
+function drawAll(within) {
+  for (const box of within.querySelectorAll(".chart:empty")) {
+    if (!box.closest("details:not([open])")) draw(box, "");
+  }
+}
+drawAll(document);
+for (const part of document.querySelectorAll("details")) {
+  part.addEventListener("toggle", () => drawAll(part));
+}
+// On paper nothing can be opened: all parts are, and so their charts are drawn.
+window.addEventListener("beforeprint", () => {
+  for (const part of document.querySelectorAll("details")) part.open = true;
+  drawAll(document);
+});
 
 // Losses against epochs, updates or seconds: the charts of the section that have a choice.
 for (const choice of document.querySelectorAll(".units input")) {

@@ -10,13 +10,14 @@ from typing import Any
 
 from legw import recipe
 from legw.analysis import summary
+from legw.analysis.advice import advice
 from legw.analysis.columns import Column, Line, columns_of, lines_of
 from legw.analysis.evidence import Evidence
 from legw.analysis.table import Cell, Table
 from legw.analysis.targets import reached, usual
 from legw.analysis.trials import best_trials, costs
 from legw.report import clipped, plots
-from legw.report.charts.comparison import UNITS, color_of
+from legw.report.charts.comparison import UNITS, color_of, dash_of
 from legw.report.html import Html, data, join, table, tag
 from legw.runs.records import Run
 from legw.study.plan import BASE, Row
@@ -55,14 +56,15 @@ def section(evidence: Evidence, number: int, target: float | None = None) -> Htm
     return tag(
         "section",
         tag("h1", title(evidence)),
-        tag("p", summary.sentence(found), class_="verdict") if evidence.rows else "",
-        [tag("p", line, class_="facts") for line in facts(evidence)],
+        _verdict(found) if evidence.rows else "",
+        _advice(evidence),
         _results(found) if found.cells else "",
         _charts(evidence, number, target) if evidence.runs else "",
-        _numbers(evidence) if evidence.runs else "",
         _notes(evidence),
-        _again(evidence),
+        _numbers(evidence) if evidence.runs else "",
         _runs(evidence),
+        _again(evidence),
+        [tag("p", line, class_="facts") for line in facts(evidence)],
         id=f"study-{number}",
     )
 
@@ -77,6 +79,34 @@ def title(evidence: Evidence) -> str:
     span = f"batch {min(sizes)}" + (f" to {max(sizes)}" if len(sizes) > 1 else "")
     variants = f", {len(found.variants)} variants" if len(found.variants) > 1 else ""
     return f"{evidence.title}: {span}" + (f", {', '.join(rules)}" if rules else "") + variants
+
+
+def _verdict(found: Table) -> Html:
+    """Return the study's outcome: the verdict in large letters, its numbers below it."""
+    verdict, colon, numbers = summary.sentence(found).partition(": at batch")
+    below = tag("p", f"At batch{numbers}") if colon else ""
+    return join(tag("p", verdict, class_="verdict"), below)
+
+
+def _advice(evidence: Evidence) -> Html:
+    """Return the recipe that the study speaks for, to copy."""
+    found = advice(evidence)
+    if found is None:
+        return Html("")
+    text = recipe.to_toml(found.recipe).rstrip()
+    return join(
+        tag("h2", "The recipe to use"),
+        tag("p", found.reason),
+        _folded(f"{found.recipe.name} at batch {found.recipe.batch_size}, as TOML", _code(text)),
+    )
+
+
+def _folded(title: str | Sequence[str], *children: Any) -> Html:
+    return tag("details", tag("summary", title), *children)
+
+
+def _code(text: str) -> Html:
+    return tag("pre", tag("code", text))
 
 
 def facts(evidence: Evidence) -> Iterator[str]:
@@ -117,7 +147,7 @@ def _results(whole: Table) -> Html:
             _cell(found, found.at((variant, rule), size), several) for size in found.batch_sizes
         ]
         rows.append([*names, tag("th", rule, scope="row", class_="text"), *cells])
-    lines = [found.caption(), found.length(), *costs(whole)]
+    lines = [found.caption(), found.length(), *found.remarks(), *costs(whole)]
     if several and any(found.best(size) for size in found.batch_sizes):
         lines.append("Bold: best of its column. Choose a variant at the base batch, nowhere else.")
     lines += [f"[{i}] {reason}" for i, reason in enumerate(found.reasons, start=1)]
@@ -163,7 +193,7 @@ def _numbers(evidence: Evidence) -> Html:
         "Updates and seconds are means over finished runs; seconds are training time without "
         "evaluations. Intervals of differences are Welch's; with n = 1 there is none."
     )
-    return join(
+    return _folded(
         tag("h2", "Every cell in numbers"),
         table(head, rows, class_="sortable"),
         tag("p", caption, class_="caption"),
@@ -180,34 +210,44 @@ def _number(column: Column, line: Line) -> Html:
 
 
 def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
-    """Return all charts of a study, each beside its JSON."""
+    """Return all charts of a study, each beside its JSON; the further ones are folded."""
     found = best_trials(evidence.table)
     caption = (
         "Lines join means over finished runs; bars are 95 % intervals, cut off at the chart's "
-        f"edge; small points are single runs. {found.length()}"
+        "edge; small points are single runs; an arrow is a mean beyond the edge."
     )
     caveat = CAVEAT if len(found.batch_sizes) > 1 else ""
-    parts = [
+    return join(
         tag("h2", f"{found.metric.capitalize()} {plots.across(found)}"),
         _key(found),
         _chart(plots.overview(evidence), f"chart-{number}"),
         tag("p", caption, class_="caption"),
         tag("p", caveat, class_="caption") if caveat else "",
+        *_losses(evidence, number),
         *_costs(evidence, f"chart-{number}", target),
         *_further(evidence, f"chart-{number}"),
-        tag("h2", "Training loss and learning rate"),
-        _key(found),
-        _units(number),
-    ]
-    for size, drawn in plots.panels(evidence):
-        both = [_chart(plot, f"chart-{number}-{size}-{i}") for i, plot in enumerate(drawn)]
-        parts.append(tag("div", both, class_="pair"))
+    )
+
+
+def _losses(evidence: Evidence, number: int) -> list[Html]:
+    """Return the curves of training loss and learning rate, a pair for each batch size."""
+    drawn = list(plots.panels(evidence))
+    if not drawn:
+        return []
     caption = (
         "Thick: means over stretches of the run; thin: single updates, thinned without losing "
         "peaks. The base, in grey, is repeated to compare with. Seconds are at the run's mean "
-        f"speed. {caveat}"
+        "speed."
     )
-    return join(parts, tag("p", caption, class_="caption"))
+    parts = [
+        tag("h2", "Training loss and learning rate"),
+        _key(best_trials(evidence.table)),
+        _units(number),
+    ]
+    for size, both in drawn:
+        charts = [_chart(plot, f"chart-{number}-{size}-{i}") for i, plot in enumerate(both)]
+        parts.append(tag("div", charts, class_="pair"))
+    return [*parts, tag("p", caption, class_="caption")]
 
 
 def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
@@ -219,7 +259,8 @@ def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
     head = tag("h2", f"Costs to {found.metric} {found.number(target)}")
     drawn = plots.costs(evidence, target)
     if not drawn:
-        return [head, tag("p", "No cell has reached it with all its runs.", class_="caption")]
+        none = "No cell has reached it with all its runs."
+        return [_folded(head, tag("p", none, class_="caption"))]
     short = [
         f"{each.name} at {each.batch_size} ({each.reached} of {each.total} runs)"
         for each in sorted(reached(evidence, target), key=lambda each: each.batch_size)
@@ -232,12 +273,9 @@ def _costs(evidence: Evidence, name: str, target: float | None) -> list[Html]:
         *([f"Not reached by all runs, and so not drawn: {', '.join(short)}."] if short else []),
     ]
     boxes = [_chart(plot, f"{name}-to-{i}") for i, plot in enumerate(drawn)]
-    return [
-        head,
-        _key(best_trials(found)),
-        tag("div", boxes, class_="pair"),
-        *[tag("p", line, class_="caption") for line in lines],
-    ]
+    captions = [tag("p", line, class_="caption") for line in lines]
+    key = _key(best_trials(found))
+    return [_folded(head, key, tag("div", boxes, class_="pair"), *captions)]
 
 
 def _further(evidence: Evidence, name: str) -> list[Html]:
@@ -247,8 +285,8 @@ def _further(evidence: Evidence, name: str) -> list[Html]:
     for heading, draw in plots.FURTHER:
         boxes = [_chart(plot, f"{name}-by-{next(place)}") for plot in draw(evidence).values()]
         if boxes:
-            parts += [tag("h2", heading), _key(best_trials(evidence.table))]
-            parts.append(tag("div", boxes, class_="pair"))
+            key = _key(best_trials(evidence.table))
+            parts.append(_folded(tag("h2", heading), key, tag("div", boxes, class_="pair")))
     return parts
 
 
@@ -264,12 +302,20 @@ def _units(number: int) -> Html:
 
 
 def _key(found: Table) -> Html:
-    """Return the key of the colors and of the cross."""
+    """Return the key of the colors, the dashes and the cross."""
     names = found.names
-    items = [tag("li", name, style=f"--of: var(--c{color_of(name, names)})") for name in names]
+    items = [tag("li", _stroke(name, names), name) for name in names]
     if any(cell.diverged for cell in found.cells):
         items.append(tag("li", "diverged", class_="diverged"))
     return tag("ul", items, class_="key")
+
+
+def _stroke(name: str, names: Sequence[str]) -> Html:
+    """Return a short piece of a rule's line, as the charts draw it."""
+    dashes = " ".join(f"{length:g}" for length in dash_of(name, names))
+    style = f"stroke: var(--c{color_of(name, names)}); stroke-dasharray: {dashes}"
+    line = tag("line", x1="0", x2="28", y1="4", y2="4", style=style)
+    return tag("svg", line, width="28", height="8", aria_hidden="true")
 
 
 def _chart(plot: plots.Plot, name: str) -> Html:
@@ -320,35 +366,69 @@ def _again(evidence: Evidence) -> Html:
 
 
 def _runs(evidence: Evidence) -> Html:
-    if not evidence.runs:
+    """Return every run, folded up by cell: the seeds of a cell have one recipe."""
+    groups: dict[tuple[str, str, int], list[tuple[Row, Run]]] = {}
+    for row, run in evidence.runs:
+        groups.setdefault((row.variant, row.rule, row.batch_size), []).append((row, run))
+    if not groups:
         return Html("")
-    parts = [_run(row, run, evidence.table) for row, run in evidence.runs]
-    return join(tag("h2", "Every run"), parts)
+    parts = [_group(members, evidence.table) for members in groups.values()]
+    return _folded(tag("h2", "Every run"), parts)
 
 
-def _run(row: Row, run: Run, found: Table) -> Html:
-    """Return a run's recipe and environment, folded up."""
+def _group(members: Sequence[tuple[Row, Run]], found: Table) -> Html:
+    """Return the runs of a cell: its recipe once, a line a seed, and where they were made."""
+    row = members[0][0]
+    cell = found.find(row.variant, row.rule, row.batch_size)
+    said = [f"{found.name(row.variant, row.rule)} at batch {row.batch_size}"]
+    said += [f"{len(members)} run{'' if len(members) == 1 else 's'}"]
+    said += found.text(cell)[:1] if cell and cell.metrics else []
+    head = ["run", "seed", "status", found.metric, "updates", "seconds"]
+    return _folded(
+        " · ".join(said),
+        _code(recipe.to_toml(members[0][1].manifest.recipe).rstrip()),
+        table(head, [_seed(row, run, found) for row, run in members]),
+        [_made(said, runs) for said, runs in _environments(members).items()],
+    )
+
+
+def _seed(row: Row, run: Run, found: Table) -> list[Html]:
+    metric = "" if row.metric is None else found.number(row.metric)
+    seconds = "" if row.seconds is None else f"{row.seconds:.4g}"
+    cells = [str(row.seed), row.status, metric, str(row.updates), seconds]
+    return [tag("td", run.folder.name, class_="text"), *(tag("td", cell) for cell in cells)]
+
+
+def _environments(
+    members: Sequence[tuple[Row, Run]],
+) -> dict[tuple[tuple[str, str], ...], list[str]]:
+    """Return the settings and machines of a cell's runs, each with the names of its runs."""
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for _, run in members:
+        found.setdefault(tuple(_environment(run).items()), []).append(run.folder.name)
+    return found
+
+
+def _environment(run: Run) -> dict[str, str]:
+    """Return the settings and the machine of a run, less what is its own alone."""
     manifest = run.manifest
-    said = [run.folder.name, row.status]
-    said += [f"{found.metric} {found.number(row.metric)}"] if row.metric is not None else []
-    said += [f"{row.updates} updates in {row.seconds:.4g} s"] if row.seconds is not None else []
-    facts = {
+    return {
         "task": manifest.task,
         "rule": manifest.rule,
-        "seed": str(manifest.seed),
         "device": manifest.device,
         "precision": manifest.precision,
         "processes": str(manifest.world_size),
         "micro-batch size": str(manifest.micro_batch_size)
         + (f", {manifest.lanes} at once" if manifest.lanes > 1 else ""),
         "data": manifest.data,
-        **{key: str(value) for key, value in manifest.environment.items()},
+        **{key: str(value) for key, value in manifest.environment.items() if key != "started"},
     }
-    return tag(
-        "details",
-        tag("summary", " · ".join(said)),
-        tag("pre", tag("code", recipe.to_toml(manifest.recipe).rstrip())),
-        tag("dl", _pairs(facts)),
+
+
+def _made(said: tuple[tuple[str, str], ...], runs: Sequence[str]) -> Html:
+    return join(
+        tag("p", ", ".join(runs), class_="facts"),
+        tag("dl", _pairs(dict(said))),
     )
 
 

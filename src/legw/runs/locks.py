@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from legw.errors import RunError
+from legw.errors import RunError, setting
 from legw.runs import reading
 
 try:
@@ -68,7 +68,7 @@ def held(
         if not _taken(file, shared=shared, patience_seconds=patience_seconds):
             raise RunError(
                 f"{folder}: another process works on it; wait until that has ended, "
-                "or choose another --out"
+                f"or choose another {setting('out')}"
             )
         yield
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, get_type_hints
 
 from legw import recipe as recipes
-from legw.errors import LegwError, RunError, one_line, shown
+from legw.errors import LegwError, RunError, one_line, setting, shown
 from legw.recipe import Recipe
 from legw.runs import reading
 from legw.runs.files import finite, write_json
@@ -261,7 +261,7 @@ def create(folder: str | Path) -> Path:
             pass
     except OSError as error:
         raise RunError(
-            f"{folder}: cannot be written: {error.strerror}; choose another --out"
+            f"{folder}: cannot be written: {error.strerror}; choose another {setting('out')}"
         ) from None
     return folder
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from legw.errors import RecipeError, one_line, unknown_name
+from legw.errors import RecipeError, given, one_line, setting, unknown_name
 from legw.optimizers import Optimizer
 from legw.recipe import Recipe, kinds
 from legw.study import grid
@@ -38,7 +38,7 @@ def read(texts: Sequence[str]) -> dict[str, Grid]:
     found: dict[str, Grid] = {}
     for text in texts:
         kind, *fields = text.split() or [""]
-        here = f"--tuned={one_line(text, 80)}"
+        here = given("tuned", one_line(text, 80))
         if kind not in kinds(Optimizer):
             raise RecipeError(f"{here}: {unknown_name('optimizer', kind, kinds(Optimizer))}")
         if kind in found:
@@ -80,7 +80,8 @@ def check_apart(what: str, trials: Iterable[tuple[str, str, Recipe]]) -> None:
             if twin == recipe:
                 raise RecipeError(
                     f"{what}: {name} is the same under {other} and {variant} "
-                    "of the grid; choose the base first, or vary fields that --tuned does not set"
+                    "of the grid; choose the base first, or vary fields that "
+                    f"{setting('tuned')} does not set"
                 )
         twins.append((variant, recipe))
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from legw.errors import RecipeError, one_line, shown, unknown_name
+from legw.errors import RecipeError, given, one_line, setting, shown, unknown_name
 from legw.recipe import Recipe, from_dict, to_dict
 
 Grid = Mapping[str, Sequence[Any]]
@@ -26,14 +26,16 @@ def parse(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     """
     grid: dict[str, tuple[Any, ...]] = {}
     for text in texts:
-        here = f"--grid={one_line(text, 80)}"
+        here = given("grid", one_line(text, 80))
         head, _, tail = text.partition("=")
         name = head.strip().replace("-", "_")
         values = tuple(_value(value) for value in tail.split(","))
         if not name or not all(value != "" for value in values):
             raise RecipeError(f"{here}: must read FIELD=VALUE,VALUE,...")
         if name in grid:
-            raise RecipeError(f"{here}: {name} is given twice; put all its values into one --grid")
+            raise RecipeError(
+                f"{here}: {name} is given twice; put all its values into one {setting('grid')}"
+            )
         if len(set(values)) < len(values):
             raise RecipeError(f"{here}: a value is given twice; leave one out")
         grid[name] = values

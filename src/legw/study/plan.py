@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from legw import rules
-from legw.errors import LegwError, RecipeError, RunError, check_count, unknown_name
+from legw.errors import LegwError, RecipeError, RunError, check_count, setting, unknown_name
 from legw.recipe import Recipe, from_dict, notebook, to_dict
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
@@ -367,7 +367,8 @@ def _row(run: Planned, place: Path) -> Row:
     manifest = records.read_manifest(place)
     if differences(manifest.recipe, run.recipe):
         raise RunError(
-            f"{place}: holds a run of another recipe; choose another --out, or move it away"
+            f"{place}: holds a run of another recipe; choose another {setting('out')}, or move "
+            f"it away"
         )
     return row_of(manifest, records.read_summary(place), run.variant)
 
@@ -456,14 +457,15 @@ def check_same(study: Study, folder: str | Path) -> None:
         return
     here = f"{folder}: holds a study of"
     if found.task != study.task:
-        raise RunError(f"{here} {found.task}, not of {study.task}; choose another --out")
+        raise RunError(f"{here} {found.task}, not of {study.task}; choose another {setting('out')}")
     if found.holdout != study.holdout:
         raise RunError(
             f"{here} the {found.holdout} data, not of the {study.holdout} data; "
-            "choose another --out"
+            f"choose another {setting('out')}"
         )
     theirs, ours = differences(study.base, found.base), differences(found.base, study.base)
     if ours:
         raise RunError(
-            f"{here} another base recipe ({label(theirs)}, not {label(ours)}); choose another --out"
+            f"{here} another base recipe ({label(theirs)}, not {label(ours)}); choose another "
+            f"{setting('out')}"
         )

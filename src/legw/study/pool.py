@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from legw.errors import LegwError, RunError
+from legw.errors import LegwError, RunError, is_command_line, setting, speak_command_line
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.study.plan import Planned
 from legw.train import Observer, Settings, Task, fit
@@ -125,7 +125,7 @@ def at_a_time(
         LegwError: none can make the task.
     """
     jobs = min(jobs, len(runs))
-    pool = _Pool(list(runs), watch, (make_task, folder, settings, jobs))
+    pool = _Pool(list(runs), watch, (make_task, folder, settings, jobs, is_command_line()))
     with pool.signals():
         try:
             pool.start(jobs)
@@ -157,7 +157,8 @@ def _attempt(
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     return Failed(
-        f"{run.name}: memory ran out; give fewer --jobs or a smaller --micro-batch-size",
+        f"{run.name}: memory ran out; give fewer {setting('jobs')} or a smaller "
+        f"{setting('micro_batch_size')}",
         crowded=True,
     )
 
@@ -178,8 +179,10 @@ def _work(  # noqa: PLR0917 (positional, as a process is started)
     folder: Path,
     settings: Settings,
     jobs: int,
+    to_command_line: bool,
 ) -> None:
     """Train the runs that arrive through the pipe, until its other end is closed."""
+    speak_command_line(to_command_line)
     for each in (signal.SIGINT, signal.SIGTERM):  # between runs; `fit` takes both in a run
         signal.signal(each, _pass)
     threading.Thread(target=_end_with_the_first, daemon=True).start()
@@ -365,7 +368,7 @@ class _Pool:
         code = worker.process.exitcode
         reason = (
             f"{worker.run.name}: its process was lost (exit code {code}; -9 is out of memory); "
-            "the same command goes on, perhaps with fewer --jobs"
+            f"the same command goes on, perhaps with fewer {setting('jobs')}"
         )
         if not worker.ready:
             worker.error = RunError(reason)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from legw.errors import RunError
+from legw.errors import RunError, setting
 from legw.runs import files, locks, records
 from legw.runs.records import Summary
 from legw.study import plan as study
@@ -148,7 +148,7 @@ def _same_data(make_task: MakeTask, folder: Path, known: str) -> Task:
     if found and found != known:
         raise RunError(
             f"{folder}: holds a study of other data ({known}, not {found}); "
-            "give the --data of its first run, or choose another --out"
+            f"give the {setting('data')} of its first run, or choose another {setting('out')}"
         )
     return task
 

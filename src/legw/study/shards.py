@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from legw.errors import LegwError, one_line
+from legw.errors import LegwError, given, one_line
 
 Item = TypeVar("Item")
 
@@ -47,6 +47,7 @@ def read(text: str) -> Shard:
     shard = Shard(int(found[1]), int(found[2])) if found else Shard(0, 0)
     if not 1 <= shard.number <= shard.count:
         raise LegwError(
-            f"--shard={one_line(text, 60)}: must be I/N with 1 <= I <= N; give for example 3/16"
+            f"{given('shard', one_line(text, 60))}: must be I/N with 1 <= I <= N; give for "
+            f"example 3/16"
         )
     return shard

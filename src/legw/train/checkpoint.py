@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from legw.errors import RunError, one_line
+from legw.errors import RunError, one_line, setting
 from legw.runs.files import write_atomically
 from legw.runs.reading import check_plain
 from legw.train.checkpoint_content import DamagedError, Expected, OtherModelError, check
@@ -164,11 +164,11 @@ def load_newest(
     if other:
         raise RunError(
             f"{folder}: its checkpoint is of another model ({other}); "
-            "go on with the model of its start, or choose another --out"
+            f"go on with the model of its start, or choose another {setting('out')}"
         )
     if found:
         raise RunError(
-            f"{folder}: no checkpoint can be read; train it again with another --out, "
+            f"{folder}: no checkpoint can be read; train it again with another {setting('out')}, "
             "or give another run"
         )
     return None

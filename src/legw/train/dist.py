@@ -27,7 +27,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from legw.errors import LegwError, LegwWarning, RunError, one_line
+from legw.errors import LegwError, LegwWarning, RunError, one_line, setting
 
 PATIENCE_SECONDS = 600.0
 """Time that a process waits for an answer of another before it counts as dead."""
@@ -176,7 +176,7 @@ def joined(
         atexit.unregister(_leave)  # to take leave of a lost process would be to wait for it
         lost = RunError(
             f"rank {rank}: lost another process ({_reason(error).partition('. ')[0]}); "
-            "the same command with --resume goes on from the last checkpoint"
+            f"the same command with {setting('resume')} goes on from the last checkpoint"
         )
         lost.reported = not _first_to_tell()
         raise lost from None

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import legw
-from legw.errors import LegwWarning
+from legw.errors import LegwWarning, setting
 from legw.train.dropout import seed_thread
 
 STEERING = ("NVIDIA_TF32_OVERRIDE",)
@@ -188,7 +188,8 @@ def warn_of_compiling(device: torch.device) -> None:
     """
     if device.type == "cpu":
         line = (
-            "--compile: on a CPU torch.compile works for minutes before the first update, as "
+            f"{setting('compile')}: on a CPU torch.compile works for minutes before the first "
+            f"update, as "
             "long as a hundred times the whole run of a small model; leave it out to begin at once"
         )
         warnings.warn(line, LegwWarning, stacklevel=2)

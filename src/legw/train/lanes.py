@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from legw.errors import RunError
+from legw.errors import RunError, setting
 from legw.train.accumulation import Accumulation, GlobalBatch, summed_loss
 from legw.train.batches import derive
 from legw.train.dist import World
@@ -56,7 +56,7 @@ def tried(
         raise RunError(
             f"{task.name}: lanes={asked}: needs a task that is concurrent (no draws "
             "from torch's generator, no batch-norm), one process on a CPU, a model that is not "
-            "compiled, and another rule than adascale; leave --lanes out"
+            f"compiled, and another rule than adascale; leave {setting('lanes')} out"
         )
     return (asked,)
 
@@ -189,7 +189,7 @@ class LanedAccumulation(Accumulation):
             raise RunError(
                 f"{batch.task.name}: its loss draws from torch's generator, so it cannot be "
                 "concurrent; drop that member, take legw.train.SeededDropout, or train with "
-                "--lanes 1"
+                f"{setting('lanes', '1')}"
             )
         total = Sums(batch.parameters)
         for sums, _ in found:

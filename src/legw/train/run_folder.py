@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from legw import rules
-from legw.errors import RunError
+from legw.errors import RunError, setting
 from legw.recipe import Recipe, to_dict
 from legw.rules import steers
 from legw.runs import files, reading, records
@@ -53,7 +53,8 @@ def look(folder: Path, run: Identity, settings: Settings) -> Summary | None:
         return None
     if not settings.resume:
         raise RunError(
-            f"{folder}: holds a run already; --resume goes on with it, or choose another --out"
+            f"{folder}: holds a run already; {setting('resume')} goes on with it, or choose "
+            f"another {setting('out')}"
         )
     _check_same(folder, records.read_manifest(folder), run)
     summary = records.read_summary(folder)
@@ -69,7 +70,7 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
         raise RunError(
             f"{here} batch_size={found.recipe.batch_size}, not {run.recipe.batch_size}; "
             f"another global batch is another recipe: legw scale {run.base.name} "
-            f"-b {run.recipe.batch_size} shows it, a new --out trains it"
+            f"-b {run.recipe.batch_size} shows it, a new {setting('out')} trains it"
         )
     theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
     ours = {"task": run.task, "seed": run.seed, "precision": run.precision}
@@ -81,12 +82,13 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
     for name in sorted(theirs.keys() | ours.keys()):
         if theirs.get(name) != ours.get(name):
             raise RunError(
-                f"{here} {name}={theirs.get(name)!r}, not {ours.get(name)!r}; choose another --out"
+                f"{here} {name}={theirs.get(name)!r}, not {ours.get(name)!r}; choose another "
+                f"{setting('out')}"
             )
     if run.data and found.data and found.data != run.data:
         raise RunError(
             f"{here} other data ({found.data}, not {run.data}); "
-            "give the --data of its start, or choose another --out"
+            f"give the {setting('data')} of its start, or choose another {setting('out')}"
         )
 
 
@@ -112,7 +114,7 @@ def claim(folder: Path, manifest: Manifest, artifacts: Mapping[str, bytes]) -> N
             if known:
                 raise RunError(
                     f"{path}: is another one than the task's; give the data of the run's start, "
-                    "or choose another --out"
+                    f"or choose another {setting('out')}"
                 )
             files.write_atomically(path, content)
     records.write_manifest(folder, manifest)

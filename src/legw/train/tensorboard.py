@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from legw.errors import RunError
+from legw.errors import RunError, setting
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.train import scalars
 from legw.train.task import Observer
@@ -31,7 +31,8 @@ class TensorBoard(Observer):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise RunError(
-                "--tensorboard: tensorboard is not installed; pip install 'legw[tensorboard]'"
+                f"{setting('tensorboard')}: tensorboard is not installed; pip install "
+                f"'legw[tensorboard]'"
             ) from None
         self._make = SummaryWriter
         self._folder = folder / "tensorboard"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from browser import CHROMIUM, Browser
 from legw import rules, schedule
 from legw.decays import Cosine, Exponential, Step
 from legw.errors import LegwError
@@ -115,7 +117,7 @@ def test_cautions_are_notes(legw: Legw, tmp_path: Path) -> None:
 
 # As a picture --------------------------------------------------------------------
 
-MAGIC = {"svg": b"<svg ", "png": b"\x89PNG", "html": b"<!DOCTYPE html>"}
+MAGIC = {"svg": b"<svg ", "png": b"\x89PNG", "html": b"<!doctype html>"}
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -148,7 +150,31 @@ def test_html_needs_no_network(legw: Legw, tmp_path: Path) -> None:
     pytest.importorskip("altair")
     file = tmp_path / "lr.html"
     legw(f"schedule mnist-lstm --plot {file}")
-    assert '<script src="http' not in file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
+    assert not re.search(r"<script|<link|url\(|@import|src=", text)
+    assert len(text) < 100_000
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "name"), [(390, "narrow"), (1280, "wide")])
+def test_html_fits_a_phone_and_follows_light_and_dark(
+    legw: Legw, tmp_path: Path, width: int, name: str, dark: bool
+) -> None:
+    pytest.importorskip("altair")
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed: page not drawn here")
+    file = tmp_path / "lr.html"
+    legw(f"schedule mnist-lstm -b 8192 --plot {file}")
+    with Browser(tmp_path / "profile", width=width, dark=dark) as browser:
+        browser.open(file)
+        shown = "[...document.querySelectorAll('main > div')].filter((e) => e.offsetWidth)"
+        assert browser.run(f"{shown}.map((e) => e.className)") == [name]
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        paper = browser.run("getComputedStyle(document.body).backgroundColor")
+        assert paper == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
+        line = f"getComputedStyle(document.querySelector('.{name} .role-mark path')).stroke"
+        assert browser.run(line) == ("rgb(154, 162, 171)" if dark else "rgb(125, 132, 140)")
+        assert browser.requests == [file.as_uri()]
 
 
 def test_a_format_that_is_none() -> None:

@@ -92,7 +92,7 @@ def test_another_error_is_not_hidden(line: str) -> None:
 
 
 def test_nothing_fits_is_one_line() -> None:
-    line = "not even 16 examples fit into the memory limit; raise --memory-limit or give --micro"
+    line = "not even 16 examples fit into the memory limit; raise `memory_limit` or give `micro"
     task = Hungry()
     task.most = 0
     with pytest.raises(RunError, match=line):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from legw.apps.images.tree import Tree
-from legw.errors import DataError, one_line
+from legw.errors import DataError, one_line, setting
 
 Pixels = NDArray[numpy.uint8]
 
@@ -37,7 +37,7 @@ def decoded(tree: Tree, name: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = f"is broken: {one_line(str(error))}"
     raise BrokenImageError(
-        f"{tree.task}: {tree.path / name}: {reason}; replace it, or give --skip-broken"
+        f"{tree.task}: {tree.path / name}: {reason}; replace it, or give {setting('skip_broken')}"
     )
 
 

@@ -26,7 +26,7 @@ from legw.apps.images.decode import BrokenImageError
 from legw.apps.images.models import resnet50
 from legw.apps.images.tree import Tree, scan
 from legw.apps.images.workers import Decoded, Workers, usual_count
-from legw.errors import DataError, LegwWarning, RunError, check_count
+from legw.errors import DataError, LegwWarning, RunError, check_count, setting
 from legw.runs.cache import data_folder
 from legw.train.batches import shuffled
 from legw.train.task import Metric, State
@@ -277,7 +277,7 @@ class ImageNetTask:
             counts[index] = 0.0
             if line not in self.broken:
                 self.broken.add(line)
-                told = line.removesuffix("; replace it, or give --skip-broken")
+                told = line.removesuffix(f"; replace it, or give {setting('skip_broken')}")
                 warnings.warn(f"{told}; left out, number {len(self.broken)}", LegwWarning, 2)
         return counts
 
@@ -319,7 +319,7 @@ def find_folder(name: str, data: Path | None) -> Path:
     if data is None or not data.exists():
         where = "no data are given" if data is None else f"{data}: is missing"
         raise DataError(
-            f"{name}: {where}; give --data DIR with train/<class>/ and val/<class>/ "
+            f"{name}: {where}; give {setting('data', 'DIR')} with train/<class>/ and val/<class>/ "
             "(ImageNet has to be asked for at image-net.org)"
         )
     return data

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from legw.apps.images.decode import BrokenImageError, decoded
 from legw.apps.images.tree import Tree
-from legw.errors import RunError
+from legw.errors import RunError, is_command_line, setting, speak_command_line
 
 MAX_AHEAD = 8
 """Most requests that were not taken yet; a further one replaces the oldest."""
@@ -121,14 +121,19 @@ class Workers:
         except BrokenProcessPool:
             raise RunError(
                 f"{self.tree.task}: a process that decodes images was lost, perhaps for want "
-                "of memory; give fewer --workers"
+                f"of memory; give fewer {setting('workers')}"
             ) from None
 
     def _submit(self, names: Sequence[str], seeds: Sequence[int] | None) -> list[Future[Decoded]]:
         """Cut a request into a piece for each worker."""
         if self._pool is None:
             context = multiprocessing.get_context(METHOD)
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
+            self._pool = ProcessPoolExecutor(
+                self.count,
+                mp_context=context,
+                initializer=_begin,
+                initargs=(is_command_line(),),
+            )
         size = max(MIN_CHUNK, -(-len(names) // self.count))
         stub = self.tree.stub()
         return [
@@ -180,8 +185,9 @@ def usual_count() -> int:
     return max(1, cores // processes - 1)
 
 
-def _begin() -> None:
+def _begin(to_command_line: bool) -> None:
     """Use one core, leave signals to the training process, and end together with it."""
+    speak_command_line(to_command_line)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

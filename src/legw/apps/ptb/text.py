@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from legw.errors import DataError, LegwWarning, one_line
+from legw.errors import DataError, LegwWarning, one_line, setting
 
 END = "<eos>"
 UNKNOWN = "<unk>"
@@ -119,8 +119,8 @@ def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
         if unknown and not trained_unknown:
             _note(
                 f"{paths[part]}: {unknown} of {len(texts[part])} tokens are not in the training "
-                f"text and count as {UNKNOWN}, which training never sees; --vocabulary N "
-                "with fewer words makes it known"
+                f"text and count as {UNKNOWN}, which training never sees; "
+                f"{setting('vocabulary', 'N')} with fewer words makes it known"
             )
     for part, path in paths.items():
         if path.name.startswith(f"ptb.{part}.txt") and len(texts[part]) != PUBLISHED[part]:
@@ -162,7 +162,8 @@ def _find_text(folder: Path, part: str) -> Path:
         raise DataError(
             f"{folder / f'ptb.{part}.txt'}[.gz]: is missing; put ptb.train.txt, ptb.valid.txt and "
             "ptb.test.txt there (plain or .gz, from Mikolov's simple-examples), set LEGW_DATA "
-            "to the folder above ptb/, or give --data DIR with a train, a valid and a test text of "
+            f"to the folder above ptb/, or give {setting('data', 'DIR')} with a train, a valid "
+            f"and a test text of "
             "your own (.txt or .tokens)"
         )
     return found[0]
@@ -212,7 +213,7 @@ def _read_train(path: Path, limit: int | None) -> tuple[Tensor, Vocabulary]:
     if limit is None and len(numbers) > MAX_WORDS:
         raise DataError(
             f"{path}: has {len(numbers)} different words, more than {MAX_WORDS}; "
-            f"--vocabulary N keeps the N most frequent and makes the rest {UNKNOWN}"
+            f"{setting('vocabulary', 'N')} keeps the N most frequent and makes the rest {UNKNOWN}"
         )
     vocabulary = build(dict(zip(numbers, counts.tolist(), strict=True)), limit)
     unknown = vocabulary.ids[UNKNOWN]

@@ -20,7 +20,7 @@ from legw.apps.translation.decoding import Search, translate
 from legw.apps.translation.model import GNMT
 from legw.apps.translation.perplexity import perplexity
 from legw.apps.translation.text import Corpus, read_corpus
-from legw.errors import DataError
+from legw.errors import DataError, given
 from legw.runs.cache import cache_folder, data_folder
 from legw.train.task import Metric, State
 
@@ -108,10 +108,10 @@ def task(name: str, options: Options) -> TranslationTask:
     return TranslationTask(name, size, corpus, holdout=options.holdout)
 
 
-def _language(option: str, given: str | None, usual: str) -> str:
-    if given == "":
-        raise DataError(f"--{option}: is empty; give a language as the files' names end, as in en")
-    return usual if given is None else given
+def _language(option: str, name: str | None, usual: str) -> str:
+    if name == "":
+        raise DataError(f"{given(option, '')}: is empty; give a language as files' names end: en")
+    return usual if name is None else name
 
 
 class TranslationTask:

@@ -21,7 +21,7 @@ import sentencepiece
 
 from legw.apps.translation.batches import Pairs
 from legw.apps.translation.model import BEGIN, END, PAD, UNKNOWN
-from legw.errors import DataError, LegwWarning, one_line
+from legw.errors import DataError, LegwWarning, given, one_line, setting
 
 MAX_LINES = 2_000_000
 """Most lines, of both languages together, that subwords are learned from: of more, every
@@ -108,7 +108,7 @@ def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
         reason = reason or f"no line of at most {LONGEST_LINE:,} bytes has text in it"
         raise DataError(
             f"subwords: vocabulary={num_subwords}: cannot be learned from this text: "
-            f"{one_line(reason, 100)}; give another --vocabulary, or more text"
+            f"{one_line(reason, 100)}; give another {setting('vocabulary')}, or more text"
         ) from None
     return Subwords(model.getvalue())
 
@@ -155,7 +155,7 @@ def read_corpus(
             left to train on, or the subwords cannot be learned.
     """
     if source == target:
-        raise DataError(f"--source={source}: is the target too; give two languages")
+        raise DataError(f"{given('source', source)}: is the target too; give two languages")
     paths = {part: find_pair(folder, part, source, target) for part in NAMES}
     parts = {part: _read_part(*paths[part]) for part in NAMES}
     path, _ = paths["train"]
@@ -201,7 +201,7 @@ def find_pair(folder: Path, part: str, source: str, target: str) -> tuple[Path, 
         f"{folder / missing}[.gz]: is missing; put train, val and test there, each as "
         f"NAME.{source} and NAME.{target} (plain or .gz, a sentence a line; looked for: "
         f"{', '.join(NAMES[part])}), set LEGW_DATA to the folder above {folder.name}/, "
-        "or give --data DIR --source L --target L"
+        f"or give {setting('data', 'DIR')} {setting('source', 'L')} {setting('target', 'L')}"
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from legw.analysis.table import Cell, Table
 from legw.errors import clean
-from legw.report.charts.style import COLORS, styled
+from legw.report.charts.metric_axis import axis_of
+from legw.report.charts.style import COLORS, DASHES, SHAPES, styled
 from legw.study.plan import BASE
 
 DODGE = 0.05
@@ -54,7 +55,7 @@ def metric_by_batch(table: Table, *, title: str = "") -> dict[str, Any]:
 
     Lines join the means over finished runs and begin at the base; bars are 95 %
     intervals, cut off at the chart's edge; small points are single runs; crosses at the
-    worse end are cells in which runs diverged.
+    worse end are cells in which runs diverged, and arrows those too far from the base to be drawn.
 
     Args:
         table: the study's cells.
@@ -70,8 +71,8 @@ def metric_by_batch(table: Table, *, title: str = "") -> dict[str, Any]:
     lines = (
         alt.Chart()
         .transform_filter("isValid(datum.mean)")
-        .mark_line(strokeWidth=2)
-        .encode(across, _metric(table, "mean:Q"), order="batch:Q")
+        .mark_line(strokeWidth=2, clip=True)
+        .encode(across, _metric(table, "mean:Q"), dashes(table.names), order="batch:Q")
     )
     return _metrics(table, across, [lines], legend=True, title=title)
 
@@ -113,7 +114,11 @@ def loss_by_epoch(
     plain = _lines("plain", AT, strokeWidth=2)
     faint = faint.encode(across, upward, color)
     plain = plain.encode(
-        across, upward, color, tooltip=["name:N", "run:N", alt.Tooltip("x:Q", title="epoch"), "y:Q"]
+        across,
+        upward,
+        color,
+        dashes(names),
+        tooltip=["name:N", "run:N", alt.Tooltip("x:Q", title="epoch"), "y:Q"],
     )
     layers = [faint, plain] if any(curve.faint for curve in curves) else [plain]
     diverged = [curve for curve in curves if curve.diverged and curve.points]
@@ -152,7 +157,7 @@ def lr_by_epoch(
     upward = alt.Y("y:Q", title="learning rate").scale(zero=True).axis(tickCount=5, format="~g")
     color = color_scale(names, {curve.name for curve in curves})
     chart = _lines("plain", strokeWidth=2).encode(
-        _epochs(curves), upward, color, tooltip=["name:N", "x:Q", "y:Q"]
+        _epochs(curves), upward, color, dashes(names), tooltip=["name:N", "x:Q", "y:Q"]
     )
     chart = chart.properties(title=alt.Title(title), width=620, height=260)
     return with_data(chart, plain=[_arrays(curve) for curve in curves])
@@ -182,17 +187,24 @@ def _metrics(
             across, _metric(table, "low:Q"), y2="high:Q"
         ),
         cells.transform_flatten(["metrics"])
-        .mark_circle(size=18, opacity=0.6)
+        .mark_circle(size=18, opacity=0.6, clip=True)
         .encode(across, _metric(table, "metrics:Q")),
-        cells.mark_circle(size=90, opacity=1).encode(
-            across, _metric(table, "mean:Q"), tooltip=tooltip
+        cells.mark_point(size=70, opacity=1, filled=True, clip=True).encode(
+            across, _metric(table, "mean:Q"), shapes(table.names), tooltip=tooltip
         ),
     ]
+    if any(row["outside"] is not None for row in rows):
+        arrows = alt.Chart().transform_filter("isValid(datum.outside)")
+        arrows = arrows.mark_text(align="right", dx=4, fontSize=12)
+        layers.append(
+            arrows.encode(across, _metric(table, "outside:Q"), text="arrow:N", tooltip=tooltip)
+        )
     if any(row["diverged"] for row in rows):
         diverged = alt.Chart().transform_filter("datum.diverged > 0").encode(across)
-        diverged = diverged.encode(y=alt.YDatum(_span(table)[1]))
+        diverged = diverged.encode(y=alt.YDatum(axis_of(table).diverged))
         layers.append(_crosses(diverged, tooltip=tooltip))
     chart = alt.layer(*layers, data=alt.NamedData("cells")).encode(color)
+    chart = chart.resolve_scale(shape="independent")
     chart = chart.properties(title=alt.Title(title), width=620, height=320)
     return with_data(chart, cells=rows)
 
@@ -201,20 +213,24 @@ def _metric(table: Table, field: str) -> Any:
     """Return the metric's axis, the same for every mark."""
     import altair as alt
 
-    return alt.Y(field, title=table.metric).scale(domain=list(_span(table)[0]), nice=False)
+    axis = axis_of(table)
+    return alt.Y(field, title=table.metric).scale(domain=[axis.low, axis.high], nice=False)
 
 
 def _cell_rows(table: Table) -> list[dict[str, Any]]:
     """Return one row a cell, and at the start of each rule's line the base as its anchor."""
     rows = []
     anchored = {BASE}
+    outside = axis_of(table).outside
     for cell in (cell for cell in table.cells if not cell.reason):
         name = table.name(cell.variant, cell.rule)
-        rows.append(_cell_row(table, cell) | {"name": name})
+        place = outside.get((cell.variant, cell.rule, cell.batch_size))
+        rows.append(_cell_row(table, cell) | {"name": name, "outside": place})
         base = table.base_of(cell.variant)
         if base is not None and cell.rule != BASE and name not in anchored:
             anchored.add(name)
-            rows.append(_cell_row(table, base) | {"name": name, "anchor": True, "diverged": 0})
+            start = {"name": name, "anchor": True, "diverged": 0, "outside": None}
+            rows.append(_cell_row(table, base) | start)
     return rows
 
 
@@ -231,19 +247,16 @@ def _cell_row(table: Table, cell: Cell) -> dict[str, Any]:
         "anchor": False,
         "lr": cell.lr,
         "said": ", ".join(table.text(cell)),
+        "arrow": _arrow(table, cell),
     }
 
 
-def _span(table: Table) -> tuple[tuple[float, float], float]:
-    """Return the ends of the metric's axis, and where on it diverged runs are shown."""
-    values = [metric for cell in table.cells for metric in cell.metrics] or [0.0, 1.0]
-    low, high = min(values), max(values)
-    room = (high - low or abs(high) or 1.0) * 0.07
-    if not any(cell.diverged for cell in table.cells):
-        return (low - room, high + room), low
-    if table.higher_is_better:
-        return (low - 2.2 * room, high + room), low - 1.3 * room
-    return (low - room, high + 2.2 * room), high + 1.3 * room
+def _arrow(table: Table, cell: Cell) -> str:
+    """Return the text of a cell that lies beyond the axis: an arrow, its name and its mean."""
+    if cell.estimate is None:
+        return ""
+    way = "\u2193" if table.higher_is_better else "\u2191"
+    return f"{table.name(cell.variant, cell.rule)} {way} {table.number(cell.estimate.mean)}"
 
 
 def _beside(table: Table, cell: Cell) -> float:
@@ -278,6 +291,29 @@ def color_of(name: str, names: Sequence[str]) -> int:
         return 0
     others = [other for other in names if other != BASE]
     return 1 + others.index(name) % (len(COLORS) - 1)
+
+
+def dash_of(name: str, names: Sequence[str]) -> tuple[float, ...]:
+    """Return a line's dashes: strokes and gaps in pixels; lines that lie on each other differ."""
+    return DASHES[color_of(name, names)]
+
+
+def dashes(names: Sequence[str]) -> Any:
+    """Return the dashes of all lines, the same in every chart."""
+    import altair as alt
+
+    domain = [BASE, *(name for name in names if name != BASE)]
+    found = [list(dash_of(name, names)) for name in domain]
+    return alt.StrokeDash("name:N", legend=None).scale(domain=domain, range=found)
+
+
+def shapes(names: Sequence[str]) -> Any:
+    """Return the marks of all rules' points, the same in every chart."""
+    import altair as alt
+
+    domain = [BASE, *(name for name in names if name != BASE)]
+    found = [SHAPES[color_of(name, names)] for name in domain]
+    return alt.Shape("name:N", legend=None).scale(domain=domain, range=found)
 
 
 def color_scale(names: Sequence[str], shown: Collection[str]) -> Any:

@@ -16,6 +16,19 @@ COLORS = (
 )  # fmt: skip
 """Grey for the base, then Okabe and Ito's colors and three more for the other rules."""
 
+DASHES = (
+    (1, 0), (1, 0), (7, 3), (2, 2), (9, 3, 2, 3),
+    (14, 4), (4, 4), (9, 2, 2, 2, 2, 2), (1, 4), (5, 2),
+)  # fmt: skip
+"""Strokes and gaps of each color's lines, in pixels: for lines that lie on each other, and for
+readers who do not tell the colors apart."""
+
+SHAPES = (
+    "circle", "circle", "square", "triangle-up", "diamond",
+    "triangle-down", "triangle-right", "triangle-left", "square", "triangle-up",
+)  # fmt: skip
+"""Mark of each color's points."""
+
 
 def styled(chart: Any) -> Any:
     """Return an Altair chart in the style of all our charts."""
@@ -36,7 +49,7 @@ def styled(chart: Any) -> Any:
 
 
 def render(chart: Any, suffix: str) -> bytes:
-    """Return an Altair chart as the bytes of a file; HTML carries all it needs.
+    """Return an Altair chart as the bytes of a file; HTML is a page of still pictures.
 
     Args:
         chart: an Altair chart.
@@ -51,7 +64,9 @@ def render(chart: Any, suffix: str) -> bytes:
     import vl_convert  # noqa: F401 # here, where a missing one is told from a broken chart
 
     if suffix == "html":
-        return str(chart.to_html(inline=True)).encode()
+        from legw.report.charts.chart_page import chart_page
+
+        return chart_page(chart.to_dict()).encode()
     buffer = io.BytesIO()
     if suffix == "png":
         chart.save(buffer, format="png", scale_factor=2)

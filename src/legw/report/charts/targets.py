@@ -10,7 +10,7 @@ from typing import Any
 
 from legw.analysis.table import Table
 from legw.analysis.targets import Reach
-from legw.report.charts.comparison import color_scale, powers, with_data
+from legw.report.charts.comparison import color_scale, dashes, powers, shapes, with_data
 from legw.study.plan import BASE, Row
 
 UNITS = ("updates", "examples", "seconds")
@@ -55,11 +55,13 @@ def to_target(
         values=_ticks([row["y"] for row in rows] + [row["y"] for row in perfect_rows]),
     )
     marks = alt.Chart(alt.NamedData("cells"))
-    lines = marks.mark_line(strokeWidth=2).encode(across, upward, order="batch:Q")
-    points = marks.transform_filter("!datum.anchor").mark_circle(size=70, opacity=1)
+    lines = marks.mark_line(strokeWidth=2)
+    lines = lines.encode(across, upward, dashes(table.names), order="batch:Q")
+    points = marks.transform_filter("!datum.anchor").mark_point(size=60, opacity=1, filled=True)
     points = points.encode(
         across,
         upward,
+        shapes(table.names),
         tooltip=["name:N", "batch:Q", alt.Tooltip("y:Q", title=unit), "said:N"],
     )
     perfect = alt.Chart(alt.NamedData("perfect")).mark_line(
@@ -131,10 +133,10 @@ def recipe_by_batch(
         )
     marks = alt.Chart(alt.NamedData("cells")).encode(across, upward)
     chart = alt.layer(
-        marks.mark_line(strokeWidth=2).encode(order="batch:Q"),
+        marks.mark_line(strokeWidth=2).encode(dashes(table.names), order="batch:Q"),
         marks.transform_filter("!datum.anchor")
-        .mark_circle(size=70, opacity=1)
-        .encode(tooltip=["name:N", "batch:Q", alt.Tooltip("y:Q", title=what)]),
+        .mark_point(size=60, opacity=1, filled=True)
+        .encode(shapes(table.names), tooltip=["name:N", "batch:Q", alt.Tooltip("y:Q", title=what)]),
     ).encode(color_scale(table.names, {cell["name"] for cell in shown}))
     return with_data(chart.properties(title=alt.Title(title), width=620, height=220), cells=shown)
 

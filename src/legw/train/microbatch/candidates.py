@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from legw.errors import RunError
+from legw.errors import RunError, setting
 
 SMALLEST = 16
 """Below this many examples a micro-batch is never worth its overhead."""
@@ -192,7 +192,7 @@ def best(table: dict[Candidate, float], share: int) -> Candidate:
     if most == 0:
         raise RunError(
             f"micro_batch_size: not even {min(table).size} examples fit into the memory limit; "
-            "raise --memory-limit or give --micro-batch-size"
+            f"raise {setting('memory_limit')} or give {setting('micro_batch_size')}"
         )
     close = [candidate for candidate, rate in rates.items() if rate >= CLOSE_SHARE * most]
     return min(close, key=lambda candidate: (candidate.examples, -rates[candidate]))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from legw.errors import RunError, shown, unknown_name
+from legw.errors import RunError, given, shown, unknown_name
 from legw.train.task import Observer
 
 TRACKERS = {
@@ -37,12 +37,14 @@ def check_names(names: Sequence[str]) -> None:
     >>> check_names(["wandb", "mlflow"])
     """
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise RunError(f"log_to={shown(names)}: must be names of trackers, as in ('wandb',)")
+        raise RunError(
+            f"{given('log_to', shown(names))}: must be names of trackers, as in ('wandb',)"
+        )
     for name in names:
         if ":" not in name and name not in TRACKERS:
             raise RunError(unknown_name("tracker", name, TRACKERS) + "; your own is module:name")
         if list(names).count(name) > 1:
-            raise RunError(f"log_to={name}: is given twice; leave one out")
+            raise RunError(f"{given('log_to', name)}: is given twice; leave one out")
 
 
 def check(names: Sequence[str]) -> None:

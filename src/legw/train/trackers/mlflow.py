@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from legw.errors import RunError, one_line
+from legw.errors import RunError, given, one_line
 from legw.train.trackers.tracker import End, Point, Start
 
 STATES = {
@@ -38,8 +38,8 @@ class MLflow:
             from mlflow import MlflowClient, entities
         except ImportError:
             raise RunError(
-                "log_to=mlflow: mlflow is not installed; pip install mlflow-skinny (for a "
-                "server) or mlflow (with a database of its own)"
+                f"{given('log_to', 'mlflow')}: mlflow is not installed; pip install "
+                "mlflow-skinny (for a server) or mlflow (with a database of its own)"
             ) from None
         self._entities: Any = entities
         self._id = ""
@@ -47,7 +47,7 @@ class MLflow:
             self._client: Any = MlflowClient()
         except Exception as error:  # of many kinds: an unknown scheme, a missing database driver
             raise RunError(
-                f"log_to=mlflow: {one_line(' '.join(str(error).split()), 160)}; set "
+                f"{given('log_to', 'mlflow')}: {one_line(' '.join(str(error).split()), 160)}; set "
                 "MLFLOW_TRACKING_URI to a server, or pip install mlflow for a database here"
             ) from None
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from legw.errors import LegwError, LegwWarning, RunError, one_line
+from legw.errors import LegwError, LegwWarning, RunError, given, one_line
 from legw.runs import files, reading, records
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.train import scalars
@@ -149,7 +149,7 @@ class Tracking(Observer):
         if self._failure and not self._told:
             self._told = True
             line = (
-                f"log_to={self._name}: {self._failure}; the run goes on without it, "
+                f"{given('log_to', self._name)}: {self._failure}; the run goes on without it, "
                 f"its numbers are in {self._folder}"
             )
             warnings.warn(line, LegwWarning, stacklevel=2)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from legw.errors import RunError, one_line
+from legw.errors import RunError, given, one_line
 from legw.train.trackers.tracker import End, Point, Start
 
 WITHOUT_ACCOUNT = ("offline", "disabled", "dryrun")
@@ -27,18 +27,20 @@ class WandB:
         try:
             import wandb
         except ImportError:
-            raise RunError("log_to=wandb: wandb is not installed; pip install wandb") from None
+            raise RunError(
+                f"{given('log_to', 'wandb')}: wandb is not installed; pip install wandb"
+            ) from None
         self._wandb: Any = wandb
         self._run: Any = None
         try:
             self._mode = str(wandb.setup().settings.mode)
             known = self._mode in WITHOUT_ACCOUNT or self._logged_in()
         except Exception as error:  # pydantic's, W&B's own: a setting that cannot be
-            raise RunError(f"log_to=wandb: {one_line(str(error))}") from None
+            raise RunError(f"{given('log_to', 'wandb')}: {one_line(str(error))}") from None
         if not known:
             raise RunError(
-                "log_to=wandb: no account of W&B is set up here; wandb login sets one up, and "
-                "WANDB_MODE=offline keeps runs in files"
+                f"{given('log_to', 'wandb')}: no account of W&B is set up here; "
+                "wandb login sets one up, and WANDB_MODE=offline keeps runs in files"
             )
 
     def _logged_in(self) -> bool:
