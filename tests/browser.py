@@ -77,7 +77,11 @@ class Browser:
 
     def open(self, path: Path, until: str = "true") -> None:
         """Show a file, and wait until an expression is true."""
-        self.call("Page.navigate", url=path.as_uri())
+        self.go(path.as_uri(), until)
+
+    def go(self, address: str, until: str = "true") -> None:
+        """Show an address, and wait until an expression is true."""
+        self.call("Page.navigate", url=address)
         self.wait(f"document.readyState === 'complete' && ({until})")
 
     def wait(self, expression: str) -> None:

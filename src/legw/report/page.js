@@ -27,15 +27,21 @@ function draw(box, unit) {
   });
 }
 
+// The unit that the chart's section has chosen for losses; of other charts nothing.
+function chosen(box) {
+  if (!("units" in box.dataset)) return "";
+  return box.closest("section").querySelector(".units input:checked")?.value ?? "";
+}
+// An element's matching parts, itself among them.
+function all(within, selector) {
+  return [within, ...within.querySelectorAll(selector)].filter((each) => each.matches?.(selector));
+}
+
 // A chart in a folded part has no width yet, and is drawn when the part is opened.
 function drawAll(within) {
-  for (const box of within.querySelectorAll(".chart:empty")) {
-    if (!box.closest("details:not([open])")) draw(box, "");
+  for (const box of all(within, ".chart:empty")) {
+    if (!box.closest("details:not([open])")) draw(box, chosen(box));
   }
-}
-drawAll(document);
-for (const part of document.querySelectorAll("details")) {
-  part.addEventListener("toggle", () => drawAll(part));
 }
 // On paper nothing can be opened: all parts are, and so their charts are drawn.
 window.addEventListener("beforeprint", () => {
@@ -44,7 +50,7 @@ window.addEventListener("beforeprint", () => {
 });
 
 // Losses against epochs, updates or seconds: the charts of the section that have a choice.
-for (const choice of document.querySelectorAll(".units input")) {
+function choose(choice) {
   choice.addEventListener("change", () => {
     const charts = choice.closest("section").querySelectorAll(".chart[data-units]");
     for (const box of charts) draw(box, choice.value);
@@ -62,7 +68,7 @@ function compare(first, second) {
   if (typeof first === "number" && typeof second === "number") return first - second;
   return String(first).localeCompare(String(second));
 }
-for (const table of document.querySelectorAll("table.sortable")) {
+function sortable(table) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
     const button = document.createElement("button");
@@ -80,3 +86,14 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+// Draw and connect a part of the page, or all of it.
+function prepare(within) {
+  drawAll(within);
+  for (const part of all(within, "details")) {
+    part.addEventListener("toggle", () => drawAll(part));
+  }
+  all(within, ".units input").forEach(choose);
+  all(within, "table.sortable").forEach(sortable);
+}
+prepare(document);

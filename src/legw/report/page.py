@@ -12,6 +12,7 @@ import base64
 import functools
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 
 from legw import __version__
@@ -20,19 +21,36 @@ from legw.report.html import Html, join, tag
 from legw.report.sections import contents, section
 
 
-def text(everything: Sequence[Evidence], target: float | None = None) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """Additions to a page that a server keeps up to date."""
+
+    version: str
+    """Version of what is shown: another one is fetched."""
+    every_seconds: float
+    """Time between two questions of the page for the version."""
+    above: Html
+    """Section above the studies: the progress of the runs."""
+
+
+def text(
+    everything: Sequence[Evidence], target: float | None = None, live: Live | None = None
+) -> str:
     """Return the text of the HTML file.
 
     Args:
         everything: the studies that the page shows, at least one.
         target: the metric that costs are counted to; None takes the usual one.
+        live: additions of a page that `legw.report.server` keeps up to date; None is a file that
+            asks for nothing.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
     """
-    scripts = [_bundle(), _own("page.js")]
+    scripts = [_bundle(), *([_own("live.js")] if live else []), _own("page.js")]
     allowed = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+    policy += "; connect-src 'self'" if live else ""
     title = " · ".join(dict.fromkeys(evidence.title for evidence in everything))
     head = tag(
         "head",
@@ -42,11 +60,32 @@ def text(everything: Sequence[Evidence], target: float | None = None) -> str:
         tag("title", f"{title} · legw"),
         tag("style", Html(_own("style.css"))),
     )
+    state = tag("p", "Live", id="live", role="status") if live else ""
+    body = tag(
+        "body",
+        state,
+        _main(everything, target, live),
+        [tag("script", Html(script)) for script in scripts],
+    )
+    return join(Html("<!doctype html>\n"), tag("html", head, body, lang="en")) + "\n"
+
+
+def inner(text: str) -> str:
+    """Return the element of a page that holds all studies, without its scripts.
+
+    >>> inner("<body><main>a</main><script></script></body>")
+    '<main>a</main>'
+    """
+    end = "</main>"  # which no text inside can hold
+    return text[text.index("<main") : text.index(end) + len(end)]
+
+
+def _main(everything: Sequence[Evidence], target: float | None, live: Live | None) -> Html:
     sections = [section(evidence, number, target) for number, evidence in enumerate(everything)]
     footer = tag("footer", f"Made by legw {__version__} from run folders.")
-    main = tag("main", contents(everything), sections, footer)
-    body = tag("body", main, [tag("script", Html(script)) for script in scripts])
-    return join(Html("<!doctype html>\n"), tag("html", head, body, lang="en")) + "\n"
+    more = {"data_version": live.version, "data_every": f"{live.every_seconds:g}"} if live else {}
+    above = live.above if live else ""
+    return tag("main", above, contents(everything), sections, footer, **more)
 
 
 def _own(name: str) -> str:

@@ -18,7 +18,7 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from legw.cli import output
-from legw.cli.options import Flag
+from legw.cli.options import Count, Flag
 from legw.cli.output import figure
 from legw.errors import RunError, check_range, duration, one_line
 from legw.study import watch
@@ -59,6 +59,11 @@ class Options:
     """Seconds between two looks, above 0."""
     once: Flag = False
     """Look once and end, as it does where there is no terminal."""
+    serve: Flag = False
+    """Show the report in a browser in place of the table, kept up to date while runs go on. It
+    prints its address, which this machine alone can open, and ends with Ctrl-C."""
+    port: Count = None
+    """With --serve: the port to listen on, 0 to 65535; a free one if not given."""
 
 
 def run(
@@ -68,6 +73,10 @@ def run(
 ) -> int:
     """Show the folder until all runs have ended; `now` and `sleep` are the clock."""
     check_range("", "--every", options.every, 0, above=True)
+    if options.serve:
+        return _serve(options)
+    if options.port is not None:
+        raise RunError(f"--port={options.port}: is for --serve; give both, or leave it out")
     if not options.folder.is_dir():
         raise RunError(f"{options.folder}: is not a folder; give the folder of a study or of runs")
     view = watch.look(options.folder)
@@ -80,6 +89,20 @@ def run(
             output.say(line)
         return 0
     return live(options, view, screen, now, sleep)
+
+
+def _serve(options: Options) -> int:
+    """Serve the report until Ctrl-C; one line says where."""
+    from legw.report.server import serve
+
+    if options.once:
+        raise RunError("--once: looks once and ends, and --serve goes on; give one of them")
+
+    def say(address: str) -> None:
+        print(f"{address} shows {one_line(str(options.folder), 200)}; Ctrl-C ends it", flush=True)
+
+    serve(options.folder, port=options.port or 0, every_seconds=options.every, ready=say)
+    return 0
 
 
 def live(
