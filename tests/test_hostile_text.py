@@ -29,6 +29,7 @@ from legw.errors import clean
 from legw.recipe import read, to_toml
 from legw.report import pictures
 from legw.report.notebook import show
+from legw.report.server import Pages
 from legw.runs import records
 from legw.runs.measurements import Noise, append
 from legw.study import watch
@@ -211,6 +212,13 @@ def test_charts_and_the_live_table_are_clean(folder: Path) -> None:
     screen = Console(file=io.StringIO(), width=200, color_system=None)
     screen.print(watch_command.drawn(watch.look(folder), datetime(2026, 1, 1)))
     assert_clean(screen.file.getvalue(), "watch")  # type: ignore[attr-defined]
+
+
+def test_the_page_that_is_served_is_clean(folder: Path) -> None:
+    parts = Texts(Pages(folder).drawn().whole.decode())
+    for text in [*parts.texts, *strings(parts.charts)]:
+        assert_clean(text.replace(LIE, ""), "served")
+    assert [text for text in parts.texts if "runs have ended" in text]
 
 
 def test_a_notebook_shows_it_clean(folder: Path) -> None:

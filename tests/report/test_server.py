@@ -122,7 +122,7 @@ def test_no_name_and_two_names_are_refused(standing: Server) -> None:
     for heads in ("", f"Host: 127.0.0.1:{port}\r\nHost: evil.example\r\n"):
         with socket.create_connection(("127.0.0.1", port)) as line:
             line.sendall(f"GET / HTTP/1.1\r\n{heads}Connection: close\r\n\r\n".encode())
-            assert line.recv(2**16).startswith(b"HTTP/1.1 403")
+            assert line.recv(2**16).startswith(b"HTTP/1.0 403")
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,8 @@ def test_a_browser_sees_a_run_go_on_and_keeps_its_place(tmp_path: Path) -> None:
         titles = browser.run(each(drawn, "textContent"))
         assert titles and all("seconds" in title for title in titles)
         assert browser.run(top) == pytest.approx(at, abs=2)
-        assert not [line for line in browser.complaints if "favicon" not in line]
+        empty = "Infinite extent"  # Vega's, of a chart of means before any run has finished
+        assert not [line for line in browser.complaints if empty not in line]
         assert all(place.startswith((running.address, "data:")) for place in browser.requests)
 
         running.shutdown()

@@ -132,7 +132,7 @@
         change(new DOMParser().parseFromString(text, "text/html").querySelector("main"));
         tell(`Live: changed at ${new Date().toLocaleTimeString()}`, false);
       } else if (state.classList.contains("gone")) {
-        tell("Live", false);
+        tell("Live: kept up to date while runs go on", false);
       }
     } catch {
       tell("legw watch --serve does not answer: this is what it showed last", true);

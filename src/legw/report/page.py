@@ -60,7 +60,9 @@ def text(
         tag("title", f"{title} · legw"),
         tag("style", Html(_own("style.css"))),
     )
-    state = tag("p", "Live", id="live", role="status") if live else ""
+    state = (
+        tag("p", "Live: kept up to date while runs go on", id="live", role="status") if live else ""
+    )
     body = tag(
         "body",
         state,

@@ -241,7 +241,7 @@ class Handler(BaseHTTPRequestHandler):
     """One connection: it answers GET and HEAD of three addresses, and refuses all else."""
 
     server: Server
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0"  # a connection a request: none outlives the server
     server_version, sys_version = "legw", ""
     timeout = PATIENCE_SECONDS
 
