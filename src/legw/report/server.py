@@ -204,7 +204,7 @@ class Server(ThreadingHTTPServer):
     """Server of one folder's page, on this machine alone; `serve_forever` answers.
 
     Args:
-        pages: what it answers with.
+        pages: source of its answers.
         port: to listen on, 0 to 65535; 0 takes a free one.
 
     Raises:
