@@ -29,7 +29,7 @@ from legw.runs.records import Manifest
 
 HERE = Path(__file__).parent
 PICTURES = ("digits-lstm-muon", "mnist-lstm")
-PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
+PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").rglob("*.md")))
 PUBLISHED = {
     "mnist-lstm": None,
     "ptb-small": "115.91 perplexity, test",
