@@ -391,7 +391,7 @@ def test_the_theory_page_is_made_from_the_results(script: Callable[..., Done]) -
 
 def test_the_translation_page_quotes_what_its_script_prints(script: Callable[..., Done]) -> None:
     done = script("translation.py", RESULTS / "translation")
-    page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
+    page = (DOCS / "notebook" / "translation.md").read_text(encoding="utf-8")
     assert done.code == 0
     assert done.out.startswith("base 64 (n = ") and f"\n{done.out}```\n" in page
 
@@ -406,7 +406,7 @@ def test_the_translation_page_quotes_what_stands_side_by_side(
     words: tuple[str, ...], script: Callable[..., Done]
 ) -> None:
     done = script("translation.py", RESULTS / "translation", *words)
-    page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
+    page = (DOCS / "notebook" / "translation.md").read_text(encoding="utf-8")
     assert done.code == 0
     assert done.out.startswith("after epoch ") and f"\n{done.out}```\n" in page
 
