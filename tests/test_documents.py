@@ -19,7 +19,10 @@ import pytest
 import messages
 import small
 from legw import cli, presets
+from legw.analysis import evidence
+from legw.analysis.stats import Estimate
 from legw.cli import COMMANDS
+from legw.report import markdown
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -382,6 +385,51 @@ def test_tables_are_made_from_the_results() -> None:
         timeout=100,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "told"),
+    [
+        (0.99137, 0.0007985, "0.9914 ± 0.0008"),
+        (0.97896, 0.003, "0.9790 ± 0.0030"),
+        (0.26, 0.357, "0.26 ± 0.36"),
+        (452.63, 242.0, "453 ± 242"),
+        (152.8, 3.774, "152.8 ± 3.8"),
+        (34.7861, 0.3611, "34.79 ± 0.36"),
+        (0.5, 0.0, "0.5000 ± 0.0000"),
+        (0.9903, None, "0.9903"),
+    ],
+)
+def test_tables_have_the_digits_that_the_interval_tells(
+    mean: float, half: float | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(RESULTS)
+    with_interval = runpy.run_path(str(RESULTS / "tables.py"))["with_interval"]
+    assert with_interval(Estimate(mean=mean, deviation=half, half_width=half, n=3)) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(1218.4, "1220"), (197_123.0, "197000"), (62.71, "62.7"), (0.0981, "0.0981"), (0.0, "0")],
+)
+def test_noise_scales_have_three_digits_and_no_exponent(
+    value: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(RESULTS)
+    assert runpy.run_path(str(RESULTS / "theory.py"))["few_digits"](value) == told
+
+
+def test_a_markdown_report_writes_costs_in_full() -> None:
+    text = markdown.text(evidence.read(RESULTS / "digits-lstm-muon"))
+    assert re.search(r"^\| base \| 16 \| 20 of 20 \| 1079 \| 172\d\d \| ", text, re.MULTILINE)
+    assert "e+" not in text
+
+
+def test_no_table_has_digits_that_nobody_can_read() -> None:
+    """Neither an exponent nor more than four digits of an interval."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"\d[eE]\+\d|± \d*\.\d{5,}", BLOCK.sub("", text)), page
 
 
 def test_the_theory_page_is_made_from_the_results(script: Callable[..., Done]) -> None:
