@@ -213,9 +213,17 @@ def _carried(folder: Path, batch_size: int, tolerance: str) -> str:
     large = table.find("", "legw", batch_size)
     if base is None or large is None or not (base.metrics and large.metrics):
         return "not finished yet | - | - | -"
-    figures = [f"{c.batch_size}: {_figure(c)} (n = {len(c.metrics)})" for c in (base, large)]
+    figures = [
+        f"{c.batch_size}: {_together(_figure(c))} {_together(f'(n = {len(c.metrics)})')}"
+        for c in (base, large)
+    ]
     verdict = f"**{table.verdict(large)}** ({table.tolerance.of(table.metric)})"
     return " | ".join([*figures, verdict, _to_quality(found, base, large)])
+
+
+def _together(text: str) -> str:
+    """Return a text that no line breaks."""
+    return text.replace(" ", "\u00a0")
 
 
 def costs() -> str:
