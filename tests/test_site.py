@@ -165,3 +165,26 @@ def test_the_search_finds_a_page(site: str, tmp_path: Path) -> None:
         assert "rules/" in browser.run(
             "[...document.querySelectorAll('.md-search-result__item a')].map(a => a.href).join()"
         )
+
+
+CUT_OFF = """(() => {
+    const whole = document.documentElement.getBoundingClientRect();
+    return [...document.querySelectorAll('text')].filter(text => {
+        const box = text.getBoundingClientRect();
+        return box.left < whole.left - 1 || box.right > whole.right + 1
+            || box.top < whole.top - 1 || box.bottom > whole.bottom + 1;
+    }).map(text => text.textContent);
+})()"""
+"""Texts of a chart that are not in it as a whole."""
+
+
+@pytest.mark.ci
+@needs_browser
+def test_no_chart_is_cut_off(tmp_path: Path) -> None:
+    charts = sorted((ROOT / "docs").glob("*.svg"))
+    assert len(charts) >= 9
+    with Browser(tmp_path) as browser:
+        for chart in charts:
+            browser.open(chart)
+            assert browser.run("document.querySelectorAll('text').length") > 5
+            assert browser.run(CUT_OFF) == [], chart.name
