@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import tyro
 from PIL import Image, ImageStat
 
 from browser import CHROMIUM, Browser
@@ -71,6 +74,14 @@ def test_the_reference_has_every_option_and_default(
 
 def test_the_reference_has_nothing_else() -> None:
     assert set(sections()) == {f"legw {name}" for name in helps()} | {commands.SHARED}
+
+
+@pytest.mark.parametrize("line", re.findall(r"^legw (.*)$", REFERENCE, re.MULTILINE))
+def test_an_example_of_the_reference_is_understood(line: str) -> None:
+    name, *words = shlex.split(re.split(r" [<>] ", line)[0])
+    command = importlib.import_module(f"legw.cli.commands.{name}")
+    plain = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    tyro.cli(command.Options, args=words, config=plain)
 
 
 # In a browser -------------------------------------------------------------------------
