@@ -77,8 +77,15 @@ class Browser:
 
     def open(self, path: Path, until: str = "true") -> None:
         """Show a file, and wait until an expression is true."""
-        self.call("Page.navigate", url=path.as_uri())
-        self.wait(f"document.readyState === 'complete' && ({until})")
+        self.go(path.as_uri(), until)
+
+    def go(self, address: str, until: str = "true") -> None:
+        """Show what lies at an address, and wait until an expression is true there."""
+        self.call("Page.navigate", url=address)
+        self.wait(
+            f"location.href === {json.dumps(address)} && document.readyState === 'complete' "
+            f"&& Boolean({until})"
+        )
 
     def wait(self, expression: str) -> None:
         """Wait until an expression is true."""
