@@ -302,8 +302,18 @@ def test_your_own_recipe_shows_what_the_commands_print(
     assert len(shown) == 2 and all(text in told for text in shown)
 
 
+def on_the_command_line(message: str) -> str:
+    """Return a message of Python as the command tells it: `micro_batch_size` is an option there."""
+
+    def option(found: re.Match[str]) -> str:
+        name, _, value = found[1].partition("=")
+        return f"--{name.replace('_', '-')} {value}".rstrip()
+
+    return re.sub(r"`([a-z_]+(?:=[\w]+)?)`", option, message)
+
+
 SNAPSHOTS = {
-    line.removeprefix("legw: ")
+    on_the_command_line(line.removeprefix("legw: "))
     for path in messages.FOLDER.rglob("*.txt")
     for lines in messages.read(path).values()
     for line in lines
