@@ -68,7 +68,10 @@ def test_the_arrow_names_the_rule_and_its_mean() -> None:
 
 def test_a_name_is_left_out_where_it_would_lie_on_its_neighbour() -> None:
     pytest.importorskip("altair")
-    sizes = [Cell(variant="", rule="legw", batch_size=2**n, metrics=(0.97,)) for n in (5, 6, 7, 8, 10)]
+    sizes = [
+        Cell(variant="", rule="legw", batch_size=size, metrics=(0.97,))
+        for size in (32, 64, 128, 256, 1024)
+    ]
     found = table(**FAILED)
     rows = metric_by_batch(replace(found, cells=(*found.cells, *sizes)))["datasets"]["cells"]
     assert {row["arrow"] for row in rows if row["outside"] is not None} == {"\u2193 0.7200"}
