@@ -18,6 +18,7 @@ from folders import BASE, write_study
 from legw import in_steps, rules
 from legw.analysis import columns, evidence
 from legw.analysis.columns import Column
+from legw.analysis.frame import to_rows
 from legw.apps import APPS
 from legw.cli import COMMANDS, commands, main
 from legw.decays import Decay
@@ -217,6 +218,7 @@ def add_a_column(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
     study = a_study(made.folder)
     assert "| planned |" in markdown.text(study) and "| 1 planned |" in markdown.text(study)
     assert '<th scope="col">planned</th>' in page.text(study)
+    assert to_rows(study)[0]["planned"] == "1 planned"
 
 
 def add_a_chart(made: Made, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def test_recipes_can_be_read(page: str, code: str, tmp_path: Path) -> None:
 # data with narrow nets (`small`), those of the longer pages in CI. What needs a
 # cluster, several GPUs or ImageNet says "# not run: why" where readers see it.
 
-QUICK = ("recipes", "scale", "schedule")
+QUICK = ("env", "recipes", "scale", "schedule")
 """Commands that answer at once."""
 NOT_RUN = re.compile(r"^# not run: \S.*$", re.MULTILINE)
 RUN_ELSEWHERE = re.compile(r"^# run here ", re.MULTILINE)

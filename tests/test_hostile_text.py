@@ -19,13 +19,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import legw
 from folders import BASE, write_run, write_study
 from legw.analysis import evidence
+from legw.analysis.scaled import carry
 from legw.cli import commands, main
 from legw.cli.commands import watch as watch_command
 from legw.errors import clean
 from legw.recipe import read, to_toml
 from legw.report import pictures
+from legw.report.notebook import show
 from legw.runs import records
 from legw.runs.measurements import Noise, append
 from legw.study import watch
@@ -160,7 +163,7 @@ CONFIGURATION = {
 
 def test_every_command_is_walked_through() -> None:
     there = {path.stem for path in Path(commands.__file__).parent.glob("[a-z]*.py")}
-    assert {words.split()[0] for words in COMMANDS} == there - {"demo", "completion"}, (
+    assert {words.split()[0] for words in COMMANDS} == there - {"demo", "env", "completion"}, (
         "which take no text"
     )
 
@@ -208,6 +211,25 @@ def test_charts_and_the_live_table_are_clean(folder: Path) -> None:
     screen = Console(file=io.StringIO(), width=200, color_system=None)
     screen.print(watch_command.drawn(watch.look(folder), datetime(2026, 1, 1)))
     assert_clean(screen.file.getvalue(), "watch")  # type: ignore[attr-defined]
+
+
+def test_a_notebook_shows_it_clean(folder: Path) -> None:
+    report = show(folder)
+    shown: list[Any] = [report, *report.everything]
+    for one in report.everything:
+        shown += [one.table, *([one.study] if one.study else [])]
+        shown += [run.manifest.recipe for _, run in one.runs]
+    base = replace(BASE, source=HOSTILE)
+    shown += [
+        base,
+        legw.scale(base, 64),
+        carry(base, 64, legw.Rule(name="<b>&", lr_power=1.0)),
+    ]
+    assert len(shown) > 20
+    for each in shown:
+        parts = Texts(each._repr_html_())
+        for text in [text for text in parts.texts if not text.startswith("data:image/svg+xml")]:
+            assert_clean(text.replace(LIE, ""), type(each).__name__)
 
 
 def test_files_that_we_write_are_clean_and_say_the_same(folder: Path) -> None:

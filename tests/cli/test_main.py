@@ -88,6 +88,7 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "translate",
         "watch",
         "report",
+        "env",
         "demo",
         "completion",
     ]
@@ -120,7 +121,7 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         "",
         "legw: command 'scael' is unknown; did you mean 'scale'? "
         "(known: recipes, scale, schedule, train, study, probe, check, plan, sample, score, "
-        "translate, watch, report, demo, completion)\n",
+        "translate, watch, report, env, demo, completion)\n",
     )
 
 

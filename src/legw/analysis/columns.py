@@ -43,10 +43,17 @@ class Column:
     """In small print below the title."""
     words: bool = False
     """Whether the column holds words instead of numbers."""
+    values: Callable[[Line], dict[str, object]] | None = None
+    """Returns the column's values for a data frame, by the names that they have there; None is
+    the text, under the title."""
 
     def heading(self, table: Table) -> str:
         """Return the title, without the unit."""
         return self.title or table.metric
+
+    def numbers(self, line: Line) -> dict[str, object]:
+        """Return the cell's values for a data frame, by their names."""
+        return {self.title: self.plain(line)} if self.values is None else self.values(line)
 
     def plain(self, line: Line) -> str:
         """Return the cell's text, in one line."""
@@ -54,9 +61,14 @@ class Column:
         return text if isinstance(text, str) else ", ".join(text)
 
 
-def _mean(values: Iterable[float | None], style: str) -> str:
+def _mean_of(values: Iterable[float | None]) -> float | None:
     known = [value or 0.0 for value in values]
-    return f"{fmean(known):{style}}" if known else ""
+    return fmean(known) if known else None
+
+
+def _mean(values: Iterable[float | None], style: str) -> str:
+    found = _mean_of(values)
+    return "" if found is None else f"{found:{style}}"
 
 
 def _warmup(line: Line) -> str:
@@ -76,21 +88,51 @@ def _interval(line: Line) -> str:
     return f"{line.table.change(found.low)} to {line.table.change(found.high)}"
 
 
-VARIANT = Column("variant", lambda line: line.cell.variant, words=True)
+def _metric_values(line: Line) -> dict[str, object]:
+    found = line.cell.estimate
+    return {
+        "metric": line.table.metric,
+        "mean": found and found.mean,
+        "half_width": found and found.half_width,
+    }
+
+
+def _interval_values(line: Line) -> dict[str, object]:
+    found = line.table.from_base(line.cell)
+    return {"low": found and found.low, "high": found and found.high}
+
+
+def _change_value(line: Line) -> float | None:
+    found = line.table.from_base(line.cell)
+    return None if found is None else found.mean
+
+
+VARIANT = Column(
+    "variant",
+    lambda line: line.cell.variant,
+    words=True,
+    values=lambda line: {"variant": line.cell.variant},
+)
 """The combination of the grid, where there is one."""
 
 COLUMNS = [
     Column("rule", lambda line: line.cell.rule, words=True),
-    Column("batch", lambda line: str(line.cell.batch_size)),
-    Column("peak lr", lambda line: "" if line.cell.lr is None else f"{line.cell.lr:.4g}"),
-    Column("warmup", _warmup, unit="epochs"),
-    Column("updates", lambda line: _mean((row.updates for row in line.finished), ".0f")),
-    Column("seconds", lambda line: _mean((row.seconds for row in line.finished), ".3g")),
-    Column("n", lambda line: str(len(line.cell.metrics))),
-    Column("", lambda line: line.table.text(line.cell)),
-    Column("from the base", _change),
-    Column("95 % interval", _interval),
-]
+    Column("batch", lambda line: str(line.cell.batch_size),
+           values=lambda line: {"batch_size": line.cell.batch_size}),
+    Column("peak lr", lambda line: "" if line.cell.lr is None else f"{line.cell.lr:.4g}",
+           values=lambda line: {"lr": line.cell.lr}),
+    Column("warmup", _warmup, unit="epochs",
+           values=lambda line: {"warmup_epochs": line.rows[0].warmup_epochs}),
+    Column("updates", lambda line: _mean((row.updates for row in line.finished), ".0f"),
+           values=lambda line: {"updates": _mean_of(row.updates for row in line.finished)}),
+    Column("seconds", lambda line: _mean((row.seconds for row in line.finished), ".3g"),
+           values=lambda line: {"seconds": _mean_of(row.seconds for row in line.finished)}),
+    Column("n", lambda line: str(len(line.cell.metrics)),
+           values=lambda line: {"n": len(line.cell.metrics), "diverged": line.cell.diverged}),
+    Column("", lambda line: line.table.text(line.cell), values=_metric_values),
+    Column("from the base", _change, values=lambda line: {"difference": _change_value(line)}),
+    Column("95 % interval", _interval, values=_interval_values),
+]  # fmt: skip
 """Every cell in numbers, as page and Markdown show it."""
 
 

@@ -14,11 +14,12 @@ from functools import cached_property
 from pathlib import Path
 
 from legw import rules
-from legw.analysis import table
+from legw.analysis import summary, table
 from legw.analysis.table import Table
+from legw.analysis.trials import best_trials, costs
 from legw.analysis.verdict import USUAL
 from legw.errors import LegwError, LegwWarning, RecipeError, RunError
-from legw.recipe import Recipe
+from legw.recipe import Recipe, notebook
 from legw.runs import reading, records
 from legw.runs.records import Manifest, Run
 from legw.study import plan as study
@@ -27,6 +28,9 @@ from legw.study.plan import Row, Study, Undefined
 
 BY_PROGRESS = ("finished", "diverged", "interrupted", "running")
 """Ends of a run, from the most to the least complete."""
+
+MAX_PROBLEMS = 20
+"""Most problems that a notebook lists one by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,20 @@ class Evidence:
             metric=metric,
             higher_is_better=higher,
             tolerance=self.tolerance or (self.study.tolerance if self.study else USUAL),
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the outcome in a sentence, the table, and the problems."""
+        found = best_trials(self.table)
+        lines = [summary.sentence(self.table)] if self.rows else []
+        more = len(self.problems) - MAX_PROBLEMS
+        below = [*costs(self.table), *(f"note: {line}" for line in self.problems[:MAX_PROBLEMS])]
+        below += [f"and {more} notes more"] if more > 0 else []
+        above = notebook.bold(notebook.text(self.title)), *map(notebook.text, lines)
+        return (
+            "".join(map(notebook.paragraph, above))
+            + (found._repr_html_() if self.rows else "")
+            + "".join(notebook.paragraph(notebook.text(line)) for line in below)
         )
 
 

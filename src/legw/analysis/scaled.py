@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from html import escape
 from typing import Any
 
 from legw import rules, schedule
@@ -17,7 +16,7 @@ from legw.decays import UNITS
 from legw.errors import DataError, RecipeError, number, setting
 from legw.recipe import Recipe, to_dict
 from legw.recipe import usual as settings_usual
-from legw.recipe.notebook import table
+from legw.recipe.notebook import paragraph, table, text
 from legw.rules import Rule
 
 MAIN = ("batch_size", "lr", "min_lr", "warmup_share", "warmup_updates", "updates", "steps",
@@ -77,7 +76,7 @@ class Outcome:
     def _repr_html_(self) -> str:
         """Return the table that a notebook shows: the two recipes side by side."""
         if self.scaled is None:
-            return f"<p>{escape(self.error or '')}</p>"
+            return paragraph(text(self.error or ""))
         return table(to_dict(self.scaled), to_dict(self.base))
 
     def to_dict(self) -> dict[str, Any]:

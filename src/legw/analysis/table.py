@@ -15,6 +15,7 @@ from functools import cached_property
 
 from legw.analysis.stats import Difference, Estimate, estimate, welch
 from legw.analysis.verdict import USUAL, USUAL_TOLERANCE, Tolerance, Verdict, judge, read_tolerance
+from legw.recipe import notebook
 from legw.rules import STEERING
 from legw.study.plan import BASE, Row, Undefined
 
@@ -251,6 +252,24 @@ class Table:
     def reasons(self) -> list[str]:
         """Reasons of undefined rules, each once; a cell's text has its number, from 1."""
         return list(dict.fromkeys(cell.reason for cell in self.cells if cell.reason))
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: rules by batch sizes, and the lines below them."""
+        several = len(self.variants) > 1
+        head = [*(["variant"] if several else []), "rule"]
+        head += [f"batch {size}" for size in self.batch_sizes]
+        rows = []
+        for variant, rule in self.lines:
+            cells = [self.at((variant, rule), size) for size in self.batch_sizes]
+            texts = [[] if cell is None else self.text(cell) for cell in cells]
+            found = ["<br>".join(map(notebook.text, lines)) for lines in texts]
+            rows.append(
+                [*([notebook.text(variant)] if several else []), notebook.text(rule), *found]
+            )
+        lines = [self.caption(), self.length()]
+        lines += [f"[{i}] {reason}" for i, reason in enumerate(self.reasons, start=1)]
+        below = "".join(notebook.paragraph(notebook.text(line)) for line in lines)
+        return (notebook.grid(head, rows) if rows else "") + below
 
     def caption(self) -> str:
         """Return the table's caption, in one line."""

@@ -45,6 +45,7 @@ COMMANDS: dict[str, str] = {
     "translate": "translate lines of text with a trained model",
     "watch": "show what is running, how far it is, and when it will end",
     "report": "make one HTML page from a folder of runs",
+    "env": "tell versions and machine, for the report of a bug",
     "demo": "see in about a minute why the rule works",
     "completion": "print a script that lets your shell complete all this",
 }

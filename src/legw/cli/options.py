@@ -218,6 +218,9 @@ class Machine:
     """Compile the model with torch.compile: slow to start, faster on a GPU."""
     patience_seconds: float = 600.0
     """Time without an answer of another process after which it counts as dead."""
+    log_to: Annotated[Optional[str], arg(metavar="NAME,...", help_behavior_hint="")] = None
+    """Trackers that are handed each run too: wandb, mlflow, tensorboard, or your own as
+    module:name. One that fails ends no run."""
 
     def settings(self, resume: bool) -> Settings:
         """Return the settings of the training loop."""
@@ -234,7 +237,17 @@ class Machine:
             compile=self.compile,
             resume=resume,
             patience_seconds=self.patience_seconds,
+            log_to=names_of(self.log_to),
         )
+
+
+def names_of(text: str | None) -> tuple[str, ...]:
+    """Return the names of a list; none of no list.
+
+    >>> names_of("wandb, mlflow"), names_of(None)
+    (('wandb', 'mlflow'), ())
+    """
+    return () if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def _whole_or_auto(option: str, text: str) -> int | Literal["auto"]:

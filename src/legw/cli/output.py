@@ -12,27 +12,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from legw.errors import LegwWarning, RunError, clean, number, one_line
+from legw.errors import LegwWarning, RunError, clean, one_line
 from legw.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
-
-
-def factor(old: object, new: object) -> str:
-    """Return the factor between two numbers, or "" where they are equal or no numbers.
-
-    >>> factor(6.4, 0.1), factor(2, 2), factor("sgd", "adam")
-    ('÷64', '', '')
-    """
-    if not (isinstance(old, int | float) and isinstance(new, int | float)) or not old * new:
-        return ""
-    if old == new:
-        return ""
-    if new < old:
-        return f"÷{number(old / new, 3)}"
-    return f"×{number(new / old, 3)}"  # noqa: RUF001 # a sign that people read, not the letter
 
 
 def figure(value: float | None) -> str:

@@ -15,10 +15,10 @@ from legw.analysis.noise import examples_against
 from legw.analysis.scaled import Outcome, comparison, others, short, updates, warmup_updates
 from legw.analysis.table import Cell
 from legw.analysis.table import Table as Results
-from legw.cli.output import factor
 from legw.decays import UNITS
 from legw.errors import clean, duration, number
 from legw.recipe import Recipe
+from legw.recipe.notebook import factor
 from legw.rules import warmup_share
 from legw.schedule import epochs_of
 from legw.study import durations

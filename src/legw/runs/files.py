@@ -64,7 +64,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
 
 HALF_WRITTEN = re.compile(
-    r"\.(checkpoint-\d+\.pt|(manifest|summary|study|table|probes)\.json|"
+    r"\.(checkpoint-\d+\.pt|(manifest|summary|study|table|probes|tracker-[\w.-]+)\.json|"
     r"(metrics|curvature|noise)\.jsonl)\.\d+"
 )
 """Pattern of temporary files that a killed `write_atomically` leaves behind."""

@@ -23,7 +23,7 @@ from typing import Any
 
 from legw import rules
 from legw.errors import LegwError, RecipeError, RunError, check_count, setting, unknown_name
-from legw.recipe import Recipe, from_dict, to_dict
+from legw.recipe import Recipe, from_dict, notebook, to_dict
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
 from legw.schedule import epochs_of
@@ -77,6 +77,25 @@ class Study:
     it."""
     command: str = field(default="", compare=False)
     """The command that makes it."""
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the grid, the number of its runs, and the base."""
+        planned = plan(self)
+        about = {
+            "batch sizes": ", ".join(map(str, self.batch_sizes)),
+            "rules": ", ".join(self.rules),
+            "seeds": ", ".join(map(str, self.seeds)),
+            "varied": "; ".join(f"{name}: {', '.join(map(str, values))}"
+                                for name, values in self.grid.items()),
+            "tuned": ", ".join(self.tuned),
+            "metric on": f"the {self.holdout} data",
+            "runs": str(len(planned.runs)),
+            "undefined": "; ".join(cell.reason for cell in planned.undefined),
+        }  # fmt: skip
+        rows = [[notebook.text(name), notebook.text(value)]
+                for name, value in about.items() if value]  # fmt: skip
+        head = notebook.paragraph(notebook.bold(notebook.text(f"study of {self.task}")))
+        return head + notebook.grid(["", ""], rows) + self.base._repr_html_()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import files, locks, records
 from legw.runs.records import Status, Summary
-from legw.train import batch_norm, checkpoint, optim, param_groups, precision
+from legw.train import batch_norm, checkpoint, optim, param_groups, precision, trackers
 from legw.train.accumulation import Flags, GlobalBatch, Gradient
 from legw.train.audience import READER_GONE, Audience
 from legw.train.average import WeightAverage
@@ -120,6 +120,7 @@ class _Run:
         self.stopped = ""
         self.agreed = Flags()
         self.probes: list[Probe] = []
+        self.trackers: list[Observer] = []
 
     # From the start to the end ----------------------------------------------------
 
@@ -129,10 +130,14 @@ class _Run:
             return self._complete(observers, held)
 
     def _complete(self, observers: Sequence[Observer], held: contextlib.ExitStack) -> Summary:
-        self.audience = Audience(observers if self.world.first else (), self._reader_gone)
         done = self.world.agree(lambda: self._look(held))
         if done is not None:
             return done
+        self.world.agree(self._find_trackers)
+        everyone = (*observers, *self.trackers) if self.world.first else ()
+        self.audience = Audience(everyone, self._reader_gone)
+        for tracker in self.trackers:
+            held.callback(getattr(tracker, "close", lambda: None))
         self._build()
         held.callback(self.accumulation.close)
         content = self._restore()
@@ -169,6 +174,10 @@ class _Run:
         summary = self.world.agree(self._end)
         self.audience.on_end(summary)
         return summary
+
+    def _find_trackers(self) -> None:
+        """Set up the trackers of the settings, on the first process, which alone writes."""
+        self.trackers = trackers.find(self.settings.log_to, self.folder)
 
     def _reader_gone(self) -> None:
         """Stop as at a signal: an observer's output was closed."""

@@ -9,6 +9,7 @@ from typing import Literal
 from legw.errors import RunError, check_count, check_range, is_count
 from legw.train.dist import PATIENCE_SECONDS
 from legw.train.precision import Precision
+from legw.train.trackers import check_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,10 @@ class Settings:
     """Longest wait for an answer of another process before it counts as dead; above 0, and
     longer than an evaluation, which the first process makes alone."""
 
+    log_to: tuple[str, ...] = ()
+    """Trackers that are handed the run beside its folder: tensorboard, wandb, mlflow, or your own
+    as ``module:name`` (`legw.train.trackers.tracker.Tracker`). One that fails ends no run."""
+
     def __post_init__(self) -> None:
         for name in ("micro_batch_size", "lanes"):
             value = getattr(self, name)
@@ -53,6 +58,7 @@ class Settings:
                 raise RunError(f"{name}={value!r}: must be 'auto' or a number, at least 1")
         if self.precision not in ("fp32", "bf16"):
             raise RunError(f"precision={self.precision!r}: must be fp32 or bf16")
+        check_names(self.log_to)
         if self.stop_after is not None:
             check_count("", "stop_after", self.stop_after, error=RunError)
         for name in ("patience_seconds", "checkpoint_epochs"):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from legw.errors import RunError, setting
 from legw.runs.records import Evaluation, Manifest, Summary, Update
+from legw.train import scalars
 from legw.train.task import Observer
 
 if TYPE_CHECKING:
@@ -43,24 +44,17 @@ class TensorBoard(Observer):
         self._writer = self._make(str(self._folder), purge_step=updates_done)
 
     def on_update(self, row: Update) -> None:
-        scalars = {
-            "train/loss": row.loss,
-            "train/lr": row.lr,
-            "train/grad_norm": row.grad_norm,
-            "train/examples_per_second": row.examples_per_second,
-        }
-        self._write(scalars, row.update + 1)
+        self._write(scalars.of_update(row), row.update + 1)
 
     def on_evaluation(self, row: Evaluation) -> None:
-        self._write({f"evaluation/{self._metric}": row.metric}, row.update)
+        self._write(scalars.of_evaluation(row, self._metric), row.update)
 
     def on_end(self, summary: Summary) -> None:
         if self._writer:
             self._writer.close()
 
-    def _write(self, scalars: dict[str, float | None], step: int) -> None:
+    def _write(self, values: dict[str, float], step: int) -> None:
         if self._writer is None:
             return
-        for name, value in scalars.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, step)
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)

@@ -227,7 +227,10 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
     screen = output.console(stderr=options.json, quiet=options.quiet)
     if done < len(rows):
         check_app(options.app)
+        from legw.train import trackers
+
         settings = options.machine.settings(resume=True)
+        trackers.check(settings.log_to)
         plan = _with_examples(plan, options)
     screen.print(clean(f"{folder}: {preview.total(plan, rows)}"), soft_wrap=not screen.is_terminal)
     if not options.quiet:

@@ -121,7 +121,7 @@ def run(options: Options) -> int:
 def _train(options: Options, settings: Settings, world: World) -> int:
     """Train on this and all other processes; only the first shows anything."""
     from legw.runs import records
-    from legw.train import fit
+    from legw.train import fit, trackers
 
     console = output.console(stderr=options.json, quiet=options.quiet or not world.first)
     rule = rules.find(options.rule)
@@ -133,6 +133,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     recipe = outcome.scaled
     if options.dry_run:
         return _show_plan(options, outcome, recipe, settings, world)
+    world.agree(lambda: trackers.check(settings.log_to))  # before the data, which take time
     task = world.together(lambda: task_of(options.app, options))
     folder: Path = world.share(options.out or _free_folder(options, batch_size))
     console.print(
