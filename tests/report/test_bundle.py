@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(vl_convert, "javascript_bundle", lambda code: f"x('</script>'); {code}")
     bundle.bundle.cache_clear()
-    yield tmp_path / "legw" / f"vega-{vl_convert.__version__}.js"
+    yield tmp_path / "legw" / f"vega-{version('vl-convert-python')}.js"
     bundle.bundle.cache_clear()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
 from legw.errors import RunError
@@ -21,7 +22,7 @@ def bundle() -> str:
     """
     import vl_convert
 
-    place = cache_folder() / f"vega-{vl_convert.__version__}.js"
+    place = cache_folder() / f"vega-{version('vl-convert-python')}.js"
     kept = _read(place)
     if kept is not None:
         return kept
