@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+DEMO_STAMP := .venv/.installed-demo
 BENCH_STAMP := .venv/.installed-bench
 
 .PHONY: demo test test-slow messages check bench docs setup clean
 
-demo: setup
+demo: $(DEMO_STAMP)
 	$(BIN)/python -m legw demo
 
 # Bytecode is kept, for the suite starts a hundred Pythons that would each compile the package.
@@ -39,7 +40,13 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $(STAMP)
+	touch $(DEMO_STAMP) $(STAMP)
+
+# What training and the report need, and nothing of what the tests need: a first look costs less.
+$(DEMO_STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[train,report]'
+	touch $(DEMO_STAMP)
 
 $(BENCH_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]'

@@ -1,4 +1,4 @@
-"""Print what docs/language-models.md says beside its tables: steps, and what word counts give.
+"""Print what the notebook on language models says beside its tables: steps, and word counts.
 
     python results/language_models.py results/ptb-small-nesterov    # mean steps of its runs
     python results/language_models.py --words ../data/ptb           # unigram perplexity

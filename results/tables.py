@@ -29,7 +29,7 @@ from legw.runs.records import Manifest
 
 HERE = Path(__file__).parent
 PICTURES = ("digits-lstm-muon", "mnist-lstm")
-PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md")))
+PAGES = (HERE.parent / "README.md", *sorted((HERE.parent / "docs").rglob("*.md")))
 PUBLISHED = {
     "mnist-lstm": None,
     "ptb-small": "115.91 perplexity, test",
@@ -92,12 +92,19 @@ def _made_on(found: evidence.Evidence) -> str:
 
 
 def _figure(cell: Cell) -> str:
-    estimate = cell.estimate
-    if estimate is None:
-        return cell.reason or "-"
-    digits = 4 if abs(estimate.mean) < 1.5 else 2  # a share, or a perplexity or BLEU
+    return cell.reason or "-" if cell.estimate is None else with_interval(cell.estimate)
+
+
+def with_interval(estimate: stats.Estimate) -> str:
+    """Return a mean and half its 95 % interval, to two digits of the interval.
+
+    A share has at most 4 decimals, a perplexity or BLEU at most 2; a single run has those.
+    """
+    digits = 4 if abs(estimate.mean) < 1.5 else 2
     if estimate.half_width is None:
         return f"{estimate.mean:.{digits}f}"
+    if estimate.half_width > 0:
+        digits = min(digits, max(0, 1 - floor(log10(estimate.half_width))))
     return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
 
 
@@ -158,7 +165,6 @@ def _application(name: str, published: str, found: evidence.Evidence) -> list[st
         )
         timed = [row.seconds or 0.0 for row, each in own if not alike or _place(each) in alike]
         seconds[first.rule] = fmean(timed)
-        spread = "" if metric.half_width is None else f" ± {metric.half_width:.4g}"
         took, share = f"{seconds[first.rule]:.3g}", "-"
         if name in UNTIMED:
             took = "-"
@@ -166,7 +172,7 @@ def _application(name: str, published: str, found: evidence.Evidence) -> list[st
             share = f"{seconds['base'] / seconds['legw']:.2g}"
         lines.append(
             f"| {name} | {published if first.rule == 'base' else '-'} | {first.batch_size} "
-            f"| {first.rule} | {metric.mean:.4g}{spread} | {metric.n} | {first.updates} "
+            f"| {first.rule} | {with_interval(metric)} | {metric.n} | {first.updates} "
             f"| {took} | {share} |"
         )
     return lines
@@ -207,9 +213,17 @@ def _carried(folder: Path, batch_size: int, tolerance: str) -> str:
     large = table.find("", "legw", batch_size)
     if base is None or large is None or not (base.metrics and large.metrics):
         return "not finished yet | - | - | -"
-    figures = [f"{c.batch_size}: {_figure(c)} (n = {len(c.metrics)})" for c in (base, large)]
+    figures = [
+        f"{c.batch_size}: {_together(_figure(c))} {_together(f'(n = {len(c.metrics)})')}"
+        for c in (base, large)
+    ]
     verdict = f"**{table.verdict(large)}** ({table.tolerance.of(table.metric)})"
     return " | ".join([*figures, verdict, _to_quality(found, base, large)])
+
+
+def _together(text: str) -> str:
+    """Return a text that no line breaks."""
+    return text.replace(" ", "\u00a0")
 
 
 def costs() -> str:

@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/theory.md from what lies in `results/theory`.
+"""Write tables and pictures of docs/theory.md and its notebook from what lies in `results/theory`.
 
     python results/theory.py            # say whether they are current
     python results/theory.py --write    # bring them up to date
@@ -33,7 +33,8 @@ from legw.runs.measurements import Curvature, Noise
 
 HERE = Path(__file__).parent
 FOLDER = HERE / "theory"
-PAGE = HERE.parent / "docs" / "theory.md"
+DOCS = HERE.parent / "docs"
+PAGES = (DOCS / "theory.md", DOCS / "notebook" / "theory.md")
 BLOCK = re.compile(r"(<!-- (curvature|noise|examples|seconds|epochs|speedup)(?: (\S+))? -->\n)"
                    r".*?(<!-- end -->)", re.DOTALL)  # fmt: skip
 LSTMS = {"mnist-lstm": 8192, "ptb-small": 640, "ptb-large": 640, "gnmt-small": 1024}
@@ -45,9 +46,23 @@ PUBLISHED = 5.3
 STRETCHES = 8
 
 
-def updated(text: str) -> str:
-    """Return the page's text with all its tables made anew."""
-    return BLOCK.sub(lambda match: match[1] + MAKERS[match[2]](match[3]) + match[4], text)
+def updated(page: Path) -> str:
+    """Return a page's text with all its tables made anew; pictures lie in docs itself."""
+    up = "../" * (len(page.relative_to(DOCS).parts) - 1)
+    return BLOCK.sub(
+        lambda match: match[1] + MAKERS[match[2]](match[3]).replace("](", f"]({up}") + match[4],
+        page.read_text("utf-8"),
+    )
+
+
+def few_digits(value: float) -> str:
+    """Return three significant digits, without an exponent.
+
+    >>> few_digits(1218.4), few_digits(0.0981)
+    ('1220', '0.0981')
+    """
+    short = f"{value:.3g}"
+    return f"{float(short):.0f}" if "e+" in short else short
 
 
 def curvature(name: str) -> str:
@@ -107,10 +122,10 @@ def noise(name: str) -> str:
     parts = [*found["stretches"], found["noise_scale"]]
     for part in parts:
         label = f"{part['from_epoch']:.2g} to {part['to_epoch']:.2g}"
-        low = "-" if part["low"] is None else f"{part['low']:.3g} to {part['high']:.3g}"
+        low = "-" if part["low"] is None else _interval(part)
         lines.append(f"| {label} | {_scale(part['value'])} | {low} | {part['n']} |")
     late = found["late_noise_scale"]
-    between = "" if late["low"] is None else f" ({late['low']:.3g} to {late['high']:.3g})"
+    between = "" if late["low"] is None else f" ({_interval(late)})"
     text = (
         f"Batch {found['batch_size']}, n = {len(runs)}; the last line is the whole run. In its "
         f"last half, which is what `--noise DIR` reads: {_scale(late['value'])}{between}. "
@@ -129,7 +144,11 @@ def _sampling(runs: Sequence[probed.Probed]) -> str:
 
 
 def _scale(value: float | None) -> str:
-    return "lost in noise" if value is None else f"{value:.3g}"
+    return "lost in noise" if value is None else few_digits(value)
+
+
+def _interval(part: dict[str, Any]) -> str:
+    return f"{few_digits(part['low'])} to {few_digits(part['high'])}"
 
 
 def examples(_: str | None) -> str:
@@ -418,7 +437,7 @@ def draw() -> None:
                 continue
             manifest = records.read_manifest(runs[0].folder)
             found = {"app": manifest.task, "rule": manifest.rule} | result(manifest.base, runs)
-            picture = PAGE.with_name(f"{kind}-{folder.name}.svg")
+            picture = DOCS / f"{kind}-{folder.name}.svg"
             picture.write_bytes(render(chart(found), "svg"))
 
 
@@ -435,19 +454,19 @@ def collect(source: Path, place: Path) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Return 0 if the page is current, or has been made so."""
+    """Return 0 if both pages are current, or have been made so."""
     if words[:1] == ["--collect"]:
         collect(Path(words[1]), Path(words[2]))
         return 0
-    text = PAGE.read_text("utf-8")
-    stale = updated(text) != text
+    stale = [page for page in PAGES if updated(page) != page.read_text("utf-8")]
     if "--write" in words:
-        PAGE.write_text(updated(text), "utf-8")
+        for page in stale:
+            page.write_text(updated(page), "utf-8")
         draw()
         return 0
-    if stale:
-        print(f"{PAGE}: a table is not current; python results/theory.py --write")
-    return int(stale)
+    for page in stale:
+        print(f"{page}: a table is not current; python results/theory.py --write")
+    return int(bool(stale))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print what docs/translation.md says beside its table: beam search, and the base at one's loss.
+"""Print what the notebook on translation says beside its table: beam search, and the base then.
 
     python results/translation.py results/translation
 

@@ -80,9 +80,12 @@ class Browser:
         self.go(path.as_uri(), until)
 
     def go(self, address: str, until: str = "true") -> None:
-        """Show an address, and wait until an expression is true."""
+        """Show what lies at an address, and wait until an expression is true there."""
         self.call("Page.navigate", url=address)
-        self.wait(f"document.readyState === 'complete' && ({until})")
+        self.wait(
+            f"location.href === {json.dumps(address)} && document.readyState === 'complete' "
+            f"&& Boolean({until})"
+        )
 
     def wait(self, expression: str) -> None:
         """Wait until an expression is true."""

@@ -43,26 +43,38 @@ def test_that_test_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
         test_no_public_name_comes_or_goes_unnoticed()
 
 
+PAGES = {
+    page.name: re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    for page in (ROOT / "docs" / "api").glob("*.md")
+}
+"""The names that each page of the API renders."""
+
+
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_public_name_is_documented_and_on_the_api_page(package: str) -> None:
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+def test_every_public_name_is_documented_and_on_one_api_page(package: str) -> None:
+    rendered = [name for names in PAGES.values() for name in names]
     module = importlib.import_module(package)
     for name in module.__all__:
         thing = getattr(module, name)
         if inspect.isclass(thing) or inspect.isfunction(thing):
             assert thing.__doc__, name
-            assert re.search(rf"\b{name}\b", page), f"{package}.{name} is not in docs/api.md"
+            assert rendered.count(f"{package}.{name}") == 1, f"{package}.{name} in docs/api"
 
 
 @pytest.mark.parametrize("name", [name for name in public_names() if ".adapters." in name])
 def test_every_adapter_is_on_the_api_page(name: str) -> None:
+    assert name in PAGES["adapters.md"]
     adapter, thing = name.split(".")[2:]
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    listed = page.split(f"::: legw.adapters.{adapter}\n", 1)[1].split(":::", 1)[0]
-    assert re.search(rf"\b{thing}\b", listed), f"{name} is not in docs/api.md"
     source = (ROOT / "src/legw/adapters" / f"{adapter}.py").read_text(encoding="utf-8")
     nodes = {node.name: node for node in ast.parse(source).body if hasattr(node, "name")}
     assert ast.get_docstring(nodes[thing]), name
+
+
+def test_every_api_page_is_in_the_overview_and_the_menu() -> None:
+    overview = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    menu = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert {name for name in PAGES if f"(api/{name})" in overview} == set(PAGES)
+    assert {name for name in PAGES if f": api/{name}\n" in menu} == set(PAGES)
 
 
 def test_the_citation_has_the_version() -> None:

@@ -16,13 +16,25 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import messages
 import small
-from legw import presets
+from legw import cli, presets
+from legw.analysis import evidence
+from legw.analysis.stats import Estimate
 from legw.cli import COMMANDS
+from legw.report import markdown
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NAMED = re.compile(r"# ([\w.-]+\.(?:toml|py))\n")
+"""First line of a block that is a file of this name for the page's other blocks."""
+
+
+def name_of(page: Path) -> str:
+    """Return a page's name, with its folder below docs."""
+    return str(page.relative_to(DOCS)) if page.is_relative_to(DOCS) else page.name
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
@@ -31,13 +43,23 @@ def blocks(language: str) -> list[tuple[str, str]]:
     for page in PAGES:
         for name, code in BLOCK.findall(page.read_text(encoding="utf-8")):
             if name == language:
-                found.append((page.name, code))
+                found.append((name_of(page), code))
     return found
+
+
+def write_named(page: str, folder: Path) -> None:
+    """Write the page's blocks that are files."""
+    for of_page, code in [*blocks("toml"), *blocks("python")]:
+        named = NAMED.match(code)
+        if of_page == page and named:
+            (folder / named[1]).write_text(code, encoding="utf-8")
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
 def test_python_runs(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some write run folders
+    write_named(page, tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     exec(compile(code, page, "exec"), {"__name__": "example"})
 
 
@@ -80,7 +102,7 @@ def sort_of(code: str) -> str:
 
 def shell(sort: str) -> list[Any]:
     return [
-        pytest.param(code, id=f"{page}-{number}")
+        pytest.param(page, code, id=f"{page}-{number}")
         for number, (page, code) in enumerate(blocks("bash"))
         if sort_of(code) == sort
     ]
@@ -145,18 +167,22 @@ def test_the_page_of_rules_averages_weights(
     assert "(averaged weights; the last ones 0." in out
 
 
-@pytest.mark.parametrize("code", shell("quick"))
-def test_a_quick_block_runs(code: str, my_recipe: None, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("page", "code"), shell("quick"))
+def test_a_quick_block_runs(
+    page: str, code: str, my_recipe: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     from legw.cli import main
 
+    write_named(page, Path())
     for line in lines_of(code):
         assert main(shlex.split(line, comments=True)[1:]) == 0, line
         assert capsys.readouterr().out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", shell("digits"))
-def test_a_block_on_digits_runs(code: str, my_recipe: None) -> None:
+@pytest.mark.parametrize(("page", "code"), shell("digits"))
+def test_a_block_on_digits_runs(page: str, code: str, my_recipe: None) -> None:
+    write_named(page, Path())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
         ["bash", "-ec", "\n".join(lines_of(code))],
@@ -167,7 +193,7 @@ def test_a_block_on_digits_runs(code: str, my_recipe: None) -> None:
 
 LONG = (
     "README.md", "bases.md", "check.md", "images.md", "language-models.md", "report.md",
-    "theory.md", "training.md", "translation.md",
+    "task.md", "theory.md", "training.md", "translation.md",
 )  # fmt: skip
 """Pages whose blocks take more than a few seconds on small data."""
 
@@ -215,6 +241,7 @@ def test_a_pages_blocks_run_on_small_data(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One after another, in one folder, as a reader pastes them."""
+    write_named(page, Path())
     for of_page, code in blocks("bash"):
         if of_page == page and sort_of(code) == "small":
             for line in lines_of(code):
@@ -261,7 +288,58 @@ def test_the_readme_begins_with_its_two_commands_and_is_short() -> None:
     assert len([word for word in prose.split() if re.search(r"\w", word)]) <= 700
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_your_own_recipe_shows_what_the_commands_print(
+    my_recipe: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from legw.cli import main
+
+    page = "own-recipe.md"
+    write_named(page, Path())
+    for line in [line for of, code in blocks("bash") if of == page for line in lines_of(code)]:
+        assert main(shlex.split(line)[1:]) == 0
+    told = capsys.readouterr().out
+    shown = [code for of, code in blocks("text") if of == page]
+    assert len(shown) == 2 and all(text in told for text in shown)
+
+
+def on_the_command_line(message: str) -> str:
+    """Return a message of Python as the command tells it: `micro_batch_size` is an option there."""
+
+    def option(found: re.Match[str]) -> str:
+        name, _, value = found[1].partition("=")
+        return f"--{name.replace('_', '-')} {value}".rstrip()
+
+    return re.sub(r"`([a-z_]+(?:=[\w]+)?)`", option, message)
+
+
+SNAPSHOTS = {
+    on_the_command_line(line.removeprefix("legw: "))
+    for path in messages.FOLDER.rglob("*.txt")
+    for lines in messages.read(path).values()
+    for line in lines
+} | {cli._missing_extra("train", ModuleNotFoundError(name="torch"))}
+"""All messages to users that tests hold, without the command's name."""
+
+
+@pytest.mark.parametrize("code", [c for page, c in blocks("text") if page == "troubleshooting.md"])
+def test_troubleshooting_quotes_messages_that_there_are(code: str) -> None:
+    """A line that ends in ``...`` leaves out the rest."""
+    for line in code.splitlines():
+        begin = line.removeprefix("legw: ").removesuffix("...")
+        cut = line.endswith("...")
+        assert any(each == begin or (cut and each.startswith(begin)) for each in SNAPSHOTS), line
+
+
+def test_troubleshooting_has_a_cure_below_each_message() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    sections = re.split(r"^### ", page, flags=re.MULTILINE)[1:]
+    assert len(sections) >= 20
+    for section in sections:
+        said = BLOCK.sub("", section.partition("\n")[2]).strip()
+        assert "```text" in section and len(said.split()) >= 10, section
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     """Heads too; mkdocs sees to links between pages of the site, and not to README's."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
@@ -269,11 +347,11 @@ def test_links_to_files_lead_somewhere(page: Path) -> None:
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        assert file.exists(), f"{page.name}: {target}"
-        if anchor and file.suffix == ".md" and file.name != "api.md":
+        assert file.exists(), f"{name_of(page)}: {target}"
+        if anchor and file.suffix == ".md" and file.parent.name != "api" and file.name != "cli.md":
             heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             made = [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads]
-            assert anchor in made, f"{page.name}: {target}"
+            assert anchor in made, f"{name_of(page)}: {target}"
 
 
 RESULTS = ROOT / "results"
@@ -319,6 +397,51 @@ def test_tables_are_made_from_the_results() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    ("mean", "half", "told"),
+    [
+        (0.99137, 0.0007985, "0.9914 ± 0.0008"),
+        (0.97896, 0.003, "0.9790 ± 0.0030"),
+        (0.26, 0.357, "0.26 ± 0.36"),
+        (452.63, 242.0, "453 ± 242"),
+        (152.8, 3.774, "152.8 ± 3.8"),
+        (34.7861, 0.3611, "34.79 ± 0.36"),
+        (0.5, 0.0, "0.5000 ± 0.0000"),
+        (0.9903, None, "0.9903"),
+    ],
+)
+def test_tables_have_the_digits_that_the_interval_tells(
+    mean: float, half: float | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(RESULTS)
+    with_interval = runpy.run_path(str(RESULTS / "tables.py"))["with_interval"]
+    assert with_interval(Estimate(mean=mean, deviation=half, half_width=half, n=3)) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(1218.4, "1220"), (197_123.0, "197000"), (62.71, "62.7"), (0.0981, "0.0981"), (0.0, "0")],
+)
+def test_noise_scales_have_three_digits_and_no_exponent(
+    value: float, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(RESULTS)
+    assert runpy.run_path(str(RESULTS / "theory.py"))["few_digits"](value) == told
+
+
+def test_a_markdown_report_writes_costs_in_full() -> None:
+    text = markdown.text(evidence.read(RESULTS / "digits-lstm-muon"))
+    assert re.search(r"^\| base \| 16 \| 20 of 20 \| 1079 \| 172\d\d \| ", text, re.MULTILINE)
+    assert "e+" not in text
+
+
+def test_no_table_has_digits_that_nobody_can_read() -> None:
+    """Neither an exponent nor more than four digits of an interval."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"\d[eE]\+\d|± \d*\.\d{5,}", BLOCK.sub("", text)), page
+
+
 def test_the_theory_page_is_made_from_the_results(script: Callable[..., Done]) -> None:
     done = script("theory.py")
     assert done.code == 0, done.out + done.err
@@ -326,7 +449,7 @@ def test_the_theory_page_is_made_from_the_results(script: Callable[..., Done]) -
 
 def test_the_translation_page_quotes_what_its_script_prints(script: Callable[..., Done]) -> None:
     done = script("translation.py", RESULTS / "translation")
-    page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
+    page = (DOCS / "notebook" / "translation.md").read_text(encoding="utf-8")
     assert done.code == 0
     assert done.out.startswith("base 64 (n = ") and f"\n{done.out}```\n" in page
 
@@ -341,7 +464,7 @@ def test_the_translation_page_quotes_what_stands_side_by_side(
     words: tuple[str, ...], script: Callable[..., Done]
 ) -> None:
     done = script("translation.py", RESULTS / "translation", *words)
-    page = (ROOT / "docs" / "translation.md").read_text(encoding="utf-8")
+    page = (DOCS / "notebook" / "translation.md").read_text(encoding="utf-8")
     assert done.code == 0
     assert done.out.startswith("after epoch ") and f"\n{done.out}```\n" in page
 

@@ -12,7 +12,7 @@ import messages
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "src" / "legw").rglob("*.py"))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 
 TERMS = """

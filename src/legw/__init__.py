@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from legw import train as train
     from legw.adapters.configs import Config, from_config
     from legw.analysis.evidence import compare
-    from legw.analysis.scaled import all_rules, ladder
+    from legw.analysis.scaled import all_rules, ladder, scale_table
 
 __version__ = "0.1.0"
 

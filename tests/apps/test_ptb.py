@@ -469,7 +469,7 @@ BAD_FOLDERS = {
     ),
     "too many words": (
         with_file("train.txt", " ".join(map(str, range(MAX_WORDS))).encode()),
-        f"train.txt: has {MAX_WORDS + 2} different words, more than {MAX_WORDS}; `vocabulary=N` keeps",
+        f"train.txt: has {MAX_WORDS + 2} different words, more than {MAX_WORDS}; `voc",
     ),
 }
 

@@ -188,7 +188,8 @@ def test_a_hostile_recipe_name(name: str) -> None:
 
 @pytest.mark.parametrize("row", golden("gnmt.csv"), ids=lambda row: row["batch_size"])
 def test_the_page_shows_the_published_batches_beside_legws(row: dict[str, str]) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "translation.md").read_text(encoding="utf-8")
+    notebook = Path(__file__).parents[2] / "docs" / "notebook"
+    page = (notebook / "translation.md").read_text(encoding="utf-8")
     lr = apply(find("gnmt"), int(row["batch_size"]), LEGW).lr
     submitted = number(row["submitted_lr"])
     cells = f"{lr:.2e} | {submitted:.3e} | {lr / submitted:.2f}".replace("e-03", "e-3")

@@ -7,11 +7,12 @@ import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from legw.errors import RunError, clean, one_line
+from legw.errors import LegwWarning, RunError, clean, one_line
 from legw.runs.files import write_atomically
 
 if TYPE_CHECKING:
@@ -49,6 +50,15 @@ def console(*, stderr: bool = False, quiet: bool = False) -> Console:
             raise BrokenPipeError  # for `main`; rich's own way out is exit code 1
 
     return Ours(highlight=False, markup=False, emoji=False, stderr=stderr, quiet=quiet)
+
+
+@contextlib.contextmanager
+def hushed(quiet: bool) -> Iterator[None]:
+    """Leave out the notes that the library gives as warnings, if the user wants it quiet."""
+    with warnings.catch_warnings():
+        if quiet:
+            warnings.simplefilter("ignore", LegwWarning)
+        yield
 
 
 def say(line: str) -> None:

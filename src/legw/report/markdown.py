@@ -13,7 +13,7 @@ from legw.analysis.evidence import Evidence
 from legw.analysis.table import Table
 from legw.analysis.targets import reached, usual
 from legw.analysis.trials import best_trials, costs
-from legw.errors import clean, clean_lines
+from legw.errors import clean, clean_lines, number
 from legw.report.sections import CAVEAT, facts, note_lines
 
 
@@ -83,7 +83,7 @@ def _costs(evidence: Evidence, target: float | None) -> Iterable[str]:
     found = evidence.table
     rows = [
         [each.name, str(each.batch_size), f"{each.reached} of {each.total}",
-         *("-" if cost is None else f"{cost:.4g}" for cost in each.costs.values())]
+         *(number(cost, 4) for cost in each.costs.values())]
         for each in reached(evidence, target)
     ]  # fmt: skip
     yield f"## Costs to {escaped(found.metric)} {found.number(target)}"

@@ -9,7 +9,6 @@ only, which it names by their hashes: Vega's bundle and ours, which draws the ch
 from __future__ import annotations
 
 import base64
-import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from importlib import resources
 
 from legw import __version__
 from legw.analysis.evidence import Evidence
+from legw.report.bundle import bundle
 from legw.report.html import Html, join, tag
 from legw.report.sections import contents, section
 
@@ -47,7 +47,7 @@ def text(
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
     """
-    scripts = [_bundle(), *([_own("live.js")] if live else []), _own("page.js")]
+    scripts = [bundle(), *([_own("live.js")] if live else []), _own("page.js")]
     allowed = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
     policy = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
     policy += "; connect-src 'self'" if live else ""
@@ -92,15 +92,6 @@ def _main(everything: Sequence[Evidence], target: float | None, live: Live | Non
 
 def _own(name: str) -> str:
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-@functools.cache
-def _bundle() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script that cannot end its element."""
-    import vl_convert
-
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    return bundle.replace("</script", "<\\/script")
 
 
 def _hash(script: str) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
 
+from legw.analysis import evidence
 from legw.cli.commands import demo, study
 from legw.study.plan import plan
+
+ROOT = Path(__file__).parents[3]
 
 Legw = Callable[[str], Any]
 
@@ -54,6 +59,23 @@ def test_the_demo_uses_one_thread_a_run_unless_told_otherwise(
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     legw("demo")
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_what_is_said_of_twenty_seeds_is_what_they_gave() -> None:
+    rows = json.loads((ROOT / "results" / "digits-lstm-muon" / "table.json").read_text())
+    means = {
+        rule: fmean(row["metric"] for row in rows if (row["rule"], row["batch_size"]) == (rule, b))
+        for rule, b in (("base", 16), ("legw", 512))
+    }
+    said = f"accuracy ({means['legw']:.4f} beside the base's {means['base']:.4f})"
+    assert said in " ".join(demo.EXPLANATION.split())
+    found = evidence.read(ROOT / "results" / "digits-lstm-muon")
+    (cell,) = [c for one in found if one.title == "digits-lstm-muon" and one.study
+               and one.study.holdout == "test" for c in one.table.cells
+               if (c.rule, c.batch_size) == ("legw", 512)]  # fmt: skip
+    table = next(one.table for one in found if cell in one.table.cells)
+    assert len(cell.metrics) == 20
+    assert str(table.verdict(cell)) == "keeps"
 
 
 def test_the_introduction_fits_a_terminal() -> None:

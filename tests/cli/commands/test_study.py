@@ -191,6 +191,15 @@ def test_json_is_the_rows_alone(legw: Legw) -> None:
     assert answer.err.splitlines()[-1] == "wrote out/report.html"
 
 
+def test_quiet_is_the_result_alone(legw: Legw, trained: list[str]) -> None:
+    answer = legw(f"{STUDY} --batch-sizes 128 --seeds 1 --quiet")
+    assert (answer.code, answer.err, len(trained)) == (0, "", 1)
+    assert "run 1 of 1" not in answer.out and "note: " not in answer.out
+    assert "again: legw study digits-lstm " in answer.out and "--quiet" not in answer.out
+    answer = legw(f"{STUDY} --batch-sizes 128 --seeds 2 --quiet --json")
+    assert (answer.code, answer.err, len(json.loads(answer.out))) == (0, "", 2)
+
+
 def test_a_diverged_run_is_a_result(legw: Legw, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "text", PAGE)
     grid = "--grid lr=0.4,1e10 --grid optimizer.weight_decay=1"

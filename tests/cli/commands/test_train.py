@@ -62,6 +62,25 @@ def test_json_is_the_summary_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == summary()
 
 
+def test_quiet_is_the_result_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither progress nor notes, of which a batch of most of the data makes one."""
+    words = ("-b", "1024", *QUICK, "--warmup-epochs", "0")
+    assert train(*words, "--out", "loud") == 0
+    loud = capfd.readouterr()
+    assert "note: " in loud.out + loud.err
+    assert train(*words, "--out", "out", "--quiet") == 0
+    found = capfd.readouterr()
+    assert found.err == ""
+    (line,) = found.out.splitlines()
+    assert line.startswith("accuracy ") and line.endswith(" → out")
+    assert train(*words, "--out", "json", "--quiet", "--json") == 0
+    found = capfd.readouterr()
+    assert found.err == ""
+    assert json.loads(found.out) == summary("json")
+    assert train(*words, "--out", "out", "--quiet") == 2
+    assert "holds a run already" in capfd.readouterr().err
+
+
 def test_what_was_measured_is_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

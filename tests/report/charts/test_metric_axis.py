@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from legw.analysis.table import Cell, Table
@@ -62,6 +64,17 @@ def test_the_arrow_names_the_rule_and_its_mean() -> None:
     rows = metric_by_batch(table(**FAILED))["datasets"]["cells"]
     told = {row["name"]: row["arrow"] for row in rows if row["outside"] is not None}
     assert told == {"fixed": "fixed \u2193 0.7200"}
+
+
+def test_a_name_is_left_out_where_it_would_lie_on_its_neighbour() -> None:
+    pytest.importorskip("altair")
+    sizes = [
+        Cell(variant="", rule="legw", batch_size=size, metrics=(0.97,))
+        for size in (32, 64, 128, 256, 1024)
+    ]
+    found = table(**FAILED)
+    rows = metric_by_batch(replace(found, cells=(*found.cells, *sizes)))["datasets"]["cells"]
+    assert {row["arrow"] for row in rows if row["outside"] is not None} == {"\u2193 0.7200"}
 
 
 def test_lines_on_each_other_differ_in_dashes_and_marks() -> None:

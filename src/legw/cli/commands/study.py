@@ -120,10 +120,17 @@ class Options:
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     json: Flag = False
     """Print the runs as one JSON array; all else goes to stderr."""
+    quiet: Flag = False
+    """Print the result alone: no progress and no notes. Errors are still told."""
 
 
 def run(options: Options) -> int:
     """Run what is pending, then print the table and write the page."""
+    with output.hushed(options.quiet):
+        return _run(options)
+
+
+def _run(options: Options) -> int:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise LegwError("study: starts its own processes; leave torchrun to legw train")
     asked = read(options)
@@ -142,7 +149,7 @@ def run(options: Options) -> int:
         print(json.dumps([asdict(row) for row in found.rows], indent=2, allow_nan=False))
     else:
         _show_table(found)
-    _write_page(everything, folder, to_stderr=options.json)
+    _write_page(everything, folder, options)
     if outcome.failed:
         raise RunError(_failures(outcome, folder))
     return 0
@@ -184,7 +191,7 @@ def command(options: Options) -> str:
         for option in fields(part):
             value = getattr(part, option.name)
             usual = option.name not in ALWAYS_SAID and value == option.default
-            if option.name in ("app", "json", "dry_run", "machine", "shard") or usual:
+            if option.name in ("app", "json", "quiet", "dry_run", "machine", "shard") or usual:
                 continue
             flag = f"--{option.name.replace('_', '-')}"
             if value is True:
@@ -217,7 +224,7 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
 
     task = _task_maker(options)
     done = sum(row.status in ("finished", "diverged") for row in rows)
-    screen = output.console(stderr=options.json)
+    screen = output.console(stderr=options.json, quiet=options.quiet)
     if done < len(rows):
         check_app(options.app)
         from legw.train import trackers
@@ -226,7 +233,8 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
         trackers.check(settings.log_to)
         plan = _with_examples(plan, options)
     screen.print(clean(f"{folder}: {preview.total(plan, rows)}"), soft_wrap=not screen.is_terminal)
-    output.notes(preview.cautions(plan), to_stderr=options.json)
+    if not options.quiet:
+        output.notes(preview.cautions(plan), to_stderr=options.json)
     if done == len(rows):
         # only brings the table up to date, without torch
         return runner.run_study(asked, task, folder, shard=shard)
@@ -320,8 +328,9 @@ def _show_table(found: Evidence) -> None:
     print(f"again: {clean(found.study.command)}")  # not wrapped, to be copied
 
 
-def _write_page(everything: list[Evidence], folder: Path, *, to_stderr: bool) -> None:
+def _write_page(everything: list[Evidence], folder: Path, options: Options) -> None:
     """Write the page, or print which extra it needs; the runs do not depend on it."""
+    to_stderr = options.json
     from legw.report import page
 
     try:
@@ -333,4 +342,5 @@ def _write_page(everything: list[Evidence], folder: Path, *, to_stderr: bool) ->
         output.notes([f"{line}, then legw report {folder}"], to_stderr=to_stderr)
         return
     output.write(folder / "report.html", text)
-    output.wrote(str(folder / "report.html"), to_stderr=to_stderr)
+    if not (options.json and options.quiet):
+        output.wrote(str(folder / "report.html"), to_stderr=to_stderr)

@@ -105,6 +105,8 @@ class Options:
     """Write TensorBoard scalars too, below the run folder."""
     json: Flag = False
     """Print the summary as one JSON object; all else goes to stderr."""
+    quiet: Flag = False
+    """Print the result alone: no progress and no notes. Errors are still told."""
 
 
 def run(options: Options) -> int:
@@ -112,7 +114,7 @@ def run(options: Options) -> int:
     from legw.train.dist import joined
 
     settings = options.machine.settings(options.resume)
-    with joined(settings.device, settings.patience_seconds) as world:
+    with output.hushed(options.quiet), joined(settings.device, settings.patience_seconds) as world:
         return _train(options, settings, world)
 
 
@@ -121,7 +123,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     from legw.runs import records
     from legw.train import fit, trackers
 
-    console = output.console(stderr=options.json, quiet=not world.first)
+    console = output.console(stderr=options.json, quiet=options.quiet or not world.first)
     rule = rules.find(options.rule)
     base = overridden(base_recipe(options.app, options.recipe), options)
     base = with_noise(base, options.noise)
@@ -152,7 +154,8 @@ def _train(options: Options, settings: Settings, world: World) -> int:
         settings=settings,
         observers=_observers(options, folder, console),
     )
-    return _finish(options, folder, summary, console, tells=world.first)
+    result = output.console(stderr=options.json, quiet=options.json and options.quiet)
+    return _finish(options, folder, summary, result, tells=world.first)
 
 
 def _show_plan(

@@ -8,10 +8,10 @@ picture cannot be read once it has shrunk to the width of a phone.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
-from legw.report.charts.style import COLORS
 from legw.report.html import Html, join, tag
 
 NARROW = 270
@@ -21,11 +21,12 @@ INKS = {"#333333": "ink", "#555555": "soft", "#e8e8e8": "grid", "#000": "ink", "
 """The colors of `style.styled` that are no line's, and the page's names for them."""
 
 
-def chart_page(spec: dict[str, Any]) -> str:
+def chart_page(spec: dict[str, Any], lines: Sequence[str]) -> str:
     """Return a Vega-Lite specification as the text of an HTML file.
 
     Args:
         spec: of a chart in the style of `styled`; its title becomes the page's.
+        lines: the colors that lines may have, at most ten; the page has its own in their place.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
@@ -35,7 +36,7 @@ def chart_page(spec: dict[str, Any]) -> str:
     title = spec.get("title") or {}
     plain = {key: value for key, value in spec.items() if key != "title"}
     pictures = [
-        tag("div", Html(_painted(vl_convert.vegalite_to_svg(each))), class_=name)
+        tag("div", Html(_painted(vl_convert.vegalite_to_svg(each), lines)), class_=name)
         for name, each in (("wide", plain), ("narrow", _narrow(plain)))
     ]
     head = tag(
@@ -58,10 +59,10 @@ def _narrow(spec: dict[str, Any]) -> dict[str, Any]:
     return spec | {"width": NARROW, "config": config | {"legend": legend, "padding": 4}}
 
 
-def _painted(svg: str) -> str:
+def _painted(svg: str, lines: Sequence[str]) -> str:
     """Return a picture in the page's colors, which follow the reader's light or dark."""
     svg = re.sub(r'<rect [^>]*fill="white"/>', "", svg, count=1)  # the background
-    names = INKS | {color: f"c{i}" for i, color in enumerate(COLORS)}
+    names = INKS | {color: f"c{i}" for i, color in enumerate(lines)}
     for color, name in names.items():
         for attribute in ("fill", "stroke"):
             svg = svg.replace(f'{attribute}="{color}"', f'style="{attribute}: var(--{name})"')

@@ -7,6 +7,7 @@ checking thousands of points takes a hundred times longer than drawing them.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from legw.study.plan import BASE
 
 DODGE = 0.05
 """Shift of each rule beside its batch size, in powers of 2, so that bars do not overlap."""
+
+NAMED_FROM = 0.2
+"""Share of the chart's width between two batch sizes from which a rule's name has room there."""
 
 CROSS = "M-1,-1L1,1M-1,1L1,-1"
 """The mark of a diverged run, as an SVG path."""
@@ -252,11 +256,22 @@ def _cell_row(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def _arrow(table: Table, cell: Cell) -> str:
-    """Return the text of a cell that lies beyond the axis: an arrow, its name and its mean."""
+    """Return the text of a cell that lies beyond the axis: an arrow and its mean.
+
+    The name stands before it where neighbouring batch sizes leave room for it.
+    """
     if cell.estimate is None:
         return ""
     way = "\u2193" if table.higher_is_better else "\u2191"
-    return f"{table.name(cell.variant, cell.rule)} {way} {table.number(cell.estimate.mean)}"
+    name = f"{table.name(cell.variant, cell.rule)} " if _is_wide(table) else ""
+    return f"{name}{way} {table.number(cell.estimate.mean)}"
+
+
+def _is_wide(table: Table) -> bool:
+    """Whether batch sizes lie so far apart on the chart that a name fits between them."""
+    places = sorted(math.log2(size) for size in table.batch_sizes)
+    gaps = [after - before for before, after in itertools.pairwise(places)]
+    return not gaps or min(gaps) >= NAMED_FROM * sum(gaps)
 
 
 def _beside(table: Table, cell: Cell) -> float:

@@ -66,7 +66,7 @@ def render(chart: Any, suffix: str) -> bytes:
     if suffix == "html":
         from legw.report.charts.chart_page import chart_page
 
-        return chart_page(chart.to_dict()).encode()
+        return chart_page(chart.to_dict(), COLORS).encode()
     buffer = io.BytesIO()
     if suffix == "png":
         chart.save(buffer, format="png", scale_factor=2)
