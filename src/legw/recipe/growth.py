@@ -20,7 +20,7 @@ from legw.recipe.batch_schedule import BatchSchedule
 EXACT = 1e-12
 """Relative guard against rounding where a batch size or a position is found by division."""
 
-DIGITS = 12
+DIGITS = 15
 """Significant digits of a position: a file stays readable, and rounding errors stay out."""
 
 FALLING_POINTS = 1000
@@ -169,7 +169,7 @@ def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
         if not low < middle < high:
             break
         low, high = (low, middle) if holds(middle) else (middle, high)
-    near = float(f"{high:.{DIGITS}g}")
+    near = float(f"{high:.12g}")
     return near if holds(near) else high
 
 

@@ -23,7 +23,7 @@ from legw.cli.options import (
 )
 from legw.errors import LegwError, one_line
 from legw.recipe import Recipe
-from legw.report.charts.schedule import Point, all_points, axis, lr_curve, points
+from legw.report.charts.schedule import Point, all_points, axis, grown, lr_curve, points
 from legw.report.charts.style import FORMATS, render
 from legw.schedule import Ramp, update_length
 
@@ -75,7 +75,8 @@ def run(options: Options) -> int:
     if options.json:
         curve = points(outcome.scaled, ramp=options.ramp)
         output.print_json(
-            outcome.to_dict() | {"ramp": options.ramp, "curve": [p._asdict() for p in curve]}
+            outcome.to_dict()
+            | {"ramp": options.ramp, "curve": [p.plain(grown=grown(curve)) for p in curve]}
         )
     else:
         output.say(headline(outcome))
@@ -128,8 +129,9 @@ def _csv(recipe: Recipe, ramp: Ramp) -> str:
     """Return every update as one line, with all digits of its rate."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["update", axis(recipe), "lr"])
-    writer.writerows(all_points(recipe, ramp=ramp))
+    grows = recipe.batch_schedule is not None
+    writer.writerow(["update", axis(recipe), "lr", *(["batch_size"] if grows else [])])
+    writer.writerows(p.plain(grown=grows).values() for p in all_points(recipe, ramp=ramp))
     return text.getvalue()
 
 
@@ -141,4 +143,13 @@ def _draw(outcome: Outcome, ramp: Ramp) -> None:
     width = max(min(console.width, 80), 20)
     print()
     across = axis(outcome.scaled or outcome.base)
-    print(lr_text(_curves(outcome, ramp), width=width, color=color, across=across))
+    curves = _curves(outcome, ramp)
+    print(lr_text(curves, width=width, color=color, across=across))
+    if any(map(grown, curves.values())):
+        print("\nbatch size")
+        print(
+            lr_text(
+                curves, width=width, height=12, color=color, across=across,
+                value=lambda point: float(point.batch_size),
+            )
+        )  # fmt: skip
