@@ -61,7 +61,7 @@ def updates(recipe: Recipe, num_examples: Examples = None) -> int:
     33334
     """
     last = phases(recipe, num_examples)[-1]
-    return last.first + last.count
+    return last.first + last.updates
 
 
 def warmup_updates(recipe: Recipe, num_examples: Examples = None) -> int:
@@ -152,7 +152,7 @@ class Phase(NamedTuple):
     """Examples of each of its updates."""
     first: int
     """Number of its first update, from 0."""
-    count: int
+    updates: int
     """Number of its updates."""
     seen: int
     """Examples seen before its first update."""
@@ -188,7 +188,7 @@ def phases(recipe: Recipe, num_examples: Examples = None) -> list[Phase]:
     >>> from legw.recipe.batch_schedule import BatchSchedule
     >>> grown = Recipe(batch_size=100, lr=1, epochs=2,
     ...     batch_schedule=BatchSchedule(sizes=(30,), until=(0.5,)))
-    >>> [(each.batch_size, each.count, each.seen) for each in phases(grown, 1000)]
+    >>> [(each.batch_size, each.updates, each.seen) for each in phases(grown, 1000)]
     [(30, 17, 0), (100, 15, 510)]
     """
     plan = recipe.batch_schedule
@@ -247,7 +247,7 @@ def _updates_to(position: float, found: list[Phase]) -> int:
     """Return the number of updates that begin before a position, in the recipe's unit."""
     for phase in found:
         count = max(_ceil((position * phase.unit - phase.start) / phase.each), 0)
-        if count <= phase.count or phase is found[-1]:
+        if count <= phase.updates or phase is found[-1]:
             return phase.first + count
     raise AssertionError("a run has a phase")
 
@@ -273,7 +273,7 @@ class Progress:
     def __init__(self, recipe: Recipe, num_examples: Examples = None) -> None:
         self.phases = phases(recipe, num_examples)
         self._firsts = [phase.first for phase in self.phases]
-        self.updates = self.phases[-1].first + self.phases[-1].count
+        self.updates = self.phases[-1].first + self.phases[-1].updates
         """Updates of the run."""
         self.sizes = tuple(phase.batch_size for phase in self.phases)
         """Batch sizes of the run, ascending."""
@@ -291,11 +291,12 @@ class Progress:
         phase = self.phase(updates)
         return phase.seen + (updates - phase.first) * phase.batch_size
 
-    def updates_to(self, examples: float) -> int:
+    def updates_to(self, examples: int) -> int:
         """Return the number of updates that see the nearest number of examples."""
         place = bisect.bisect_right([each.seen for each in self.phases], examples) - 1
         phase = self.phases[max(place, 0)]
-        return phase.first + round((examples - phase.seen) / phase.batch_size)
+        whole, rest = divmod(examples - phase.seen, phase.batch_size)
+        return phase.first + whole + (2 * rest > phase.batch_size)
 
     def begin(self, update: int) -> tuple[int, int]:
         """Return an update's first example, counted from the run's begin, and those of an epoch.
@@ -343,7 +344,7 @@ def batches(recipe: Recipe, num_examples: Examples = None) -> Iterator[int]:
     """
     found = phases(recipe, num_examples)
     return itertools.chain.from_iterable(
-        itertools.repeat(phase.batch_size, phase.count) for phase in found
+        itertools.repeat(phase.batch_size, phase.updates) for phase in found
     )
 
 

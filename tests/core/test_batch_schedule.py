@@ -119,7 +119,7 @@ def test_one_phase_is_the_constant_batch_bit_for_bit(recipe: Recipe, size: int, 
     ramp_updates = warmup_updates(recipe, size)
     shift, gap = int(ramp != "start"), batch if ramp == "between" else 0
     lr = in_steps(recipe, size, ramp=ramp)
-    for update in (0, 1, ramp_updates - 2, ramp_updates, phase.count - 1, phase.count + 5):
+    for update in (0, 1, ramp_updates - 2, ramp_updates, phase.updates - 1, phase.updates + 5):
         if update < 0:
             continue
         top = recipe.lr
@@ -167,7 +167,7 @@ def test_positions_keep_in_other_units() -> None:
 def test_a_phase_in_which_no_update_begins_is_left_out() -> None:
     plan = BatchSchedule(sizes=(100, 200), until=(0.5, 0.52))
     wide = replace(GROWN, batch_size=400, batch_schedule=plan)
-    assert [(each.batch_size, each.count) for each in phases(wide, 190)] == [(100, 1), (400, 1)]
+    assert [(each.batch_size, each.updates) for each in phases(wide, 190)] == [(100, 1), (400, 1)]
     short = replace(wide, epochs=0.6, warmup_epochs=0)
     assert list(batches(short, 1)) == [100]
 
@@ -256,9 +256,9 @@ def test_a_ramp_begins_as_the_base_and_ends_as_legw(base: Recipe, batch: int, ru
     """Its first phase has the base's rates, with the whole warmup; its end is LEGW's warmup's."""
     ramp = apply(base, batch, rule)
     first = phases(ramp, 1000)[0]
-    assert first.count * 100 >= 500, "the base's warmup lies in the first phase"
+    assert first.updates * 100 >= 500, "the base's warmup lies in the first phase"
     lr, expected = in_steps(ramp, 1000), in_steps(base, 1000)
-    for update in range(min(first.count, 6)):
+    for update in range(min(first.updates, 6)):
         assert lr(update) == pytest.approx(expected(update), rel=1e-12)
     assert ramp.batch_schedule is not None
     assert ramp.batch_schedule.until[-1] == pytest.approx(0.5 * batch / 100, rel=1e-11)

@@ -163,7 +163,7 @@ def use(found: Recipe, chance: random.Random) -> None:
         count = schedule.updates(found)
         assert count >= 1, "there is always an update"
         run = schedule.Progress(found)
-        assert run.seen(count) == sum(p.count * p.batch_size for p in run.phases)
+        assert run.seen(count) == sum(p.updates * p.batch_size for p in run.phases)
         assert run.updates_to(run.seen(count // 2)) == count // 2
         lr = schedule.in_steps(found)
         for update in (0, 1, count // 2, count - 1, count, 2 * count):

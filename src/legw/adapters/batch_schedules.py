@@ -26,9 +26,9 @@ class Written:
     """A batch schedule in a tool's own form."""
 
     text: str
-    """What the tool takes: an option, or values as JSON."""
+    """Text that the tool takes: an option, or values as JSON."""
     left_out: tuple[str, ...] = ()
-    """What of the recipe the tool does not do by it, one line each."""
+    """Parts of the recipe that it does not do by it, one line each."""
 
 
 def written(recipe: Recipe, tool: Tool, num_examples: int | None = None) -> Written:

@@ -295,7 +295,7 @@ def _option(
         return Option(batch_size=batch_size, k=k, recipe=None, notes=(str(error),))
     own = recipe.num_tokens is not None and recipe.batch_schedule is not None
     phases = schedule.phases(recipe, None if own else epoch)
-    updates = phases[-1].first + phases[-1].count
+    updates = phases[-1].first + phases[-1].updates
     seconds = _seconds(phases, time, speed, network)
     option = Option(
         batch_size=batch_size,
@@ -317,8 +317,8 @@ def _seconds(
 ) -> float:
     """Return the time of all updates, each phase's with the timing of its own batch."""
     *smaller, last = phases
-    there = (each.count * timing(speed, each.batch_size, network).seconds for each in smaller)
-    return sum(there) + last.count * time.seconds
+    there = (each.updates * timing(speed, each.batch_size, network).seconds for each in smaller)
+    return sum(there) + last.updates * time.seconds
 
 
 def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -> Option:

@@ -5,6 +5,8 @@ They are no warnings: `legw scale` prints them. The warnings are in `legw.rules.
 
 from __future__ import annotations
 
+import math
+
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.recipe import Recipe
 from legw.rules import MAX_WARMUP, RULES, Rule, long_warmup, warmup_share
@@ -97,7 +99,7 @@ def _updates(recipe: Recipe) -> float:
     sizes, ends = (*plan.sizes, recipe.batch_size), (*plan.until, recipe.length)
     begins = (0.0, *plan.until)
     return sum(
-        (end - begin) / size * (size / recipe.batch_size) ** plan.lr_power
+        (end - begin) / size * math.pow(size / recipe.batch_size, plan.lr_power)
         for size, begin, end in zip(sizes, begins, ends, strict=True)
     )
 

@@ -134,8 +134,11 @@ def from_decay(base: Recipe, batch_size: int) -> list[Begin]:
             )
         position = _first(lambda x, share=share: factor(x) <= share, begins[-1].position, low)  # type: ignore[misc]
         reached = factor(position)
-        wanted = int(base.batch_size / reached * (1 + EXACT)) if reached else batch_size
-        size = min(max(wanted, 2 * size), batch_size)
+        size = min(2 * size, batch_size)
+        if reached * batch_size > base.batch_size:  # a stair may fall far below half
+            size = max(size, int(base.batch_size / reached * (1 + 1e-9)))
+        else:
+            size = batch_size
         begins.append(Begin(size, position))
     return begins
 

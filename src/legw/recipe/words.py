@@ -228,8 +228,8 @@ def of_batch_schedule(what: str, settings: Mapping[str, Any], recipe: Mapping[st
         values["until"] = values.pop(name)
     for name in ("sizes", "until"):
         if name not in values:
-            unit = f"_{own}" if name == "until" else ""
-            raise RecipeError(f"{what}: batch_schedule: {name}{unit} is missing; give it")
+            missing = f"until_{own}" if name == "until" else name
+            raise RecipeError(f"{what}: batch_schedule: {missing} is missing; give it")
     return values
 
 

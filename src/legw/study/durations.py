@@ -80,7 +80,7 @@ def seconds(run: Planned, rates: Rates) -> float | None:
         phases = schedule.phases(run.recipe)
     except RecipeError:
         return None
-    return sum(each.count * each.batch_size / rates.at(each.batch_size) for each in phases)
+    return sum(each.updates * each.batch_size / rates.at(each.batch_size) for each in phases)
 
 
 def _grows(rule: str) -> bool:

@@ -102,7 +102,7 @@ class Estimate:
     warmup_updates: int
     """Of its warmup."""
     smaller: dict[int, int] = field(default_factory=dict)
-    """Where the batch grows: for each smaller batch size the number of its updates; else empty."""
+    """Number of updates at each smaller batch size of a batch that grows; else empty."""
     optimizer_groups: list[str] = field(default_factory=list)
     """For Muon: which optimizer has which tensors, a line for each group; else empty."""
 
@@ -204,9 +204,9 @@ def estimate(
         pass_bytes=int(passes.bytes_per_example * suits),
         available_bytes=available_memory(device),
         num_examples=num_examples,
-        updates=phases[-1].first + phases[-1].count,
+        updates=phases[-1].first + phases[-1].updates,
         warmup_updates=schedule.warmup_updates(recipe, task.num_examples),
-        smaller={each.batch_size: each.count for each in phases[:-1]},
+        smaller={each.batch_size: each.updates for each in phases[:-1]},
         optimizer_groups=_groups(task, recipe, model),
     )
 

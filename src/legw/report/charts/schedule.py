@@ -169,7 +169,7 @@ def lr_curve(
     end = max(end_epoch(line) for line in curves.values())
     along = alt.X("epoch:Q", title=across).scale(domain=[0, end], nice=False)
     color = alt.Color("recipe:N", title=None).scale(domain=list(curves), range=colors)
-    shared = {
+    shared: dict[str, Any] = {
         "x": along.axis(grid=False, tickCount=10, labelFlush=False),
         "color": color.legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, offset=12),
         "order": "update:Q",
@@ -186,7 +186,7 @@ def lr_curve(
     if not several:
         return styled(chart)
     sizes = alt.Y("batch_size:Q", title="batch size").scale(type="log", base=2).axis(**axis)
-    shared["tooltip"] = [*shared["tooltip"], "batch_size:Q"]  # type: ignore[misc]
+    shared["tooltip"] = [*shared["tooltip"], "batch_size:Q"]
     below = (
         alt.Chart(alt.Data(values=rows), width=620, height=140)
         .mark_line(strokeWidth=2.5, interpolate="step-after")
