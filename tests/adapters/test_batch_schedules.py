@@ -116,3 +116,10 @@ def test_installed_levanter_reads_it_back() -> None:
         there = levanter.BatchSchedule([levanter.ScheduleStep(**each) for each in values])
         expected = list(batches(recipe))
         assert [there.batch_size_at_step(s) for s in range(len(expected))] == expected
+
+
+def test_the_trainer_of_transformers_has_a_constant_batch() -> None:
+    from legw.adapters.transformers import trainer_arguments
+
+    error_line(trainer_arguments, GROWN[0])
+    assert trainer_arguments(GPT)["max_steps"] == 5000

@@ -33,6 +33,7 @@ from legw.presets import RECIPES
 from legw.recipe import from_dict, growth, read, to_dict, to_json, to_toml
 from legw.rules import LEGW_RAMP, LEGW_RAMP_LINEAR, NOISE_RAMP, SEESAW, SMITH, apply
 from legw.schedule import Progress, phases
+from legw.study import grid
 from strategies import recipes
 
 GROWN = Recipe(
@@ -187,6 +188,20 @@ def test_a_file_names_the_unit(tmp_path: Any) -> None:
     assert "batch_schedule" not in to_dict(replace(GROWN, batch_schedule=None))
 
 
+def test_a_notebook_shows_it_and_a_grid_reaches_into_it() -> None:
+    assert "<td" in GROWN._repr_html_() and "batch_schedule.until_epochs" in GROWN._repr_html_()
+    other = grid.with_field(GROWN, "batch_schedule.lr_power", 1)
+    assert other.batch_schedule == BatchSchedule(sizes=(25, 50), until=(0.5, 1.0), lr_power=1)
+    assert grid.differences(GROWN, other) == {"batch_schedule.lr_power": 1}
+    constant = replace(GROWN, batch_schedule=None)
+    assert grid.differences(GROWN, constant) == {"batch_schedule": None}
+    assert grid.label(grid.differences(constant, GROWN)) == (
+        "batch_schedule.sizes=(25, 50) batch_schedule.until_epochs=(0.5, 1.0) "
+        "batch_schedule.lr_power=0.5"
+    )
+    error_line(grid.with_field, constant, "batch_schedule.lr_power", 1)
+
+
 @pytest.mark.parametrize(
     "table",
     [
@@ -262,7 +277,7 @@ def test_a_ramp_begins_as_the_base_and_ends_as_legw(base: Recipe, batch: int, ru
         assert lr(update) == pytest.approx(expected(update), rel=1e-12)
     assert ramp.batch_schedule is not None
     assert ramp.batch_schedule.until[-1] == pytest.approx(0.5 * batch / 100, rel=1e-11)
-    assert ramp.lr == base.lr * math.sqrt(batch / 100)
+    assert ramp.lr == pytest.approx(base.lr * math.sqrt(batch / 100), rel=1e-15)
 
 
 def test_growth_in_place_of_a_decay() -> None:

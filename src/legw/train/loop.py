@@ -226,7 +226,8 @@ class _Run:
             group=self.group,
             lanes=lanes,
         )
-        if begin := getattr(self.task, "begin", None):
+        begin = getattr(self.task, "begin", None)
+        if begin and len(progress.sizes) == 1:
             begin(self.seed, batch_size, self.choice.micro_batch_size)
         self.optimizer = optim.for_task(
             self.task, self.recipe, self.model, process_group=self.world.process_group

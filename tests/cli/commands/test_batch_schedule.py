@@ -14,6 +14,7 @@ from legw.apps import Options, find
 from legw.probes import plan_batch_size
 from legw.runs import records
 from legw.runs.measurements import Speed
+from legw.study import watch
 
 Legw = Callable[[str], Any]
 
@@ -74,9 +75,10 @@ def test_a_study_its_table_and_its_page(legw: Legw) -> None:
     assert legw("report out --out page.html").code == 0
     text = Path("page.html").read_text(encoding="utf-8")
     assert "legw-ramp" in text and "smith" in text
-    watched = legw("watch out --once --json").json
-    epochs = {run["name"]: (run["epoch"], run["epochs"]) for run in watched["runs"]}
-    assert epochs["smith-b256-s0"] == (pytest.approx(2, abs=0.2), 2.0)
+    seen = {run.name: run for run in watch.look(Path("out")).runs}
+    smith = records.load("out/runs/smith-b256-s0")
+    assert seen["smith-b256-s0"].epoch == smith.updates[-1].epoch
+    assert (seen["smith-b256-s0"].epochs, seen["smith-b256-s0"].updates) == (2.0, 33)
 
 
 @pytest.fixture
