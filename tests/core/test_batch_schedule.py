@@ -230,6 +230,11 @@ def test_a_table_that_is_wrong(table: Any) -> None:
     error_line(from_dict, {**to_dict(GROWN), "batch_schedule": table})
 
 
+def test_a_setting_that_is_not_in_its_table() -> None:
+    for name in ("until_epochs", "sizes"):
+        error_line(from_dict, {"batch_size": 100, "lr": 1, "epochs": 2, name: [1]})
+
+
 def test_values_that_are_wrong() -> None:
     error_line(replace, GROWN, batch_schedule=(25, 0.5))
     error_line(BatchSchedule, sizes=25, until=(1,))

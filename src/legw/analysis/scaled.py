@@ -273,6 +273,7 @@ def quantities(recipe: Recipe) -> dict[str, object]:
         found |= {f"{name}.{setting}": value for setting, value in settings if value is not None}
     if recipe.batch_schedule is not None:
         settings = recipe.batch_schedule.to_dict(recipe.unit).items()
+        found["batch_schedule"] = "grows"
         found |= {f"batch_schedule.{setting}": value for setting, value in settings}
     return found | {"clip_norm": recipe.clip_norm, "ema_decay": recipe.ema_decay,
                     "norm_batch_size": recipe.norm_batch_size}  # fmt: skip
@@ -334,7 +335,7 @@ def others(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
     return [
         (name, old, new)
         for name, old, new in comparison(base, scaled)
-        if old != new and name not in shown and not name.startswith("batch_schedule.")
+        if old != new and name not in shown and not name.startswith("batch_schedule")
     ]
 
 

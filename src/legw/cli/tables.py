@@ -123,11 +123,13 @@ class Row(NamedTuple):
         if self.scaled is None:
             return "see below"
         changed = others(self.base, self.scaled)
-        return "\n".join(
+        lines = [
             f"{short(name).removeprefix('warmup_')} {number(new, 3)}"
             for name, _, new in changed
             if name not in UNITS
-        )
+        ]
+        plan = self.scaled.batch_schedule
+        return "\n".join([*lines, *([f"batch from {plan.sizes[0]}"] if plan else [])])
 
 
 def columns(base: Recipe) -> tuple[str, ...]:

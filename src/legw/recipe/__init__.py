@@ -530,6 +530,8 @@ def _elsewhere(name: str) -> str:
     decay = {n for cls in kinds(Decay).values() for n in (*_names(cls), *cls.lengths)}
     if name in decay | set(words.DECAY) | {"num_cycles"}:
         return "it belongs to the decay: [decay]"
+    if name in _names(BatchSchedule) or name.startswith("until_"):
+        return "it belongs to the batch schedule: [batch_schedule]"
     return ""
 
 
