@@ -327,8 +327,11 @@ def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -
     The base's epochs count, also under a rule that makes the run longer.
     """
     assert noise.value is not None and option.recipe is not None
-    stretched = option.recipe.length / base.length
-    if base.unit == "steps":
+    before = base
+    if option.recipe.unit != base.unit:  # of a batch that grows, whose steps have no fixed length
+        before = schedule.in_unit(base, option.recipe.unit)
+    stretched = option.recipe.length / before.length
+    if before.unit == "steps":
         stretched *= option.batch_size / base.batch_size
     same_epochs = option.seconds / stretched
     factor = _factor(option, base, noise.value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from legw import batches, preset, recipe, rules, updates
+from legw import batches, in_unit, preset, recipe, rules, updates
 from legw.apps import Options, find
 from legw.probes import plan_batch_size
 from legw.runs import records
@@ -107,6 +107,19 @@ def test_a_plan_adds_up_the_time_of_each_batch(measured: None) -> None:
     shares = {16: 0.5 / length, 32: 0.5 / length, 64: 1 - 1 / length}
     expected = sum(share * (1 + size / 100) / 1.16 for size, share in shares.items())
     assert option.factor == pytest.approx(expected)
+
+
+def test_a_plan_of_a_recipe_in_steps(measured: None) -> None:
+    """Its examples are written out; the time to the base's loss is that of equal examples."""
+    task, base = find("digits-lstm", Options()), recipe.read("small.toml")
+    steps = in_unit(base, "steps")
+    found = [
+        plan_batch_size(task, each, batch_sizes=[256], rule="legw-ramp", noise=100.0)
+        for each in (base, steps)
+    ]
+    one, other = (each.options[0] for each in found if each is not None)
+    assert one.quality_seconds is not None
+    assert other.quality_seconds == pytest.approx(one.quality_seconds)
 
 
 def test_a_configuration_of_another_library_is_not_written(legw: Legw) -> None:
