@@ -341,7 +341,20 @@ def test_streams_grow_with_the_next_epoch() -> None:
         (LEGW_RAMP, {"batch_size": 200, "batch_schedule": GROWN.batch_schedule}, 400),
         (Rule(name="own", lr_power=0.5, growth=lambda base, batch: []), {}, 400),
     ],
-    ids=str,
+    ids=[
+        "smaller",
+        "no warmup",
+        "too long",
+        "too long for a line",
+        "no decay",
+        "a wave",
+        "a floor",
+        "not for muon",
+        "no noise",
+        "noise that stays low",
+        "twice",
+        "no law",
+    ],
 )
 def test_growth_that_cannot_be(rule: Rule, changes: dict[str, Any], batch: int) -> None:
     error_line(apply, replace(BASE, **changes), batch, rule)
