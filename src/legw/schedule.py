@@ -196,11 +196,13 @@ def phases(recipe: Recipe, num_examples: Examples = None) -> list[Phase]:
     ends = (recipe.length,) if plan is None else (*plan.until, recipe.length)
     found: list[Phase] = []
     first = seen = start = 0
+    before: tuple[int | None, int] | None = None  # epoch and unit in which `start` is counted
     for size, end in zip(sizes, ends, strict=True):
         each, unit = _update_length(recipe, size, _examples_at(recipe, size, num_examples))
         epoch = unit if recipe.unit == "epochs" else _known_examples(recipe, size, num_examples)
-        if found and epoch != found[-1].epoch_size:
-            start = _new_epoch(recipe, start, found[-1].unit) * unit
+        if before is not None and epoch != before[0]:
+            start = _new_epoch(recipe, start, before[1]) * unit
+        before = epoch, unit
         count = max(_ceil((end * unit - start) / each), 0)
         if not (count or found) and end == recipe.length:
             count = 1  # a run has one update at least
