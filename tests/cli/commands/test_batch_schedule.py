@@ -12,6 +12,7 @@ import pytest
 from legw import batches, in_unit, preset, recipe, rules, updates
 from legw.apps import Options, find
 from legw.probes import plan_batch_size
+from legw.report.plots import _updates_an_epoch
 from legw.runs import records
 from legw.runs.measurements import Speed
 from legw.study import watch
@@ -75,10 +76,20 @@ def test_a_study_its_table_and_its_page(legw: Legw) -> None:
     assert legw("report out --out page.html").code == 0
     text = Path("page.html").read_text(encoding="utf-8")
     assert "legw-ramp" in text and "smith" in text
+    for name, mean in (("smith-b256-s0", 33 / smith_epochs()), ("legw-b256-s0", 1438 / 256)):
+        assert _updates_an_epoch(records.load(f"out/runs/{name}")) == pytest.approx(mean)
     seen = {run.name: run for run in watch.look(Path("out")).runs}
     smith = records.load("out/runs/smith-b256-s0")
     assert seen["smith-b256-s0"].epoch == smith.updates[-1].epoch
     assert (seen["smith-b256-s0"].epochs, seen["smith-b256-s0"].updates) == (2.0, 33)
+
+
+def smith_epochs() -> float:
+    """Return the epochs of the study's run under smith, which end after the last batch."""
+    summary = records.read_summary("out/runs/smith-b256-s0")
+    assert summary is not None and summary.epochs is not None
+    assert summary.epochs == summary.examples / 1438 >= 2
+    return summary.epochs
 
 
 @pytest.fixture
