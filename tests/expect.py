@@ -32,7 +32,7 @@ def error_line(
         call(*args, **kwargs)
     line = str(caught.value)
     assert line.isprintable(), "an error is one line"
-    assert len(line) <= 470, "an error is a line that can be read"
+    assert len(line) <= 500, "an error is a line that can be read"
     assert not OPTION.search(line), "an error of Python names arguments, not options"
     return said(line)
 

@@ -37,8 +37,10 @@ from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.presets import find as preset
 from legw.recipe import Recipe
 from legw.recipe import read as read_recipe
+from legw.recipe.batch_schedule import BatchSchedule
 from legw.rules import Rule, scale
 from legw.schedule import (
+    batches,
     in_steps,
     in_unit,
     lr_at,
@@ -57,12 +59,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "LAMB", "LARS", "SGD", "Adam", "AdamW", "Config", "Constant", "Cosine", "DataError",
-    "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
+    "LAMB", "LARS", "SGD", "Adam", "AdamW", "BatchSchedule", "Config", "Constant", "Cosine",
+    "DataError", "Decay", "DivergedError", "Exponential", "Halving", "LegwError", "LegwWarning",
     "InverseSqrt", "Muon", "Optimizer", "Polynomial", "Recipe", "RecipeError", "Rule", "RunError",
-    "Step", "WarmupStableDecay", "all_rules", "compare", "from_config", "in_steps", "in_unit",
-    "ladder", "lr_at", "preset", "read_recipe", "scale", "scale_table", "updates",
-    "updates_per_epoch", "warmup_updates", "with_lengths",
+    "Step", "WarmupStableDecay", "all_rules", "batches", "compare", "from_config",
+    "in_steps", "in_unit", "ladder", "lr_at", "preset", "read_recipe", "scale",
+    "scale_table", "updates", "updates_per_epoch", "warmup_updates", "with_lengths",
 ]  # fmt: skip
 
 

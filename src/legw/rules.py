@@ -31,8 +31,9 @@ from legw.errors import (
     unknown_name,
 )
 from legw.optimizers import SGD, Adam, Muon, Optimizer
-from legw.recipe import Recipe
-from legw.schedule import epoch_size, update_length
+from legw.recipe import Recipe, growth
+from legw.recipe.growth import Growth
+from legw.schedule import epoch_size, in_unit, update_length
 
 FAR_PAST_NOISE = 4.0
 """A batch this many times the noise scale is far past it: there, twice the batch saves less
@@ -93,6 +94,10 @@ class Rule:
     steers: bool = False
     """Whether the rule changes the learning rate during the run: its recipe is the base's at
     another batch, and `legw.train` adjusts it. Needs ``k >= 1``."""
+    growth: Growth | None = None
+    """Law by which the batch grows to its target during the run, one of `legw.recipe.growth` or
+    your own: (base, target) to batch sizes and the positions where they begin. The rate follows
+    with `lr_power`, at least 0 and at most 2. None keeps the batch constant. Needs ``k >= 1``."""
     formula: str = ""
     """The rule in one line, for people."""
     source: str = ""
@@ -212,11 +217,51 @@ ADASCALE = Rule(
     source="Johnson et al. 2020, arXiv 2007.05105",
 )
 
+LEGW_RAMP = Rule(
+    name="legw-ramp",
+    lr_power=0.5,
+    growth=growth.geometric_ramp,
+    formula="legw's warmup as a ramp: over k times the base's warmup the batch grows "
+    "geometrically, and lr with its square root",
+    source="You et al. 2019, arXiv 1901.08256, made a ramp by us",
+)
+LEGW_RAMP_LINEAR = Rule(
+    name="legw-ramp-linear",
+    lr_power=0.5,
+    growth=growth.linear_ramp,
+    formula="the same ramp, linear in the examples: fewer updates",
+    source="You et al. 2019, arXiv 1901.08256, made a ramp by us",
+)
+SMITH = Rule(
+    name="smith",
+    lr_power=1.0,
+    growth=growth.from_decay,
+    needs=SGD,
+    formula="where the decay would divide lr, the batch is multiplied instead, up to k times",
+    source="Smith et al. 2018, arXiv 1711.00489",
+)
+SEESAW = Rule(
+    name="seesaw",
+    lr_power=0.5,
+    growth=growth.from_decay,
+    formula="where the decay would halve lr, the batch doubles and lr falls by sqrt(2), "
+    "up to k times the batch",
+    source="Seesaw 2025, arXiv 2510.14717",
+)
+NOISE_RAMP = Rule(
+    name="noise-ramp",
+    lr_power=0.5,
+    growth=growth.from_noise,
+    formula="the batch grows with the noise scale measured along the base's run, and lr with "
+    "its square root",
+    source="McCandlish et al. 2018, arXiv 1812.06162; Merrill et al. 2025, arXiv 2505.23971",
+)
+
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         LEGW, LEGW_TIMESCALES, LINEAR, LINEAR_EPOCH, GOYAL, SQRT, FIXED, HOFFER, ADAM_SDE,
-        BETA2_HALF_LIFE, ADASCALE,
+        BETA2_HALF_LIFE, ADASCALE, LEGW_RAMP, LEGW_RAMP_LINEAR, SMITH, SEESAW, NOISE_RAMP,
     )
 }  # fmt: skip
 """The rules that ship, by name, in the order in which tables show them."""
@@ -299,8 +344,14 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
             f"{here} is defined for the {rule.needs.__name__} family only, "
             f"not for {recipe.optimizer.kind}; choose another rule"
         )
-    if rule.steers and k < 1:
+    if (rule.steers or rule.growth is not None) and k < 1:
         raise RecipeError(f"{here} is undefined below the base's batch; choose another rule")
+    if recipe.batch_schedule is not None:
+        raise RecipeError(
+            f"{here}: the recipe has a batch schedule already; scale the one without it"
+        )
+    if rule.growth is not None and recipe.unit == "steps":
+        recipe = in_unit(recipe, "examples")  # the examples of a step are about to change
     length, warmup = _lengths(recipe, batch_size, rule)
     if warmup > 0 and warmup >= length * (1 - ROUNDING):
         raise RecipeError(
@@ -311,6 +362,9 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
         optimizer = (
             recipe.optimizer if rule.optimizer is None else rule.optimizer(recipe.optimizer, k)
         )
+        grown = None
+        if rule.growth is not None:
+            grown = growth.schedule(recipe, batch_size, rule.growth, rule.lr_power)
     except RecipeError as error:
         raise RecipeError(f"{here} {error}") from None
     clip = recipe.clip_norm
@@ -328,6 +382,7 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
         optimizer=_memory(optimizer, rule, k),
         clip_norm=clip,
         ema_decay=average,
+        batch_schedule=grown,
     )
 
 
@@ -417,6 +472,9 @@ def _fits(recipe: Recipe, batch_size: int, rule: Rule) -> bool:
         length, warmup = _lengths(recipe, batch_size, rule)
         if rule.optimizer is not None:
             rule.optimizer(recipe.optimizer, batch_size / recipe.batch_size)
+        if rule.growth is not None:
+            at = in_unit(recipe, "examples") if recipe.unit == "steps" else recipe
+            growth.schedule(at, batch_size, rule.growth, rule.lr_power)
     except RecipeError:
         return False
     return warmup < length * (1 - ROUNDING)
@@ -477,7 +535,8 @@ def _no_warmup(base: Recipe, rule: Rule) -> str:
 def _only_lr(rule: Rule) -> bool:
     powers = (rule.warmup_power, rule.stretch_power, rule.weight_decay_power, rule.beta2_power,
               rule.clip_norm_power, rule.ema_power)  # fmt: skip
-    return not any(powers) and rule.warmup_epochs is None and rule.optimizer is None
+    others = (rule.warmup_epochs, rule.optimizer, rule.growth)
+    return not any(powers) and all(other is None for other in others)
 
 
 def _past_the_decay(scaled: Recipe) -> str:

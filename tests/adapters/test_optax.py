@@ -295,3 +295,17 @@ def test_what_muon_must_know(jax: Any) -> None:
     error_line(optimizer.init, weights)
     optimizer = recipe_optimizer(recipe, 1000, hidden={"w": 1, "b": 0})
     error_line(optimizer.update, weights, optimizer.init(weights))
+
+
+def test_a_batch_that_grows_has_its_rates(jax: Any) -> None:
+    from legw import BatchSchedule
+    from legw.adapters.optax import recipe_schedule
+
+    plan = BatchSchedule(sizes=(10, 30), until=(1.3, 4))
+    recipe = Recipe(batch_size=100, lr=0.4, epochs=10, warmup_epochs=0.7, num_examples=1000,
+                    decay=Cosine(), batch_schedule=plan)  # fmt: skip
+    schedule, lr = jax.jit(recipe_schedule(recipe)), in_steps(recipe)
+    count = updates(recipe)
+    for update in (0, 50, 69, 130, 131, 220, 221, count - 1):
+        assert float(schedule(update)) == pytest.approx(lr(update), rel=1e-6)
+    assert float(schedule(count + 10)) == float(schedule(count - 1))

@@ -142,6 +142,15 @@ def any_recipe(chance: random.Random) -> dict[str, Any]:
         found |= {"num_tokens": chance.choice((100, 10**6, 2**53)), "window_tokens": 20}
     if chance.random() < 0.3:
         found["decay"]["after_warmup"] = chance.random() < 0.5
+    if chance.random() < 0.2 and found["batch_size"] > 1:
+        sizes = sorted({chance.randrange(1, found["batch_size"]) for _ in range(3)})
+        shares = sorted({chance.choice((1e-9, 0.1, 0.3, 0.7, 1 - 1e-16)) for _ in sizes})
+        found["batch_schedule"] = {
+            "sizes": sizes[: len(shares)], f"until_{unit}": [found[unit] * s for s in shares],
+            "lr_power": chance.choice((0, 0.5, 1)),
+        }  # fmt: skip
+    if chance.random() < 0.2:
+        found["noise_scales"] = [[found[unit] * s, number(64, 500)] for s in (1e-3, 0.2, 0.6)]
     return found
 
 
@@ -153,6 +162,9 @@ def use(found: Recipe, chance: random.Random) -> None:
     if found.epoch_examples is not None:
         count = schedule.updates(found)
         assert count >= 1, "there is always an update"
+        run = schedule.Progress(found)
+        assert run.seen(count) == sum(p.updates * p.batch_size for p in run.phases)
+        assert run.updates_to(run.seen(count // 2)) == count // 2
         lr = schedule.in_steps(found)
         for update in (0, 1, count // 2, count - 1, count, 2 * count):
             assert 0 <= lr(update) <= found.lr * (1 + 1e-9), "a rate between 0 and the peak"

@@ -74,6 +74,12 @@ class Config:
         count = self.processes if processes is None else processes
         check_count(self.form, "processes", count)
         big = scale(self.recipe, batch_size, rule)
+        if big.batch_schedule is not None:
+            named = rule if isinstance(rule, str) else rule.name
+            raise RecipeError(
+                f"{self.form}: its batch is constant, and {named} lets it grow; choose another "
+                "rule, or leave the configuration out"
+            )
         if batch_size % count:
             raise RecipeError(
                 f"{self.form}: batch_size={batch_size}: is no whole number of examples on each "

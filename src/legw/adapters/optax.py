@@ -23,7 +23,7 @@ from legw import optimizers
 from legw.decays import Constant, Cosine, InverseSqrt, Polynomial, WarmupStableDecay
 from legw.errors import LegwWarning, RecipeError, is_count, shown, unknown_name
 from legw.recipe import Recipe
-from legw.schedule import in_unit, update_length, updates, warmup_updates
+from legw.schedule import in_steps, in_unit, update_length, updates, warmup_updates
 
 TINY = 1e-7
 """The smallest norm that a matrix is divided by, so that one of zeros stays one."""
@@ -43,6 +43,8 @@ def recipe_schedule(recipe: Recipe, num_examples: int | None = None) -> Callable
     Raises:
         RecipeError: the number of examples is not known.
     """
+    if recipe.batch_schedule is not None:
+        return _grown(recipe, num_examples)
     each, one = update_length(recipe, num_examples)
     ramp_updates = warmup_updates(recipe, num_examples)
     ramp_length = recipe.warmup * one / each
@@ -56,6 +58,13 @@ def recipe_schedule(recipe: Recipe, num_examples: int | None = None) -> Callable
         return jnp.asarray(top * factor(update), jnp.float32)
 
     return schedule
+
+
+def _grown(recipe: Recipe, num_examples: int | None) -> Callable[[Any], Array]:
+    """Return the schedule of a batch that grows, as a table of all updates."""
+    lr = in_steps(recipe, num_examples)
+    rates = jnp.asarray([lr(s) for s in range(updates(recipe, num_examples))], jnp.float32)
+    return lambda count: rates[jnp.clip(jnp.asarray(count, jnp.int32), 0, len(rates) - 1)]
 
 
 def _factor(recipe: Recipe, num_examples: int | None) -> Callable[[Array], Array]:

@@ -102,7 +102,8 @@ def trainer_arguments(
         processes: number of processes that train together, at least 1.
 
     Raises:
-        RecipeError: the batch is not a whole number of micro-batches on every process.
+        RecipeError: the batch is not a whole number of micro-batches on every process, or it
+            grows during the run.
 
     Warns:
         LegwWarning: the recipe has an `ema_decay`.
@@ -114,6 +115,11 @@ def trainer_arguments(
             "torch.optim.swa_utils.AveragedModel does, in a callback",
             LegwWarning,
             stacklevel=2,
+        )
+    if recipe.batch_schedule is not None:
+        raise RecipeError(
+            f"{recipe.name}: batch_schedule: Trainer's batch is constant; give a recipe without "
+            "one, or train in a loop with legw.batches"
         )
     size = micro_batch_size or max(recipe.batch_size // processes, 1)
     return {

@@ -295,8 +295,10 @@ def _option(
         time = timing(speed, batch_size, network)
     except LegwError as error:
         return Option(batch_size=batch_size, k=k, recipe=None, notes=(str(error),))
-    updates = schedule.updates(recipe, epoch)
-    seconds = updates * time.seconds
+    own = recipe.num_tokens is not None and recipe.batch_schedule is not None
+    phases = schedule.phases(recipe, None if own else epoch)
+    updates = phases[-1].first + phases[-1].updates
+    seconds = _seconds(phases, time, speed, network)
     option = Option(
         batch_size=batch_size,
         k=k,
@@ -312,14 +314,26 @@ def _option(
     return _to_quality(option, base, speed, noise)
 
 
+def _seconds(
+    phases: Sequence[schedule.Phase], time: Timing, speed: Speed, network: Network
+) -> float:
+    """Return the time of all updates, each phase's with the timing of its own batch."""
+    *smaller, last = phases
+    there = (each.updates * timing(speed, each.batch_size, network).seconds for each in smaller)
+    return sum(there) + last.updates * time.seconds
+
+
 def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -> Option:
     """Add the time to the base's loss: the base's examples times the factor for the noise scale.
 
     The base's epochs count, also under a rule that makes the run longer.
     """
     assert noise.value is not None and option.recipe is not None
-    stretched = option.recipe.length / base.length
-    if base.unit == "steps":
+    before = base
+    if option.recipe.unit != base.unit:  # of a batch that grows, whose steps have no fixed length
+        before = schedule.in_unit(base, option.recipe.unit)
+    stretched = option.recipe.length / before.length
+    if before.unit == "steps":
         stretched *= option.batch_size / base.batch_size
     same_epochs = option.seconds / stretched
     factor = _factor(option, base, noise.value)
@@ -334,10 +348,20 @@ def _to_quality(option: Option, base: Recipe, speed: Speed, noise: NoiseScale) -
 
 
 def _factor(option: Option, base: Recipe, noise: float) -> float:
-    """Return the examples to the base's loss over the base's own, at a noise scale from 0 on."""
-    factor = examples_against(option.batch_size, base.batch_size, max(noise, MIN_NOISE))
-    assert factor is not None
-    return factor
+    """Return the examples to the base's loss over the base's own, at a noise scale from 0 on.
+
+    Of a batch that grows it is the mean over the run's length.
+    """
+    assert option.recipe is not None
+    plan, length = option.recipe.batch_schedule, option.recipe.length
+    sizes = [option.batch_size] if plan is None else [*plan.sizes, option.batch_size]
+    ends = [length] if plan is None else [*plan.until, length]
+    total = 0.0
+    for size, begin, end in zip(sizes, [0.0, *ends[:-1]], ends, strict=True):
+        factor = examples_against(size, base.batch_size, max(noise, MIN_NOISE))
+        assert factor is not None
+        total += factor if plan is None else factor * (end - begin) / length
+    return total
 
 
 def recommend(found: Sequence[Option]) -> Option:

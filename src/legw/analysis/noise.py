@@ -19,6 +19,7 @@ from legw.errors import LegwError, given, one_line
 from legw.recipe import Recipe
 from legw.runs import measurements, records
 from legw.runs.measurements import Noise
+from legw.schedule import update_length
 
 BLOCKS = 20
 """Most blocks of a jackknife. Neighbouring samples depend on each other; long blocks hardly do."""
@@ -242,6 +243,30 @@ def _below(folder: Path) -> NoiseScale:
     return found
 
 
+STRETCHES = 10
+"""Stretches of a run for each of which a noise scale is given."""
+
+
+def along(rows: Sequence[Noise]) -> tuple[tuple[float, float], ...]:
+    """Return the noise scale along a run: pairs of a position in epochs and of examples.
+
+    There is one for the middle of each stretch in which the gradient is not lost in its noise.
+
+    Args:
+        rows: samples, at least one.
+
+    >>> rows = [Noise(update=i, epoch=i / 2, trace=10.0 + i, squared_norm=0.5, examples=8)
+    ...         for i in range(20)]
+    >>> along(rows)[:2]
+    ((0.25, 21.0), (1.25, 25.0))
+    """
+    found = map(noise_scale, in_stretches(rows, STRETCHES))
+    pairs = [((part.from_epoch + part.to_epoch) / 2, part.value) for part in found]
+    return tuple(
+        (float(f"{at:.6g}"), float(f"{value:.4g}")) for at, value in pairs if value is not None
+    )
+
+
 def _check_alike(here: str, runs: Sequence[Path]) -> None:
     """Refuse to take the mean over runs of different things."""
     manifests = map(records.read_manifest, runs)
@@ -257,8 +282,34 @@ def _check_alike(here: str, runs: Sequence[Path]) -> None:
 def with_noise(base: Recipe, noise: NoiseScale | str | None) -> Recipe:
     """Return the recipe with the noise scale that was given beside it, if one was.
 
+    Those along a run go with it, in the unit of the recipe's lengths, where that can be.
+
     Raises:
         LegwError: as for `read_noise`.
     """
-    noise = read_noise(noise) if isinstance(noise, str) else noise
-    return base if noise is None else replace(base, noise_scale=noise.value)
+    if noise is None:
+        return base
+    found = read_noise(noise) if isinstance(noise, str) else noise
+    folder = isinstance(noise, str) and found.n > 0
+    pairs = along(_rows_below(Path(noise))) if folder else ()  # type: ignore[arg-type]
+    epoch = _epoch_length(base)
+    if not pairs or epoch is None:
+        return replace(base, noise_scale=found.value)
+    scales = tuple((at * epoch, scale) for at, scale in pairs)
+    return replace(base, noise_scale=found.value, noise_scales=scales)
+
+
+def _rows_below(folder: Path) -> list[Noise]:
+    """Return all samples of the runs below a folder, in the order of their epochs."""
+    runs = [measurements.read(each, Noise) for each in records.find_runs(folder)]
+    return sorted((row for run in runs for row in run), key=lambda row: row.epoch)
+
+
+def _epoch_length(base: Recipe) -> float | None:
+    """Return an epoch's length in the unit of a recipe's lengths; None where it is not known."""
+    if base.unit == "epochs":
+        return 1.0
+    if base.epoch_examples is None:
+        return None
+    each, one = update_length(base)
+    return base.epoch_examples * each / (base.batch_size * one)

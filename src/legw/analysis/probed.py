@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,10 @@ def _curvature_row(run: Probed) -> dict[str, Any]:
     top = peak(rows, run.recipe.batch_size, run.num_examples)
     step = run.recipe.batch_size / run.num_examples
     line = [((update + 1) * step, value) for update, value in smoothed(rows)]
+    if run.recipe.batch_schedule is not None:  # each measurement knows its position
+        places = {row.update: row.epoch for row in rows}
+        line = [(places[update], value) for update, value in smoothed(rows)]
+        top = top and replace(top, epoch=places[top.update])
     first = smoothed(rows)[: SMOOTH // 2 + 1]  # smoothing tells no peak there
     asked = suggested_warmup(rows, run.recipe.lr)
     return {

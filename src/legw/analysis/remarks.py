@@ -5,6 +5,8 @@ They are no warnings: `legw scale` prints them. The warnings are in `legw.rules.
 
 from __future__ import annotations
 
+import math
+
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.recipe import Recipe
 from legw.rules import MAX_WARMUP, RULES, Rule, long_warmup, warmup_share
@@ -83,9 +85,23 @@ def decay_sum_factor(base: Recipe, scaled: Recipe) -> float | None:
     sums = []
     for recipe in (base, scaled):
         decays = [float(getattr(recipe.optimizer, name)) for name in recipe.optimizer.decoupled]
-        updates = recipe.length / (1 if recipe.unit == "steps" else recipe.batch_size)
-        sums.append(recipe.lr * max(decays, default=0.0) * updates)
+        sums.append(recipe.lr * max(decays, default=0.0) * _updates(recipe))
     return sums[1] / sums[0] if sums[0] else None
+
+
+def _updates(recipe: Recipe) -> float:
+    """Return the updates of a run, up to a factor of the unit, each times its share of the rate."""
+    if recipe.unit == "steps":
+        return recipe.length
+    plan = recipe.batch_schedule
+    if plan is None:
+        return recipe.length / recipe.batch_size
+    sizes, ends = (*plan.sizes, recipe.batch_size), (*plan.until, recipe.length)
+    begins = (0.0, *plan.until)
+    return sum(
+        (end - begin) / size * math.pow(size / recipe.batch_size, plan.lr_power)
+        for size, begin, end in zip(sizes, begins, ends, strict=True)
+    )
 
 
 def _decay_left(base: Recipe, scaled: Recipe) -> str:

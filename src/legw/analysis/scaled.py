@@ -227,7 +227,12 @@ def counted(outcome: Outcome, num_examples: Callable[[int], int]) -> Outcome:
 
 
 def _with_examples(recipe: Recipe, count: int) -> Recipe:
-    return recipe if count == recipe.epoch_examples else recipe.with_num_examples(count)
+    if count == recipe.epoch_examples:
+        return recipe
+    if recipe.num_tokens is not None and recipe.batch_schedule is not None:
+        # Another text, whose epochs at the smaller batch sizes are not known here.
+        return replace(recipe, num_tokens=None, window_tokens=None)
+    return recipe.with_num_examples(count)
 
 
 def updates(recipe: Recipe) -> int | None:
@@ -265,6 +270,10 @@ def quantities(recipe: Recipe) -> dict[str, object]:
         found[name] = part.kind
         settings = asdict(part).items()
         found |= {f"{name}.{setting}": value for setting, value in settings if value is not None}
+    if recipe.batch_schedule is not None:
+        settings = recipe.batch_schedule.to_dict(recipe.unit).items()
+        found["batch_schedule"] = "grows"
+        found |= {f"batch_schedule.{setting}": value for setting, value in settings}
     return found | {"clip_norm": recipe.clip_norm, "ema_decay": recipe.ema_decay,
                     "norm_batch_size": recipe.norm_batch_size}  # fmt: skip
 
@@ -306,7 +315,17 @@ def headline(outcome: Outcome) -> str:
         )
     said = [f"lr {_arrow(base.lr, scaled.lr)}", _warmup(base, scaled)]
     said += [f"{short(name)} {_arrow(old, new)}" for name, old, new in others(base, scaled)]
+    said += _growth(scaled)
     return f"{where}: {', '.join(said)}"
+
+
+def _growth(scaled: Recipe) -> list[str]:
+    """Return how the batch grows, in a few words; nothing for a constant one."""
+    plan = scaled.batch_schedule
+    if plan is None:
+        return []
+    end = f"{scaled.unit[:-1]} {number(float(plan.until[-1]))}"
+    return [f"batch from {plan.sizes[0]} on, whole at {end}"]
 
 
 def others(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
@@ -315,7 +334,7 @@ def others(base: Recipe, scaled: Recipe) -> list[tuple[str, object, object]]:
     return [
         (name, old, new)
         for name, old, new in comparison(base, scaled)
-        if old != new and name not in shown
+        if old != new and name not in shown and not name.startswith("batch_schedule")
     ]
 
 
@@ -333,6 +352,9 @@ def _warmup(base: Recipe, scaled: Recipe) -> str:
         return "no warmup"
     count = None if scaled.unit == "steps" else warmup_updates(scaled)
     unit = "" if count is None else f" ({count} update{'' if count == 1 else 's'})"
+    if base.unit != scaled.unit:  # the batch grows, and a step has no fixed length
+        old = f"{number(base.warmup)} {base.unit}"
+        return f"warmup {old} → {number(scaled.warmup)} {scaled.unit}{unit}"
     return f"warmup {_arrow(base.warmup, scaled.warmup)} {scaled.unit}{unit}"
 
 

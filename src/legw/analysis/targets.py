@@ -16,7 +16,8 @@ from statistics import fmean
 from legw.analysis.evidence import Evidence
 from legw.analysis.table import Cell, Table
 from legw.analysis.trials import best_trials, shown_as
-from legw.runs.records import Evaluation, Run
+from legw.runs.records import Evaluation, Manifest, Run
+from legw.schedule import Progress
 from legw.study.plan import BASE
 
 MAIN_RULE = "legw"
@@ -113,6 +114,19 @@ def _reach(
         reached=len(there),
         total=len(runs),
         updates=fmean(row.update for row in there) if whole else None,
-        examples=fmean(row.update for row in there) * cell.batch_size if whole else None,
+        examples=_examples(cell, runs, there) if whole else None,
         seconds=fmean(row.seconds for row in there) if whole else None,
     )
+
+
+def _examples(cell: Cell, runs: Sequence[Run], there: Sequence[Evaluation]) -> float:
+    """Return the mean examples that runs had seen at an evaluation, one of each run."""
+    if all(run.manifest.recipe.batch_schedule is None for run in runs):
+        return fmean(row.update for row in there) * cell.batch_size
+    return fmean(_seen(run.manifest, row.update) for run, row in zip(runs, there, strict=True))
+
+
+def _seen(manifest: Manifest, updates: int) -> int:
+    """Return the examples that so many updates of a run saw."""
+    streams = manifest.recipe.num_tokens is not None  # whose epochs depend on the batch
+    return Progress(manifest.recipe, None if streams else manifest.num_examples).seen(updates)

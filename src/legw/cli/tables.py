@@ -111,6 +111,9 @@ class Row(NamedTuple):
         share = percent(warmup_share(scaled))
         if scaled.unit == "steps":
             return [number(scaled.lr), number(scaled.warmup), share, number(updates(scaled))]
+        if self.base.unit == "steps":  # the batch grows, and the lengths are in examples
+            counts = (warmup_updates(scaled), share, updates(scaled))
+            return [number(scaled.lr), *map(number, counts)]
         rates = (scaled.lr, scaled.warmup, warmup_updates(scaled))
         rest = (scaled.length, updates(scaled))
         return [*map(number, rates), share, *map(number, rest)]
@@ -120,11 +123,13 @@ class Row(NamedTuple):
         if self.scaled is None:
             return "see below"
         changed = others(self.base, self.scaled)
-        return "\n".join(
+        lines = [
             f"{short(name).removeprefix('warmup_')} {number(new, 3)}"
             for name, _, new in changed
             if name not in UNITS
-        )
+        ]
+        plan = self.scaled.batch_schedule
+        return "\n".join([*lines, *([f"batch from {plan.sizes[0]}"] if plan else [])])
 
 
 def columns(base: Recipe) -> tuple[str, ...]:
@@ -161,9 +166,9 @@ def _fill(table: Table, rows: list[Row]) -> Table:
 # Studies ---------------------------------------------------------------------------
 
 
-USUAL_ROOM, RULE_ROOM = 8, 15
+USUAL_ROOM, RULE_ROOM = 8, 16
 """Characters of a rule's name for which there is room beside the other columns: with usual space
-between them, and with less. 15 has every rule that ships."""
+between them, and with less. 16 has every rule that ships."""
 
 
 def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> Table:

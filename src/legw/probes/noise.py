@@ -96,7 +96,7 @@ class NoiseProbe(Probe):
         size = len(pieces[0])
         distance = torch.nn.utils.get_total_norm(torch._foreach_sub(one, other)).double()
         trace = distance**2 * (size / 2)
-        squared_norm = moment.gradient.norm.double() ** 2 - trace / moment.recipe.batch_size
+        squared_norm = moment.gradient.norm.double() ** 2 - trace / moment.batch_size
         update, epoch = moment.update, moment.epoch
 
         def row(pair: list[float]) -> Noise:

@@ -33,6 +33,7 @@ or, counted in updates, and without a number of examples:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -51,6 +52,7 @@ from legw.errors import (
 )
 from legw.optimizers import SGD, Optimizer
 from legw.recipe import words
+from legw.recipe.batch_schedule import MAX_PHASES, BatchSchedule
 from legw.recipe.files import read_mapping
 
 if TYPE_CHECKING:
@@ -104,6 +106,9 @@ class Recipe:
     """Learning rate from which the ramp starts; at least 0, at most `lr`."""
     decay: Decay = field(default_factory=Constant)
     """Fall of the learning rate after its peak."""
+    batch_schedule: BatchSchedule | None = None
+    """Smaller batch sizes before `batch_size`, and the ends of each; None keeps it constant.
+    The rate follows the batch."""
     optimizer: Optimizer = field(default_factory=SGD)
     """Optimizer, with its settings."""
     clip_norm: float | None = None
@@ -123,6 +128,9 @@ class Recipe:
     """Tokens in one example (the sequence length), at least 1; None where it is not known."""
     noise_scale: float | None = None
     """Simple noise scale of the gradient as measured, in examples, above 0; None is not known."""
+    noise_scales: tuple[tuple[float, float], ...] | None = None
+    """The same along the run: pairs of a position, in the unit of the lengths, and the examples
+    there; positions ascend. None is not known."""
     source: str = ""
     """Source of the numbers."""
 
@@ -131,6 +139,7 @@ class Recipe:
         self._check_types()
         self._check_ranges()
         self._check_streams()
+        self._check_batch_schedule()
 
     def _check_unit(self) -> None:
         """Find the unit of all lengths, and set a missing warmup to 0."""
@@ -165,6 +174,7 @@ class Recipe:
         for name in ("clip_norm", "ema_decay", "noise_scale"):
             if getattr(self, name) is not None:
                 self._check_number(name, getattr(self, name))
+        self._settle_noise_scales()
         for name, kind in (("decay", Decay), ("optimizer", Optimizer)):
             part = getattr(self, name)
             if not isinstance(part, kind):
@@ -173,6 +183,22 @@ class Recipe:
                 raise self._fault(
                     name, f'needs a kind to be read by; set kind = "..." in {type(part).__name__}'
                 )
+
+    def _settle_noise_scales(self) -> None:
+        """Check the measured noise scales, which files write as lists."""
+        if self.noise_scales is None:
+            return
+        rule = "must be pairs of a position and examples above 0, the positions ascending"
+        pairs = self.noise_scales
+        if not isinstance(pairs, tuple | list) or not 1 <= len(pairs) <= MAX_PHASES:
+            raise self._fault("noise_scales", rule)
+        for pair in pairs:
+            if not (isinstance(pair, tuple | list) and len(pair) == 2 and all(map(is_number, pair))
+                    and 0 <= pair[0] < MAX_NUMBER and 0 < pair[1] < MAX_NUMBER):  # fmt: skip
+                raise self._fault("noise_scales", rule)
+        if any(b[0] <= a[0] for a, b in itertools.pairwise(pairs)):
+            raise self._fault("noise_scales", rule)
+        object.__setattr__(self, "noise_scales", tuple((at, scale) for at, scale in pairs))
 
     def _check_number(self, name: str, value: object) -> None:
         if not is_number(value):
@@ -218,6 +244,35 @@ class Recipe:
                 "batch_size",
                 f"leaves no whole window of {self.window_tokens} tokens in a stream; "
                 f"at most {most_streams(self.num_tokens, self.window_tokens or 1)} streams fit",
+            )
+
+    def _check_batch_schedule(self) -> None:
+        plan = self.batch_schedule
+        if plan is None:
+            return
+        if not isinstance(plan, BatchSchedule):
+            raise self._fault("batch_schedule", "must be a legw BatchSchedule; give one")
+        here = f"{self.name}: batch_schedule"
+        if self.unit == "steps":
+            raise RecipeError(
+                f"{here}: the run is counted in steps, and their number of examples changes with "
+                "the batch; give its lengths in epochs, examples or tokens"
+            )
+        if plan.sizes[-1] >= self.batch_size:
+            raise RecipeError(
+                f"{here}: sizes={shown(plan.sizes)}: must be below "
+                f"batch_size={self.batch_size}, which comes last; leave the others out"
+            )
+        if plan.until[-1] >= self.length:
+            raise RecipeError(
+                f"{here}: until_{self.unit}={shown(plan.until)}: must end before the run does, at "
+                f"{self.unit[:-1]} {self.length:.15g}; shorten them or raise {self.unit}"
+            )
+        whole = self.unit == "epochs" and all(end == int(end) for end in plan.until)
+        if self.num_tokens is not None and not whole:
+            raise RecipeError(
+                f"{here}: until_{self.unit}={shown(plan.until)}: streams are cut anew for another "
+                "batch, which only a new epoch can do; give whole epochs"
             )
 
     def _fault(self, name: str, rule: str) -> RecipeError:
@@ -278,9 +333,21 @@ class Recipe:
         For streams an epoch is ``((num_tokens // batch_size) - 1) // window_tokens``
         updates of `batch_size` windows each: the one number that depends on the batch.
         """
+        return self.epoch_examples_at(self.batch_size)
+
+    def epoch_examples_at(self, batch_size: int) -> int | None:
+        """Return the examples in one epoch at a batch size; None where it is not known.
+
+        Args:
+            batch_size: in examples per update, at least 1; only for streams it matters.
+
+        >>> stream = Recipe(batch_size=640, lr=1, epochs=1, num_tokens=929589, window_tokens=20)
+        >>> stream.epoch_examples_at(20), stream.epoch_examples
+        (46460, 46080)
+        """
         if self.num_tokens is None or self.window_tokens is None:
             return self.num_examples
-        return (self.num_tokens // self.batch_size - 1) // self.window_tokens * self.batch_size
+        return (self.num_tokens // batch_size - 1) // self.window_tokens * batch_size
 
     def with_num_examples(self, num_examples: int) -> Recipe:
         """Return the recipe for a data set of this many examples an epoch, at least 1.
@@ -330,6 +397,8 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     {'kind': 'constant', 'after_warmup': False}
     """
     plain = {name: value for name, value in asdict(recipe).items() if value is not None}
+    if recipe.batch_schedule is not None:
+        plain["batch_schedule"] = recipe.batch_schedule.to_dict(recipe.unit)
     if recipe.decay.unit not in (None, "epochs"):  # an empty list of epochs is no length
         plain["decay"] = {n: v for n, v in plain["decay"].items() if v not in ((), [])}
     for name in ("decay", "optimizer"):
@@ -363,6 +432,9 @@ def from_dict(data: Mapping[str, Any]) -> Recipe:
             else:
                 settings = words.of_optimizer(f"{what}: {where}", settings)
             parts[name] = where, cls, settings
+    if isinstance(values.get("batch_schedule"), Mapping):
+        settings = words.of_batch_schedule(what, values["batch_schedule"], values)
+        parts["batch_schedule"] = "batch_schedule", BatchSchedule, settings
     places = [words.Place("", values, _names(Recipe))]
     places += [
         words.Place(where, given, (*getattr(cls, "lengths", ()), *_names(cls)))  # unit left out
@@ -458,6 +530,8 @@ def _elsewhere(name: str) -> str:
     decay = {n for cls in kinds(Decay).values() for n in (*_names(cls), *cls.lengths)}
     if name in decay | set(words.DECAY) | {"num_cycles"}:
         return "it belongs to the decay: [decay]"
+    if name in _names(BatchSchedule) or name.startswith("until_"):
+        return "it belongs to the batch schedule: [batch_schedule]"
     return ""
 
 

@@ -42,7 +42,8 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found[name] = value["kind"]
+            if "kind" in value:
+                found[name] = value["kind"]
             found |= {f"{name}.{key}": v for key, v in value.items() if key != "kind"}
         else:
             found[name] = value

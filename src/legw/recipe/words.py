@@ -200,6 +200,39 @@ def of_decay(
     return values
 
 
+def of_batch_schedule(what: str, settings: Mapping[str, Any], recipe: Mapping[str, Any]) -> Values:
+    """Return a batch schedule's settings; its positions without the unit, which is the recipe's.
+
+    Args:
+        what: the recipe's name, for errors.
+        settings: values by name.
+        recipe: the recipe's values, by its own names.
+
+    Raises:
+        RecipeError: the positions are given twice, or in another unit than the recipe's.
+
+    >>> of_batch_schedule("mine", {"sizes": [8], "until_epochs": [0.5]}, {"epochs": 9})
+    {'sizes': [8], 'until': [0.5]}
+    """
+    values, own = dict(settings), _unit(recipe) or "epochs"
+    for unit in UNITS:
+        name = f"until_{unit}"
+        if name not in values:
+            continue
+        if unit != own:
+            raise RecipeError(
+                f"{what}: batch_schedule: {name}: the run is counted in {own}, and so is all of "
+                f"it; give until_{own}"
+            )
+        _once(f"{what}: batch_schedule", values, name, "until")
+        values["until"] = values.pop(name)
+    for name in ("sizes", "until"):
+        if name not in values:
+            missing = f"until_{own}" if name == "until" else name
+            raise RecipeError(f"{what}: batch_schedule: {missing} is missing; give it")
+    return values
+
+
 @dataclass(frozen=True)
 class Place:
     """One table of a file, whose names are checked."""

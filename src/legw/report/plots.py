@@ -148,13 +148,21 @@ def _losses(evidence: Evidence, table: Table, size: int, most: int) -> list[Curv
             run.folder.name,
             smooth,
             diverged=here and row.status == "diverged",
-            updates=run.manifest.num_examples / row.batch_size,
+            updates=_updates_an_epoch(run),
             seconds=run.updates[-1].seconds / run.updates[-1].epoch,
         )
         curves.append(curve)
         if here and len(points) > len(smooth):
             curves.append(curve._replace(points=thin(points, most), diverged=False, faint=True))
     return curves
+
+
+def _updates_an_epoch(run: Run) -> float:
+    """Return the updates of an epoch; where the batch grows, their mean so far."""
+    recipe, last = run.manifest.recipe, run.updates[-1]
+    if recipe.batch_schedule is not None:
+        return (last.update + 1) / last.epoch
+    return run.manifest.num_examples / recipe.batch_size
 
 
 def _rates(evidence: Evidence, table: Table, size: int) -> list[Curve]:

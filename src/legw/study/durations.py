@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from legw import schedule
+from legw import rules, schedule
 from legw.errors import RecipeError
 from legw.runs.cache import MICRO_BATCHES, cache_folder
 from legw.study.plan import Planned, Row
@@ -48,7 +48,7 @@ def measured(task: str, rows: Sequence[Row], cache: Path | None = None) -> Rates
     """
     seen: dict[int, tuple[float, float]] = {}
     for row in rows:
-        if row.status == "finished" and row.updates and row.seconds:
+        if row.status == "finished" and row.updates and row.seconds and not _grows(row.rule):
             examples, seconds = seen.get(row.batch_size, (0.0, 0.0))
             seen[row.batch_size] = (
                 examples + row.updates * row.batch_size, seconds + row.seconds
@@ -77,7 +77,13 @@ def _from_micro_batches(task: str, path: Path) -> Rates | None:
 def seconds(run: Planned, rates: Rates) -> float | None:
     """Return the duration of a whole run; None where its examples are unknown."""
     try:
-        updates = schedule.updates(run.recipe)
+        phases = schedule.phases(run.recipe)
     except RecipeError:
         return None
-    return updates * run.recipe.batch_size / rates.at(run.recipe.batch_size)
+    return sum(each.updates * each.batch_size / rates.at(each.batch_size) for each in phases)
+
+
+def _grows(rule: str) -> bool:
+    """Say whether a rule's runs have several batch sizes, each with a throughput of its own."""
+    known = rules.RULES.get(rule)
+    return known is not None and known.growth is not None

@@ -90,7 +90,7 @@ def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
     """Return the fields in which a recipe differs from another, with its values.
 
     Of an optimizer or decay of another kind these are the settings other than the defaults. The
-    source and the noise scale of a recipe do not count.
+    source and the noise scales of a recipe do not count.
 
     >>> base = Recipe(batch_size=16, lr=0.1, epochs=10)
     >>> differences(base, with_field(base, "optimizer.momentum", 0.9))
@@ -102,9 +102,10 @@ def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in [*theirs, *(name for name in ours if name not in theirs)]:
         old, new = ours.get(name), theirs.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
+        if isinstance(new, dict) and isinstance(old or {}, dict):
+            old = {} if old is None else old  # a recipe without a batch schedule
             found |= _part_differences(name, old, new, type(getattr(other, name)))
-        elif old != new and name not in ("source", "noise_scale"):
+        elif old != new and name not in ("source", "noise_scale", "noise_scales"):
             found[name] = new
     return found
 
@@ -113,7 +114,7 @@ def _part_differences(
     name: str, old: dict[str, Any], new: dict[str, Any], kind: type[Any]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if old["kind"] != new["kind"]:
+    if old.get("kind") != new.get("kind"):
         found[name] = new["kind"]
         old = {field.name: field.default for field in fields(kind)}
     settings = {key: value for key, value in new.items() if key != "kind"}

@@ -16,6 +16,7 @@ from statistics import fmean
 from legw.errors import LegwError, RunError
 from legw.runs import locks, reading, records
 from legw.runs.records import Evaluation, Manifest, Update
+from legw.schedule import in_unit
 from legw.study import durations
 from legw.study import plan as study
 from legw.study.plan import Planned, Row
@@ -179,14 +180,28 @@ def progress(place: Path, folder: Path | None = None) -> Progress:
         status="running" if locks.is_held(place) else status,
         updates=made,
         planned=manifest.updates,
-        epoch=made * manifest.recipe.batch_size / manifest.num_examples,
-        epochs=manifest.updates * manifest.recipe.batch_size / manifest.num_examples,
+        epoch=_made_epochs(manifest, made, update),
+        epochs=_all_epochs(manifest),
         loss=update.loss if update else None,
         metric_name=manifest.metric,
         metric=evaluation.metric if evaluation else None,
         seconds_left=_seconds_left(update, made, manifest) if summary is None else None,
         problem=problem,
     )
+
+
+def _made_epochs(manifest: Manifest, made: int, update: Update | None) -> float:
+    """Return the passes over the data that so many updates made."""
+    if manifest.recipe.batch_schedule is not None:  # the row knows best what was a pass
+        return update.epoch if update else 0.0
+    return made * manifest.recipe.batch_size / manifest.num_examples
+
+
+def _all_epochs(manifest: Manifest) -> float:
+    """Return the passes over the data of the whole run."""
+    if manifest.recipe.batch_schedule is not None:
+        return in_unit(manifest.recipe, "epochs", manifest.num_examples).length
+    return manifest.updates * manifest.recipe.batch_size / manifest.num_examples
 
 
 def _seconds_left(update: Update | None, made: int, manifest: Manifest) -> float | None:

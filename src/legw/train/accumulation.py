@@ -9,14 +9,16 @@ count is weighted wrongly.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from legw.errors import RunError
 from legw.recipe import Recipe
 from legw.train import batch_norm
 from legw.train.batches import Batches, derive, split
@@ -95,7 +97,7 @@ class Accumulation:
     def parts(self, batch: GlobalBatch) -> list[slice]:
         """Return this process's micro-batches, as slots of the global batch; [] for none."""
         return split(
-            batch.recipe.batch_size,
+            batch.batch_size,
             batch.micro_batch_size,
             rank=batch.world.rank,
             world_size=batch.world.size,
@@ -140,6 +142,8 @@ class GlobalBatch:
         recipe: batch size and clipping.
         world: this process.
         micro_batch_size: most examples per forward and backward pass, at least `group`.
+        micro_batch_sizes: the same for each batch size of a run whose batch grows; None is the
+            one for all of them.
         group: examples that must stay together (batch-norm groups), at least 1.
         batches: the example ids of each update.
         num_examples: examples in one epoch, at least 1.
@@ -162,16 +166,16 @@ class GlobalBatch:
         seed: int,
         precision: Precision,
         accumulation: Accumulation | None = None,
+        micro_batch_sizes: Mapping[int, int] | None = None,
     ) -> None:
         self.task, self.model, self.recipe, self.world = task, model, recipe, world
         self.batches, self.num_examples, self.seed = batches, num_examples, seed
         self.precision, self.group = precision, group
-        self.micro_batch_size = micro_batch_size
         self.costs = Costs()
         self.accumulation = accumulation or Accumulation()
-        own = self.accumulation.parts(self)
-        self.idle = not own
-        self.parts = own or [slice(0, min(group, recipe.batch_size))]  # takes part with weight 0
+        self._largest, self._sizes = micro_batch_size, micro_batch_sizes or {}
+        self._cuts: dict[int, list[slice]] = {}
+        self._enter(batches.progress.batch_size(0))
         self.carried: list[State] = [None] * len(self.parts)
         self._before = self.carried
         self.wrapped = self.accumulation.wrap(self)
@@ -180,7 +184,27 @@ class GlobalBatch:
         """Those whose gradients are summed up."""
         self._augment = getattr(task, "augment", None)
         self._prefetch = getattr(task, "prefetch", None)
-        self._announced = -1
+        self._announced = (-1, -1)
+
+    def _enter(self, batch_size: int) -> None:
+        """Cut batches of this size from here on."""
+        self.batch_size = batch_size
+        """Examples of the update that is made."""
+        self.micro_batch_size = self._sizes.get(batch_size, self._largest)
+        """Most examples per forward and backward pass of it."""
+        own = self._cut(batch_size)
+        self.idle = not own
+        self.parts = own or self._in_place_of_none()
+
+    def _cut(self, batch_size: int) -> list[slice]:
+        """Return this process's micro-batches in a batch of this size, which is being made."""
+        if batch_size not in self._cuts:
+            self._cuts[batch_size] = self.accumulation.parts(self)
+        return self._cuts[batch_size]
+
+    def _in_place_of_none(self) -> list[slice]:
+        """Return the micro-batch with which a process without examples takes part, weight 0."""
+        return [slice(0, min(self.group, self.batch_size))]
 
     def gradient(self, update: int, flags: tuple[float, ...] = ()) -> Gradient:
         """Leave the global batch's gradient in ``p.grad``, divided and clipped.
@@ -223,7 +247,7 @@ class GlobalBatch:
         sums = torch.zeros(2, dtype=torch.float64, device=self.world.device)
         loss_sum, weight_sum = sums.unbind()
         for index, slots in enumerate(self.parts):
-            self._announce(update * len(self.parts) + index)
+            self._announce(update, index)
             batch = self._load(update, ids_B[slots], slots)
             began = time.perf_counter()
             seed_draws(derive(self.seed, "draws", update, slots.start), self.world.device)
@@ -250,10 +274,30 @@ class GlobalBatch:
     def begin(self, update: int) -> Tensor:
         """Return the update's example ids; where an epoch begins, no state is carried into it."""
         ids_B = self.batches.ids(update)
-        if update * self.recipe.batch_size % self.num_examples < self.recipe.batch_size:
+        opens_epoch = self.batches.opens_epoch(update)
+        self._grow(update, opens_epoch)
+        if opens_epoch:
             self.carried = [None] * len(self.parts)
         self._before = list(self.carried)
         return ids_B
+
+    def _grow(self, update: int, opens_epoch: bool) -> None:
+        """Take the update's batch size, where it is another than that of the one before.
+
+        Raises:
+            RunError: a state is carried into the update, which only a new epoch drops.
+        """
+        size = self.batches.progress.batch_size(update)
+        if size == self.batch_size:
+            return
+        if not opens_epoch and any(state is not None for state in self.carried):
+            raise RunError(
+                f"{self.recipe.name}: batch_schedule: the batch grows from {self.batch_size} to "
+                f"{size} within an epoch, and {self.task.name} carries a state from batch to "
+                "batch; let it grow between epochs: give whole until_epochs"
+            )
+        self._enter(size)
+        self.carried = [None] * len(self.parts)
 
     def _load(self, update: int, ids: Tensor, slots: slice) -> Any:
         began = time.perf_counter()
@@ -276,7 +320,7 @@ class GlobalBatch:
     def readable(self) -> slice:
         """Slots whose data `again` can return: all, or the share's where a state is carried."""
         carries = self._before[0] is not None
-        return self.share if carries else slice(0, self.recipe.batch_size)
+        return self.share if carries else slice(0, self.batch_size)
 
     def again(self, update: int, slots: slice | Tensor) -> tuple[Any, State]:
         """Return the data of some slots of the last update, and their state at its start.
@@ -292,18 +336,36 @@ class GlobalBatch:
         rows = _from(first, slots)
         return batch, tuple(tensor[rows] for tensor in _joined(self._before) or ())
 
-    def _announce(self, number: int) -> None:
-        """Tell the task which micro-batches come after this process's own of this number."""
+    def _announce(self, update: int, index: int) -> None:
+        """Tell the task which micro-batches come after this process's own at this place."""
         if self._prefetch is None:
             return
         began = time.perf_counter()
-        for ahead in range(max(number, self._announced + 1), number + PREFETCHED + 1):
-            update, index = divmod(ahead, len(self.parts))
-            slots = self.parts[index]
-            ids = self.batches.ids(update)[slots]
-            self._prefetch(ids, self._draws(ids, self.batches.epochs(update)[slots]))
-            self._announced = ahead
+        for place, slots in itertools.islice(self._ahead(update, index), PREFETCHED + 1):
+            if place > self._announced:
+                ids = self.batches.ids(place[0])[slots]
+                self._prefetch(ids, self._draws(ids, self.batches.epochs(place[0])[slots]))
+                self._announced = place
         self.costs.data += time.perf_counter() - began
+
+    def _ahead(self, update: int, index: int) -> Iterator[tuple[tuple[int, int], slice]]:
+        """Yield this process's micro-batches from one on: update and number, and slots."""
+        while True:
+            parts = self._parts_of(self.batches.progress.batch_size(update))
+            for number in range(index, len(parts)):
+                yield (update, number), parts[number]
+            update, index = update + 1, 0
+
+    def _parts_of(self, batch_size: int) -> list[slice]:
+        """Return this process's micro-batches in batches of a size, without making them."""
+        if batch_size == self.batch_size:
+            return self.parts
+        now = self.batch_size
+        self._enter(batch_size)
+        try:
+            return self.parts
+        finally:
+            self._enter(now)
 
     def _draws(self, ids: Tensor, epochs: Tensor) -> Tensor:
         """Return a seed for each example, a function of (seed, epoch, example id)."""
@@ -344,7 +406,7 @@ class GlobalBatch:
 
     def carried_like(self) -> State:
         """Return the state that the task carries, of a few examples, on the CPU."""
-        ids = self.batches.ids(0)[self.parts[0]]
+        ids = self.batches.ids(0)[self._parts_of(self.batches.progress.batch_size(0))[0]]
         self.model.eval()  # what batch-norm keeps stays as it is
         try:
             with torch.no_grad():
@@ -354,8 +416,14 @@ class GlobalBatch:
             self.model.train()
         return None if state is None else tuple(tensor.cpu() for tensor in state)
 
-    def set_carried(self, whole: State) -> None:
-        """Take this process's part of a whole batch's carried state."""
+    def set_carried(self, whole: State, updates: int = 0) -> None:
+        """Take this process's part of a whole batch's carried state.
+
+        Args:
+            whole: one row a slot of the last update's batch; None for no state.
+            updates: number of updates made.
+        """
+        self._enter(self.batches.progress.batch_size(max(updates - 1, 0)))
         if whole is None or self.idle:
             self.carried = [None] * len(self.parts)
             return

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from legw.errors import RunError
+from legw.recipe import Recipe
+from legw.schedule import Progress
 
 
 def derive(*parts: int | str) -> int:
@@ -43,39 +45,55 @@ class Batches:
         order: epoch -> ids, int64 of shape (num_examples,).
         num_examples: examples in one epoch, at least 1.
         batch_size: examples per update, at least 1.
+        progress: batch sizes and positions of the updates, in place of the two numbers; None
+            is a constant batch.
     """
 
-    def __init__(self, order: Callable[[int], Tensor], num_examples: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        order: Callable[[int], Tensor],
+        num_examples: int,
+        batch_size: int,
+        *,
+        progress: Progress | None = None,
+    ) -> None:
         self._order = order
-        self._num_examples = num_examples
-        self._batch_size = batch_size
+        self.progress = progress or Progress(
+            Recipe(batch_size=batch_size, lr=1.0, epochs=1), num_examples
+        )
+        """Batch size and position of each update."""
         self._epochs: dict[int, Tensor] = {}
 
     def ids(self, update: int) -> Tensor:
-        """Return the example ids of an update, int64 of shape (batch_size,)."""
-        begin = update * self._batch_size
-        end = begin + self._batch_size
-        first, last = begin // self._num_examples, (end - 1) // self._num_examples
+        """Return the example ids of an update, int64 of shape (its batch size,)."""
+        begin, num_examples = self.progress.begin(update)
+        end = begin + self.progress.batch_size(update)
+        first, last = begin // num_examples, (end - 1) // num_examples
         self._epochs = {e: ids for e, ids in self._epochs.items() if first <= e <= last}
         pieces = []
         for epoch in range(first, last + 1):
-            start = epoch * self._num_examples
-            ids = self._epoch(epoch)
+            start = epoch * num_examples
+            ids = self._epoch(epoch, num_examples)
             pieces.append(ids[max(begin - start, 0) : max(end - start, 0)])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def epochs(self, update: int) -> Tensor:
-        """Return the epoch each slot of an update belongs to, int64 of shape (batch_size,)."""
-        begin = update * self._batch_size
-        return torch.arange(begin, begin + self._batch_size) // self._num_examples
+        """Return the epoch each slot of an update belongs to, int64 of shape (its batch size,)."""
+        begin, num_examples = self.progress.begin(update)
+        return torch.arange(begin, begin + self.progress.batch_size(update)) // num_examples
 
-    def _epoch(self, epoch: int) -> Tensor:
+    def opens_epoch(self, update: int) -> bool:
+        """Say whether an update is the first that begins in its epoch."""
+        begin, num_examples = self.progress.begin(update)
+        return begin % num_examples < self.progress.batch_size(update)
+
+    def _epoch(self, epoch: int, num_examples: int) -> Tensor:
         if epoch not in self._epochs:
             ids = self._order(epoch)
-            if ids.shape != (self._num_examples,):
+            if ids.shape != (num_examples,):
                 raise RunError(
                     f"order: epoch={epoch}: returned shape {tuple(ids.shape)}; "
-                    f"num_examples says ({self._num_examples},)"
+                    f"num_examples says ({num_examples},)"
                 )
             self._epochs[epoch] = ids
         return self._epochs[epoch]

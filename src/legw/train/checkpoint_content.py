@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from legw.errors import RunError, one_line, shown, too_deep
 from legw.runs.reading import at_least, typed
+from legw.schedule import Progress
 from legw.train.divergence import WINDOW
 
 NOT_COMPARED = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
@@ -45,6 +46,9 @@ class Expected:
     optimizer: Optimizer
     batch_size: int
     """The recipe's batch size, which is the number of rows of a carried state."""
+    progress: Progress | None = None
+    """Batch sizes of the run's updates, where the last one's is that number; None is a constant
+    batch."""
     most_updates: int
     """Updates of the whole run."""
     steering: Mapping[str, Any] | None
@@ -134,7 +138,7 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
         **content,
         **{name: _owned(each) for name, each in weights.items()},
         "optimizer": {"state": state, "param_groups": groups},
-        "carried": _check_carried(content["carried"], expected),
+        "carried": _check_carried(content["carried"], expected, updates),
     }
 
 
@@ -340,7 +344,7 @@ def _check_step(value: Any, what: str, updates: int) -> None:
         raise DamagedError(f"{what}={shown(number)}: must be a whole number, at most {updates}")
 
 
-def _check_carried(found: Any, expected: Expected) -> tuple[Tensor, ...] | None:
+def _check_carried(found: Any, expected: Expected, updates: int) -> tuple[Tensor, ...] | None:
     """Return the state that the task carries from update to update, checked against one."""
     if found is None:
         return None
@@ -350,7 +354,10 @@ def _check_carried(found: Any, expected: Expected) -> tuple[Tensor, ...] | None:
     if own is None:
         raise OtherModelError("carries a state, and this task carries none")
     theirs = [(tuple(each.shape), each.dtype) for each in found]
-    ours = [((expected.batch_size, *each.shape[1:]), each.dtype) for each in own]
+    rows = expected.batch_size
+    if expected.progress is not None:
+        rows = expected.progress.batch_size(max(updates - 1, 0))
+    ours = [((rows, *each.shape[1:]), each.dtype) for each in own]
     if theirs != ours:
         raise OtherModelError(f"carries a state of shapes {[shape for shape, _ in theirs]}, "
                          f"not {[shape for shape, _ in ours]}")  # fmt: skip

@@ -101,6 +101,8 @@ class Estimate:
     """Of the whole run."""
     warmup_updates: int
     """Of its warmup."""
+    smaller: dict[int, int] = field(default_factory=dict)
+    """Number of updates at each smaller batch size of a batch that grows; else empty."""
     optimizer_groups: list[str] = field(default_factory=list)
     """For Muon: which optimizer has which tensors, a line for each group; else empty."""
 
@@ -123,7 +125,18 @@ class Estimate:
     @property
     def run_seconds(self) -> float:
         """All updates, without evaluations."""
-        return self.updates * self.update_seconds
+        last = self.updates - sum(self.smaller.values())
+        phases = [count * self._seconds(batch_size) for batch_size, count in self.smaller.items()]
+        return sum(phases) + last * self.update_seconds
+
+    def _seconds(self, batch_size: int) -> float:
+        """Return the time of an update of a smaller batch, whose passes are no larger."""
+        share = largest_share(batch_size, self.processes, self.group)
+        laned = {Candidate.read(each).examples: rate for each, rate in self.laned.items()}
+        measured = [*self.rates.items(), *laned.items()]
+        fits = [rate for size, rate in measured if size <= share] or [min(self.rates.values())]
+        compute, data = share / max(fits), share / self.data_rate
+        return (max(compute, data) if self.data_ahead else compute + data) + self.step_seconds
 
 
 def estimate(
@@ -156,6 +169,9 @@ def estimate(
     """
     warn_if_slow(device.type, precision)
     num_examples = task.num_examples(recipe.batch_size)
+    phases = schedule.phases(recipe, task.num_examples)
+    smallest = phases[0].batch_size
+    split(smallest, smallest, world_size=processes)  # can it be?
     model = task.model().to(device)
     group = min(batch_norm.fix_groups(model, recipe.norm_batch_size), recipe.batch_size)
     model.train()
@@ -188,8 +204,9 @@ def estimate(
         pass_bytes=int(passes.bytes_per_example * suits),
         available_bytes=available_memory(device),
         num_examples=num_examples,
-        updates=schedule.updates(recipe, num_examples),
-        warmup_updates=schedule.warmup_updates(recipe, num_examples),
+        updates=phases[-1].first + phases[-1].updates,
+        warmup_updates=schedule.warmup_updates(recipe, task.num_examples),
+        smaller={each.batch_size: each.updates for each in phases[:-1]},
         optimizer_groups=_groups(task, recipe, model),
     )
 

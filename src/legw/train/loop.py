@@ -158,6 +158,7 @@ class _Run:
             recipe=self.recipe,
             steered=self.run_schedule.steered,
             num_examples=self.num_examples,
+            progress=self.run_schedule.progress,
             position=self.position,
             clock=lambda: time.perf_counter() - self.clock,
             observers=[self.audience],
@@ -188,7 +189,8 @@ class _Run:
 
         The folder stays locked until `held` is closed: no other process may work on it.
         """
-        split(self.recipe.batch_size, self.recipe.batch_size, world_size=self.world.size)
+        smallest = self.run_schedule.progress.sizes[0]
+        split(smallest, smallest, world_size=self.world.size)
         held.enter_context(locks.held(records.create(self.folder)))
         files.clear_half_written(self.folder)
         fingerprint = getattr(self.task, "fingerprint", None)
@@ -207,7 +209,7 @@ class _Run:
     def _build(self) -> None:
         """Make model, optimizer and the global batch; settle the micro-batch."""
         precision.warn_if_slow(self.world.device.type, self.settings.precision)
-        batch_size = self.recipe.batch_size
+        batch_size, progress = self.recipe.batch_size, self.run_schedule.progress
         torch.manual_seed(derive(self.seed, "model"))
         self.model = self.task.model().to(self.world.device)
         self.group = batch_norm.fix_groups(self.model, self.recipe.norm_batch_size)
@@ -222,17 +224,19 @@ class _Run:
         if settings.compile:
             warn_of_compiling(self.world.device)
             self.model.compile()
-        self.choice = tune.for_run(
+        self.choice = tune.for_batches(
             self.task,
             self.model,
             replace(self.recipe, batch_size=most),
             settings,
             self.folder,
+            batch_sizes=self.run_schedule.progress.sizes,
             world=self.world,
             group=self.group,
             lanes=lanes,
         )
-        if begin := getattr(self.task, "begin", None):
+        begin = getattr(self.task, "begin", None)
+        if begin and len(progress.sizes) == 1:
             begin(self.seed, batch_size, self.choice.micro_batch_size)
         self.optimizer = optim.for_task(
             self.task, self.recipe, self.model, process_group=self.world.process_group
@@ -247,14 +251,16 @@ class _Run:
             micro_batch_size=self.choice.micro_batch_size,
             group=self.group,
             batches=Batches(
-                lambda epoch: self.task.order(self.seed, epoch, batch_size),
+                lambda epoch: self.task.order(self.seed, epoch, progress.order_size(epoch)),
                 self.num_examples,
                 batch_size,
+                progress=progress,
             ),
             num_examples=self.num_examples,
             seed=self.seed,
             precision=self.settings.precision,
             accumulation=self.accumulation,
+            micro_batch_sizes=self.choice.sizes,
         )
         self.accumulation.share_with(self.optimizer)
 
@@ -379,7 +385,7 @@ class _Run:
             metric={"name": self.task.metric.name, "value": self.last_metric if finished else None},
             updates=self.position.updates,
             seconds=round(self.position.seconds, 3),
-            examples=self.position.updates * self.recipe.batch_size,
+            examples=self.run_schedule.progress.seen(self.position.updates),
             wall_seconds=round(time.perf_counter() - self.started, 3),
             metrics=self.final_metrics,
             reason=diverged
@@ -434,7 +440,7 @@ class _Run:
         if self.average is not None:
             self.average.model.load_state_dict(content["average"])
         self.position = checkpoint.Position.from_dict(content["position"])
-        self.global_batch.set_carried(content["carried"])
+        self.global_batch.set_carried(content["carried"], self.position.updates)
         known = vars(self.global_batch.costs)
         earlier = content.get("costs", {})
         if self.world.first and (lacking := known.keys() - earlier.keys()):
@@ -455,6 +461,7 @@ class _Run:
             model=self.model,
             optimizer=self.optimizer,
             batch_size=self.recipe.batch_size,
+            progress=self.run_schedule.progress,
             most_updates=self.run_schedule.updates,
             steering=self.run_schedule.to_dict(),
             carried=self.global_batch.carried_like,

@@ -38,6 +38,8 @@ class Moment:
     """Seed of the run."""
     update: int
     """Number of the update, from 0."""
+    batch_size: int
+    """Examples of the update, over all processes."""
     epoch: float
     """Position at the update's end, in epochs."""
     gradient: Gradient
@@ -96,7 +98,8 @@ def measure(probes: Sequence[Probe], batch: GlobalBatch, update: int, gradient: 
         recipe=batch.recipe,
         seed=batch.seed,
         update=update,
-        epoch=(update + 1) * batch.recipe.batch_size / batch.num_examples,
+        batch_size=batch.batch_size,
+        epoch=batch.batches.progress.epochs(update + 1),
         gradient=gradient,
         gradients=[p.grad for p in weights if p.grad is not None],
         parameters=weights,

@@ -13,7 +13,7 @@ from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import records
 from legw.runs.records import Evaluation, Update
-from legw.schedule import in_unit
+from legw.schedule import Progress, in_unit
 from legw.train.accumulation import Gradient
 from legw.train.checkpoint import Mean, Position
 from legw.train.task import Observer
@@ -39,6 +39,7 @@ class Recorder:
         recipe: batch size and clip norm of the run.
         steered: True where the rule decides the run's length during the run.
         num_examples: examples in one epoch.
+        progress: batch sizes and positions of the updates.
         position: of the run, in updates; the recorder adds up its losses.
         clock: returns the training time so far, in seconds.
         observers: called at each update and evaluation.
@@ -52,13 +53,14 @@ class Recorder:
         recipe: Recipe,
         steered: bool = False,
         num_examples: int,
+        progress: Progress,
         position: Position,
         clock: Callable[[], float],
         observers: Sequence[Observer],
         keep_bytes: int = 0,
     ) -> None:
         self._steered = steered
-        self._recipe, self._num_examples = recipe, num_examples
+        self._progress = progress
         self._epochs = in_unit(recipe, "epochs", num_examples).length
         self._position, self._clock = position, clock
         self._observers = observers if folder else ()
@@ -95,17 +97,18 @@ class Recorder:
         self._unread.clear()
 
     def _row(self, unread: _Unread, loss: float, grad_norm: float, seconds: float) -> Update:
-        position, batch_size = self._position, self._recipe.batch_size
+        position, progress = self._position, self._progress
+        batch_size = progress.batch_size(unread.update)
         spent = seconds - position.seconds
         position.seconds = seconds
         position.since_evaluation.add(loss)
-        self._add_to_last_epoch(unread.update * batch_size, loss)
+        self._add_to_last_epoch(unread.update, loss)
         self.diverged = position.divergence.add(loss)
         if self.diverged:
             position.updates = unread.update + 1
         return Update(
             update=unread.update,
-            epoch=(unread.update + 1) * batch_size / self._num_examples,
+            epoch=progress.epochs(unread.update + 1),
             loss=loss,
             lr=unread.lr,
             grad_norm=grad_norm,
@@ -113,14 +116,14 @@ class Recorder:
             seconds=round(seconds, 6),
         )
 
-    def _add_to_last_epoch(self, seen: int, loss: float) -> None:
+    def _add_to_last_epoch(self, update: int, loss: float) -> None:
         """Add to the mean of the last epoch; where the end is unknown, of the latest one."""
-        position, epoch = self._position, self._num_examples
+        position, (begin, epoch) = self._position, self._progress.begin(update)
         if self._steered:
-            if seen % epoch < self._recipe.batch_size:
+            if begin % epoch < self._progress.batch_size(update):
                 position.last_epoch = Mean()
             position.last_epoch.add(loss)
-        elif seen >= (self._epochs - 1) * epoch:
+        elif begin >= (self._epochs - 1) * epoch:
             position.last_epoch.add(loss)
 
     def _write(self, row: Update) -> None:
@@ -134,7 +137,7 @@ class Recorder:
         position = self._position
         row = Evaluation(
             update=position.updates,
-            epoch=position.updates * self._recipe.batch_size / self._num_examples,
+            epoch=self._progress.epochs(position.updates),
             metric=metric,
             loss=position.since_evaluation.value,
             seconds=round(position.seconds, 6),

@@ -15,6 +15,7 @@ from legw.runs.records import Manifest, Summary
 from legw.train.average import averaging
 from legw.train.dist import World
 from legw.train.hardware import describe_device, environment
+from legw.train.microbatch.cache import SIZES
 from legw.train.microbatch.tune import Choice
 from legw.train.precision import Precision
 from legw.train.run_schedule import RunSchedule
@@ -74,8 +75,8 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
         )
     theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
     ours = {"task": run.task, "seed": run.seed, "precision": run.precision}
-    theirs |= to_dict(replace(found.recipe, source="", noise_scale=None))
-    ours |= to_dict(replace(run.recipe, source="", noise_scale=None))
+    theirs |= to_dict(_trained(found.recipe))
+    ours |= to_dict(_trained(run.recipe))
     if steers(found.rule, found.recipe, found.base) or steers(run.rule, run.recipe, run.base):
         theirs |= _steering(found.rule, found.base)
         ours |= _steering(run.rule, run.base)
@@ -92,8 +93,13 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
         )
 
 
+def _trained(recipe: Recipe) -> Recipe:
+    """Return the recipe without what is only known about it."""
+    return replace(recipe, source="", noise_scale=None, noise_scales=None)
+
+
 def _steering(rule: str, base: Recipe) -> dict[str, object]:
-    values = to_dict(replace(base, source="", noise_scale=None))
+    values = to_dict(_trained(base))
     return {"rule": rule, **{f"base {name}": value for name, value in values.items()}}
 
 
@@ -182,5 +188,6 @@ def describe(
         extra={
             "micro_batch_table": {str(m): r for m, r in choice.table.items()},
             "micro_batch_measured": choice.measured,
+            **({SIZES: {str(b): m for b, m in choice.sizes.items()}} if choice.sizes else {}),
         },
     )

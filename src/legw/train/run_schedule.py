@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from legw import rules, schedule
+from legw.errors import RunError
 from legw.recipe import Recipe
 from legw.train.accumulation import Accumulation, Gradient
 from legw.train.adascale import AdaScale, MicroGradients, micro_gradient
@@ -27,21 +28,28 @@ class RunSchedule:
         self.task, self.recipe, self.base = task, recipe, base
         self.steered = rules.steers(rule, recipe, base)
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
+        if self.steered and not (base.batch_schedule is recipe.batch_schedule is None):
+            raise RunError(
+                f"{base.name}: {rule}: steers the rates of a constant batch; give recipes without "
+                "a batch_schedule, or choose another rule"
+            )
         self.num_examples = task.num_examples(recipe.batch_size)
         most = recipe.with_lengths(rules.MAX_LENGTH * recipe.length, recipe.warmup)
         longest = most if self.steered else recipe
-        self.updates = schedule.updates(longest, self.num_examples)
+        self.progress = schedule.Progress(longest, task.num_examples)
+        """Batch sizes and positions of the updates."""
+        self.updates = self.progress.updates
         """Updates of the run; for a steered run an upper bound, until it has ended."""
         if self.steered:
             self._lr = schedule.in_steps(base, self.base_examples)
         else:
-            self._lr = schedule.in_steps(recipe, self.num_examples)
+            self._lr = schedule.in_steps(recipe, task.num_examples)
         self._each = 0
         self._adascale: AdaScale | None = None
 
     def epochs(self, updates: int) -> float:
         """Return the passes over the data that so many updates make."""
-        return updates * self.recipe.batch_size / self.num_examples
+        return self.progress.epochs(updates)
 
     def until(self, wanted: int | None) -> int:
         """Return the number of updates to make: the wanted ones (None is all), at most all."""
@@ -49,8 +57,7 @@ class RunSchedule:
 
     def passes(self, span_epochs: float, update: int) -> bool:
         """Say whether a multiple of a number of epochs, above 0, is reached within an update."""
-        span, batch_size = span_epochs * self.num_examples, self.recipe.batch_size
-        return (update + 1) * batch_size // span > update * batch_size // span
+        return self.progress.passes(span_epochs, update)
 
     def ends_epoch(self, update: int) -> bool:
         """Say whether an epoch, or the run, ends within an update."""

@@ -23,6 +23,9 @@ from legw.recipe import Recipe
 from legw.train import param_groups
 from legw.train.several import SeveralOptimizers
 
+EXAMPLES = "examples"
+"""Name in a state of the examples seen, which a batch that grows needs beside the updates."""
+
 
 class RecipeLR(LRScheduler):
     """The rate of each update as the recipe has it: call `step` after each optimizer update.
@@ -52,7 +55,9 @@ class RecipeLR(LRScheduler):
     ``lr=torch.tensor(big.lr)``, as torch may compile a float in, again for each new one.
     The state_dict is plain data (``weights_only=True``), and loads before or after the
     optimizer's. It holds position and ratios. Where the recipe, given here, has another
-    batch, the position is converted by the examples seen, with a warning that says so.
+    batch, or batches that grow otherwise, the position is converted by the examples seen, with a
+    warning that says so. Where the batch grows, the loop takes each update's size from
+    `legw.batches` or from `legw.train.RecipeBatches`.
 
     An optimizer that tells of a skipped step (`step_was_skipped`, as accelerate's) does not
     move the schedule; with a GradScaler of torch's own, leave `step` out where its scale fell.
@@ -113,6 +118,11 @@ class RecipeLR(LRScheduler):
                     f"{recipe.name}: updates_per_epoch={updates_per_epoch}: says how many "
                     "examples an epoch has; leave num_examples out"
                 )
+            if recipe.batch_schedule is not None:
+                raise RecipeError(
+                    f"{recipe.name}: updates_per_epoch={updates_per_epoch}: changes as the batch "
+                    "grows; give num_examples"
+                )
             num_examples = updates_per_epoch * recipe.batch_size
         if base is not None and reference_lr is not None:
             raise RecipeError(
@@ -122,7 +132,8 @@ class RecipeLR(LRScheduler):
         if isinstance(optimizer, Sequence):
             optimizer = SeveralOptimizers(optimizer)
         self.num_examples = num_examples
-        self.updates = schedule.updates(recipe, num_examples)
+        self._progress = schedule.Progress(recipe, num_examples)
+        self.updates = self._progress.updates
         self.warmup_updates = schedule.warmup_updates(recipe, num_examples)
         self._past = False
         self._lr(last_epoch + 1)  # refuses what is out of range before anything is changed
@@ -223,6 +234,7 @@ class RecipeLR(LRScheduler):
             "own_lrs": list(self._own),
             "reference_lr": self._reference,
             "after_warmup": after and after.state_dict(),
+            **({EXAMPLES: self._progress.seen(self.last_epoch)} if self._grows else {}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -245,6 +257,10 @@ class RecipeLR(LRScheduler):
         self._step_count = self.last_epoch + 1
         self._own, self._reference = list(state_dict["own_lrs"]), state_dict["reference_lr"]
         self._write()
+
+    @property
+    def _grows(self) -> bool:
+        return self.recipe.batch_schedule is not None
 
     def _lr(self, update: int) -> float:
         return float(schedule.lr_at(self.recipe, update, self.num_examples, ramp=self.ramp))
@@ -286,6 +302,8 @@ class RecipeLR(LRScheduler):
     def _position_of(self, state: dict[str, Any]) -> int:
         """Return the update that comes next, by the examples seen, and say so if it moved."""
         made, old, new = int(state["last_epoch"]), int(state["batch_size"]), self.recipe.batch_size
+        if self._grows or EXAMPLES in state:
+            return self._position_after(made, int(state.get(EXAMPLES, made * old)))
         if old == new:
             return made
         here = round(made * old / new)
@@ -294,6 +312,19 @@ class RecipeLR(LRScheduler):
             f"on at batch {new} as after {here} updates: so many hold the same examples",
             LegwWarning,
             stacklevel=3,
+        )
+        return here
+
+    def _position_after(self, made: int, examples: int) -> int:
+        """Return the update that comes next after so many examples, and say so if it moved."""
+        if self._progress.seen(made) == examples:
+            return made
+        here = self._progress.updates_to(examples)
+        warnings.warn(
+            f"{self.recipe.name}: RecipeLR: after {made} updates, which saw {examples} examples, "
+            f"the run goes on as after {here} updates: so many see the same",
+            LegwWarning,
+            stacklevel=4,
         )
         return here
 
@@ -333,11 +364,13 @@ class RecipeLR(LRScheduler):
     def _check_state(self, state: dict[str, Any]) -> None:
         what = "RecipeLR.load_state_dict"
         for name in self.state_dict():
-            if name not in state:
+            if name not in state and name != EXAMPLES:
                 raise RecipeError(
                     f"{what}: {name} is missing; give what RecipeLR.state_dict() returned"
                 )
         check_count(what, "batch_size", state["batch_size"])
+        if EXAMPLES in state:
+            check_count(what, EXAMPLES, state[EXAMPLES], least=0)
         self._check_groups(state["own_lrs"])
         if (state["after_warmup"] is None) != (self.after_warmup is None):
             raise RecipeError(

@@ -39,7 +39,8 @@ class Task(Protocol):
     - `fingerprint() -> str` identifies the data in the manifest.
     - `artifacts() -> dict[str, bytes]` are files for the run folder, such as a vocabulary.
     - `final_metrics(model) -> dict[str, float]` are measured once, after the last update.
-    - `begin(seed, batch_size, micro_batch_size)` is called before a run's first update.
+    - `begin(seed, batch_size, micro_batch_size)` is called before a run's first update, unless
+      its batch grows.
     - `augment(batch, draws_B) -> batch` changes examples at random: `draws_B` are int64
       seeds of shape (examples,), each a function of (seed, epoch, example id).
     - `prefetch(ids, draws_B)` is called some micro-batches before `batch` and `augment` with the

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from expect import GOLDEN
-from legw import SGD, recipe, rules, schedule
+from legw import SGD, Polynomial, recipe, rules, schedule
 from legw.analysis.remarks import evidence, remarks
 from legw.presets import GNMT, MNIST_LSTM, PTB_MEDIUM, RECIPES
 from legw.recipe import from_dict, to_dict
@@ -119,9 +119,14 @@ def test_json_without_the_number_of_examples_has_nulls(legw: Legw, tmp_path: Pat
 
 
 @pytest.mark.parametrize("rule", rules.RULES)
-def test_json_of_every_rule(legw: Legw, rule: str) -> None:
+def test_json_of_every_rule(legw: Legw, tmp_path: Path, rule: str) -> None:
     base = MNIST_LSTM if rules.find(rule).needs is SGD else GNMT
-    found = legw(f"scale {base.name} -b 4096 --rule {rule} --json").json
+    if rules.find(rule).growth is not None:
+        scales = ((1.0, 500.0), (3.0, 9000.0))
+        base = replace(base, decay=Polynomial(), noise_scales=scales)
+        (tmp_path / "base.toml").write_text(recipe.to_toml(base), encoding="utf-8")
+    where = base.name if rules.find(rule).growth is None else tmp_path / "base.toml"
+    found = legw(f"scale {where} -b 4096 --rule {rule} --json").json
     assert found["rule"] == rule
     assert from_dict(found["scaled"]) == rules.apply(base, 4096, rules.find(rule))
 
@@ -231,7 +236,7 @@ def test_a_ladder_goes_on_after_a_rung_that_fails(legw: Legw) -> None:
     assert (
         "\nbatch 524288: legw would warm up for 160 of 90 epochs; "
         "the largest batch that fits is 294911; at this one a base warmup of 0.0878 epochs "
-        "(--warmup-epochs) fits; rules that fit: linear, goyal, sqrt, fixed, hoffer\n"
+        "(--warmup-epochs) fits; rules that fit: linear, goyal, sqrt, fixed, hoffer, seesaw\n"
     ) in out
     found = legw("scale resnet50-imagenet --ladder 262144:524288 --json").json
     assert [row["error"] is None for row in found["rows"]] == [True, False]
@@ -265,7 +270,7 @@ KNOWN = ", ".join(RECIPES)
             "resnet50-imagenet: batch_size=524288 (k=1024): legw would warm up for 160 of 90 "
             "epochs; the largest batch that fits is 294911; at this one a base warmup of "
             "0.0878 epochs (--warmup-epochs) fits; rules that fit: linear, goyal, sqrt, fixed, "
-            "hoffer",
+            "hoffer, seesaw",
         ),
         (
             "scale mnist-lstm --ladder 8192:128",

@@ -103,9 +103,52 @@ def test_json_is_that_of_scale_and_the_curve(legw: Legw) -> None:
     same = legw("scale resnet50-imagenet -b 32768 --json").json
     assert {name: found[name] for name in same} == same
     assert found["ramp"] == "end"
-    curve = [Point(**point) for point in found["curve"]]
+    curve = [Point(**point, batch_size=32768) for point in found["curve"]]
     assert curve == points(BIG)
-    assert max(curve, key=lambda point: point.lr) == (390, 390 * 32768 / 1281167, 32.0)
+    assert max(curve, key=lambda point: point.lr)[:3] == (390, 390 * 32768 / 1281167, 32.0)
+
+
+# A batch that grows ---------------------------------------------------------------
+
+
+GROWN = rules.apply(RECIPES["mnist-lstm"], 8192, rules.LEGW_RAMP)
+
+
+def test_a_batch_that_grows_has_a_second_curve(legw: Legw) -> None:
+    code, out, err = legw("schedule mnist-lstm -b 8192 --rule legw-ramp")
+    assert (code, err) == (0, "")
+    head, _, rest = out.partition("\n\n")
+    assert head.endswith("batch from 128 on, whole at epoch 6.4")
+    rates, _, sizes = rest.partition("\nbatch size\n")
+    assert "0.8┤" in rates and "5000┤" in sizes
+    assert "batch size" not in legw("schedule mnist-lstm -b 8192").out
+
+
+def test_its_numbers_have_the_batch_size(legw: Legw, tmp_path: Path) -> None:
+    file = tmp_path / "lr.csv"
+    assert legw(f"schedule mnist-lstm -b 8192 --rule legw-ramp --plot {file}").code == 0
+    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
+    assert [int(row["batch_size"]) for row in rows] == list(schedule.batches(GROWN))
+    found = legw("schedule mnist-lstm -b 8192 --rule legw-ramp --json").json["curve"]
+    assert [Point(**point) for point in found] == points(GROWN)
+    assert {point["batch_size"] for point in found} == {128 * 2**i for i in range(7)}
+    assert {499, 500, 749, 750} <= {point["update"] for point in found}, "both sides of a change"
+
+
+@pytest.mark.parametrize("suffix", ["svg", "html"])
+def test_its_picture_has_two_panels(legw: Legw, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("altair")
+    file = tmp_path / f"lr.{suffix}"
+    assert legw(f"schedule mnist-lstm -b 8192 --rule legw-ramp --plot {file}").code == 0
+    assert "batch size" in file.read_text(encoding="utf-8")
+
+
+def test_the_form_of_another_tool_is_printed_alone(legw: Legw) -> None:
+    code, out, err = legw("schedule mnist-lstm -b 8192 --rule legw-ramp --to levanter")
+    assert code == 0 and out.startswith('{"train_batch_size": [{"start": 0, "value": 128}, ')
+    assert err.startswith("note: lr_power=0.5: Levanter leaves the rate")
+    assert legw("schedule mnist-lstm -b 8192 --rule legw-ramp --to megatron").code == 2
+    assert legw("schedule mnist-lstm -b 8192 --to levanter --json").code == 2
 
 
 def test_cautions_are_notes(legw: Legw, tmp_path: Path) -> None:
@@ -270,7 +313,7 @@ def test_a_long_run_keeps_its_corners(decay: Any, jumps_epochs: Any, ramp: Any) 
         assert {after - 1, after} <= updates, epoch
     lr = schedule.in_steps(long, ramp=ramp)
     assert all(
-        point == (point.update, point.update * 10 / 123_456, lr(point.update)) for point in kept
+        point[:3] == (point.update, point.update * 10 / 123_456, lr(point.update)) for point in kept
     )
 
 

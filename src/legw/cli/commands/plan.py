@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from legw import rules
 from legw.analysis import cost
 from legw.analysis.cost import Network, Option
-from legw.analysis.noise import NoiseScale, read_noise
+from legw.analysis.noise import NoiseScale, read_noise, with_noise
 from legw.analysis.scaled import carry, headline
 from legw.cli import output
 from legw.cli.options import (
@@ -103,6 +103,8 @@ def run(options: Options) -> int:
     base = overridden(base_recipe(options.app, options.recipe), options)
     rule = rules.find(options.rule)
     noise = None if options.noise is None else read_noise(options.noise)
+    if rule.growth is not None:
+        base = with_noise(base, options.noise)  # along the run, which such a rule may need
     sizes = options.batch_sizes
     wanted = None if sizes is None else whole_numbers("--batch-sizes", sizes, least=1)
     from legw.probes.batch_plan import plan_batch_size

@@ -125,6 +125,8 @@ def _scaled(config: Config, options: Options) -> Config | None:
     """Return the configuration at the target batch; None where the command changes the base."""
     if any(value is not None for _, value in _changes(options)):
         return None
+    if options.write is None and rules.find(options.rule).growth is not None:
+        return None  # only its writing is refused
     assert options.batch_size is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the outcome has them

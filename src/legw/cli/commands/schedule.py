@@ -6,8 +6,13 @@ import csv
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Optional
+
+from tyro.conf import arg
 
 from legw import rules
+from legw.adapters import batch_schedules
+from legw.adapters.batch_schedules import Tool
 from legw.analysis.scaled import Outcome, carry, headline
 from legw.cli import output
 from legw.cli.options import (
@@ -23,9 +28,11 @@ from legw.cli.options import (
 )
 from legw.errors import LegwError, one_line
 from legw.recipe import Recipe
-from legw.report.charts.schedule import Point, all_points, axis, lr_curve, points
+from legw.report.charts.schedule import Point, all_points, axis, grown, lr_curve, points
 from legw.report.charts.style import FORMATS, render
 from legw.schedule import Ramp, update_length
+
+# ruff: noqa: UP045 (as in cli/options: tyro reads Optional without importing typeguard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,8 @@ class Options:
     """Write a picture (.svg, .png, .html), or every update's exact rate (.csv)."""
     ramp: Ramp = "end"
     """Point of an update where the warmup is read: its end, or its start as in published code."""
+    to: Annotated[Optional[Tool], arg(help_behavior_hint="")] = None
+    """Print the batch sizes as another tool takes them: megatron, olmo-core or levanter."""
     json: Flag = False
     """Print one JSON object with the curve's points; notes go to stderr."""
 
@@ -70,12 +79,15 @@ def run(options: Options) -> int:
     outcome = carry(base, batch_size, rule, lr=options.lr)
     assert outcome.scaled is not None
     update_length(outcome.scaled)  # an unknown number of examples ends here
+    if options.to is not None:
+        return _print_to(outcome.scaled, options.to, others=options.json or options.plot)
     if options.plot is not None:
         output.write(options.plot, _file(outcome, suffix, options.ramp))
     if options.json:
         curve = points(outcome.scaled, ramp=options.ramp)
         output.print_json(
-            outcome.to_dict() | {"ramp": options.ramp, "curve": [p._asdict() for p in curve]}
+            outcome.to_dict()
+            | {"ramp": options.ramp, "curve": [p.plain(grown=grown(curve)) for p in curve]}
         )
     else:
         output.say(headline(outcome))
@@ -84,6 +96,16 @@ def run(options: Options) -> int:
     output.notes(outcome.notes, to_stderr=options.json)
     if options.plot is not None:
         output.wrote(options.plot, to_stderr=options.json)
+    return 0
+
+
+def _print_to(recipe: Recipe, tool: Tool, *, others: object) -> int:
+    """Print a tool's form alone, to be copied; what the tool leaves out goes to stderr."""
+    if others:
+        raise LegwError("--to prints one form, --plot and --json another; give one of them")
+    found = batch_schedules.written(recipe, tool)
+    print(found.text)
+    output.notes(found.left_out, to_stderr=True)
     return 0
 
 
@@ -128,8 +150,9 @@ def _csv(recipe: Recipe, ramp: Ramp) -> str:
     """Return every update as one line, with all digits of its rate."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["update", axis(recipe), "lr"])
-    writer.writerows(all_points(recipe, ramp=ramp))
+    grows = recipe.batch_schedule is not None
+    writer.writerow(["update", axis(recipe), "lr", *(["batch_size"] if grows else [])])
+    writer.writerows(p.plain(grown=grows).values() for p in all_points(recipe, ramp=ramp))
     return text.getvalue()
 
 
@@ -141,4 +164,13 @@ def _draw(outcome: Outcome, ramp: Ramp) -> None:
     width = max(min(console.width, 80), 20)
     print()
     across = axis(outcome.scaled or outcome.base)
-    print(lr_text(_curves(outcome, ramp), width=width, color=color, across=across))
+    curves = _curves(outcome, ramp)
+    print(lr_text(curves, width=width, color=color, across=across))
+    if any(map(grown, curves.values())):
+        print("\nbatch size")
+        print(
+            lr_text(
+                curves, width=width, height=12, color=color, across=across,
+                value=lambda point: float(point.batch_size),
+            )
+        )  # fmt: skip

@@ -323,6 +323,7 @@ def plan_lines(found: Estimate) -> list[str]:
         *(f"optimizer: {_shortened(group)}" for group in found.optimizer_groups),
         f"updates: {found.updates}, of which {found.warmup_updates} warm up "
         f"({found.num_examples} examples an epoch)",
+        *_growth(found),
         f"split: {_count(found.processes, 'process', 'processes')} of at most "
         f"{_count(found.share, 'example')} an update, in "
         f"{_count(found.micro_batches, 'micro-batch', 'micro-batches')} of at most "
@@ -336,6 +337,15 @@ def plan_lines(found: Estimate) -> list[str]:
         f"{duration(found.run_seconds)} in all; evaluations"
         f"{' and the network' if found.processes > 1 else ''} come on top",
     ]
+
+
+def _growth(found: Estimate) -> list[str]:
+    """Return the updates of each batch size, as one line where the batch grows."""
+    if not found.smaller:
+        return []
+    last = found.updates - sum(found.smaller.values())
+    said = [f"{count} of {size}" for size, count in found.smaller.items()]
+    return [f"batch: grows: {', '.join(said)}, {last} of the last"]
 
 
 def cautions(found: Estimate, *, made_up: str = "") -> list[str]:

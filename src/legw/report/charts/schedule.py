@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from legw.recipe import Recipe
 from legw.report.charts.style import COLORS, styled
-from legw.schedule import Ramp, in_steps, updates, warmup_updates
+from legw.schedule import Progress, Ramp, in_steps, updates, warmup_updates
 
 EVEN_POINTS = 320
 """Number of evenly spaced points of a long curve, besides its corners."""
@@ -28,6 +28,22 @@ class Point(NamedTuple):
     """Position of its start in epochs; in examples seen where an epoch's examples are unknown."""
     lr: float
     """Its learning rate."""
+    batch_size: int = 0
+    """Its examples."""
+
+    def plain(self, *, grown: bool) -> dict[str, Any]:
+        """Return it by names; the batch size only where it grows, else it is the recipe's."""
+        values = self._asdict()
+        return values if grown else {k: v for k, v in values.items() if k != "batch_size"}
+
+
+def grown(line: Sequence[Point]) -> bool:
+    """Say whether the batch grows along a curve.
+
+    >>> grown([Point(0, 0.0, 0.1, 8), Point(1, 0.5, 0.1, 16)]), grown([Point(0, 0.0, 0.1, 8)])
+    (True, False)
+    """
+    return len({point.batch_size for point in line}) > 1
 
 
 def all_points(recipe: Recipe, *, ramp: Ramp = "end") -> Iterator[Point]:
@@ -41,18 +57,18 @@ def all_points(recipe: Recipe, *, ramp: Ramp = "end") -> Iterator[Point]:
         RecipeError: the number of examples is not known.
 
     >>> run = Recipe(batch_size=5, lr=1.0, epochs=1, warmup_epochs=0.5, num_examples=20)
-    >>> [tuple(point) for point in all_points(run)]
+    >>> [tuple(point[:3]) for point in all_points(run)]
     [(0, 0.0, 0.5), (1, 0.25, 1.0), (2, 0.5, 1.0), (3, 0.75, 1.0)]
     """
-    lr = in_steps(recipe, ramp=ramp)
-    yield from (_point(recipe, lr, update) for update in range(updates(recipe)))
+    lr, progress = in_steps(recipe, ramp=ramp), Progress(recipe)
+    yield from (_point(progress, lr, update) for update in range(progress.updates))
 
 
 def points(recipe: Recipe, *, ramp: Ramp = "end") -> list[Point]:
     """Return the schedule's curve in at most 1000 points that keep its shape.
 
     The points are evenly spaced; added are the last updates of the warmup and, for
-    each place where the rate jumps, the update before and the one after.
+    each place where the rate jumps or the batch grows, the update before and the one after.
 
     Args and Raises as for `all_points`.
 
@@ -63,14 +79,15 @@ def points(recipe: Recipe, *, ramp: Ramp = "end") -> list[Point]:
     count = updates(recipe)
     if count <= 3 * EVEN_POINTS:
         return list(all_points(recipe, ramp=ramp))
-    lr = in_steps(recipe, ramp=ramp)
+    lr, progress = in_steps(recipe, ramp=ramp), Progress(recipe)
     warmup = warmup_updates(recipe)
     even = {round(i * (count - 1) / (EVEN_POINTS - 1)) for i in range(EVEN_POINTS)}
     corners = {u for u in range(warmup - 2, warmup + 2) if 0 <= u < count}
+    corners |= {u for phase in progress.phases[1:] for u in (phase.first - 1, phase.first)}
     kept = sorted(even | corners)
     falling = lr if recipe.decay.after_warmup else _without_warmup(recipe)
     jumps = {u for a, b in itertools.pairwise(kept) for u in _jump(falling, a, b)}
-    return [_point(recipe, lr, update) for update in sorted({*kept, *jumps})]
+    return [_point(progress, lr, update) for update in sorted({*kept, *jumps})]
 
 
 def axis(recipe: Recipe) -> str:
@@ -82,8 +99,10 @@ def axis(recipe: Recipe) -> str:
     return "examples" if recipe.epoch_examples is None else "epoch"
 
 
-def _point(recipe: Recipe, lr: Callable[[int], float], update: int) -> Point:
-    return Point(update, update * recipe.batch_size / (recipe.epoch_examples or 1), lr(update))
+def _point(progress: Progress, lr: Callable[[int], float], update: int) -> Point:
+    phase = progress.phase(update)
+    begin = phase.begin + (update - phase.first) * phase.batch_size
+    return Point(update, begin / (phase.epoch_size or 1), lr(update), phase.batch_size)
 
 
 def _without_warmup(recipe: Recipe) -> Callable[[int], float]:
@@ -126,6 +145,8 @@ def lr_curve(
 ) -> Any:
     """Return the Altair chart of learning rates over epochs, one line a schedule.
 
+    Where a batch grows, the batch sizes are drawn below.
+
     Args:
         curves: label and points of each line, in the order in which they are drawn;
             of several the first is the base's, in grey.
@@ -139,22 +160,36 @@ def lr_curve(
     import altair as alt
 
     colors = list(COLORS) if len(curves) > 1 else list(COLORS[1:])
+    several = any(map(grown, curves.values()))
     rows = [
-        {"recipe": label, **point._asdict()} for label, line in curves.items() for point in line
+        {"recipe": label, **point.plain(grown=several)}
+        for label, line in curves.items()
+        for point in line
     ]
     end = max(end_epoch(line) for line in curves.values())
     along = alt.X("epoch:Q", title=across).scale(domain=[0, end], nice=False)
-    upward = alt.Y("lr:Q", title="learning rate").scale(zero=True)
     color = alt.Color("recipe:N", title=None).scale(domain=list(curves), range=colors)
-    return styled(
+    shared: dict[str, Any] = {
+        "x": along.axis(grid=False, tickCount=10, labelFlush=False),
+        "color": color.legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, offset=12),
+        "order": "update:Q",
+        "tooltip": ["recipe:N", "update:Q", alt.Tooltip("epoch:Q", title=across), "lr:Q"],
+    }
+    axis = {"tickCount": 6, "domain": False, "ticks": False, "labelPadding": 8}
+    upward = alt.Y("lr:Q", title="learning rate").scale(zero=True).axis(**axis)
+    chart = (
         alt.Chart(alt.Data(values=rows), width=620, height=300)
         .mark_line(strokeWidth=2.5, strokeJoin="round")
-        .encode(
-            x=along.axis(grid=False, tickCount=10, labelFlush=False),
-            y=upward.axis(tickCount=6, domain=False, ticks=False, labelPadding=8),
-            color=color.legend(orient="top", symbolType="stroke", symbolStrokeWidth=4, offset=12),
-            order="update:Q",
-            tooltip=["recipe:N", "update:Q", alt.Tooltip("epoch:Q", title=across), "lr:Q"],
-        )
+        .encode(y=upward, **shared)
         .properties(title=alt.Title(title, subtitle=subtitle, offset=12))
     )
+    if not several:
+        return styled(chart)
+    sizes = alt.Y("batch_size:Q", title="batch size").scale(type="log", base=2).axis(**axis)
+    shared["tooltip"] = [*shared["tooltip"], "batch_size:Q"]
+    below = (
+        alt.Chart(alt.Data(values=rows), width=620, height=140)
+        .mark_line(strokeWidth=2.5, interpolate="step-after")
+        .encode(y=sizes, **shared)
+    )
+    return styled(alt.vconcat(chart, below))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from legw.report.charts.schedule import Point, end_epoch, points
@@ -21,6 +21,7 @@ def lr_text(
     height: int = 20,
     color: bool = False,
     across: str = "epoch",
+    value: Callable[[Point], float] = lambda point: point.lr,
 ) -> str:
     """Return learning rates over epochs as lines of text.
 
@@ -30,6 +31,7 @@ def lr_text(
         height: lines, at least 8, with the legend.
         color: True adds ANSI colors.
         across: unit of the positions.
+        value: returns what is drawn in place of the rate.
     """
     import plotext
 
@@ -43,12 +45,12 @@ def lr_text(
         dotted = i == 0 and len(curves) > 1
         paint = COLORS[0] if dotted else COLORS[1:][(i - 1) % len(COLORS[1:])]
         marker = plotext.marker("·" if dotted else "braille", pixel=paint)
-        signal = figure.signal([p.epoch for p in line], [p.lr for p in line], marker=marker)
+        signal = figure.signal([p.epoch for p in line], [value(p) for p in line], marker=marker)
         figure.draw(signal.lines())
         sample = plotext.colorize("···" if dotted else "⠒⠒⠒", paint).string(colorless=not color)
         legend.append(f"{sample} {label}")
     _rule(figure.ruler("x"), max(end_epoch(line) for line in curves.values()), width // 8)
-    _rule(figure.ruler("y"), max(p.lr for line in curves.values() for p in line), height // 4)
+    _rule(figure.ruler("y"), max(value(p) for line in curves.values() for p in line), height // 4)
     figure.axes(active=False, side=1)
     figure.label(across, "x")
     drawn = figure.build().string(colorless=not color).splitlines()

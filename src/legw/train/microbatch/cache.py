@@ -122,3 +122,22 @@ def earlier_candidate(folder: Path, world_size: int, device: str) -> tuple[int, 
     found = records.read_manifest(folder)
     same_machine = (found.world_size, found.device) == (world_size, device)
     return (found.micro_batch_size, found.lanes) if same_machine else None
+
+
+SIZES = "micro_batch_sizes"
+"""Name in a manifest of the micro-batch size for each smaller batch size of a growing batch."""
+
+
+def earlier_sizes(folder: Path, world_size: int, device: str) -> dict[int, int]:
+    """Return the micro-batch of each smaller batch size of the run in the folder.
+
+    It is empty where there is no such run, its machine was another, or its batch does not grow.
+    """
+    if earlier_candidate(folder, world_size, device) is None:
+        return {}
+    found = records.read_manifest(folder).extra.get(SIZES)
+    try:
+        sizes = {int(size): int(micro) for size, micro in found.items()}  # type: ignore[union-attr]
+    except (AttributeError, TypeError, ValueError):
+        return {}
+    return {size: micro for size, micro in sizes.items() if micro >= 1}

@@ -13,8 +13,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import statistics
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from legw.train.hardware import (
     times_of,
 )
 from legw.train.lanes import Lanes, Sums, add_gradient
-from legw.train.microbatch.cache import Look, Store, earlier_candidate
+from legw.train.microbatch.cache import Look, Store, earlier_candidate, earlier_sizes
 from legw.train.microbatch.candidates import (
     LONG_SECONDS,
     SMALLEST,
@@ -76,6 +76,62 @@ class Choice:
     """False where the table came from the cache, or there was nothing to choose."""
     lanes: int = 1
     """Micro-batches at once."""
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Micro-batch size for each smaller batch size of a run whose batch grows."""
+
+
+def for_batches(
+    task: Task,
+    model: nn.Module,
+    recipe: Recipe,
+    settings: Settings,
+    folder: Path,
+    *,
+    batch_sizes: Sequence[int],
+    world: World,
+    group: int,
+    lanes: tuple[int, ...],
+) -> Choice:
+    """Return the micro-batch of a run, and that of each smaller batch size where it grows.
+
+    The lanes are chosen at the largest batch, and kept. Measurements are shared: a smaller batch
+    seldom needs new ones.
+
+    Args:
+        task: whose loss is timed.
+        model: on the world's device, in fixed batch-norm groups.
+        recipe: its batch size is the most examples of a micro-batch.
+        settings: its micro-batch size, precision and memory limit.
+        folder: the run folder.
+        batch_sizes: of the run, in examples; the largest is the recipe's.
+        world: all its processes measure together, and agree.
+        group: examples that must stay together (batch-norm groups), at least 1.
+        lanes: numbers of micro-batches at once, each to be tried, at least 1.
+    """
+    chosen = for_run(
+        task, model, recipe, settings, folder, world=world, group=group, lanes=lanes
+    )  # fmt: skip
+    smaller = [size for size in batch_sizes if size < recipe.batch_size]
+    if settings.micro_batch_size != "auto" or not smaller:
+        return chosen
+    device = describe_device(world.device)
+    before = world.agree(lambda: earlier_sizes(folder, world.size, device))
+    if set(smaller) <= before.keys():
+        return replace(chosen, sizes={size: before[size] for size in smaller})
+    found = {
+        size: choose(
+            task,
+            model,
+            replace(recipe, batch_size=size, batch_schedule=None),
+            world=world,
+            group=group,
+            precision=settings.precision,
+            memory_limit=settings.memory_limit,
+            lanes=(chosen.lanes,),
+        ).micro_batch_size
+        for size in smaller
+    }
+    return replace(chosen, sizes=found)
 
 
 def for_run(
