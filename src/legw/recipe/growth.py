@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from legw.errors import RecipeError
+from legw.errors import RecipeError, setting
 from legw.recipe import Recipe
 from legw.recipe.batch_schedule import BatchSchedule
 
@@ -194,7 +194,8 @@ def from_noise(base: Recipe, batch_size: int) -> list[Begin]:
     if scales is None:
         raise RecipeError(
             "grows the batch with the noise scale, which is not known along this run; legw probe "
-            "noise measures it, and --noise DIR or noise_scales in the recipe gives it"
+            f"noise measures it, and {setting('noise', 'DIR')} or noise_scales in the recipe "
+            "gives it"
         )
     begins = [Begin(base.batch_size, 0.0)]
     for size in doublings(base.batch_size, batch_size)[1:]:

@@ -70,7 +70,9 @@ def metric_by_batch(table: Table, *, title: str = "") -> dict[str, Any]:
     """
     import altair as alt
 
-    across = alt.X("x:Q", title="batch size").scale(type="log", base=2, nice=False, padding=24)
+    ends = [min(table.batch_sizes), max(table.batch_sizes)]  # before any run has ended, too
+    across = alt.X("x:Q", title="batch size")
+    across = across.scale(type="log", base=2, nice=False, padding=24, domain=ends)
     across = across.axis(values=table.batch_sizes, format="d", grid=False)
     lines = (
         alt.Chart()
