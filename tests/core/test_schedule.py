@@ -349,6 +349,7 @@ def test_hoffer_is_the_same_schedule_in_updates_times_sqrt_k(
     """The same number of updates (within 1), and every milestone at the same update."""
     k = batch / base.batch_size
     assume(k > 1e-3 and base.epochs * k < 1e9)  # stairs of at least 1e-6 epoch
+    assume(not 0 < getattr(base.decay, "begin", 0) < 1e-6)  # the guard against rounding is 1e-9
     big = apply(base, batch, HOFFER)
     count = updates(base, size)
     assert abs(updates(big, size) - count) <= 1

@@ -13,7 +13,7 @@ from legw import preset, scale
 from legw.analysis import check, probed
 from legw.analysis.probed import Probed
 from legw.apps import find
-from legw.errors import LegwError
+from legw.errors import LegwError, on_command_line
 from legw.probes import check_assumptions
 from legw.recipe import to_dict
 from legw.runs import measurements, records
@@ -49,11 +49,12 @@ def test_a_ladder_with_its_evidence(legw: Callable) -> None:
     assert (run / "metrics.jsonl").stat().st_mtime_ns == before
     assert answer.out.splitlines()[-1] == f"digits-lstm, legw: {found['verdict']}"
     assert "2 x rate" in answer.out
-    called = check_assumptions(  # the same, as a call, which finds the same runs
-        find("digits-lstm"), preset("digits-lstm"), out="runs/digits-lstm-check",
-        batch_sizes=(16, 32), updates=30, examples=32,
-        settings=Settings(micro_batch_size=64, device="cpu"),
-    )  # fmt: skip
+    with on_command_line():  # the same, as a call, which finds the same runs
+        called = check_assumptions(
+            find("digits-lstm"), preset("digits-lstm"), out="runs/digits-lstm-check",
+            batch_sizes=(16, 32), updates=30, examples=32,
+            settings=Settings(micro_batch_size=64, device="cpu"),
+        )  # fmt: skip
     assert json.loads(json.dumps(called)) == found
     assert (run / "metrics.jsonl").stat().st_mtime_ns == before
 

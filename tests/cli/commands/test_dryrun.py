@@ -140,7 +140,7 @@ def test_lanes_are_timed_where_training_may_take_them(monkeypatch: pytest.Monkey
     line = error_line(estimate, Normalised(), recipe(), device=CPU, lanes=2, kind=RunError)
     assert line.endswith("lanes=2: needs a task that is concurrent (no draws from torch's "
                          "generator, no batch-norm), one process on a CPU, a model that is not "
-                         "compiled, and another rule than adascale; leave --lanes out")  # fmt: skip
+                         "compiled, and another rule than adascale; leave `lanes` out")  # fmt: skip
 
 
 class Cropped(Lines):

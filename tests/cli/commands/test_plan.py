@@ -12,6 +12,7 @@ from legw import preset, recipe
 from legw.analysis.cost import Network
 from legw.analysis.noise import NoiseScale
 from legw.apps import find
+from legw.errors import on_command_line
 from legw.probes import plan_batch_size
 from legw.runs import records
 from legw.runs.measurements import Speed
@@ -86,9 +87,10 @@ def test_devices_of_one_machine_are_joined_for_free(legw: Callable, measured: No
 def test_a_plan_is_one_call(legw: Callable, measured: None) -> None:
     found = legw("plan digits-lstm --noise 40 --nodes 2 --link 1Gbit --json").json
     network = Network(devices=2, bandwidth=125e6, latency_seconds=5e-5)
-    called = plan_batch_size(
-        find("digits-lstm"), preset("digits-lstm"), network=network, noise=40.0
-    )
+    with on_command_line():
+        called = plan_batch_size(
+            find("digits-lstm"), preset("digits-lstm"), network=network, noise=40.0
+        )
     assert called is not None and called.best in called.options
     assert {"app": "digits-lstm"} | json.loads(json.dumps(called.to_dict())) == found
 

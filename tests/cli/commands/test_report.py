@@ -20,6 +20,7 @@ from folders import BASE, write_run, write_study
 from legw import rules
 from legw.analysis import evidence
 from legw.cli import tables
+from legw.errors import on_command_line
 from legw.recipe import from_dict
 from legw.report import markdown, page
 from legw.study import plan as study
@@ -414,7 +415,8 @@ def test_a_page_goes_to_stdout(
     monkeypatch.chdir(tmp_path)
     answer = legw(f"report s --format {kind} --out -")
     assert answer.code == 0
-    made = (markdown if kind == "md" else page).text(evidence.read("s"))
+    with on_command_line():
+        made = (markdown if kind == "md" else page).text(evidence.read("s"))
     assert answer.out == made
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 

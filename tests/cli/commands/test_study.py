@@ -344,7 +344,7 @@ def test_ctrl_c_while_workers_start_is_a_stop(
 def test_a_process_that_is_lost_is_named(tmp_path: Path) -> None:
     assert error_line(at_a_time, faults.lost, tmp_path, kind=RunError) == (
         "base-b16-s0: its process was lost (exit code 7; -9 is out of memory); "
-        "the same command goes on, perhaps with fewer --jobs"
+        "the same command goes on, perhaps with fewer `jobs`"
     )
 
 
@@ -383,7 +383,11 @@ def study_of_small_runs(
     ("how", "jobs", "line"),
     [
         ("mistake", 1, "digits: one image is damaged"),
-        ("memory", 2, "sqrt-b64-s0: memory ran out; give fewer --jobs or a smaller --micro-batch"),
+        (
+            "memory",
+            2,
+            "sqrt-b64-s0: memory ran out; give fewer `jobs` or a smaller `micro_batch_size`",
+        ),
         ("exit", 2, "sqrt-b64-s0: its process was lost (exit code 1; -9 is out of memory)"),
         ("killed", 2, "sqrt-b64-s0: its process was lost (exit code -9; -9 is out of memory)"),
     ],
