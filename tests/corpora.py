@@ -7,11 +7,16 @@ from pathlib import Path
 
 import torch
 
+from legw.apps import gpt
+from legw.apps.gpt.text import Texts
 from legw.apps.ptb.task import Size
 from legw.apps.ptb.text import Corpus, Vocabulary
 
 TINY = Size(hidden_size=6, window=5, init=0.3, keep=1.0)
 """A model small enough for a test."""
+
+TINY_GPT = gpt.Size(width=8, num_layers=2, num_heads=2, window=6, dropout=0.0)
+"""The same of the transformer."""
 
 TEXT = "the company said it will buy a small bank in new york for cash"
 WORDS = TEXT.split()
@@ -27,6 +32,12 @@ def tiny_corpus(tokens: int = 203, words: int = 11) -> Corpus:
         for length in (tokens, 57, 61)
     )
     return Corpus(vocabulary, *texts)
+
+
+def tiny_texts(tokens: int = 203, words: int = 11) -> Texts:
+    """Return the texts of `tiny_corpus` for the transformer."""
+    corpus = tiny_corpus(tokens, words)
+    return Texts(corpus.vocabulary, corpus.train, corpus.valid, corpus.test)
 
 
 def write_texts(folder: Path, lines: int = 60) -> Path:

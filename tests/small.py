@@ -18,7 +18,7 @@ from apps.test_cifar10 import write_tree
 from corpora import TEXT, write_pairs, write_texts
 from folders import write_run, write_study
 from legw import presets
-from legw.apps import mnist, ptb, translation
+from legw.apps import gpt, mnist, ptb, translation
 from legw.apps.images import cifar10, imagenet
 from legw.apps.row_lstm import RowTask
 from legw.study.plan import Study
@@ -135,6 +135,9 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(cifar10.MODELS, name, small_net)
     monkeypatch.setattr(imagenet, "resnet50", small_net)
     monkeypatch.setitem(ptb.SIZES, "ptb-small", replace(ptb.SIZES["ptb-small"], hidden_size=16))
+    for name in gpt.SIZES:
+        size = replace(gpt.SIZES[name], width=6, num_layers=1, window=8)
+        monkeypatch.setitem(gpt.SIZES, name, size)
     monkeypatch.setitem(
         translation.SIZES, "gnmt-small",
         replace(translation.SIZES["gnmt-small"], hidden_size=16, num_subwords=60, dropout=0.0),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from legw.decays import Cosine, Exponential, Halving, Polynomial
 from legw.errors import RecipeError, unknown_name
-from legw.optimizers import LAMB, LARS, SGD, Adam, Muon
+from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon
 from legw.recipe import Recipe
 
 DIGITS_LSTM = Recipe(
@@ -358,6 +358,39 @@ CIFAR10_SMALL_MUON = Recipe(
 )
 """CIFAR-10 for two CPU cores with a base that carries: Muon on the flattened convolutions."""
 
+GPT_SMALL = Recipe(
+    name="gpt-small",
+    batch_size=16,
+    lr=1e-3,
+    steps=9080,
+    warmup_steps=100,
+    optimizer=AdamW(beta2=0.95, weight_decay=0.1),
+    clip_norm=1.0,
+    decay=Cosine(),
+    num_examples=14525,
+    tokens_per_example=64,
+    source="not tuned yet; AdamW, clip norm and cosine as in GPT-3, arXiv 2005.14165, appendix B",
+)
+"""A decoder of four pre-norm blocks on the Penn Treebank, in windows of 64 words: 1,024 a batch.
+Its length is in updates, as recipes of transformers have it: 9,080 are ten epochs. Not tuned yet.
+"""
+
+GPT_SMALL_MUON = Recipe(
+    name="gpt-small-muon",
+    batch_size=16,
+    lr=2e-3,
+    steps=9080,
+    warmup_steps=100,
+    optimizer=Muon(momentum=0.95, weight_decay=0.1, adamw_lr_ratio=0.5),
+    clip_norm=1.0,
+    decay=Polynomial(power=1.0, after_warmup=True),
+    num_examples=14525,
+    tokens_per_example=64,
+    source="not tuned yet; Muon with weight decay as in arXiv 2502.16982",
+)
+"""The same with Muon for queries, keys, values, outputs and MLPs, AdamW for the table of words,
+and a linear decay. Not tuned yet."""
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -366,6 +399,7 @@ RECIPES: dict[str, Recipe] = {
         GNMT_SMALL, GNMT_SMALL_SGD, GNMT_SMALL_MUON, GNMT,
         RESNET50_IMAGENET, RESNET50_IMAGENET_LAMB, CIFAR10, CIFAR10_MOMENTUM,
         CIFAR10_SMALL, CIFAR10_SMALL_MOMENTUM, CIFAR10_SMALL_MUON, BERT_LAMB,
+        GPT_SMALL, GPT_SMALL_MUON,
     )
 }  # fmt: skip
 """The recipes that ship, by name."""

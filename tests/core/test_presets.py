@@ -22,6 +22,7 @@ NAMES = [
     "gnmt-small", "gnmt-small-sgd", "gnmt-small-muon", "gnmt",
     "resnet50-imagenet", "resnet50-imagenet-lamb", "cifar10", "cifar10-momentum",
     "cifar10-small", "cifar10-small-momentum", "cifar10-small-muon", "bert-lamb",
+    "gpt-small", "gpt-small-muon",
 ]  # fmt: skip
 
 

@@ -157,6 +157,19 @@ def test_the_probe_measures_gradients_curvature_on_a_quadratic(tmp_path: Path) -
     assert probe.rows[0].negative == (expected < 0)
 
 
+def test_difference_and_product_agree_on_a_transformer(tmp_path: Path) -> None:
+    """Its attention is fused, and has no second derivative but without that kernel."""
+
+    def look(moment: Moment) -> tuple[float, float]:
+        batch = Batch(moment, torch.arange(64))
+        direction = [gradient.detach() for gradient in moment.gradients]
+        return float(by_difference(batch, direction)), float(by_product(batch, direction))
+
+    found, exact = look_at(TASKS["windows"](), look, tmp_path / "run", at=0, lr=1e-4)
+    assert abs(exact) > 1e-6
+    assert found == pytest.approx(exact, rel=1e-6)
+
+
 def test_difference_and_product_agree_on_a_fused_lstm_in_single_precision(tmp_path: Path) -> None:
     """Within 1e-4 of the value, at each of the updates at which it matters."""
     task = find("digits-lstm")

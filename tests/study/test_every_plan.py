@@ -25,7 +25,7 @@ def studied(name: str) -> Study:
     sizes = tuple(base.batch_size * 2**rung for rung in range(RUNGS))
     return Study(
         task=name, base=base, batch_sizes=sizes, rules=tuple(rules.RULES),
-        tuned=baselines.read(["adam lr=0.0001,0.001 warmup_epochs=0"]),
+        tuned=baselines.read([f"adam lr=0.0001,0.001 warmup_{base.unit}=0"]),
     )  # fmt: skip
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from corpora import TINY_GPT, tiny_texts
+from legw.apps.gpt import WindowTask
 from legw.train import Metric, State
 from legw.train.batches import shuffled
 
@@ -118,4 +120,16 @@ class Streams:
         return float(functional.cross_entropy(logits_BTV[0], self.tokens[1:]))
 
 
-TASKS = {task.name: task for task in (Lines, Normalised, Streams)}
+class Windows(WindowTask):
+    """The transformer, very small: tied weights, and a last window that is shorter."""
+
+    def __init__(self) -> None:
+        super().__init__(self.name, TINY_GPT, tiny_texts(tokens=1500))
+
+    name = "windows"
+
+    def model(self) -> nn.Module:
+        return super().model().double()
+
+
+TASKS: dict[str, type[Any]] = {task.name: task for task in (Lines, Normalised, Streams, Windows)}

@@ -44,7 +44,7 @@ def four_threads() -> Iterator[None]:
 # The gradient -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["lines", "streams"])
+@pytest.mark.parametrize("name", ["lines", "streams", "windows"])
 @pytest.mark.parametrize(("lanes", "micro_batch_size"), [(2, 16), (2, 24), (3, 16), (4, 32)])
 def test_lanes_change_nothing(tmp_path: Path, name: str, lanes: int, micro_batch_size: int) -> None:
     train(name, tmp_path / "whole")

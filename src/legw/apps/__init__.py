@@ -27,6 +27,9 @@ class Options:
     """Most words of a language model's vocabulary, `<eos>` and `<unk>` among them, at least
     3; rarer words become `<unk>`. None takes all that the training text has. Of translation
     the number of subwords, both languages together; None takes the application's own."""
+    subwords: int | None = None
+    """Subwords of a language model, at least 8, which are learned on the training text; None
+    reads words."""
     source: str | None = None
     """Language that is translated, as the files' names end; None is en."""
     target: str | None = None
@@ -56,6 +59,8 @@ APPS = {
     "gnmt": "legw.apps.translation",
     "gnmt-small": "legw.apps.translation",
     "gnmt-small-muon": "legw.apps.translation",
+    "gpt-small": "legw.apps.gpt",
+    "gpt-small-muon": "legw.apps.gpt",
 }
 """The applications that ship: name -> module with a function `task(name, options)`, and with
 `TAKES`, the names of its own options, where it has some."""

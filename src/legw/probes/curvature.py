@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from legw.errors import RunError, check_count
 from legw.probes.readings import Readings
@@ -129,7 +130,7 @@ def by_difference(batch: Batch, direction: Sequence[Tensor]) -> Tensor:
 
 
 def by_product(batch: Batch, direction: Sequence[Tensor]) -> Tensor:
-    """Return ``u'Hu`` exactly, by a Hessian-vector product, without cuDNN and oneDNN.
+    """Return ``u'Hu`` exactly, by a Hessian-vector product, without fused kernels.
 
     Args and Returns as for `by_difference`.
     """
@@ -236,10 +237,12 @@ def full_precision() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """Turn off the fused LSTMs of cuDNN and oneDNN, which have no second derivative."""
+    """Turn off the fused LSTMs of cuDNN and oneDNN, and fused attention: these kernels have no
+    second derivative."""
     onednn = torch.backends.mkldnn
     enabled = onednn.enabled
-    with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+    flags = torch.backends.cudnn.flags(enabled=False, allow_tf32=False)
+    with flags, sdpa_kernel(SDPBackend.MATH):
         onednn.set_flags(_enabled=False, _fp32_precision=None)  # type: ignore[no-untyped-call]
         try:
             yield

@@ -41,6 +41,9 @@ class Vocabulary:
 
     words: tuple[str, ...]
 
+    def __len__(self) -> int:
+        return len(self.words)
+
     @cached_property
     def ids(self) -> dict[str, int]:
         """The id of each word."""
@@ -123,12 +126,26 @@ def read_corpus(folder: Path, limit: int | None = None) -> Corpus:
                 f"{setting('vocabulary', 'N')} with fewer words makes it known"
             )
     for part, path in paths.items():
-        if path.name.startswith(f"ptb.{part}.txt") and len(texts[part]) != PUBLISHED[part]:
-            raise DataError(
-                f"{path}: has {len(texts[part])} tokens, the Penn Treebank's has "
-                f"{PUBLISHED[part]}; get it again, or name a text of your own {part}.txt"
-            )
+        check_published(path, part, len(texts[part]))
     return Corpus(vocabulary, **texts)
+
+
+def check_published(path: Path, part: str, tokens: int) -> None:
+    """Refuse a file with the name of the Penn Treebank's that has not as many tokens.
+
+    Args:
+        path: the file.
+        part: train, valid or test.
+        tokens: its words, the ends of its lines among them.
+
+    Raises:
+        DataError: it is not the published one.
+    """
+    if path.name.startswith(f"ptb.{part}.txt") and tokens != PUBLISHED[part]:
+        raise DataError(
+            f"{path}: has {tokens} tokens, the Penn Treebank's has "
+            f"{PUBLISHED[part]}; get it again, or name a text of your own {part}.txt"
+        )
 
 
 def find_texts(folder: Path) -> dict[str, Path]:

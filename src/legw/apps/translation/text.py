@@ -77,12 +77,13 @@ class Subwords:
         return [str(line) for line in self._processor.decode([list(ids) for ids in sentences])]
 
 
-def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
+def learn(lines: Iterable[str], num_subwords: int, option: str = "vocabulary") -> Subwords:
     """Return the subwords of a text.
 
     Args:
         lines: text of both languages.
         num_subwords: number of subwords, with the four special ones and all characters.
+        option: that says so, for errors.
 
     Raises:
         DataError: the text has more characters, or fewer subwords.
@@ -107,8 +108,8 @@ def learn(lines: Iterable[str], num_subwords: int) -> Subwords:
         reason = str(error).rpartition("] ")[2].partition(". Increase")[0].strip(". ")
         reason = reason or f"no line of at most {LONGEST_LINE:,} bytes has text in it"
         raise DataError(
-            f"subwords: vocabulary={num_subwords}: cannot be learned from this text: "
-            f"{one_line(reason, 100)}; give another {setting('vocabulary')}, or more text"
+            f"subwords: {option}={num_subwords}: cannot be learned from this text: "
+            f"{one_line(reason, 100)}; give another {setting(option)}, or more text"
         ) from None
     return Subwords(model.getvalue())
 

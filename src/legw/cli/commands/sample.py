@@ -20,11 +20,11 @@ class Options:
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint="")]
-    """Run folder of ptb-small, ptb-medium or ptb-large."""
+    """Run folder of ptb-small, ptb-medium, ptb-large or gpt-small."""
     prompt: Annotated[str, arg(metavar="WORDS", help_behavior_hint="")]
     """Beginning of the text, as the training text writes it: lower case, words apart."""
     tokens: Annotated[int, arg(metavar="N")] = 50
-    """Words to write, at least 1."""
+    """Words (or subwords) to write, at least 1."""
     temperature: Annotated[float, arg(metavar="X")] = 1.0
     """Below 1 the likely words are preferred, above 1 the unlikely; 0 takes the likeliest."""
     seed: int = 0
@@ -35,8 +35,8 @@ def run(options: Options) -> int:
     """Print the prompt and its continuation, and return 0."""
     words = options.prompt.split()
     _check(options, words)
-    from legw.apps.ptb import trained  # what can be told without torch has been told
-    from legw.apps.ptb.text import END, UNKNOWN
+    from legw.apps import trained  # what can be told without torch has been told
+    from legw.apps.ptb.text import UNKNOWN
 
     found = trained.load(options.run)
     prompt, strange = trained.known(found.vocabulary, words)
@@ -50,8 +50,7 @@ def run(options: Options) -> int:
         temperature=options.temperature,
         seed=options.seed,
     )
-    lines = " ".join(prompt + written).split(END)
-    print("\n".join(clean(line.strip()) for line in lines).rstrip("\n"))
+    print("\n".join(clean(line) for line in written.split("\n")).rstrip("\n"))
     return 0
 
 

@@ -22,7 +22,7 @@ class Options:
     """
 
     run: Annotated[Positional[Path], arg(metavar="RUN", help_behavior_hint="")]
-    """Run folder of ptb-small, ptb-medium or ptb-large."""
+    """Run folder of ptb-small, ptb-medium, ptb-large or gpt-small."""
     file: Annotated[Positional[Path], arg(metavar="FILE", help_behavior_hint="")]
     """Text in UTF-8, plain or gzipped, as the training text writes it."""
     json: Flag = False
@@ -31,15 +31,21 @@ class Options:
 
 def run(options: Options) -> int:
     """Print perplexity, tokens and unknown words, and return 0."""
-    from legw.apps.ptb import trained
+    from legw.apps import trained
 
     score = trained.score(trained.load(options.run), options.file)
     if options.json:
-        finite = score.perplexity if math.isfinite(score.perplexity) else None
-        output.print_json(asdict(score) | {"perplexity": finite})
+        found = {name: value for name, value in asdict(score).items() if value is not None}
+        output.print_json({name: _finite(value) for name, value in found.items()})
         return 0
+    of_words = score.word_perplexity
+    also = "" if of_words is None else f" of a subword, {number(of_words)} of a word"
     output.say(
-        f"perplexity {number(score.perplexity)}, {score.tokens} tokens, "
+        f"perplexity {number(score.perplexity)}{also}, {score.tokens} tokens, "
         f"{score.unknown} of them unknown"
     )
     return 0
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -108,6 +108,8 @@ class Options:
     vocabulary: Count = None
     """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
     the number of subwords."""
+    subwords: Count = None
+    """gpt-small: read so many subwords, learned on the training text, in place of words."""
     source: Language = None
     """Translation: the language that is translated, as the files' names end; en if not given."""
     target: Language = None
@@ -274,8 +276,8 @@ def _task_maker(options: Options) -> Callable[[], Task]:
 
 def _with_examples(plan: Plan, options: Options) -> Plan:
     """Let the task count its examples where the recipe cannot know them."""
-    given = (options.data, options.vocabulary, options.skip_broken or None)
-    usual = options.holdout == "test" and given == (None, None, None)
+    given = (options.data, options.vocabulary, options.subwords, options.skip_broken or None)
+    usual = options.holdout == "test" and given == (None,) * 4
     if usual and all(run.recipe.epoch_examples for run in plan.runs):
         return plan
     task = _task_maker(options)()

@@ -49,8 +49,8 @@ class Options:
     """
 
     app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
-    """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, gnmt-small, gnmt, cifar10,
-    cifar10-small, resnet50-imagenet, or a task of your own as module:name."""
+    """digits-lstm, mnist-lstm, ptb-small, ptb-medium, ptb-large, gnmt-small, gnmt, gpt-small,
+    cifar10, cifar10-small, resnet50-imagenet, or a task of your own as module:name."""
     batch_size: BatchSize = None
     """Global batch size, in examples per update; the base recipe's if not given."""
     rule: RuleName = "legw"
@@ -86,6 +86,8 @@ class Options:
     vocabulary: Count = None
     """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
     the number of subwords."""
+    subwords: Count = None
+    """gpt-small: read so many subwords, learned on the training text, in place of words."""
     source: Language = None
     """Translation: the language that is translated, as the files' names end; en if not given."""
     target: Language = None
