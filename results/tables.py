@@ -7,7 +7,8 @@ A block between ``<!-- table NAME -->`` and ``<!-- end -->`` is the table of the
 study in ``results/NAME``, with one true sentence below it and what it was made on.
 ``docs/NAME.svg`` is drawn with the table of a study that a page shows a picture of. The
 block ``<!-- paper -->`` is the paper's comparison for its LSTM applications, with published
-values beside ours, and ``<!-- bases -->`` each application's bases side by side.
+values beside ours, ``<!-- bases -->`` each application's bases side by side, and
+``<!-- growth -->`` a constant batch beside one that grows.
 """
 
 import re
@@ -25,7 +26,8 @@ from legw.analysis.table import Cell
 from legw.analysis.targets import first
 from legw.analysis.trials import best_trials
 from legw.report.charts import comparison
-from legw.runs.records import Manifest
+from legw.runs.records import Manifest, Run
+from legw.study.plan import Row
 
 HERE = Path(__file__).parent
 PICTURES = ("digits-lstm-muon", "mnist-lstm")
@@ -58,12 +60,27 @@ CARRYING = {
 still counts as kept there, and the studies: of the base that is to carry, and of the base in
 the paper's form."""
 
+GROWING = {
+    "MNIST-LSTM, Muon": ("mnist-lstm-muon", "0.001"),
+    "MNIST-LSTM, momentum SGD": ("mnist-lstm", "0.001"),
+    "MNIST-LSTM, momentum SGD, linear decay": ("mnist-lstm-polynomial", "0.001"),
+}
+"""Each comparison of a constant batch with one that grows: its study below
+``results/batch-schedule``, and how much worse than the base counts as kept."""
+
+UPDATE_SECONDS = 2e-3
+"""Time of an update of a device that the table takes for an example, whatever the batch."""
+
+EXAMPLES_PER_SECOND = 1e6
+"""Throughput of that device beside it: a batch of 2,000 takes half of its time for each."""
+
 BASE_OF = {folder: recipe for recipe, folder in STUDIES.items()}
 """The base recipe of a study whose folder has another name."""
 
 PAPER = re.compile(r"(<!-- paper -->\n).*?(<!-- end -->)", re.DOTALL)
 BASES = re.compile(r"(<!-- bases -->\n).*?(<!-- end -->)", re.DOTALL)
 COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
+GROWTH = re.compile(r"(<!-- growth -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -221,6 +238,53 @@ def _carried(folder: Path, batch_size: int, tolerance: str) -> str:
     return " | ".join([*figures, verdict, _to_quality(found, base, large)])
 
 
+def growth() -> str:
+    """Return the table of batches that grow, beside the constant ones at base and target."""
+    lines = [
+        "| recipe | rule | batch | metric | verdict (tolerance) | updates | seconds there |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for title, (name, tolerance) in GROWING.items():
+        found = replace(evidence.read(HERE / "batch-schedule" / name)[0], tolerance=tolerance)
+        table = found.table
+        cells = [cell for cell in table.cells if cell.metrics]
+        for cell in sorted(cells, key=lambda cell: (cell.batch_size, -_updates(found, cell))):
+            verdict = table.verdict(cell)
+            allowed = table.tolerance.of(table.metric)
+            said = "" if verdict is None else f"**{verdict}** ({allowed})"
+            count = _updates(found, cell)
+            seconds = count * UPDATE_SECONDS + _examples(found, cell) / EXAMPLES_PER_SECOND
+            metric = f"{_figure(cell)} (n = {len(cell.metrics)})"
+            lines.append(
+                f"| {title} | {cell.rule} | {cell.batch_size} | {metric} | {said} | {count:.0f} "
+                f"| {seconds:.3g} |"
+            )
+    lines += [
+        "",
+        "Metric after the last epoch: mean over n seeds ± half its 95 % interval, test data, equal "
+        "epochs; nothing is tuned at the larger batch. Batch: at the end of the run. Seconds: not "
+        f"measured, but of an example of a device, {UPDATE_SECONDS:g} s an update and "
+        f"{EXAMPLES_PER_SECOND:,.0f} examples a second.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _updates(found: evidence.Evidence, cell: Cell) -> float:
+    """Return the mean number of updates of a cell's runs."""
+    return fmean(row.updates for row, _ in _runs_of(found, cell))
+
+
+def _examples(found: evidence.Evidence, cell: Cell) -> float:
+    """Return the mean number of examples that a cell's runs saw."""
+    runs = [run for _, run in _runs_of(found, cell)]
+    return fmean(float(run.summary.examples) for run in runs if run.summary is not None)
+
+
+def _runs_of(found: evidence.Evidence, cell: Cell) -> list[tuple[Row, Run]]:
+    own = (cell.rule, cell.batch_size)
+    return [pair for pair in found.runs if (pair[0].rule, pair[0].batch_size) == own]
+
+
 def _together(text: str) -> str:
     """Return a text that no line breaks."""
     return text.replace(" ", "\u00a0")
@@ -300,6 +364,7 @@ def updated(text: str) -> str:
     text = PAPER.sub(lambda match: match[1] + paper() + match[2], text)
     text = BASES.sub(lambda match: match[1] + bases() + match[2], text)
     text = COSTS.sub(lambda match: match[1] + costs() + match[2], text)
+    text = GROWTH.sub(lambda match: match[1] + growth() + match[2], text)
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 
