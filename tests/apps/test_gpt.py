@@ -281,13 +281,14 @@ def test_an_epoch_predicts_every_token_but_the_first_once(tokens: int) -> None:
     text = task.texts.train
     assert task.num_examples(1) == task.num_examples(4) == math.ceil((tokens - 1) / 6)
     task.texts.train.copy_(torch.arange(tokens))
+    model = TINY_GPT.model(tokens)
     for epoch in (0, 1):
         seen, weight = [], 0
         for ids in task.order(0, epoch, 4).split(4):
             batch = task.batch(ids, torch.device("cpu"))
             counted = batch.targets_BT != IGNORED
             assert torch.equal(batch.inputs_BT[counted] + 1, batch.targets_BT[counted].int())
-            assert batch.tokens == int(counted.sum())
+            assert task.loss(model, batch, None)[1] == batch.tokens == int(counted.sum())
             seen += batch.targets_BT[counted].tolist()
             weight += batch.tokens
         assert sorted(seen) == list(range(1, tokens))
