@@ -125,10 +125,10 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Predicts each next token of a window: embedding, blocks, norm, softmax.
 
-    The output layer is tied to the embedding: one table of weights serves both, which halves what a
-    small text has to fill. Dropout is applied to the embedding and to what each half of a block
-    adds. Weights start normal with deviation 0.02; those that write into the sum over blocks are
-    smaller by ``sqrt(2*num_layers)``. Linear layers and norms have no biases, the output has.
+    The output layer is tied to the embedding: one table of weights serves both, so that a small
+    text has half as many to teach. Dropout is applied to the embedding and to what each half of a
+    block adds. Weights start normal with deviation 0.02; those that write into the sum over blocks
+    are smaller by ``sqrt(2*num_layers)``. Linear layers and norms have no biases, the output has.
 
     Args:
         num_tokens: size of the vocabulary.
