@@ -362,7 +362,8 @@ class Judged(nn.Module):
     def forward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         counted_BT = targets_BT != IGNORED
         self.seen += targets_BT[counted_BT].tolist()
-        self.context += (counted_BT.nonzero()[:, 1] + 1).tolist()
+        unscored = inputs_BT.shape[1] - targets_BT.shape[1]
+        self.context += (counted_BT.nonzero()[:, 1] + 1 + unscored).tolist()
         return counted_BT.sum() * torch.tensor(7.0).log()
 
 
@@ -395,6 +396,13 @@ def test_the_loss_of_a_text_is_that_of_each_token_in_turn() -> None:
                 scored = target
     assert scored == 60
     assert summed_text_loss(model, text, 5) == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 6, 7, 8, 300])
+def test_texts_of_any_length_have_a_perplexity(tokens: int) -> None:
+    model = TINY_GPT.model(11).eval()
+    loss = summed_text_loss(model, tiny_texts(tokens).train, 6)
+    assert perplexity_of(loss, tokens) == pytest.approx(11, rel=0.2)
 
 
 def test_windows_past_the_end_count_nothing() -> None:
