@@ -281,13 +281,14 @@ def test_an_epoch_predicts_every_token_but_the_first_once(tokens: int) -> None:
     text = task.texts.train
     assert task.num_examples(1) == task.num_examples(4) == math.ceil((tokens - 1) / 6)
     task.texts.train.copy_(torch.arange(tokens))
+    model = TINY_GPT.model(tokens)
     for epoch in (0, 1):
         seen, weight = [], 0
         for ids in task.order(0, epoch, 4).split(4):
             batch = task.batch(ids, torch.device("cpu"))
             counted = batch.targets_BT != IGNORED
             assert torch.equal(batch.inputs_BT[counted] + 1, batch.targets_BT[counted].int())
-            assert batch.tokens == int(counted.sum())
+            assert task.loss(model, batch, None)[1] == batch.tokens == int(counted.sum())
             seen += batch.targets_BT[counted].tolist()
             weight += batch.tokens
         assert sorted(seen) == list(range(1, tokens))
@@ -361,7 +362,8 @@ class Judged(nn.Module):
     def forward(self, inputs_BT: Tensor, targets_BT: Tensor) -> Tensor:
         counted_BT = targets_BT != IGNORED
         self.seen += targets_BT[counted_BT].tolist()
-        self.context += (counted_BT.nonzero()[:, 1] + 1).tolist()
+        unscored = inputs_BT.shape[1] - targets_BT.shape[1]
+        self.context += (counted_BT.nonzero()[:, 1] + 1 + unscored).tolist()
         return counted_BT.sum() * torch.tensor(7.0).log()
 
 
@@ -394,6 +396,13 @@ def test_the_loss_of_a_text_is_that_of_each_token_in_turn() -> None:
                 scored = target
     assert scored == 60
     assert summed_text_loss(model, text, 5) == pytest.approx(total, rel=1e-12)
+
+
+@pytest.mark.parametrize("tokens", [2, 3, 6, 7, 8, 300])
+def test_texts_of_any_length_have_a_perplexity(tokens: int) -> None:
+    model = TINY_GPT.model(11).eval()
+    loss = summed_text_loss(model, tiny_texts(tokens).train, 6)
+    assert perplexity_of(loss, tokens) == pytest.approx(11, rel=0.2)
 
 
 def test_windows_past_the_end_count_nothing() -> None:

@@ -100,3 +100,22 @@ def test_a_second_backward_pass_finds_the_gradient_as_they_were() -> None:
         each.grad = None
     loss.backward()
     assert_close([each.grad for each in inputs], once, rtol=0, atol=0)
+
+
+def test_tied_weights_count_once_in_a_gradient_that_is_differentiated_again() -> None:
+    """The rows are made with the softmax's own weights, as where embedding and output are one."""
+    table = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    ids, targets = torch.randint(0, 7, (2, 9))
+    found = []
+    for literal in (False, True):
+        hidden = table[ids].tanh()
+        if literal:
+            logits = functional.linear(hidden, table, bias)
+            loss = functional.cross_entropy(logits, targets, reduction="sum")
+        else:
+            loss = summed_loss(hidden, table, bias, targets)
+        (first,) = torch.autograd.grad(loss, [table], create_graph=True)
+        (second,) = torch.autograd.grad((first**2).sum(), [table])
+        found.append((first.detach(), second))
+    torch.testing.assert_close(found[0], found[1])

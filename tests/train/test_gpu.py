@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from corpora import tiny_corpus
+from corpora import TINY_GPT, tiny_corpus, tiny_texts
 from legw import SGD, Recipe
 from legw.apps import Options, find
+from legw.apps.gpt import WindowTask
 from legw.apps.ptb.task import Size, WordTask
 from legw.presets import DIGITS_LSTM
 from legw.runs import records
@@ -28,6 +29,14 @@ def _streams() -> WordTask:
     return WordTask(
         "words", Size(hidden_size=16, window=5, init=0.3, keep=1.0), tiny_corpus(tokens=2003)
     )
+
+
+def _windows() -> WindowTask:
+    return WindowTask("windows", TINY_GPT, tiny_texts(tokens=2003))
+
+
+MODELS = pytest.mark.parametrize("make", [_streams, _windows])
+"""The language models: an LSTM over streams, a transformer over windows."""
 
 
 def _recipe(**changes: Any) -> Recipe:
@@ -55,10 +64,11 @@ class Stopper(Observer):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_gpu_trains_as_a_cpu_does(tmp_path: Path) -> None:
+@MODELS
+def test_a_gpu_trains_as_a_cpu_does(tmp_path: Path, make: Callable[[], Task]) -> None:
     """To the rounding of single precision, with the carried state in uneven pieces."""
-    _fit(_streams(), tmp_path / "cpu", "cpu")
-    _fit(_streams(), tmp_path / "gpu")
+    _fit(make(), tmp_path / "cpu", "cpu")
+    _fit(make(), tmp_path / "gpu")
     found, expected = weights(tmp_path / "gpu"), weights(tmp_path / "cpu")
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name].cpu(), tensor, rtol=0, atol=5e-3, msg=name)
@@ -72,7 +82,10 @@ def test_digits_are_learned(tmp_path: Path, precision: str) -> None:
     assert summary.metric["value"] > 0.95
 
 
-def test_no_update_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@MODELS
+def test_no_update_waits_for_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Task]
+) -> None:
     """A synchronisation within an update is an error while it is made."""
     update = _Run._update
 
@@ -85,7 +98,7 @@ def test_no_update_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monk
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(_Run, "_update", watched)
-    assert _fit(_streams(), tmp_path).status == "finished"
+    assert _fit(make(), tmp_path).status == "finished"
 
 
 def test_memory_that_runs_out_ends_the_ladder(tmp_path: Path) -> None:

@@ -193,9 +193,11 @@ class _SummedLoss(torch.autograd.Function):
         gradients = ctx.gradients
         if torch.is_grad_enabled():  # a second derivative is wanted: let autograd make it
             *inputs, targets_N = ctx.saved_tensors
-            hidden, weight, bias = (each.to(inputs[1].dtype) for each in inputs)
+            # Of views, since rows may be made with the same weights: that path is not ours.
+            views = [each.view_as(each) for each in inputs]
+            hidden, weight, bias = (each.to(inputs[1].dtype) for each in views)
             loss = _plain_loss(hidden, weight, bias, targets_N, ctx.smoothing)
-            found = differentiable_gradient(loss, inputs, factor)
+            found = differentiable_gradient(loss, views, factor)
             return *found, None, None, None, None
         if factor.device.type == "cpu" and factor.item() == 1.0:  # no copy of the weights' gradient
             return *gradients, None, None, None, None

@@ -125,10 +125,10 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Predicts each next token of a window: embedding, blocks, norm, softmax.
 
-    The output layer is tied to the embedding: one table of weights serves both, which halves what a
-    small text has to fill. Dropout is applied to the embedding and to what each half of a block
-    adds. Weights start normal with deviation 0.02; those that write into the sum over blocks are
-    smaller by ``sqrt(2*num_layers)``. Linear layers and norms have no biases, the output has.
+    The output layer is tied to the embedding: one table of weights serves both, so that a small
+    text has half as many to teach. Dropout is applied to the embedding and to what each half of a
+    block adds. Weights start normal with deviation 0.02; those that write into the sum over blocks
+    are smaller by ``sqrt(2*num_layers)``. Linear layers and norms have no biases, the output has.
 
     Args:
         num_tokens: size of the vocabulary.
@@ -176,9 +176,10 @@ class GPT(nn.Module):
 
         Args:
             inputs_BT: token ids, integers of shape (B, T), T at most `window`.
-            targets_BT: the tokens after them, int64 of shape (B, T); `IGNORED` does not count.
+            targets_BT: the tokens after them, or after the last few of them, int64 of shape (B, T)
+                or (B, S) with S below T; `IGNORED` does not count.
         """
-        hidden_BTD = self._read(inputs_BT)
+        hidden_BTD = self._read(inputs_BT)[:, -targets_BT.shape[1] :]
         weight_VD, bias_V = self.decode.weight, self.decode.bias
         return summed_loss(hidden_BTD.flatten(0, 1), weight_VD, bias_V, targets_BT.flatten())
 
@@ -234,12 +235,12 @@ def summed_text_loss(model: nn.Module, text: Tensor, window: int) -> float:
     """
     stride = window // 2
     starts_W = torch.arange(0, max(len(text) - 1 - (window - stride), 1), stride).to(text.device)
-    place_T = torch.arange(window, device=text.device)
-    losses = []
-    for starts_B in torch.split(starts_W, EVALUATION_WINDOWS):
+    others = torch.split(starts_W[1:], EVALUATION_WINDOWS) if len(starts_W) > 1 else ()
+    losses: list[Tensor] = []
+    for starts_B in (starts_W[:1], *others):
         inputs_BT, targets_BT = windows_of(text, starts_B, window)
-        context_BT = (starts_B[:, None] > 0) & (place_T < window - stride)
-        losses.append(model(inputs_BT, targets_BT.masked_fill_(context_BT, IGNORED)))
+        scored_BS = targets_BT if not losses else targets_BT[:, window - stride :]
+        losses.append(model(inputs_BT, scored_BS))
     return float(torch.stack(losses).cpu().double().sum())
 
 
