@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from legw.probes.assumptions import check_assumptions
 from legw.probes.batch_plan import BatchPlan, plan_batch_size
+from legw.probes.branches import Branching, measure_critical, plan_branches
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.ladder import measure_curvature, measure_noise
 from legw.probes.noise import NoiseProbe
 
 __all__ = [
-    "BatchPlan", "CurvatureProbe", "NoiseProbe", "check_assumptions", "measure_curvature",
-    "measure_noise", "plan_batch_size",
+    "BatchPlan", "Branching", "CurvatureProbe", "NoiseProbe", "check_assumptions",
+    "measure_critical", "measure_curvature", "measure_noise", "plan_batch_size", "plan_branches",
 ]  # fmt: skip

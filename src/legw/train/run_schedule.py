@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from legw import rules, schedule
+from legw.errors import RunError
 from legw.recipe import Recipe
 from legw.train.accumulation import Accumulation, Gradient
 from legw.train.adascale import AdaScale, MicroGradients, micro_gradient
+from legw.train.branch import Branch
 from legw.train.dist import World
 from legw.train.lanes import LanedAccumulation, tried
 from legw.train.task import Task
@@ -21,11 +23,21 @@ class RunSchedule:
         recipe: the recipe to train.
         base: the recipe before scaling.
         rule: the name of the rule that scaled it; only AdaScale changes rates during the run.
+        branch: start from another run's checkpoint; None for a run from fresh weights.
+
+    Raises:
+        RunError: a steering rule is to start from another run's checkpoint.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, base: Recipe, rule: str) -> None:
+    def __init__(
+        self, task: Task, recipe: Recipe, base: Recipe, rule: str, branch: Branch | None = None
+    ) -> None:
         self.task, self.recipe, self.base = task, recipe, base
         self.steered = rules.steers(rule, recipe, base)
+        self.branch = branch
+        if branch is not None and self.steered:
+            raise RunError(f"branch: rule={rule}: sets rates during the whole run; "
+                           "choose one that acts before it")  # fmt: skip
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         self.num_examples = task.num_examples(recipe.batch_size)
         most = recipe.with_lengths(rules.MAX_LENGTH * recipe.length, recipe.warmup)
@@ -93,7 +105,7 @@ class RunSchedule:
     def rate(self, update: int, gradient: Gradient) -> float:
         """Return the learning rate of an update whose gradient is formed."""
         if self._adascale is None:
-            return self._lr(update)
+            return self._lr(update) * (1.0 if self.branch is None else self.branch.ramp(update))
         rate = self._adascale.rate(gradient, self._lr)
         if self._adascale.done:
             self.updates = update + 1
