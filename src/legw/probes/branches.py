@@ -94,13 +94,12 @@ class Branching:
 
     def said(self) -> str:
         """Return the cost as a line."""
-        largest = self.ks[-1] * self.base.batch_size
+        end, run = self._epochs(self.points[-1] + self.window), self._epochs(self.updates)
         return (
-            f"base to epoch {number(self._epochs(self.points[-1] + self.window), 3)} of "
-            f"{number(self._epochs(self.updates), 3)}; branches of {number(self._epochs(self.window), 3)} "
-            f"epochs from each of {len(self.points)} points, up to batch {largest} "
-            f"(k = {self.ks[-1]}); at most {number(self.most_epochs, 3)} epochs in all, "
-            f"{self.most_examples} examples"
+            f"base to epoch {number(end, 3)} of {number(run, 3)}; branches of "
+            f"{number(self._epochs(self.window), 3)} epochs from each of {len(self.points)} "
+            f"points, up to batch {self.ks[-1] * self.base.batch_size} (k = {self.ks[-1]}); at "
+            f"most {number(self.most_epochs, 3)} epochs in all, {self.most_examples} examples"
         )
 
     def to_dict(self) -> dict[str, Any]:
