@@ -195,6 +195,14 @@ def test_a_larger_budget_looks_further() -> None:
     assert small.ks == (2,) and large.ks == (2, 4, 8) and small.window < large.window
 
 
+def test_a_budget_below_the_ladder_of_streams_shortens_it() -> None:
+    """Their window is an epoch at least; so the largest branches are left out."""
+    base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=10)
+    plan = plan_branches(Streams(), base, points=(0.1, 0.3), budget=6.0)
+    assert plan.ks == (2,) and plan.most_epochs == 6.0
+    assert plan_branches(Streams(), base, points=(0.1, 0.3), budget=8.0).ks == (2, 4)
+
+
 def test_what_can_be_no_plan() -> None:
     def refused(**more: Any) -> None:
         error_line(plan_branches, Lines(), BASE, kind=LegwError, **more)

@@ -64,7 +64,7 @@ MAX_SEEDS = 8
 
 @dataclass(frozen=True)
 class Missing:
-    """What a verdict lacks, about; 0 where more of it would not help."""
+    """Rough amounts that a verdict lacks; 0 where more of it would not help."""
 
     updates: int = 0
     """Further updates: of runs at the smallest batch, or of all where a peak lies at an end."""
@@ -89,7 +89,7 @@ class Verdict:
     why: str
     """The figures, with the threshold."""
     missing: Missing = Missing()
-    """What is missing for another answer than "cannot tell"."""
+    """Amounts that are missing for another answer than "cannot tell"."""
 
 
 def rises(losses: Sequence[float | None]) -> bool:

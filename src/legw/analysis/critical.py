@@ -7,8 +7,8 @@ examples, where the branch has warmed up again. With d the losses of a branch le
     excess(k) = sum(d) / sum(base)        critical batch = B * k where excess(k) is the tolerance
 
 An update of the branch covers k updates of the base, and so each difference is one over the same
-examples. The branch's loss is that of its weights before these examples; the base's has fallen
-meanwhile, by ``slope * (k - 1) / 2`` in the mean, which is added again. Between two measured k the
+examples. The branch's loss is that of its weights before these examples; the base's changes
+meanwhile, by ``change * (k - 1) / 2`` in the mean, which is taken out. Between two measured k the
 excess is a straight line in log k. The interval of an excess is a block jackknife's; that of the
 critical batch lies where the lines through the ends of these intervals cross the tolerance.
 
@@ -112,19 +112,19 @@ def pairs(base: Sequence[float], branch: Sequence[float]) -> Pairs:
     """
     cuts = [round(i * len(base) / len(branch)) for i in range(len(branch) + 1)]
     first = len(branch) // 2
-    slope = _slope(base[cuts[first] :])
+    change = _change(base[cuts[first] :])
     found = []
     for loss, (begin, end) in list(zip(branch, itertools.pairwise(cuts), strict=True))[first:]:
-        expected = statistics.fmean(base[begin:end]) - slope * (end - begin - 1) / 2
+        expected = statistics.fmean(base[begin:end]) - change * (end - begin - 1) / 2
         found.append((loss - expected, expected))
     return found
 
 
-def _slope(losses: Sequence[float]) -> float:
+def _change(losses: Sequence[float]) -> float:
     """Return the change of the loss in one update: a straight line's, by least squares."""
     if len(losses) < 2:
         return 0.0
-    return statistics.linear_regression(range(len(losses)), losses).slope
+    return statistics.linear_regression(range(len(losses)), losses)[0]
 
 
 def rung(
@@ -245,7 +245,7 @@ def critical_lines(found: Mapping[str, Any]) -> list[str]:
     """Return the critical batch size as a line, and the advice as another.
 
     Args:
-        found: what `legw.probes.measure_critical` returns.
+        found: the values that `legw.probes.measure_critical` returns.
     """
     smallest, largest = found["critical_batch"], found["largest_batch"]
     size = f"above {largest}" if smallest["value"] is None else number(smallest["value"], 3)

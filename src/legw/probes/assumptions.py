@@ -193,7 +193,7 @@ class _Ladder:
         folder = self.root / f"{self.rule.name}-b{batch_size}-s{seed}"
         count = probe_examples(self.task, [batch_size], examples)
         curvature = CurvatureProbe(folder, examples=count)
-        probes = [curvature, NoiseProbe(folder, every=every)]
+        probes: list[Measuring] = [curvature, NoiseProbe(folder, every=every)]
         wanted = self.lengths.get(batch_size, self.updates)
         summary = self._fit(recipe, seed, folder, probes, wanted)
         return Probed(recipe, seed, num_examples, folder, summary)

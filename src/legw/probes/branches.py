@@ -182,6 +182,8 @@ class _Lengths:
             )
         smallest = self.plan(least)
         assert smallest is not None, "it was found"
+        while smallest.most_epochs > budget and len(smallest.ks) > 1:
+            smallest = replace(smallest, ks=smallest.ks[:-1])
         if smallest.most_epochs > budget:
             raise LegwError(
                 f"{given('budget', f'{budget:g}')}: must be at least "
@@ -198,7 +200,7 @@ class _Lengths:
                 high = middle - 1
         plan = self.plan(low)
         assert plan is not None, "a longer window than the least has branches too"
-        return plan
+        return plan if plan.most_epochs <= budget else smallest
 
     @property
     def _needed(self) -> int:

@@ -194,7 +194,7 @@ class Branches:
         absolute: True takes the tolerance in the loss's unit.
         power: of k by which the rate grows, in [0, 1]: 0.5 is the square root.
         branch_warmup: updates in which a branch's rate rises again, at least 0.
-        device: where the copy lies; None is where the weights lie.
+        device: of the copy; None is that of the weights.
 
     Raises:
         LegwError: a value cannot be.

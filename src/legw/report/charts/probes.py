@@ -146,7 +146,7 @@ def excess_by_batch(
     Args:
         points: label of each point, and its branches as (batch size, excess, half-width).
         tolerance: of the excess.
-        share: whether the excess is a share of the base's loss, and not in its unit.
+        share: True for an excess that is a share of the base's loss, False for one in its unit.
         title: text above the chart; empty for none.
         subtitle: smaller text below the title; empty for none.
 
