@@ -42,7 +42,7 @@ def sections() -> dict[str, str]:
 
 
 def helps() -> list[str]:
-    subcommands = {"probe": ("curvature", "noise")}
+    subcommands = {"probe": ("curvature", "noise", "critical")}
     return [
         " ".join([name, sub]).strip() for name in COMMANDS for sub in subcommands.get(name, [""])
     ]

@@ -115,3 +115,26 @@ def test_the_whole_verdict() -> None:
     assert of("holds", "holds", "holds") == "holds"
     assert of("holds", "cannot tell", "holds") == "cannot tell"
     assert of("holds", "cannot tell", "does not hold") == "does not hold"
+
+
+def test_what_is_missing_for_a_verdict() -> None:
+    """A noise scale's interval narrows with the root of the samples, an exponent's with seeds."""
+    unclear = check.of_noise(320, noise(60, 140), whole=False, every=2, left=1000)
+    assert unclear.missing == check.Missing(updates=54)  # 9 samples ((40 / 20)**2 - 1), 2 apart
+    assert unclear.missing.said() == "about 54 updates more"
+    assert check.of_noise(500, noise(60, 140), whole=False, left=1000).missing.updates == 1000
+    assert check.of_noise(320, noise(60, 140), whole=False, every=2, left=7).missing.updates == 7
+    wide = check.of_curvature(power(1.0, half=3.0), sizes=3)
+    assert wide.missing == check.Missing(seeds=1)  # Student's quantile is 12.7, then 2.8
+    assert wide.missing.said() == "about 1 seed more"
+    assert check.of_curvature(power(1.0, half=8.5), sizes=3).missing.seeds == 7
+    assert check.of_curvature(power(1.0), late=[16], sizes=3, updates=200).missing.updates == 200
+    assert check.of_curvature(power(1.0), early=[16], sizes=3).missing.said() == ""
+    assert check.of_curvature(power(1.0), sizes=3).missing.said() == ""
+
+
+def test_the_warmups_share_is_told() -> None:
+    assert check.warmup_line({"warmup_shares": {16: 0.0083, 256: 0.1328}}) == (
+        "warmup: 0.83% at batch 16, 13.28% at batch 256 of the run"
+    )
+    assert check.warmup_line({"warmup_shares": {16: 0.0}}) == "warmup: the base has none"

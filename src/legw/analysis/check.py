@@ -15,19 +15,22 @@ tell". This module needs no torch.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from legw import schedule
 from legw.analysis import clipping, probed
 from legw.analysis.clipping import CLIPPED_MOSTLY, CLIPPED_RARELY, on_base_alone
 from legw.analysis.curvature import Power
 from legw.analysis.noise import NoiseScale, noise_scale
 from legw.analysis.probed import Probed
+from legw.analysis.stats import LEVEL, t_quantile
 from legw.errors import setting
 from legw.recipe import Recipe
-from legw.rules import FAR_PAST_NOISE
+from legw.rules import FAR_PAST_NOISE, warmup_share
 from legw.runs import measurements, records
 from legw.runs.measurements import Noise
 
@@ -55,6 +58,26 @@ END_SHARE = 0.2
 """Share of a run's updates whose median loss counts as its start, and as its end."""
 
 
+MAX_SEEDS = 8
+"""No more seeds than these are said to be missing for a verdict."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Rough amounts that a verdict lacks; 0 where more of it would not help."""
+
+    updates: int = 0
+    """Further updates: of runs at the smallest batch, or of all where a peak lies at an end."""
+    seeds: int = 0
+    """Further seeds, one ladder each."""
+
+    def said(self) -> str:
+        """Return it as text: "about 300 updates more"."""
+        lacking = [(self.updates, "update"), (self.seeds, "seed")]
+        words = [f"{n} {what}{'s' if n > 1 else ''}" for n, what in lacking if n]
+        return f"about {' or '.join(words)} more" if words else ""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The verdict on one assumption."""
@@ -65,6 +88,8 @@ class Verdict:
     """Whether it holds."""
     why: str
     """The figures, with the threshold."""
+    missing: Missing = Missing()
+    """Amounts that are missing for another answer than "cannot tell"."""
 
 
 def rises(losses: Sequence[float | None]) -> bool:
@@ -109,7 +134,12 @@ def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:
 
 
 def of_curvature(
-    power: Power | None, late: Sequence[int] = (), early: Sequence[int] = ()
+    power: Power | None,
+    late: Sequence[int] = (),
+    early: Sequence[int] = (),
+    *,
+    sizes: int = 0,
+    updates: int = 0,
 ) -> Verdict:
     """Judge the position of the curvature's peak.
 
@@ -118,6 +148,8 @@ def of_curvature(
         late: batch sizes whose peak lies at the end of the measurement.
         early: batch sizes whose peak lies at its beginning: a curvature that only falls is highest
             in the first update of every batch, under any rule.
+        sizes: number of batch sizes, for what is missing; 0 where it is not known.
+        updates: of each run, for what is missing.
 
     >>> of_curvature(Power(exponent=1.1, low=0.9, high=1.3, factor=1.0, n=3)).answer
     'holds'
@@ -126,7 +158,8 @@ def of_curvature(
     """
     lacking = _no_exponent(power, late, early)
     if lacking:
-        return Verdict("curvature", "cannot tell", lacking)
+        more = Missing(updates=updates if late else 0, seeds=0 if late or early else 1)
+        return Verdict("curvature", "cannot tell", lacking, more if sizes else Missing())
     assert power is not None and power.low is not None and power.high is not None, "three peaks"
     grows = (
         f"the peak's epoch grows as batch^{power.exponent:.2f} "
@@ -146,7 +179,29 @@ def of_curvature(
         answer = "does not hold" if known else "cannot tell"
         why = f"{grows}, out of {lowest:g} to {highest:g}"
     wide = "" if known else f"; the interval is too wide to tell: give more {setting('seeds')}"
-    return Verdict("curvature", answer, f"{why}{wide}")
+    missing = _seeds_missing(power, sizes) if answer == "cannot tell" else Missing()
+    return Verdict("curvature", answer, f"{why}{wide}", missing)
+
+
+def _seeds_missing(power: Power, sizes: int) -> Missing:
+    """Return the seeds after which the exponent's interval could be narrow enough.
+
+    Its half-width falls as ``t / sqrt(n)`` with n runs, t Student's with n - 2 degrees of freedom.
+    """
+    if not sizes or power.low is None or power.high is None or power.n < 3:
+        return Missing()
+    half = (power.high - power.low) / 2
+    low, high = EXPONENT_UNCLEAR
+    near = min(abs(power.exponent - low), abs(power.exponent - high))
+    seeds, scale = power.n // sizes, half / _width(power.n)
+    for more in range(1, MAX_SEEDS - seeds + 1):
+        if scale * _width((seeds + more) * sizes) <= near:
+            return Missing(seeds=more)
+    return Missing()
+
+
+def _width(runs: int) -> float:
+    return t_quantile(LEVEL, runs - 2) / math.sqrt(runs)
 
 
 def _no_exponent(power: Power | None, late: Sequence[int], early: Sequence[int]) -> str:
@@ -166,13 +221,24 @@ def _no_exponent(power: Power | None, late: Sequence[int], early: Sequence[int])
     return ""
 
 
-def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> Verdict:
+def of_noise(
+    largest: int,
+    noise: NoiseScale | None,
+    *,
+    whole: bool = True,
+    every: int = 1,
+    left: int = 0,
+    sizes: int = 0,
+) -> Verdict:
     """Judge the largest batch by the noise scale, which grows during training.
 
     Args:
         largest: batch size, in examples.
         noise: measured at the smallest batch; None without a measurement.
         whole: True for a whole run; the start of a run gives a lower bound only.
+        every: updates between two of its samples, at least 1.
+        left: updates up to the end of the run at the smallest batch.
+        sizes: number of batch sizes, for what is missing; 0 where it is not known.
 
     >>> scale = NoiseScale(value=200.0, low=150.0, high=250.0, from_epoch=0, to_epoch=1, n=20)
     >>> of_noise(512, scale).answer, of_noise(2048, scale).answer, of_noise(800, scale).answer
@@ -180,19 +246,34 @@ def of_noise(largest: int, noise: NoiseScale | None, *, whole: bool = True) -> V
     """
     if noise is None or noise.value is None or noise.low is None or noise.high is None:
         return Verdict("noise", "cannot tell", "the noise scale could not be measured; give more "
-                       f"{setting('updates')}")  # fmt: skip
+                       f"{setting('updates')}", Missing(updates=left))  # fmt: skip
     scale = f"{noise.value:.3g} examples (95 % interval {noise.low:.3g} to {noise.high:.3g})"
     if largest <= FAR_PAST_NOISE * noise.low:
         return Verdict("noise", "holds", f"batch {largest} is at most {FAR_PAST_NOISE:g} times "
                        f"the noise scale, {scale}")  # fmt: skip
     if not whole:
         return Verdict("noise", "cannot tell", f"over the first updates the noise scale is "
-                       f"{scale}, and it grows; give more {setting('updates')}")  # fmt: skip
+                       f"{scale}, and it grows; give more {setting('updates')}",
+                       Missing(updates=_updates_missing(largest, noise, every, left)))  # fmt: skip
     if largest > FAR_PAST_NOISE * noise.high:
         return Verdict("noise", "does not hold", f"batch {largest} is more than {FAR_PAST_NOISE:g} "
                        f"times the noise scale, {scale}: it saves hardly any updates")  # fmt: skip
     return Verdict("noise", "cannot tell", f"batch {largest} is about {FAR_PAST_NOISE:g} times "
-                   f"the noise scale, {scale}")  # fmt: skip
+                   f"the noise scale, {scale}", Missing(seeds=int(sizes > 0)))  # fmt: skip
+
+
+def _updates_missing(largest: int, noise: NoiseScale, every: int, left: int) -> int:
+    """Return the updates after which the interval of the noise scale could be narrow enough.
+
+    It narrows with the square root of the samples. Where it would have to grow, as it does in
+    training, that is the rest of the run.
+    """
+    assert noise.value is not None and noise.low is not None, "it was measured"
+    room = noise.value - largest / FAR_PAST_NOISE
+    if room <= 0:
+        return left
+    needed = noise.n * ((noise.value - noise.low) / room) ** 2 - noise.n
+    return min(max(round(needed * every), 1), left)
 
 
 def of_clipping(shares: Mapping[int, float | None]) -> Verdict:
@@ -235,7 +316,11 @@ def _listed(sizes: Sequence[int]) -> str:
 
 
 def judged(
-    base: Recipe, runs: Sequence[Probed], risen: dict[int, dict[float, bool]]
+    base: Recipe,
+    runs: Sequence[Probed],
+    risen: dict[int, dict[float, bool]],
+    *,
+    every: int = 1,
 ) -> dict[str, Any]:
     """Return the verdicts and the measurements behind them, as plain values.
 
@@ -243,6 +328,7 @@ def judged(
         base: the recipe before scaling.
         runs: those at the rule's learning rates, with their probes' measurements.
         risen: for each batch size whether the loss rose, by multiples of the rate.
+        every: updates between two samples of the noise at the smallest batch, at least 1.
     """
     curvature = probed.curvature_result(base, runs)
     power = curvature["peak_epoch_against_batch_size"]
@@ -256,10 +342,19 @@ def judged(
         sorted({row["batch_size"] for row in curvature["runs"] if row[which]})
         for which in ("peak_is_last", "peak_is_first")
     )
+    sizes = {run.recipe.batch_size: run for run in runs}
+    left = max(schedule.updates(run.recipe, run.num_examples) - run.summary.updates
+               for run in short)  # fmt: skip
     verdicts = [
         of_rates(risen),
-        of_curvature(None if power is None else Power(**power), late, early),
-        of_noise(max(run.recipe.batch_size for run in runs), scale, whole=whole),
+        of_curvature(
+            None if power is None else Power(**power),
+            late,
+            early,
+            sizes=len(sizes),
+            updates=min(run.summary.updates for run in runs),
+        ),
+        of_noise(max(sizes), scale, whole=whole, every=every, left=left, sizes=len(sizes)),
         of_clipping(shares),
     ]
     return {
@@ -271,6 +366,7 @@ def judged(
             for times, rose in tried.items()
         ],
         "clipped_shares": shares,
+        "warmup_shares": {size: warmup_share(run.recipe) for size, run in sorted(sizes.items())},
         "noise_scale": None if scale is None else asdict(scale),
         "thresholds": {
             "headroom": LR_HEADROOM,
@@ -282,6 +378,16 @@ def judged(
             "loss_rises_from": RISE_RATIO,
         },
     } | curvature
+
+
+def warmup_line(found: Mapping[str, Any]) -> str:
+    """Return how much of the run the warmup takes at each batch size, as a line."""
+    shares = found["warmup_shares"]
+    if not any(shares.values()):
+        return "warmup: the base has none"
+    listed = ", ".join(f"{share:.2%} at batch {size}"
+                       for size, share in shares.items())  # fmt: skip
+    return f"warmup: {listed} of the run"
 
 
 def _clipped_shares(runs: Sequence[Probed]) -> dict[int, float | None]:

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from legw import schedule
-from legw.analysis import check, probed, trials
+from legw.analysis import check, critical, probed, trials
 from legw.analysis.noise import examples_against
 from legw.analysis.scaled import Outcome, comparison, others, short, updates, warmup_updates
 from legw.analysis.table import Cell
@@ -305,6 +305,34 @@ def prediction_table(found: dict[str, Any]) -> Table:
         times = ["-" if each is None else f"{number(each, 3)} times" for each in factors]
         table.add_row(str(base * k), str(k), *times)
     return table
+
+
+def critical_table(found: dict[str, Any]) -> Table:
+    """Return one row a branch's batch size, and one a point: its critical batch and noise scale."""
+    table = _columns("epoch", "batch", "k", "loss above\nthe base's", "95 % interval", "updates")
+    for point in found["points"]:
+        for one in point["branches"]:
+            table.add_row(
+                number(point["epoch"], 3), *_branch_cells(one, absolute=found["absolute"])
+            )
+        noise = point["noise_scale"] or {"value": None, "low": None}
+        scale = "-" if noise["value"] is None else number(noise["value"], 3)
+        whole = point["critical_batch"]
+        value = f"> {whole['largest']}" if whole["value"] is None else number(whole["value"], 3)
+        table.add_row(number(point["epoch"], 3), "critical", "", value,
+                      critical.interval(whole).removeprefix("95 % interval "), "")  # fmt: skip
+        table.add_row("", "S/|G|^2", "", scale, probed.interval(noise), "", end_section=True)
+    return table
+
+
+def _branch_cells(one: dict[str, Any], *, absolute: bool) -> tuple[str, ...]:
+    def shown(value: float) -> str:
+        return number(value, 3) if absolute else f"{value:.2%}"
+
+    excess, half = one["excess"], one["half_width"]
+    between = "-" if half is None else f"{shown(excess - half)} to {shown(excess + half)}"
+    above = "diverged" if excess is None else shown(excess)
+    return (str(one["batch_size"]), number(one["k"], 4), above, between, str(one["updates"]))
 
 
 def rates_table(found: dict[str, Any]) -> Table:

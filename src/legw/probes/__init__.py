@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from legw.probes.assumptions import check_assumptions
 from legw.probes.batch_plan import BatchPlan, plan_batch_size
+from legw.probes.branches import Branching, measure_critical, plan_branches
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.ladder import measure_curvature, measure_noise
 from legw.probes.noise import NoiseProbe
+from legw.probes.own_loop import Branches, NoiseScale
 
 __all__ = [
-    "BatchPlan", "CurvatureProbe", "NoiseProbe", "check_assumptions", "measure_curvature",
-    "measure_noise", "plan_batch_size",
+    "BatchPlan", "Branches", "Branching", "CurvatureProbe", "NoiseProbe", "NoiseScale",
+    "check_assumptions", "measure_critical", "measure_curvature", "measure_noise",
+    "plan_batch_size", "plan_branches",
 ]  # fmt: skip

@@ -36,6 +36,9 @@ from legw.train import Settings, Task
 SAMPLES = 100
 """Approximate number of noise samples in a run."""
 
+EXTENSION = 5
+"""Most examples of the runs at the rule's rates, over those of the first ladder."""
+
 
 def check_assumptions(
     task: Task,
@@ -47,10 +50,14 @@ def check_assumptions(
     seeds: Sequence[int] = (0,),
     updates: int = 200,
     examples: int = 256,
+    fixed: bool = False,
     settings: Settings | None = None,
     watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Train a ladder of short runs and judge the rule's assumptions; `legw check` as a call.
+
+    Where the ladder cannot tell, runs at the smallest batch are made longer, or further seeds are
+    trained, up to `EXTENSION` times the examples of the first ladder.
 
     Args:
         task: the task to train; nothing is evaluated.
@@ -61,6 +68,7 @@ def check_assumptions(
         seeds: one ladder each.
         updates: of each run, at least 10; its whole warmup is made in any case.
         examples: in the curvature's probe batch, at least 1; at most an epoch's are taken.
+        fixed: True makes these runs alone, also where they cannot tell.
         settings: device, precision and micro-batch size of the runs; None takes the defaults.
         watch: returns the observers of a run, for progress.
 
@@ -79,9 +87,14 @@ def check_assumptions(
     rule = rules.find(rule) if isinstance(rule, str) else rule
     sizes = ladder(base) if batch_sizes is None else tuple(batch_sizes)
     runs = _Ladder(task, base, rule, Path(out), updates, settings or Settings(), watch)
-    made = [runs.probed(size, seed, examples) for size in sizes for seed in seeds]
-    risen = {size: runs.rates(size, seeds) for size in sizes}
-    return check.judged(base, made, risen) | {"app": task.name, "rule": rule.name}
+    found = runs.judged(sizes, seeds, examples)
+    most = EXTENSION * runs.cost(sizes, seeds)
+    while not fixed and found["verdict"] == "cannot tell":
+        seeds = runs.extended(found, sizes, seeds, most)
+        if not seeds:
+            break
+        found = runs.judged(sizes, seeds, examples)
+    return found | {"app": task.name, "rule": rule.name}
 
 
 def alone() -> None:
@@ -109,20 +122,80 @@ class _Ladder:
     ) -> None:
         self.task, self.base, self.rule, self.root = task, base, rule, root
         self.updates, self.settings, self.watch = updates, settings, watch
+        self.lengths: dict[int, int] = {}
+        self.tried: tuple[int, ...] = ()
+
+    def judged(self, sizes: Sequence[int], seeds: Sequence[int], examples: int) -> dict[str, Any]:
+        """Make all runs that are not made yet, and return the verdicts."""
+        made = [self.probed(size, seed, examples) for size in sizes for seed in seeds]
+        self.tried = self.tried or tuple(seeds)  # seeds added later are for the curvature alone
+        risen = {size: self.rates(size, self.tried) for size in sizes}
+        return check.judged(self.base, made, risen, every=self._every(min(sizes)))
+
+    def cost(self, sizes: Sequence[int], seeds: Sequence[int]) -> int:
+        """Return the examples of the runs at the rule's rates."""
+        return len(seeds) * sum(size * self._updates(size) for size in sizes)
+
+    def extended(
+        self, found: dict[str, Any], sizes: Sequence[int], seeds: Sequence[int], most: int
+    ) -> tuple[int, ...]:
+        """Lengthen runs or add a seed, as verdicts ask for it; return the seeds, none if neither.
+
+        The runs may cost at most so many examples.
+        """
+        asked = [one for one in found["assumptions"] if one["answer"] == "cannot tell"]
+        changed = False
+        for one in asked:
+            longer = [min(sizes)] if one["assumption"] == "noise" else sizes
+            changed |= self._lengthened(longer, one["missing"]["updates"], sizes, seeds, most)
+        wider = (*seeds, max(seeds) + 1)
+        if any(one["missing"]["seeds"] for one in asked) and self.cost(sizes, wider) <= most:
+            return wider
+        return tuple(seeds) if changed else ()
+
+    def _lengthened(
+        self,
+        longer: Sequence[int],
+        more: int,
+        sizes: Sequence[int],
+        seeds: Sequence[int],
+        most: int,
+    ) -> bool:
+        """Lengthen the runs of some batch sizes, if that costs no more than it may; say so."""
+        before = dict(self.lengths)
+        known = {size: self._updates(size) for size in longer}
+        self.lengths |= {size: updates + more for size, updates in known.items()}
+        if self.cost(sizes, seeds) > most:
+            self.lengths = before
+            return False
+        return any(self._updates(size) > updates for size, updates in known.items())
+
+    def _updates(self, batch_size: int) -> int:
+        """Return the updates of a run at the rule's rate, at most the whole run's."""
+        recipe, wanted = self.recipe(batch_size), self.lengths.get(batch_size, self.updates)
+        whole = schedule.updates(recipe, self.task.num_examples(batch_size))
+        return min(updates_of(recipe, self.task, wanted), whole)
+
+    def _every(self, batch_size: int) -> int:
+        """Return the updates between two samples of the noise: those of a run not lengthened."""
+        recipe = self.recipe(batch_size)
+        whole = schedule.updates(recipe, self.task.num_examples(batch_size))
+        return max(min(updates_of(recipe, self.task, self.updates), whole) // SAMPLES, 1)
 
     def recipe(self, batch_size: int) -> Recipe:
         return rules.apply(self.base, batch_size, self.rule)
 
-    def probed(self, batch_size: int, seed: int, wanted: int) -> Probed:
+    def probed(self, batch_size: int, seed: int, examples: int) -> Probed:
         """Make a run at the rule's rate, with both probes."""
         recipe = self.recipe(batch_size)
         num_examples = self.task.num_examples(batch_size)
-        updates = updates_of(recipe, self.task, self.updates)
-        every = max(min(updates, schedule.updates(recipe, num_examples)) // SAMPLES, 1)
+        every = self._every(batch_size)
         folder = self.root / f"{self.rule.name}-b{batch_size}-s{seed}"
-        examples = probe_examples(self.task, [batch_size], wanted)
-        curvature = CurvatureProbe(folder, examples=examples)
-        summary = self._fit(recipe, seed, folder, [curvature, NoiseProbe(folder, every=every)])
+        count = probe_examples(self.task, [batch_size], examples)
+        curvature = CurvatureProbe(folder, examples=count)
+        probes: list[Measuring] = [curvature, NoiseProbe(folder, every=every)]
+        wanted = self.lengths.get(batch_size, self.updates)
+        summary = self._fit(recipe, seed, folder, probes, wanted)
         return Probed(recipe, seed, num_examples, folder, summary)
 
     def rates(self, batch_size: int, seeds: Sequence[int]) -> dict[float, bool]:
@@ -142,12 +215,20 @@ class _Ladder:
             recipe = replace(
                 recipe, lr=times * recipe.lr, warmup_from_lr=times * recipe.warmup_from_lr
             )
-            self._fit(recipe, seed, folder, [])
+            self._fit(recipe, seed, folder, [], self.updates)
         run = records.load(folder)
         diverged = run.summary is not None and run.summary.status == "diverged"
         return diverged or check.rises([row.loss for row in run.updates])
 
-    def _fit(self, recipe: Recipe, seed: int, folder: Path, probes: Sequence[Measuring]) -> Summary:
+    def _fit(
+        self,
+        recipe: Recipe,
+        seed: int,
+        folder: Path,
+        probes: Sequence[Measuring],
+        wanted: int,
+    ) -> Summary:
+        updates = updates_of(recipe, self.task, wanted)
         return short_run(
             self.task,
             recipe,
@@ -155,7 +236,7 @@ class _Ladder:
             base=self.base,
             rule=self.rule.name,
             seed=seed,
-            updates=updates_of(recipe, self.task, self.updates),
+            updates=updates,
             probes=probes,
             settings=self.settings,
             watch=self.watch,

@@ -27,7 +27,7 @@ from legw.runs import files, reading
 from legw.runs.measurements import PROBES
 from legw.runs.records import Manifest, Summary
 from legw.schedule import in_unit
-from legw.train import Observer, Settings, Task, fit
+from legw.train import Branch, Observer, Settings, Task, fit
 
 LADDER = (1, 4, 16)
 """Batch sizes of a default ladder, as multiples of the base's."""
@@ -253,10 +253,7 @@ def _one(
     watch: Watch,
 ) -> Probed:
     """Make one run with its probe, or find that it has been made."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise LegwError(
-            "probe: runs in one process; legw train --measure-noise works under torchrun"
-        )
+    one_process()
     folder = out / f"{rule.name}-b{recipe.batch_size}-s{seed}"
     summary = short_run(
         task,
@@ -273,6 +270,18 @@ def _one(
     return Probed(recipe, seed, task.num_examples(recipe.batch_size), folder, summary)
 
 
+def one_process() -> None:
+    """Refuse to be one of several processes.
+
+    Raises:
+        LegwError: torchrun has started several.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise LegwError(
+            "probe: runs in one process; legw train --measure-noise works under torchrun"
+        )
+
+
 def short_run(
     task: Task,
     recipe: Recipe,
@@ -285,6 +294,7 @@ def short_run(
     probes: Sequence[Measuring],
     settings: Settings | None = None,
     watch: Watch = unwatched,
+    start: Branch | None = None,
 ) -> Summary:
     """Make the first updates of a run (None is all), or find that they have been made.
 
@@ -305,6 +315,7 @@ def short_run(
         rule=rule,
         settings=replace(settings or Settings(), resume=True, stop_after=updates),
         observers=[*watch(folder, updates), _Noted(folder, measured), *probes],
+        start=start,
     )
     if summary.status == "interrupted" and (updates is None or summary.updates < updates):
         raise KeyboardInterrupt(f"{folder}: stopped after update {summary.updates}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from legw.train.branch import Branch
 from legw.train.dropout import SeededDropout
 from legw.train.loop import fit
 from legw.train.muon import Muon
@@ -14,7 +15,7 @@ from legw.train.settings import Settings
 from legw.train.task import Metric, Observer, State, Task
 
 __all__ = [
-    "LAMB", "LARS", "Metric", "Moment", "Muon", "Observer", "Probe", "RecipeBatches",
+    "Branch", "LAMB", "LARS", "Metric", "Moment", "Muon", "Observer", "Probe", "RecipeBatches",
     "RecipeLR", "SeededDropout", "Settings", "State", "Task", "fit", "muon_choices", "muon_groups",
     "parameter_groups",
 ]  # fmt: skip

@@ -174,6 +174,35 @@ def load_newest(
     return None
 
 
+def read_stateless(path: Path, updates: int, expected: Expected) -> dict[str, Any]:
+    """Read one checkpoint without the state that its task carries from update to update.
+
+    Args:
+        path: of the checkpoint, under any name.
+        updates: number of updates that its run had made, at least 0.
+        expected: that run.
+
+    Raises:
+        RunError: it is damaged, or of another model.
+    """
+    try:
+        content = _content(path)
+        if isinstance(content, dict):
+            content = {**content, "carried": None}
+        return check(content, updates, expected)
+    except OtherModelError as error:
+        raise RunError(
+            f"{path}: is of another model ({one_line(str(error), 120)}); "
+            f"choose another {setting('out')}"
+        ) from None
+    except Exception as error:  # a damaged file fails in many ways
+        if not isinstance(error, DamagedError | RunError) and out_of_memory(error):
+            raise
+        ours = isinstance(error, DamagedError | RunError)
+        why = one_line(str(error), 120) if ours else type(error).__name__
+        raise RunError(f"{path}: is damaged ({why}); choose another {setting('out')}") from None
+
+
 def _content(path: Path) -> Any:
     """Unpickle a checkpoint; its tensors stay in the file until they are copied."""
     check_plain(path)

@@ -58,6 +58,9 @@ class Expected:
     without one. Called only if the checkpoint has such a state."""
     averaged: bool = False
     """Whether the run keeps an average of its weights."""
+    earlier_updates: int = 0
+    """Steps that the optimizer had made beyond the updates that the run's position counts: those
+    of a branch, whose batch is larger than that of the run it started from."""
 
 
 @dataclass(kw_only=True)
@@ -132,7 +135,9 @@ def check(content: Any, updates: int, expected: Expected | None = None) -> dict[
         raise DamagedError("average: is of a recipe with another ema_decay")
     for each in weights.values():
         _check_model(each, expected.model.state_dict())
-    state = _check_optimizer(content["optimizer"], expected.optimizer, updates)
+    state = _check_optimizer(
+        content["optimizer"], expected.optimizer, updates + expected.earlier_updates
+    )
     groups = expected.optimizer.state_dict()["param_groups"]
     return {
         **content,

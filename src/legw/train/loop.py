@@ -24,11 +24,12 @@ from legw.errors import LegwWarning
 from legw.recipe import Recipe
 from legw.runs import files, locks, records
 from legw.runs.records import Status, Summary
-from legw.train import batch_norm, checkpoint, optim, param_groups, precision, trackers
+from legw.train import batch_norm, branch, checkpoint, optim, param_groups, precision, trackers
 from legw.train.accumulation import Flags, GlobalBatch, Gradient
 from legw.train.audience import READER_GONE, Audience
 from legw.train.average import WeightAverage
 from legw.train.batches import Batches, derive, split
+from legw.train.branch import Branch
 from legw.train.checkpoint_content import Expected
 from legw.train.dist import World, joined
 from legw.train.hardware import peak_memory, warn_of_compiling
@@ -52,6 +53,7 @@ def fit(
     rule: str = "legw",
     settings: Settings | None = None,
     observers: Sequence[Observer] = (),
+    start: Branch | None = None,
 ) -> Summary:
     """Train a task by a recipe and write the run folder.
 
@@ -68,6 +70,7 @@ def fit(
         rule: the name of the rule that scaled it, for the manifest.
         settings: device, precision, micro-batch size, checkpoints; None takes the defaults.
         observers: called at each update and evaluation; they never steer.
+        start: checkpoint of another run to start from; None starts from fresh weights.
 
     Returns:
         How the run ended: finished, diverged, or interrupted by SIGINT, SIGTERM or
@@ -89,6 +92,7 @@ def fit(
             rule=rule,
             settings=settings,
             world=world,
+            start=start,
         )
         return run.complete(observers)
 
@@ -107,11 +111,13 @@ class _Run:
         rule: str,
         settings: Settings,
         world: World,
+        start: Branch | None = None,
     ) -> None:
         self.task, self.recipe, self.folder, self.seed = task, recipe, folder, seed
         self.base, self.rule, self.settings, self.world = base, rule, settings, world
         self.data = ""
-        self.run_schedule = RunSchedule(task, recipe, self.base, rule)
+        self.branch = start
+        self.run_schedule = RunSchedule(task, recipe, self.base, rule, start)
         self.num_examples = self.run_schedule.num_examples
         self.position = checkpoint.Position()
         self.last_metric: float | None = None
@@ -150,6 +156,7 @@ class _Run:
             precision=self.settings.precision,
             world=self.world,
             data=self.data,
+            branch=self.branch_identity,
         )
         artifacts = getattr(self.task, "artifacts", dict)
         self.world.agree(lambda: claim(self.folder, manifest, artifacts()))
@@ -195,6 +202,7 @@ class _Run:
         files.clear_half_written(self.folder)
         fingerprint = getattr(self.task, "fingerprint", None)
         self.data = fingerprint() if fingerprint else ""
+        self.branch_identity = None if self.branch is None else self.branch.identity()
         run = Identity(
             task=self.task.name,
             recipe=self.recipe,
@@ -203,6 +211,7 @@ class _Run:
             base=self.base,
             rule=self.rule,
             data=self.data,
+            branch=self.branch_identity,
         )
         return look(self.folder, run, self.settings)
 
@@ -243,6 +252,8 @@ class _Run:
         )
         self.ratios = [rate / self.recipe.lr for rate in param_groups.read(self.optimizer)]
         self.accumulation = self.run_schedule.accumulation(self.choice.lanes)
+        start = self.branch
+        order_size = progress.order_size if start is None else lambda _: start.order_batch_size
         self.global_batch = GlobalBatch(
             self.task,
             self.model,
@@ -251,7 +262,7 @@ class _Run:
             micro_batch_size=self.choice.micro_batch_size,
             group=self.group,
             batches=Batches(
-                lambda epoch: self.task.order(self.seed, epoch, progress.order_size(epoch)),
+                lambda epoch: self.task.order(self.seed, epoch, order_size(epoch)),
                 self.num_examples,
                 batch_size,
                 progress=progress,
@@ -431,10 +442,11 @@ class _Run:
 
     def _restore(self) -> dict[str, Any] | None:
         """Go on from the newest checkpoint, if this run has one."""
-        if not self.settings.resume:
-            return None
-        content: dict[str, Any] | None = self.world.agree(self._newest_checkpoint)
+        content: dict[str, Any] | None = None
+        if self.settings.resume:
+            content = self.world.agree(self._newest_checkpoint)
         if content is None:
+            self._start_branch()
             return None
         checkpoint.load_into(self.model, self.optimizer, content)
         if self.average is not None:
@@ -455,6 +467,14 @@ class _Run:
         self.run_schedule.restore(content.get("steering"), self.position.updates)
         return content
 
+    def _start_branch(self) -> None:
+        """Take over weights and optimizer of another run, if this run is to start from one."""
+        if (start := self.branch) is None:
+            return
+        content = self.world.agree(lambda: branch.read(start, self.task, self.model))
+        branch.load(content, self.model, self.optimizer)
+        self.position = checkpoint.Position(updates=start.first)
+
     def _newest_checkpoint(self) -> dict[str, Any] | None:
         """Read it on the first process: the others need no access to its disk."""
         expected = Expected(
@@ -466,6 +486,7 @@ class _Run:
             steering=self.run_schedule.to_dict(),
             carried=self.global_batch.carried_like,
             averaged=self.average is not None,
+            earlier_updates=0 if self.branch is None else self.branch.earlier_updates,
         )
         return checkpoint.load_newest(
             self.folder, lambda line: warnings.warn(line, LegwWarning, 2), expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from legw import rules
 from legw.errors import RunError, setting
@@ -38,6 +39,8 @@ class Identity:
     rule: str
     data: str = ""
     """Fingerprint of the data; empty where the task has none."""
+    branch: Mapping[str, Any] | None = None
+    """Start from another run's checkpoint, as plain values; None for a run from fresh weights."""
 
 
 def look(folder: Path, run: Identity, settings: Settings) -> Summary | None:
@@ -73,8 +76,14 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
             f"another global batch is another recipe: legw scale {run.base.name} "
             f"-b {run.recipe.batch_size} shows it, a new {setting('out')} trains it"
         )
-    theirs = {"task": found.task, "seed": found.seed, "precision": found.precision}
-    ours = {"task": run.task, "seed": run.seed, "precision": run.precision}
+    theirs: dict[str, object] = {
+        "task": found.task,
+        "seed": found.seed,
+        "precision": found.precision,
+    }
+    ours: dict[str, object] = {"task": run.task, "seed": run.seed, "precision": run.precision}
+    theirs |= _branching(found.extra.get("branch"))
+    ours |= _branching(run.branch)
     theirs |= to_dict(_trained(found.recipe))
     ours |= to_dict(_trained(run.recipe))
     if steers(found.rule, found.recipe, found.base) or steers(run.rule, run.recipe, run.base):
@@ -96,6 +105,10 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
 def _trained(recipe: Recipe) -> Recipe:
     """Return the recipe without what is only known about it."""
     return replace(recipe, source="", noise_scale=None, noise_scales=None)
+
+
+def _branching(branch: Mapping[str, Any] | None) -> dict[str, object]:
+    return {f"branch {name}": value for name, value in (branch or {}).items()}
 
 
 def _steering(rule: str, base: Recipe) -> dict[str, object]:
@@ -150,6 +163,7 @@ def describe(
     precision: Precision,
     world: World,
     data: str,
+    branch: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Return the manifest of a run.
 
@@ -162,6 +176,7 @@ def describe(
         precision: fp32, or bf16.
         world: its processes.
         data: fingerprint of the data; empty where the task has none.
+        branch: start from another run's checkpoint, as plain values; None for fresh weights.
     """
     known = rules.RULES.get(rule)
     return Manifest(
@@ -189,5 +204,6 @@ def describe(
             "micro_batch_table": {str(m): r for m, r in choice.table.items()},
             "micro_batch_measured": choice.measured,
             **({SIZES: {str(b): m for b, m in choice.sizes.items()}} if choice.sizes else {}),
+            **({} if branch is None else {"branch": dict(branch)}),
         },
     )

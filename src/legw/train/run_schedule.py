@@ -9,6 +9,7 @@ from legw.errors import RunError
 from legw.recipe import Recipe
 from legw.train.accumulation import Accumulation, Gradient
 from legw.train.adascale import AdaScale, MicroGradients, micro_gradient
+from legw.train.branch import Branch
 from legw.train.dist import World
 from legw.train.lanes import LanedAccumulation, tried
 from legw.train.task import Task
@@ -22,11 +23,26 @@ class RunSchedule:
         recipe: the recipe to train.
         base: the recipe before scaling.
         rule: the name of the rule that scaled it; only AdaScale changes rates during the run.
+        branch: start from another run's checkpoint; None for a run from fresh weights.
+
+    Raises:
+        RunError: a steering rule is to start from another run's checkpoint.
     """
 
-    def __init__(self, task: Task, recipe: Recipe, base: Recipe, rule: str) -> None:
+    def __init__(
+        self, task: Task, recipe: Recipe, base: Recipe, rule: str, branch: Branch | None = None
+    ) -> None:
         self.task, self.recipe, self.base = task, recipe, base
         self.steered = rules.steers(rule, recipe, base)
+        self.branch = branch
+        if branch is not None and self.steered:
+            raise RunError(f"branch: rule={rule}: sets rates during the whole run; "
+                           "choose one that acts before it")  # fmt: skip
+        if branch is not None and not (branch.base.batch_schedule is recipe.batch_schedule is None):
+            raise RunError(
+                f"branch: {recipe.name}: has a batch_schedule, or its start's recipe has one; "
+                "branch from a constant batch to a constant batch"
+            )
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         if self.steered and not (base.batch_schedule is recipe.batch_schedule is None):
             raise RunError(
@@ -100,7 +116,7 @@ class RunSchedule:
     def rate(self, update: int, gradient: Gradient) -> float:
         """Return the learning rate of an update whose gradient is formed."""
         if self._adascale is None:
-            return self._lr(update)
+            return self._lr(update) * (1.0 if self.branch is None else self.branch.ramp(update))
         rate = self._adascale.rate(gradient, self._lr)
         if self._adascale.done:
             self.updates = update + 1

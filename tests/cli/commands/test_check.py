@@ -13,7 +13,7 @@ from legw import preset, scale
 from legw.analysis import check, probed
 from legw.analysis.probed import Probed
 from legw.apps import find
-from legw.errors import LegwError, on_command_line
+from legw.errors import LegwError
 from legw.probes import check_assumptions
 from legw.recipe import to_dict
 from legw.runs import measurements, records
@@ -29,7 +29,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_ladder_with_its_evidence(legw: Callable) -> None:
-    words = f"check digits-lstm --batch-sizes 16,32 {QUICK} --json"
+    words = f"check digits-lstm --batch-sizes 16,32 {QUICK} --fixed --json"
     found = legw(f"{words} --plot check.svg").json
     assert [one["assumption"] for one in found["assumptions"]] == [
         "rates", "curvature", "noise", "clipping",
@@ -49,13 +49,17 @@ def test_a_ladder_with_its_evidence(legw: Callable) -> None:
     assert (run / "metrics.jsonl").stat().st_mtime_ns == before
     assert answer.out.splitlines()[-1] == f"digits-lstm, legw: {found['verdict']}"
     assert "2 x rate" in answer.out
-    with on_command_line():  # the same, as a call, which finds the same runs
-        called = check_assumptions(
-            find("digits-lstm"), preset("digits-lstm"), out="runs/digits-lstm-check",
-            batch_sizes=(16, 32), updates=30, examples=32,
-            settings=Settings(micro_batch_size=64, device="cpu"),
-        )  # fmt: skip
-    assert json.loads(json.dumps(called)) == found
+    assert "warmup: 0.83% at batch 16, 1.67% at batch 32 of the run" in answer.out
+    assert "updates more)" in answer.out  # what is missing
+    called = check_assumptions(  # the same, as a call, which finds the same runs
+        find("digits-lstm"), preset("digits-lstm"), out="runs/digits-lstm-check",
+        batch_sizes=(16, 32), updates=30, examples=32, fixed=True,
+        settings=Settings(micro_batch_size=64, device="cpu"),
+    )  # fmt: skip
+    called = json.loads(json.dumps(called))
+    for one in (*called["assumptions"], *found["assumptions"]):
+        del one["why"]  # which names an option of the command, and an argument of the call
+    assert called == found
     assert (run / "metrics.jsonl").stat().st_mtime_ns == before
 
 
@@ -142,3 +146,22 @@ def test_several_processes_are_refused(legw: Callable, monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     assert legw("check digits-lstm").code == 2
+
+
+def test_a_ladder_that_cannot_tell_is_extended(legw: Callable) -> None:
+    """Runs are made longer and seeds are added, within five times the examples of the first."""
+    Path("short.toml").write_text(
+        "batch_size = 16\nlr = 0.1\nepochs = 1\nwarmup_epochs = 0.05\nnum_examples = 1438\n"
+    )
+    words = f"check digits-lstm --recipe short.toml --batch-sizes 16,32 {QUICK} --json"
+    first = legw(f"{words} --fixed").json
+    found = legw(words).json
+    assert first["verdict"] == "cannot tell"
+    assert all(one["missing"]["updates"] or one["missing"]["seeds"]
+               for one in first["assumptions"] if one["answer"] == "cannot tell")  # fmt: skip
+    cost = [sum(row["updates"] * row["batch_size"] for row in each["runs"])
+            for each in (first, found)]  # fmt: skip
+    assert cost[0] < cost[1] <= 5 * cost[0]
+    assert len({row["seed"] for row in found["runs"]}) > 1
+    seconds = {path.name for path in Path("runs/digits-lstm-check").glob("*-s1*")}
+    assert not any("-x" in name for name in seconds)  # rates are tried with the first seeds

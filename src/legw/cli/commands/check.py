@@ -7,10 +7,10 @@ from typing import Annotated, Any, Optional
 
 from tyro.conf import arg
 
-from legw.analysis.check import MIN_UPDATES
+from legw.analysis.check import MIN_UPDATES, Missing, warmup_line
 from legw.cli import output
 from legw.cli.commands import probe
-from legw.cli.options import read_seeds, task_of
+from legw.cli.options import Flag, read_seeds, task_of
 from legw.errors import check_count
 from legw.report.charts.probes import curvature_chart
 from legw.report.charts.style import render
@@ -36,6 +36,9 @@ class Options(probe.Runs):
     """Updates of each run, or the whole recipe where that has fewer."""
     examples: Annotated[int, arg(metavar="N")] = 256
     """Examples in the curvature's probe batch."""
+    fixed: Flag = False
+    """Make these runs alone; otherwise runs are made longer, or seeds added, where they cannot
+    tell, up to five times the examples."""
 
 
 def run(options: Options) -> int:
@@ -58,6 +61,7 @@ def run(options: Options) -> int:
         seeds=seeds,
         updates=options.updates,
         examples=options.examples,
+        fixed=options.fixed,
         settings=options.machine.settings(resume=True),
         watch=probe.watch,
     ) | {"app": options.app}
@@ -75,7 +79,10 @@ def _show(found: dict[str, Any], options: Options, kind: str) -> None:
     else:
         output.show(tables.peaks_table(found), tables.rates_table(found))
         for one in found["assumptions"]:
-            output.say(f"{one['assumption']}: {one['answer']}: {one['why']}")
+            missing = Missing(**one["missing"]).said() if one["answer"] == "cannot tell" else ""
+            lacking = f" (missing: {missing})" if missing else ""
+            output.say(f"{one['assumption']}: {one['answer']}: {one['why']}{lacking}")
+        output.say(warmup_line(found))
         output.say(f"{options.app}, {options.rule}: {found['verdict']}")
     if options.plot is not None:
         output.wrote(options.plot, to_stderr=options.json)

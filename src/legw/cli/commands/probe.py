@@ -1,4 +1,4 @@
-"""Command `legw probe`: measures curvature, noise or speed during short runs."""
+"""Command `legw probe`: measures curvature, noise or the critical batch by short runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Optional, Union
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from legw import rules
-from legw.analysis import probed
+from legw.analysis import critical, probed
 from legw.cli import output
 from legw.cli.options import (
     BatchSize,
@@ -25,7 +25,7 @@ from legw.cli.options import (
     task_of,
     whole_numbers,
 )
-from legw.errors import LegwError, check_count, one_line
+from legw.errors import LegwError, check_count, duration, one_line
 from legw.report.charts import probes
 from legw.report.charts.style import FORMATS, render
 from legw.schedule import epochs_of, with_lengths
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """Options of both probes."""
+    """Options of all probes."""
 
     app: Annotated[Positional[str], arg(metavar="APP", help_behavior_hint="")]
     """digits-lstm, mnist-lstm, ptb-small, gnmt-small, ..., or a task of your own as
@@ -106,17 +106,46 @@ class Noise(Runs):
     """Stretches of the run that each get an estimate."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Critical(Runs):
+    """Measure the critical batch size: the largest that loses nothing over equal examples.
+
+    Branches start from checkpoints of a base run, at 2, 4, 8, ... times its batch, and train on the
+    examples that the base trains on next. The cost is printed first. Nothing is evaluated.
+
+    Example: legw probe critical digits-lstm --budget 30 --dry-run
+    """
+
+    tolerance: Annotated[float, arg(metavar="X")] = 0.01
+    """Share of the base's loss by which a branch's may be higher."""
+    absolute: Flag = False
+    """The tolerance is in the loss's unit, not a share of it."""
+    points: Annotated[str, arg(metavar="X,X,...")] = "0.1,0.3,0.6"
+    """Shares of the base run from which branches start."""
+    window: Annotated[float, arg(metavar="X")] = 0.1
+    """Longest window of a branch, as a share of the base run."""
+    budget: Number = None
+    """Epochs of all runs together; those of two base runs, if not given."""
+    branch_warmup: Annotated[int, arg(metavar="N")] = 10
+    """Updates in which a branch's rate rises again."""
+    dry_run: Flag = False
+    """Print the cost and train nothing."""
+
+
 Options = OmitSubcommandPrefixes[
     Union[
         Annotated[Curvature, subcommand("curvature", prefix_name=False)],
         Annotated[Noise, subcommand("noise", prefix_name=False)],
+        Annotated[Critical, subcommand("critical", prefix_name=False)],
     ]
 ]
 """The measurement."""
 
 
-def run(options: Curvature | Noise) -> int:
+def run(options: Curvature | Noise | Critical) -> int:
     """Train, measure, and show the result."""
+    if isinstance(options, Critical):
+        return _critical(options)
     return _curvature(options) if isinstance(options, Curvature) else _noise(options)
 
 
@@ -202,6 +231,57 @@ def _noise(options: Noise) -> int:
     if options.plot is not None:
         output.wrote(options.plot, to_stderr=options.json)
     return 0
+
+
+def _critical(options: Critical) -> int:
+    """Print the cost, train base and branches; show what each batch loses, and the advice."""
+    kind = plot_format(options)
+    base = base_of(options)
+    critical.check_tolerance(options.tolerance, absolute=options.absolute)
+    points = _shares(options.points)
+    seeds = read_seeds(options.seeds)
+    from legw.cli import tables
+    from legw.probes import branches
+
+    task, settings = task_of(options.app, options), options.machine.settings(resume=True)
+    plan = branches.plan_branches(
+        task, base, points=points, window=options.window, budget=options.budget,
+        branch_warmup=options.branch_warmup, seeds=seeds,
+    )  # fmt: skip
+    seconds = branches.estimated_seconds(plan, task, settings)
+    cost = f"{plan.said()}, about {duration(seconds)} here"
+    output.to_stderr(cost)
+    if options.dry_run:
+        if options.json:
+            output.print_json(plan.to_dict() | {"app": options.app, "most_seconds": seconds})
+        return 0
+    found = branches.measure_critical(
+        task, base, out=folder_of(options, "critical"), tolerance=options.tolerance,
+        absolute=options.absolute, points=points, window=options.window, budget=options.budget,
+        branch_warmup=options.branch_warmup, rule=options.rule, seeds=seeds, settings=settings,
+        watch=watch,
+    ) | {"app": options.app}  # fmt: skip
+    if options.plot is not None:
+        output.write(options.plot, render(probes.critical_chart(found), kind))
+    if options.json:
+        output.print_json(found)
+    else:
+        output.show(tables.critical_table(found))
+        for line in critical.critical_lines(found):
+            output.say(line)
+    if options.plot is not None:
+        output.wrote(options.plot, to_stderr=options.json)
+    return 0
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Return the numbers of --points; what they may be, the plan says."""
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise LegwError(
+            f"--points={one_line(text, 60)}: must be numbers with commas, as in 0.1,0.3,0.6"
+        ) from None
 
 
 # What `legw check` shares ---------------------------------------------------------------

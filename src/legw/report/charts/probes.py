@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from legw.analysis import probed
+from legw.analysis import critical, probed
 from legw.analysis.curvature import Peak
 from legw.analysis.noise import NoiseScale
 from legw.report.charts.style import COLORS, styled
@@ -131,6 +131,56 @@ def noise_by_epoch(
     return styled(chart.properties(title=alt.Title(title, subtitle=subtitle)))
 
 
+def excess_by_batch(
+    points: Mapping[str, Sequence[tuple[int, float, float]]],
+    *,
+    tolerance: float,
+    share: bool = True,
+    title: str = "",
+    subtitle: str = "",
+) -> Any:
+    """Return the chart of a branch's loss above the base's against batch size, a line a point.
+
+    Bars are 95 % intervals; the tolerance is a dashed line.
+
+    Args:
+        points: label of each point, and its branches as (batch size, excess, half-width).
+        tolerance: of the excess.
+        share: True for an excess that is a share of the base's loss, False for one in its unit.
+        title: text above the chart; empty for none.
+        subtitle: smaller text below the title; empty for none.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    rows = [
+        {"run": name, "batch": size, "excess": excess, "low": excess - half, "high": excess + half}
+        for name, found in points.items()
+        for size, excess, half in found
+    ]
+    across = alt.X("batch:Q", title="batch size, examples").scale(type="log", base=2, nice=False)
+    form = ".1%" if share else "~g"
+    upward = alt.Y("excess:Q", title="loss above the base's").axis(format=form)
+    color = _by_batch(list(points))
+    base = alt.Chart(alt.Data(values=rows))
+    layers = [
+        base.mark_line(strokeWidth=2).encode(across, upward, color),
+        base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(
+            across, alt.Y("low:Q"), color, y2="high:Q"
+        ),
+        base.mark_point(size=50, filled=True, opacity=1).encode(
+            across, upward, color, tooltip=["run:N", "batch:Q", "excess:Q"]
+        ),
+        alt.Chart(alt.Data(values=[{"excess": tolerance}]))
+        .mark_rule(strokeDash=[5, 4], color=COLORS[0])
+        .encode(upward),
+    ]
+    chart = alt.layer(*layers).properties(width=620, height=300)
+    return styled(chart.properties(title=alt.Title(title, subtitle=subtitle)))
+
+
 def curvature_chart(found: dict[str, Any]) -> Any:
     """Return the chart of the JSON that `legw probe curvature` prints."""
     lines: dict[int, list[Any]] = {}
@@ -158,6 +208,25 @@ def noise_chart(found: dict[str, Any]) -> Any:
         batch_size=found["batch_size"],
         title=f"{found['app']}: noise scale at batch {found['batch_size']}",
         subtitle=probed.noise_lines(found)[0],
+    )
+
+
+def critical_chart(found: dict[str, Any]) -> Any:
+    """Return the chart of the JSON that `legw probe critical` prints."""
+    points = {
+        f"epoch {point['epoch']:.3g}": [
+            (one["batch_size"], one["excess"], one["half_width"] or 0.0)
+            for one in point["branches"]
+            if one["excess"] is not None
+        ]
+        for point in found["points"]
+    }
+    return excess_by_batch(
+        points,
+        tolerance=found["tolerance"],
+        share=not found["absolute"],
+        title=f"{found['app']}: loss of branches over equal examples, by {found['rule']}",
+        subtitle=critical.critical_lines(found)[0],
     )
 
 

@@ -1,0 +1,467 @@
+"""Critical batch size of a task, by branches of a base run; `legw probe critical` as a call.
+
+    task, base --plan_branches--> Branching: the points of the base run, the branches, their cost
+               --measure_critical--> OUT/base-sSEED, OUT/atUPDATE-bN-sSEED
+               --analysis.critical--> the critical batch at each point
+
+The base run stops at each point, where its checkpoint is kept, and goes on. A branch then trains on
+the examples of the base's next `window` updates, at k times the batch and the rule's rate, to which
+it warms up again. At each point k doubles until the loss is surely above the tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from legw import rules, schedule
+from legw.analysis import critical
+from legw.analysis.critical import MIN_BRANCH_UPDATES, TOLERANCE, Rung
+from legw.analysis.noise import noise_scale
+from legw.errors import LegwError, check_count, check_range, given, number, setting
+from legw.probes.ladder import Watch, one_process, short_run, spacing, unwatched
+from legw.probes.noise import NoiseProbe
+from legw.recipe import Recipe, to_dict
+from legw.rules import Rule
+from legw.runs import measurements, records
+from legw.runs.measurements import Noise
+from legw.train import Settings, Task, batch_norm
+from legw.train.branch import Branch, keep
+from legw.train.dist import joined
+from legw.train.estimate import estimate
+
+POINTS = (0.1, 0.3, 0.6)
+"""Default points from which branches start, as shares of the base run."""
+
+WARMUP_UPDATES = 10
+"""Default number of updates in which a branch's rate rises again."""
+
+WINDOW = 0.1
+"""Default longest window of a branch, as a share of the base run."""
+
+BUDGET_RUNS = 2.0
+"""Default budget, in base runs."""
+
+MAX_K = 1 << 20
+"""No branch is larger than this multiple of the base's batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branching:
+    """Plan of a measurement: from where its branches start, how large and how long they are."""
+
+    base: Recipe
+    """Recipe of the base run."""
+    updates: int
+    """Updates of the whole base run."""
+    num_examples: int
+    """Examples in one epoch at the base's batch size."""
+    points: tuple[int, ...]
+    """Updates of the base run from which branches start, ascending."""
+    ks: tuple[int, ...]
+    """Batch sizes of the branches over the base's: powers of 2, ascending."""
+    window: int
+    """Updates of the base run that each branch covers with as many examples."""
+    warmup_updates: int
+    """Updates in which a branch's rate rises again."""
+    seeds: tuple[int, ...]
+    """One base run and its branches each."""
+    streams: bool
+    """Whether the examples of an epoch depend on the batch size: then points and windows are whole
+    epochs."""
+
+    @property
+    def base_epochs(self) -> float:
+        """Epochs of the base runs, up to the end of the last window."""
+        return len(self.seeds) * self._epochs(self.points[-1] + self.window)
+
+    @property
+    def most_epochs(self) -> float:
+        """Epochs in all if no branch is left out."""
+        branches = len(self.points) * len(self.ks) * self._epochs(self.window)
+        return self.base_epochs + len(self.seeds) * branches
+
+    @property
+    def most_examples(self) -> int:
+        """Examples in all if no branch is left out."""
+        return round(self.most_epochs * self.num_examples)
+
+    def _epochs(self, updates: int) -> float:
+        return updates * self.base.batch_size / self.num_examples
+
+    def said(self) -> str:
+        """Return the cost as a line."""
+        end, run = self._epochs(self.points[-1] + self.window), self._epochs(self.updates)
+        return (
+            f"base to epoch {number(end, 3)} of {number(run, 3)}; branches of "
+            f"{number(self._epochs(self.window), 3)} epochs from each of {len(self.points)} "
+            f"points, up to batch {self.ks[-1] * self.base.batch_size} (k = {self.ks[-1]}); at "
+            f"most {number(self.most_epochs, 3)} epochs in all, {self.most_examples} examples"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, without the recipe."""
+        plain = {name: value for name, value in asdict(self).items() if name != "base"}
+        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in plain.items()}
+        return plain | {"most_epochs": self.most_epochs, "most_examples": self.most_examples}
+
+
+# The plan ---------------------------------------------------------------------------
+
+
+def plan_branches(
+    task: Task,
+    base: Recipe,
+    *,
+    points: Sequence[float] = POINTS,
+    window: float = WINDOW,
+    budget: float | None = None,
+    branch_warmup: int = WARMUP_UPDATES,
+    seeds: Sequence[int] = (0,),
+) -> Branching:
+    """Return the branches that a budget allows, before anything is trained.
+
+    The window is the longest that the budget allows; the largest branch still makes 20 updates in
+    it after its warmup.
+
+    Args:
+        task: the task to train; only its number of examples is asked for.
+        base: the tuned recipe.
+        points: shares of the base run, each in (0, 1).
+        window: longest window of a branch, as a share of the base run, in (0, 1).
+        budget: epochs of all runs together, above 0; None is those of two base runs.
+        branch_warmup: updates in which a branch's rate rises again, at least 0.
+        seeds: one base run and its branches each.
+
+    Raises:
+        LegwError: a value cannot be, or the budget allows no branch.
+    """
+    check_count("critical", "branch_warmup", branch_warmup, 0, error=LegwError)
+    check_range("critical", "window", window, 0, 1, above=True, error=LegwError)
+    for point in points:
+        check_range("critical", "points", point, 0, 1, above=True, error=LegwError)
+    if not points:
+        raise LegwError("critical: points: there are none; give shares of the run, such as 0.1")
+    lengths = _Lengths(task, base, tuple(sorted(points)), branch_warmup, tuple(seeds))
+    epochs = budget if budget is not None else BUDGET_RUNS * lengths.run_epochs
+    check_range("critical", "budget", epochs, 0, above=True, error=LegwError)
+    return lengths.within(epochs, window)
+
+
+class _Lengths:
+    """The lengths that branches of a task can have."""
+
+    def __init__(
+        self,
+        task: Task,
+        base: Recipe,
+        points: tuple[float, ...],
+        warmup_updates: int,
+        seeds: tuple[int, ...],
+    ) -> None:
+        self.task, self.base, self.shares = task, base, points
+        self.warmup_updates, self.seeds = warmup_updates, seeds
+        self.streams = streams(task, base.batch_size)
+        self.num_examples = task.num_examples(base.batch_size)
+        self.updates = schedule.updates(base, self.num_examples)
+        self.run_epochs = self.updates * base.batch_size / self.num_examples
+        self.unit = self.num_examples // base.batch_size if self.streams else 1
+
+    def within(self, budget: float, share: float) -> Branching:
+        """Return the plan with the longest window, up to a share, that a budget allows."""
+        longest = max(int(share * self.updates) // self.unit, 1)
+        least = next((n for n in range(1, longest + 1) if self.plan(n) is not None), None)
+        if least is None:
+            raise LegwError(
+                f"{given('window', f'{share:g}')}: has {longest * self.unit} of the run's "
+                f"{self.updates} updates; a branch at twice the batch needs {self._needed} of its "
+                "own; give a larger share, or a longer recipe"
+            )
+        smallest = self.plan(least)
+        assert smallest is not None, "it was found"
+        while smallest.most_epochs > budget and len(smallest.ks) > 1:
+            smallest = replace(smallest, ks=smallest.ks[:-1])
+        if smallest.most_epochs > budget:
+            raise LegwError(
+                f"{given('budget', f'{budget:g}')}: must be at least "
+                f"{smallest.most_epochs:.4g} epochs for these points and seeds; give more, "
+                f"or an earlier last of the {setting('points')}"
+            )
+        low, high = least, longest  # the cost grows with the window
+        while low < high:
+            middle = (low + high + 1) // 2
+            found = self.plan(middle)
+            if found is not None and found.most_epochs <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        plan = self.plan(low)
+        assert plan is not None, "a longer window than the least has branches too"
+        return plan if plan.most_epochs <= budget else smallest
+
+    @property
+    def _needed(self) -> int:
+        return self.warmup_updates + MIN_BRANCH_UPDATES
+
+    def plan(self, units: int) -> Branching | None:
+        """Return the plan with a window of so many units; None where it has no branch."""
+        window = units * self.unit
+        ks: list[int] = []
+        while self._fits(k := 2 << len(ks), window):
+            ks.append(k)
+        if not ks:
+            return None
+        step = self.unit if self.streams else ks[-1]
+        window = window // step * step
+        last = (self.updates - window) // step
+        places = {min(max(round(share * self.updates / step), 1), last) for share in self.shares}
+        if last < 1:
+            return None
+        return Branching(
+            base=self.base, updates=self.updates, num_examples=self.num_examples,
+            points=tuple(sorted(place * step for place in places)), ks=tuple(ks), window=window,
+            warmup_updates=self.warmup_updates, seeds=self.seeds, streams=self.streams,
+        )  # fmt: skip
+
+    def _fits(self, k: int, window: int) -> bool:
+        size = k * self.base.batch_size
+        if not self.streams:
+            return k <= MAX_K and size <= self.num_examples and window // k >= self._needed
+        examples = _examples(self.task, size)
+        return examples // size * (window // self.unit) >= self._needed
+
+
+def streams(task: Task, batch_size: int) -> bool:
+    """Whether the number of examples in an epoch depends on the batch size."""
+    numbers = {_examples(task, k * batch_size) for k in (2, 3, 4)}
+    return {*numbers, task.num_examples(batch_size)} != {task.num_examples(batch_size)}
+
+
+def _examples(task: Task, batch_size: int) -> int:
+    """Return the examples in an epoch; 0 where there can be no such batch."""
+    try:
+        return task.num_examples(batch_size)
+    except LegwError:
+        return 0
+
+
+def estimated_seconds(plan: Branching, task: Task, settings: Settings | None = None) -> float:
+    """Return about how long the runs of a plan take here, by a short measurement.
+
+    An update of a large batch is counted as that many of small ones, so it is an upper bound
+    as the cost in examples is.
+    """
+    settings = settings or Settings()
+    size = settings.micro_batch_size
+    with joined(settings.device) as world:
+        found = estimate(
+            task,
+            plan.base,
+            device=world.device,
+            micro_batch_size=None if size == "auto" else size,
+            precision=settings.precision,
+            lanes=settings.lanes,
+        )
+    return plan.most_examples / plan.base.batch_size * found.update_seconds
+
+
+# The runs ---------------------------------------------------------------------------
+
+
+def measure_critical(
+    task: Task,
+    base: Recipe,
+    *,
+    out: str | Path,
+    tolerance: float = TOLERANCE,
+    absolute: bool = False,
+    points: Sequence[float] = POINTS,
+    window: float = WINDOW,
+    budget: float | None = None,
+    branch_warmup: int = WARMUP_UPDATES,
+    rule: Rule | str = "legw",
+    seeds: Sequence[int] = (0,),
+    settings: Settings | None = None,
+    watch: Watch = unwatched,
+) -> dict[str, Any]:
+    """Measure the critical batch size by branching; `legw probe critical` as a call.
+
+    Args:
+        task: the task to train; nothing is evaluated.
+        base: the tuned recipe.
+        out: folder of the runs; finished runs in it are kept.
+        tolerance: share of the base's loss by which a branch's may be higher, in (0, 1).
+        absolute: True takes the tolerance in the loss's unit, above 0.
+        points: shares of the base run from which branches start, each in (0, 1).
+        window: longest window of a branch, as a share of the base run, in (0, 1).
+        budget: epochs of all runs together, above 0; None is those of two base runs.
+        branch_warmup: updates in which a branch's rate rises again, at least 0.
+        rule: the rule that gives a branch its rate: a `Rule`, or the name of one.
+        seeds: one base run and its branches each.
+        settings: device, precision and micro-batch size of the runs; None takes the defaults.
+        watch: returns the observers of a run, for progress.
+
+    Returns:
+        What `--json` prints: at each point the excess of each branch, the critical batch and the
+            simple noise scale; and the smallest critical batch of all points.
+
+    Raises:
+        LegwError: a value cannot be, the budget allows no branch, the base diverged, the folder
+            was measured otherwise, or several processes were started.
+        KeyboardInterrupt: a run was interrupted; the same call goes on.
+
+    Reference: Merrill et al. 2025, arXiv 2505.23971.
+    """
+    one_process()
+    critical.check_tolerance(tolerance, absolute=absolute)
+    rule = rules.find(rule) if isinstance(rule, str) else rule
+    if rule.steers:
+        raise LegwError(f"critical: rule={rule.name}: sets rates during the whole run; "
+                        "choose one that acts before it")  # fmt: skip
+    plan = plan_branches(
+        task, base, points=points, window=window, budget=budget, branch_warmup=branch_warmup,
+        seeds=seeds,
+    )  # fmt: skip
+    runs = _Runs(task, plan, rule, Path(out), settings or Settings(), watch)
+    for seed in plan.seeds:
+        runs.make_base(seed)
+    found = [runs.measure(point, tolerance, absolute=absolute) for point in plan.points]
+    return {
+        "probe": "critical",
+        "app": task.name,
+        "rule": rule.name,
+        "tolerance": tolerance,
+        "absolute": absolute,
+        "base": to_dict(base),
+        "plan": plan.to_dict(),
+        "points": found,
+        **critical.over_points(found),
+    }
+
+
+class _Runs:
+    """The base runs of a plan and their branches, each in its folder, where it is found again."""
+
+    def __init__(  # noqa: PLR0917 (all that `measure_critical` knows)
+        self, task: Task, plan: Branching, rule: Rule, root: Path, settings: Settings, watch: Watch
+    ) -> None:
+        self.task, self.plan, self.rule, self.root = task, plan, rule, root
+        self.settings, self.watch = settings, watch
+        self.base = replace(plan.base, ema_decay=None)  # only evaluations would see the average
+        group = batch_norm.fix_groups(task.model(), self.base.norm_batch_size)
+        self.noisy = self.base.batch_size >= 2 * group  # so that there are two pieces
+        self.losses: dict[int, list[float | None]] = {}
+
+    def make_base(self, seed: int) -> None:
+        """Make a base run up to its last window's end, keeping the checkpoints of the points.
+
+        Raises:
+            LegwError: it diverged.
+        """
+        folder = self._base_folder(seed)
+        for point in self.plan.points:
+            if not (folder / f"branch-{point:09d}.pt").exists():
+                self._train_base(folder, seed, point)
+                keep(folder, point)
+        self._train_base(folder, seed, self.plan.points[-1] + self.plan.window)
+        self.losses[seed] = [row.loss for row in records.load(folder).updates]
+
+    def _base_folder(self, seed: int) -> Path:
+        return self.root / f"base-s{seed}"
+
+    def _train_base(self, folder: Path, seed: int, updates: int) -> None:
+        every = spacing(self.plan.updates)
+        probes = [NoiseProbe(folder, every=every)] if self.noisy else []
+        summary = short_run(
+            self.task, self.base, folder, base=self.plan.base, rule=self.rule.name, seed=seed,
+            updates=updates, probes=probes, settings=self.settings, watch=self.watch,
+        )  # fmt: skip
+        if summary.status == "diverged":
+            raise LegwError(f"{folder}: the base run diverged ({summary.reason}); "
+                            "a branch needs a base that trains")  # fmt: skip
+
+    def measure(self, point: int, tolerance: float, *, absolute: bool) -> dict[str, Any]:
+        """Make the branches from one point, until one is surely above the tolerance."""
+        rungs: list[Rung] = []
+        for k in self.plan.ks:
+            runs = [self._branch(point, k, seed) for seed in self.plan.seeds]
+            size = k * self.base.batch_size
+            rungs.append(critical.rung(k, size, runs, absolute=absolute))
+            if critical.passed(rungs[-1], tolerance):
+                break
+        found = critical.critical_batch(rungs, self.base.batch_size, tolerance)
+        return {
+            "update": point,
+            "epoch": point * self.base.batch_size / self.plan.num_examples,
+            "share": point / self.plan.updates,
+            "critical_batch": asdict(found),
+            "noise_scale": self._noise(point),
+            "branches": [asdict(one) for one in rungs],
+        }
+
+    def _branch(self, point: int, k: int, seed: int) -> tuple[list[float], list[float]]:
+        """Make one branch; return the losses of the base and of the branch."""
+        size = k * self.base.batch_size
+        epoch = self.task.num_examples(size)  # asked for last: a task may keep the batch size
+        window, first = self.plan.window // k, point // k
+        if self.plan.streams:
+            unit = self.plan.num_examples // self.base.batch_size
+            window, first = (n // unit * (epoch // size) for n in (self.plan.window, point))
+        folder = self.root / f"at{point}-b{size}-s{seed}"
+        start = Branch(
+            checkpoint=keep(self._base_folder(seed), point),
+            base=self.base,
+            base_updates=point,
+            first=first,
+            warmup_updates=self.plan.warmup_updates,
+            order_batch_size=size if self.plan.streams else self.base.batch_size,
+        )
+        short_run(
+            self.task, branch_recipe(self.base, size, self.rule, self.plan.num_examples), folder,
+            base=self.plan.base, rule=self.rule.name, seed=seed, updates=first + window, probes=[],
+            settings=self.settings, watch=self.watch, start=start,
+        )  # fmt: skip
+        rows = {row.update: row.loss for row in records.load(folder).updates}
+        losses = [rows.get(update) for update in range(first, first + window)]
+        base = self.losses[seed][point : point + self.plan.window]
+        return ([_number(loss) for loss in base], [_number(loss) for loss in losses])
+
+    def _noise(self, point: int) -> dict[str, Any] | None:
+        """Return the simple noise scale over a point's window; None where none was measured."""
+        rows = [
+            row
+            for seed in self.plan.seeds
+            for row in measurements.read(self._base_folder(seed), Noise)
+            if point <= row.update < point + self.plan.window
+        ]
+        return asdict(noise_scale(rows)) if rows else None
+
+
+def _number(loss: float | None) -> float:
+    """Return a loss; infinite where a run had diverged."""
+    return math.inf if loss is None else loss
+
+
+def branch_recipe(base: Recipe, batch_size: int, rule: Rule, num_examples: int) -> Recipe:
+    """Return the recipe of a branch: the rule's rate, with the decay of the base's own position.
+
+    Its warmup is the base's own in epochs, which lies before most points: the branch has a warmup
+    of its own, and its decay begins where the base's does.
+
+    Args:
+        base: the tuned recipe.
+        batch_size: of the branch, in examples.
+        rule: the rule that gives it the rate, and what else it scales.
+        num_examples: examples in one epoch at the base's batch size, at least 1.
+
+    >>> base = Recipe(batch_size=16, lr=0.1, steps=1000, warmup_steps=100)
+    >>> found = branch_recipe(base, 64, rules.find("legw"), 1600)
+    >>> found.lr, found.epochs, found.warmup_epochs
+    (0.2, 10.0, 1.0)
+    """
+    flat = replace(schedule.in_unit(base, "epochs", num_examples), ema_decay=None)
+    scaled = rules.apply(flat.with_lengths(flat.length, 0.0), batch_size, rule)
+    return replace(scaled.with_lengths(flat.length, flat.warmup), decay=flat.decay)

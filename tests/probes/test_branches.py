@@ -1,0 +1,248 @@
+"""The critical batch by branching: its plan and cost, its runs, and a task with a known answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+
+from analysis.test_critical import Quadratic
+from expect import error_line
+from legw import SGD, AdamW, Muon, Recipe
+from legw.analysis import critical
+from legw.errors import LegwError
+from legw.probes import measure_critical, plan_branches
+from legw.probes.branches import branch_recipe, estimated_seconds, streams
+from legw.runs import records
+from legw.train import Metric, Settings
+from legw.train.branch import KEPT
+from train.tasks import Lines, Streams
+
+SETTINGS = Settings(micro_batch_size=64, device="cpu")
+BASE = Recipe(name="lines", batch_size=2, lr=0.01, epochs=8, optimizer=SGD(momentum=0.9))
+"""800 updates of the 200 lines."""
+
+
+class Point(nn.Module):
+    """A point, the weights of a quadratic."""
+
+    def __init__(self, start: Tensor) -> None:
+        super().__init__()
+        self.x = nn.Parameter(start.clone())
+
+    def forward(self, z: Tensor, h: Tensor) -> Tensor:
+        return len(z) * (1 + (h * self.x**2).sum() / 2) + (z @ self.x).sum()
+
+
+class KnownTask:
+    """The quadratic of a known critical batch, as a task."""
+
+    name = "quadratic"
+    metric = Metric("nothing", higher_is_better=False)
+
+    def __init__(self, known: Quadratic, z: Any) -> None:
+        self.z, self.h = torch.as_tensor(z), torch.as_tensor(known.h)
+
+    def num_examples(self, batch_size: int) -> int:
+        return len(self.z)
+
+    def model(self) -> nn.Module:
+        return Point(torch.full((6,), 2.0, dtype=torch.float64))
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        return torch.arange(len(self.z))
+
+    def batch(self, ids: Tensor, device: torch.device) -> Any:
+        return self.z[ids]
+
+    def loss(self, model: nn.Module, batch: Any, state: Any) -> tuple[Tensor, Any, Any]:
+        return model(batch, self.h), len(batch), None
+
+    def evaluate(self, model: nn.Module) -> float:
+        return 0.0
+
+
+def test_the_runs_of_a_task_are_those_of_the_known_quadratic(tmp_path: Path) -> None:
+    """Each branch of `fit` has the losses of SGD written out, over the same examples."""
+    known = Quadratic(window=256)
+    z = numpy.random.default_rng(3).normal(size=(2560, 6)) * math.sqrt(known.c)
+    base = Recipe(name="quadratic", batch_size=4, lr=0.03, epochs=1, optimizer=SGD(momentum=0.0))
+    task = KnownTask(known, z)
+    found = measure_critical(
+        task, base, out=tmp_path, points=(0.4,), window=0.4, tolerance=0.5, settings=SETTINGS
+    )
+    (point,) = found["points"]
+    assert (point["update"], found["plan"]["window"]) == (256, 256)
+    x, whole = numpy.full(6, 2.0), []
+    for update in range(512):
+        mean = z[4 * update : 4 * update + 4].mean(0)
+        whole.append(1 + (known.h * x * x).sum() / 2 + x @ mean)
+        x -= 0.03 * (known.h * x + mean)
+        if update == 255:
+            from_here = x.copy()
+    assert [one["k"] for one in point["branches"]] == [2, 4, 8]
+    for one in point["branches"]:
+        k, x, branch = one["k"], from_here.copy(), []
+        for update in range(256 // k):
+            mean = z[1024 + 4 * k * update : 1024 + 4 * k * (update + 1)].mean(0)
+            branch.append(1 + (known.h * x * x).sum() / 2 + x @ mean)
+            x -= 0.03 * math.sqrt(k) * min((update + 1) / 10, 1) * (known.h * x + mean)
+        wanted = critical.rung(k, 4 * k, [(whole[256:], branch)])
+        assert one["excess"] == pytest.approx(wanted.excess, abs=1e-9)
+        assert one["half_width"] == pytest.approx(wanted.half_width, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(momentum=0.9), AdamW(), Muon()], ids=lambda o: o.kind)
+def test_it_is_measured_with_every_kind_of_optimizer(optimizer: Any, tmp_path: Path) -> None:
+    base = replace(BASE, optimizer=optimizer, ema_decay=0.99)
+    found = measure_critical(
+        Lines(),
+        base,
+        out=tmp_path,
+        points=(0.2, 0.5),
+        tolerance=0.9,
+        settings=SETTINGS,
+        seeds=(0, 3),
+    )
+    assert [point["update"] for point in found["points"]] == [160, 400]
+    for point in found["points"]:
+        assert [one["k"] for one in point["branches"]] == found["plan"]["ks"] == [2]
+        assert all(math.isfinite(one["excess"]) for one in point["branches"])
+        assert point["noise_scale"]["n"] == 2 * 80
+        assert point["branches"][0]["seeds"] == 2
+
+
+def test_the_same_call_makes_nothing_again_and_a_stopped_one_goes_on(tmp_path: Path) -> None:
+    def measured(out: Path, watch: Any = None) -> dict[str, Any]:
+        more = {} if watch is None else {"watch": watch}
+        return measure_critical(
+            Lines(), BASE, out=out, points=(0.3,), tolerance=0.9, settings=SETTINGS, **more
+        )
+
+    def raising(folder: Path, updates: int | None) -> list[Any]:
+        if folder.name.startswith("at"):
+            raise KeyboardInterrupt
+        return []
+
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path / "a", raising)
+    whole = measured(tmp_path / "b")
+    assert measured(tmp_path / "a") == whole
+    files = sorted((tmp_path / "a").rglob("metrics.jsonl"))
+    times = [file.stat().st_mtime_ns for file in files]
+    assert measured(tmp_path / "a") == whole
+    assert [file.stat().st_mtime_ns for file in files] == times
+    assert (tmp_path / "a" / "base-s0" / KEPT.format(240)).exists()
+
+
+def test_a_ladder_ends_where_the_tolerance_is_surely_passed(tmp_path: Path) -> None:
+    found = measure_critical(
+        Lines(), replace(BASE, lr=1e-4), out=tmp_path, points=(0.1,), window=0.5, tolerance=1e-4,
+        settings=SETTINGS,
+    )  # fmt: skip
+    (point,) = found["points"]
+    assert found["plan"]["ks"] == [2, 4, 8] and len(point["branches"]) < 3
+    assert point["branches"][-1]["excess"] > 1e-4
+    assert found["critical_batch"]["high"] is not None
+
+
+def test_streams_branch_at_the_ends_of_epochs(tmp_path: Path) -> None:
+    """Every batch size reads the whole text in an epoch, each with its own number of updates."""
+    task = Streams()
+    base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=10, optimizer=SGD(momentum=0.0))
+    assert streams(task, 4) and not streams(Lines(), 2)
+    plan = plan_branches(task, base, points=(0.3,))
+    each = task.num_examples(4) // 4
+    assert plan.streams and plan.points == (3 * each,) and plan.window == each
+    assert plan.ks == (2, 4)
+    found = measure_critical(
+        task, base, out=tmp_path, points=(0.3,), tolerance=0.9, settings=SETTINGS
+    )
+    for one in found["points"][0]["branches"]:
+        wide = task.num_examples(one["batch_size"]) // one["batch_size"]
+        rows = records.load(tmp_path / f"at{3 * each}-b{one['batch_size']}-s0").updates
+        assert [row.update for row in rows] == list(range(3 * wide, 4 * wide))
+        assert rows[-1].epoch == pytest.approx(4)
+
+
+# The plan ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("budget", [9.0, 10.0, 12.0, 16.0, 40.0])
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_budget_is_never_exceeded(budget: float, seeds: tuple[int, ...]) -> None:
+    if len(seeds) * 8.0 > budget:
+        return
+    plan = plan_branches(Lines(), BASE, window=0.3, budget=budget, seeds=seeds)
+    assert plan.most_epochs <= budget
+    assert plan.points[-1] + plan.window <= plan.updates
+    for k in plan.ks:
+        assert plan.window % k == 0 and all(point % k == 0 for point in plan.points)
+        assert plan.window // k >= 30
+    assert f"{plan.most_examples} examples" in plan.said()
+
+
+def test_a_larger_budget_looks_further() -> None:
+    small, large = (
+        plan_branches(Lines(), BASE, window=0.4, budget=budget) for budget in (8.0, 40.0)
+    )
+    assert small.ks == (2,) and large.ks == (2, 4, 8) and small.window < large.window
+
+
+def test_a_budget_below_the_ladder_of_streams_shortens_it() -> None:
+    """Their window is an epoch at least; so the largest branches are left out."""
+    base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=10)
+    plan = plan_branches(Streams(), base, points=(0.1, 0.3), budget=6.0)
+    assert plan.ks == (2,) and plan.most_epochs == 6.0
+    assert plan_branches(Streams(), base, points=(0.1, 0.3), budget=8.0).ks == (2, 4)
+
+
+def test_what_can_be_no_plan() -> None:
+    def refused(**more: Any) -> None:
+        error_line(plan_branches, Lines(), BASE, kind=LegwError, **more)
+
+    refused(points=())
+    refused(points=(0.1, 1.0))
+    refused(window=0.0)
+    refused(budget=0.0)
+    refused(budget=1.0)
+    refused(window=0.01)
+    refused(branch_warmup=-1)
+    error_line(measure_critical, Lines(), BASE, out="none", rule="adascale", kind=LegwError)
+    error_line(measure_critical, Lines(), BASE, out="none", tolerance=2.0, kind=LegwError)
+
+
+def test_a_base_that_diverges_has_no_branches(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    wild = replace(BASE, lr=1e6)
+    error_line(measure_critical, Lines(), wild, out="runs", settings=SETTINGS, kind=LegwError)
+
+
+def test_a_folder_with_a_longer_base_has_lost_other_points(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    measure_critical(Lines(), BASE, out="runs", points=(0.6,), settings=SETTINGS)
+    error_line(
+        measure_critical, Lines(), BASE, out="runs", points=(0.2,), settings=SETTINGS,
+        kind=LegwError,
+    )  # fmt: skip
+
+
+def test_the_recipe_of_a_branch_keeps_the_bases_position() -> None:
+    base = replace(BASE, warmup_epochs=0.5, optimizer=AdamW(), ema_decay=0.99)
+    from legw import rules
+
+    found = branch_recipe(base, 32, rules.find("legw"), 200)
+    assert (found.lr, found.warmup_epochs, found.epochs) == (0.04, 0.5, 8)
+    assert found.ema_decay is None and found.decay == base.decay
+
+
+def test_the_time_is_that_of_all_examples() -> None:
+    plan = plan_branches(Lines(), BASE)
+    seconds = estimated_seconds(plan, Lines(), SETTINGS)
+    assert 0 < seconds < 3600
