@@ -14,6 +14,7 @@ from expect import error_line
 from legw import SGD, AdamW, Muon, Polynomial, Recipe, rules
 from legw.errors import RunError
 from legw.optimizers import Optimizer
+from legw.recipe.batch_schedule import BatchSchedule
 from legw.runs import records
 from legw.train import Branch, Settings, branch, fit
 from train.tasks import Lines, Streams

@@ -117,6 +117,7 @@ class _Run:
         self.base, self.rule, self.settings, self.world = base, rule, settings, world
         self.data = ""
         self.branch = start
+        self.branch_identity: dict[str, Any] | None = None  # the first process reads it, and writes
         self.run_schedule = RunSchedule(task, recipe, self.base, rule, start)
         self.num_examples = self.run_schedule.num_examples
         self.position = checkpoint.Position()
