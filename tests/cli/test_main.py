@@ -140,9 +140,10 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
          "invalid choice 'fp8' for argument '--precision': must be one of ('fp32', 'bf16')"),
         ("scale", "missing from legw scale: NAME|FILE"),
         ("study", "missing from legw study: APP, --batch-sizes N,N,..."),
-        ("probe", "expected one of {curvature, noise}"),
+        ("probe", "expected one of {curvature, noise, critical}"),
         ("probe heat mnist-lstm",
-         "unrecognized options: heat, mnist-lstm; available subcommands: curvature, noise"),
+         "unrecognized options: heat, mnist-lstm; available subcommands: "
+         "curvature, noise, critical"),
     ],
 )  # fmt: skip
 def test_wrong_words_are_one_line(legw: Legw, words: str, said: str) -> None:

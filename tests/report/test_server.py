@@ -232,9 +232,18 @@ def test_mistakes(folder: Path, words: str, capsys: pytest.CaptureFixture[str]) 
     assert out == "" and err.startswith("legw: ") and err.count("\n") == 1
 
 
+HEARING = """
+import signal, sys
+from legw.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+"""The command, which hears Ctrl-C also where the suite runs in the background and does not."""
+
+
 def test_the_command_says_its_address_and_ends_with_ctrl_c(folder: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "legw", "watch", str(folder), "--serve"],
+        [sys.executable, "-c", HEARING, "watch", str(folder), "--serve"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ),
     ) as process:  # fmt: skip
         assert process.stdout is not None
