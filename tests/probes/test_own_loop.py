@@ -249,6 +249,7 @@ def check(out: str) -> None:
     assert 5 < float(noise[0]) < 1000 and 16 <= float(batch[0]) <= 1024
 
 
+@pytest.mark.ci
 def test_the_example_of_a_plain_loop_runs() -> None:
     check(finish(start(["examples/critical_loop.py"])))
 

@@ -161,7 +161,7 @@ def test_lanes_change_nothing(whole: Path, tmp_path: Path, name: str) -> None:
     assert_same_run(tmp_path, whole / name)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.ci)])
 def test_processes_change_nothing(whole: Path, tmp_path: Path, world_size: int) -> None:
     """With groups of 8 a batch of 12 has two groups: of four processes two have none at first."""
     plans = [{"name": name, "out": tmp_path / name, "micro_batch_size": 16} for name in TASKS]
@@ -186,6 +186,7 @@ def test_a_restart_at_every_boundary_is_bit_for_bit(whole: Path, tmp_path: Path,
     assert [row.loss for row in found.updates] == [row.loss for row in expected.updates]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_other_processes(
     whole: Path, tmp_path: Path, before: int, after: int
@@ -203,7 +204,9 @@ def newest(folder: Path) -> int:
     return int(found[-1].stem.split("-")[1]) if found else 0
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, marks=pytest.mark.ci), pytest.param(50, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", ["lines", "streams"])
 def test_a_killed_run_goes_on_bit_for_bit(
     whole: Path, tmp_path: Path, name: str, kills: int

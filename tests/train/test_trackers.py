@@ -303,6 +303,7 @@ def test_the_first_of_several_processes_alone_writes(tmp_path: Path) -> None:
     assert updates == list(range(1, 21))
 
 
+@pytest.mark.ci
 def test_a_study_hands_over_each_of_its_runs() -> None:
     words = (
         "study digits-lstm --batch-sizes 16,32 --rules legw --seeds 1 --epochs 1 --out s "

@@ -5,11 +5,12 @@ Shapes: B streams (one here), T tokens, V tokens of the vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Size(Protocol):
         """Return a new model for a vocabulary of this size."""
 
 
-SIZES: dict[str, Size] = {**ptb.SIZES, **gpt.SIZES}
+SIZES: Mapping[str, Size] = ChainMap[str, Any](gpt.SIZES, ptb.SIZES)
 """The language models, by the names of their applications."""
 
 

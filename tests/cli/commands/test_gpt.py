@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-import legw.apps.trained  # noqa: F401 # so that it can be patched
 from corpora import WORDS, write_texts
-from legw import apps
 from legw.apps.gpt import SIZES
 from legw.cli import main
 from legw.runs import records
@@ -30,7 +28,6 @@ def narrow() -> Any:
         for name in SIZES:
             small = replace(SIZES[name], width=24, num_layers=2, window=16, dropout=0.0)
             patch.setitem(SIZES, name, small)
-            patch.setitem(apps.trained.SIZES, name, small)
         yield
 
 

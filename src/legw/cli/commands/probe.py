@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional, Union
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
@@ -31,6 +32,8 @@ from legw.report.charts.style import FORMATS, render
 from legw.schedule import epochs_of, with_lengths
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from legw.recipe import Recipe
     from legw.train import Observer
 
@@ -178,14 +181,7 @@ def _curvature(options: Curvature) -> int:
     ) | {"app": options.app}
     if options.plot is not None:
         output.write(options.plot, render(probes.curvature_chart(found), kind))
-    if options.json:
-        output.print_json(found)
-    else:
-        output.show(tables.peaks_table(found))
-        for line in probed.curvature_lines(found):
-            output.say(line)
-    if options.plot is not None:
-        output.wrote(options.plot, to_stderr=options.json)
+    _show(options, found, probed.curvature_lines(found), tables.peaks_table(found))
     return 0
 
 
@@ -222,15 +218,26 @@ def _noise(options: Noise) -> int:
     ) | {"app": options.app}
     if options.plot is not None:
         output.write(options.plot, render(probes.noise_chart(found), kind))
+    _show(
+        options,
+        found,
+        probed.noise_lines(found),
+        tables.noise_table(found),
+        tables.prediction_table(found),
+    )
+    return 0
+
+
+def _show(options: Runs, found: dict[str, Any], lines: Sequence[str], *drawn: Table) -> None:
+    """Print what was measured: as JSON, or as tables and lines; and which picture was written."""
     if options.json:
         output.print_json(found)
     else:
-        output.show(tables.noise_table(found), tables.prediction_table(found))
-        for line in probed.noise_lines(found):
+        output.show(*drawn)
+        for line in lines:
             output.say(line)
     if options.plot is not None:
         output.wrote(options.plot, to_stderr=options.json)
-    return 0
 
 
 def _critical(options: Critical) -> int:
@@ -263,14 +270,7 @@ def _critical(options: Critical) -> int:
     ) | {"app": options.app}  # fmt: skip
     if options.plot is not None:
         output.write(options.plot, render(probes.critical_chart(found), kind))
-    if options.json:
-        output.print_json(found)
-    else:
-        output.show(tables.critical_table(found))
-        for line in critical.critical_lines(found):
-            output.say(line)
-    if options.plot is not None:
-        output.wrote(options.plot, to_stderr=options.json)
+    _show(options, found, critical.critical_lines(found), tables.critical_table(found))
     return 0
 
 
