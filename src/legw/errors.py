@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import TypeGuard
 
-_readers = {"command line": False}
+_reader = {"command line": False}
 """Whether messages are read on the command line: true in the processes of `legw.cli` alone."""
 
 
@@ -62,26 +62,26 @@ def one_line(text: str, limit: int = 200) -> str:
 
 def is_command_line() -> bool:
     """Return whether messages name settings as options of the command line."""
-    return _readers["command line"]
+    return _reader["command line"]
 
 
-def speak_command_line(to_it: bool = True) -> None:
+def set_command_line(on: bool) -> None:
     """Let this process's messages name settings as options, or as arguments of Python.
 
     A process that is started for another one calls this with what `is_command_line` says there.
     """
-    _readers["command line"] = to_it
+    _reader["command line"] = on
 
 
 @contextlib.contextmanager
 def on_command_line() -> Iterator[None]:
     """Let messages name settings as options of the command line, as long as the block lasts."""
     before = is_command_line()
-    speak_command_line()
+    set_command_line(True)
     try:
         yield
     finally:
-        speak_command_line(before)
+        set_command_line(before)
 
 
 def setting(name: str, value: str = "") -> str:

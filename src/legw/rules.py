@@ -32,24 +32,20 @@ from legw.errors import (
 )
 from legw.optimizers import SGD, Adam, Muon, Optimizer
 from legw.recipe import Recipe, growth
+from legw.recipe.cautions import (
+    MAX_WARMUP,
+    ROUNDING,
+    few_updates,
+    long_warmup,
+    past_the_decay,
+    past_the_noise,
+    warmup_share,
+)
 from legw.recipe.growth import Growth
 from legw.schedule import epoch_size, in_unit, update_length
 
-FAR_PAST_NOISE = 4.0
-"""A batch this many times the noise scale is far past it: there, twice the batch saves less
-than a tenth of the updates to the same loss."""
-
-LONG_WARMUP_SHARE = 0.2
-"""A warmup above this share of the run gets a note."""
-
-MAX_WARMUP = 0.5
-"""A warmup above this share of the run is a caution, wherever the recipe is scaled."""
-
 MAX_LENGTH = 4.0
 """A steered run ends at the latest after this multiple of its base's epochs."""
-
-ROUNDING = 1e-12
-"""Relative difference up to which two numbers count as equal at a rule's limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,12 +510,12 @@ def cautions(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
         return []
     found = [
         _no_warmup(base, rule),
-        _past_the_decay(scaled),
+        past_the_decay(scaled),
         long_warmup(scaled) if warmup_share(scaled) > MAX_WARMUP else "",
         _adaptive_linear(base, rule),
-        _past_the_noise(base, scaled),
+        past_the_noise(base, scaled),
         _steered(rule, scaled.batch_size / base.batch_size),
-        _few_updates(scaled),
+        few_updates(scaled),
     ]
     return [f"{base.name}: {line}" for line in found if line]
 
@@ -539,44 +535,6 @@ def _only_lr(rule: Rule) -> bool:
     return not any(powers) and all(other is None for other in others)
 
 
-def _past_the_decay(scaled: Recipe) -> str:
-    drop = scaled.decay.first_drop(scaled.length)
-    if drop is None or scaled.decay.after_warmup or scaled.warmup <= drop:
-        return ""
-    one = scaled.unit[:-1]
-    return (
-        f"the warmup ends at {one} {scaled.warmup:g}, "
-        f"after the first decay at {one} {drop:g}; choose a smaller batch"
-    )
-
-
-def warmup_share(recipe: Recipe) -> float:
-    """Return the warmup's share of the run, in [0, 1).
-
-    >>> warmup_share(Recipe(batch_size=8, lr=1, steps=1000, warmup_steps=50))
-    0.05
-    """
-    return recipe.warmup / recipe.length
-
-
-def long_warmup(scaled: Recipe) -> str:
-    """Return a line for a warmup above a fifth of the run, else nothing.
-
-    A base's warmup is often longer than it needs to be.
-
-    >>> long_warmup(Recipe(batch_size=8, lr=1, steps=1000, warmup_steps=200))
-    ''
-    """
-    share = warmup_share(scaled)
-    if share <= LONG_WARMUP_SHARE * (1 + ROUNDING):
-        return ""
-    option = scaled.unit if scaled.unit in ("epochs", "steps") else "epochs"
-    return (
-        f"the warmup is {share:.0%} of the run; try a shorter one of the base "
-        f"({setting(f'warmup_{option}')}): legw probe curvature says what the base needs"
-    )
-
-
 def _adaptive_linear(base: Recipe, rule: Rule) -> str:
     if not (base.optimizer.adaptive and rule.lr_power >= 1):
         return ""
@@ -586,31 +544,6 @@ def _adaptive_linear(base: Recipe, rule: Rule) -> str:
     )
 
 
-def _past_the_noise(base: Recipe, scaled: Recipe) -> str:
-    """Warn of a batch far past the noise scale; McCandlish et al. 2018, arXiv 1812.06162."""
-    noise = base.noise_scale
-    if noise is None or scaled.batch_size <= FAR_PAST_NOISE * noise:
-        return ""
-    factor = (1 + scaled.batch_size / noise) / (1 + base.batch_size / noise)
-    return (
-        f"the batch is {scaled.batch_size / noise:.3g} times the measured noise scale "
-        f"({noise:.3g} examples), which predicts {factor:.3g} times the base's examples to the "
-        "same loss; choose a smaller batch, or see what a study says"
-    )
-
-
 def _steered(rule: Rule, k: float) -> str:
     said = f"{rule.name} sets rate and length while the run goes on: up to {k:g} times this rate, "
     return f"{said}up to {min(k, MAX_LENGTH):g} times these updates" if rule.steers else ""
-
-
-def _few_updates(scaled: Recipe) -> str:
-    if scaled.epoch_examples is None:
-        return ""
-    size = epoch_size(scaled)
-    said = ""
-    if scaled.batch_size > size:
-        said = f"the batch ({scaled.batch_size}) is larger than the data set ({size})"
-    elif size / scaled.batch_size < 5:
-        said = f"only {size / scaled.batch_size:.1f} updates per epoch, fewer than 5"
-    return said and f"{said}; choose a smaller batch"

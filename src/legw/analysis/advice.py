@@ -34,8 +34,8 @@ def advice(evidence: Evidence) -> Advice | None:
     """Return the recipe that a study speaks for; None where it compares nothing with a base.
 
     Among rules that keep the metric at the same batch LEGW comes first, as nothing of it was
-    chosen there; then the best mean. A rule that steers the run while it trains is left out: its
-    recipe alone does not say what was trained.
+    chosen there; then the best mean. AdaScale, which changes its rates while the run
+    goes on, is left out: its recipe alone does not say what was trained.
 
     Args:
         evidence: of one study, or of runs of one task.

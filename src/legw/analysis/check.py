@@ -30,7 +30,7 @@ from legw.analysis.probed import Probed
 from legw.analysis.stats import LEVEL, t_quantile
 from legw.errors import setting
 from legw.recipe import Recipe
-from legw.rules import FAR_PAST_NOISE, warmup_share
+from legw.recipe.cautions import FAR_PAST_NOISE, warmup_share
 from legw.runs import measurements, records
 from legw.runs.measurements import Noise
 

@@ -9,7 +9,8 @@ import math
 
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.recipe import Recipe
-from legw.rules import MAX_WARMUP, RULES, Rule, long_warmup, warmup_share
+from legw.recipe.cautions import MAX_WARMUP, long_warmup, warmup_share
+from legw.rules import RULES, Rule
 
 NOTED_FACTOR = 2.0
 """A change of the weight decay's sum over the run by more than this factor gets a remark."""

@@ -16,6 +16,7 @@ from legw.decays import UNITS
 from legw.errors import DataError, RecipeError, number, setting
 from legw.recipe import Recipe, to_dict
 from legw.recipe import usual as settings_usual
+from legw.recipe.cautions import warmup_share
 from legw.recipe.notebook import paragraph, table, text
 from legw.rules import Rule
 
@@ -90,7 +91,7 @@ class Outcome:
             "num_examples": None if scaled is None else scaled.epoch_examples,
             "updates": None if scaled is None else updates(scaled),
             "warmup_updates": None if scaled is None else warmup_updates(scaled),
-            "warmup_share": None if scaled is None else rules.warmup_share(scaled),
+            "warmup_share": None if scaled is None else warmup_share(scaled),
             "remarks": self.remarks,
             "evidence": remarks.evidence(self.base.optimizer),
             "warnings": list(self.warnings),
@@ -260,7 +261,7 @@ def quantities(recipe: Recipe) -> dict[str, object]:
         "warmup_from_lr": recipe.warmup_from_lr,
         f"warmup_{recipe.unit}": recipe.warmup,
         "warmup_updates": warmup_updates(recipe),
-        "warmup_share": rules.warmup_share(recipe),
+        "warmup_share": warmup_share(recipe),
         recipe.unit: recipe.length,
         "updates": updates(recipe),
         "tokens_per_example": recipe.tokens_per_example,

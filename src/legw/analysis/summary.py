@@ -38,6 +38,20 @@ def sentence(table: Table) -> str:
     return said + (f"; {_runs(left)} not done yet." if left else ".")
 
 
+def verdict_and_numbers(table: Table) -> tuple[str, str]:
+    """Return the sentence in two: the verdict, and the numbers that it rests on.
+
+    Where there is no verdict the first is the whole sentence, and the second empty.
+
+    >>> cells = (Cell(variant="", rule="base", batch_size=16, metrics=(0.95, 0.97)),
+    ...          Cell(variant="", rule="legw", batch_size=64, metrics=(0.94, 0.96)))
+    >>> verdict_and_numbers(Table(cells=cells, metric="accuracy"))[0]
+    "Cannot tell whether the base's accuracy is kept within 1 %"
+    """
+    verdict, colon, numbers = sentence(table).partition(": at batch")
+    return verdict, f"At batch{numbers}" if colon else ""
+
+
 def _of_the_rules(table: Table, ended: Sequence[Cell]) -> str:
     scaled = [cell for cell in ended if cell.rule != "base"]
     if not scaled:

@@ -18,8 +18,8 @@ from legw.analysis.table import Table as Results
 from legw.decays import UNITS
 from legw.errors import clean, duration, number
 from legw.recipe import Recipe
+from legw.recipe.cautions import warmup_share
 from legw.recipe.notebook import factor
-from legw.rules import warmup_share
 from legw.schedule import epochs_of
 from legw.study import durations
 from legw.study.durations import Rates

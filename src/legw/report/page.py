@@ -58,7 +58,7 @@ def text(
         tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", f"{title} · legw"),
-        tag("style", Html(_own("style.css"))),
+        tag("style", Html(_own("palette.css") + _own("style.css"))),
     )
     state = (
         tag("p", "Live: kept up to date while runs go on", id="live", role="status") if live else ""

@@ -83,9 +83,8 @@ def title(evidence: Evidence) -> str:
 
 def _verdict(found: Table) -> Html:
     """Return the study's outcome: the verdict in large letters, its numbers below it."""
-    verdict, colon, numbers = summary.sentence(found).partition(": at batch")
-    below = tag("p", f"At batch{numbers}") if colon else ""
-    return join(tag("p", verdict, class_="verdict"), below)
+    verdict, numbers = summary.verdict_and_numbers(found)
+    return join(tag("p", verdict, class_="verdict"), tag("p", numbers) if numbers else "")
 
 
 def _advice(evidence: Evidence) -> Html:

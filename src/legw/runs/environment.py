@@ -33,7 +33,7 @@ SHOWN = (
     "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG", "WORLD_SIZE", "RANK", "LOCAL_RANK",
     "NO_COLOR", "COLUMNS", "WANDB_MODE",
 )  # fmt: skip
-"""Variables that steer a run or what is shown of it, and whose values tell nothing private."""
+"""Variables that change a run or what is shown of it, and whose values tell nothing private."""
 
 NAMED = (
     "MASTER_ADDR", "PYTHONPATH", "PYTHONSTARTUP", "LD_LIBRARY_PATH", "LD_PRELOAD",
@@ -69,7 +69,7 @@ def describe() -> dict[str, Any]:
         "machine": {
             "processor": clean(processor()),
             "cores": os.cpu_count(),
-            "cores_to_use": _cores_to_use(),
+            "cores_to_use": cores_to_use(),
             "memory_gib": _memory_gib(),
             "gpus": gpus(),
             "nvidia_driver": _driver(),
@@ -127,7 +127,7 @@ def folders(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that steer a run, with their values where those tell nothing private.
+    """Return the variables that change a run, with their values where those tell nothing private.
 
     >>> variables({"OMP_NUM_THREADS": "2", "MASTER_ADDR": "a-host", "HOME": "/home/me"})
     {'OMP_NUM_THREADS': '2', 'MASTER_ADDR': '(set)'}
@@ -138,7 +138,7 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def processor() -> str:
     """Return the processor's name, or its architecture where the system does not say."""
-    return _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or "unknown"
+    return _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or platform.machine()
 
 
 def gpus() -> list[str]:
@@ -156,10 +156,10 @@ def _driver() -> str | None:
     return found.group(1) if found else None
 
 
-def _cores_to_use() -> int | None:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+def cores_to_use() -> int:
+    """Return the cores that this process may run on: Linux knows, elsewhere all of them."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def _memory_gib() -> float | None:

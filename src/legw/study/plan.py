@@ -24,6 +24,7 @@ from typing import Any
 from legw import rules
 from legw.errors import LegwError, RecipeError, RunError, check_count, setting, unknown_name
 from legw.recipe import Recipe, from_dict, notebook, to_dict
+from legw.recipe.cautions import ROUNDING
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
 from legw.schedule import epochs_of
@@ -228,7 +229,7 @@ def _check_size(study: Study) -> None:
 def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:
     """Apply a rule, unless its runs would grow too long to be compared."""
     stretch = (batch_size / base.batch_size) ** rule.stretch_power
-    if stretch > MAX_STRETCH * (1 + rules.ROUNDING):
+    if stretch > MAX_STRETCH * (1 + ROUNDING):
         raise RecipeError(
             f"{base.name}: batch_size={batch_size}: {rule.name} would train {stretch:g} times "
             f"as long; a study goes to {MAX_STRETCH:g} times"

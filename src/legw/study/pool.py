@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from legw.errors import LegwError, RunError, is_command_line, setting, speak_command_line
+from legw.errors import LegwError, RunError, is_command_line, set_command_line, setting
 from legw.runs.records import Evaluation, Manifest, Summary, Update
 from legw.study.plan import Planned
 from legw.train import Observer, Settings, Task, fit
@@ -182,7 +182,7 @@ def _work(  # noqa: PLR0917 (positional, as a process is started)
     to_command_line: bool,
 ) -> None:
     """Train the runs that arrive through the pipe, until its other end is closed."""
-    speak_command_line(to_command_line)
+    set_command_line(to_command_line)
     for each in (signal.SIGINT, signal.SIGTERM):  # between runs; `fit` takes both in a run
         signal.signal(each, _pass)
     threading.Thread(target=_end_with_the_first, daemon=True).start()

@@ -18,6 +18,7 @@ import torch
 
 import legw
 from legw.errors import LegwWarning, setting
+from legw.runs.environment import processor
 from legw.train.dropout import seed_thread
 
 STEERING = ("NVIDIA_TF32_OVERRIDE",)
@@ -42,7 +43,7 @@ def describe_device(device: torch.device) -> str:
     """
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"{device.type} ({_processor()}, {torch.get_num_threads()} threads)"
+    return f"{device.type} ({processor()}, {torch.get_num_threads()} threads)"
 
 
 def environment() -> dict[str, str]:
@@ -169,15 +170,6 @@ def seed_draws(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(seed)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = (line.partition(":")[2].strip() for line in lines if "model name" in line)
-    return next(names, platform.machine())
 
 
 def warn_of_compiling(device: torch.device) -> None:

@@ -46,8 +46,8 @@ class RunSchedule:
         self.base_examples = task.num_examples(base.batch_size) if self.steered else 0
         if self.steered and not (base.batch_schedule is recipe.batch_schedule is None):
             raise RunError(
-                f"{base.name}: {rule}: steers the rates of a constant batch; give recipes without "
-                "a batch_schedule, or choose another rule"
+                f"{base.name}: {rule}: changes the rates of a constant batch as it runs; give "
+                "recipes without a batch_schedule, or choose another rule"
             )
         self.num_examples = task.num_examples(recipe.batch_size)
         most = recipe.with_lengths(rules.MAX_LENGTH * recipe.length, recipe.warmup)

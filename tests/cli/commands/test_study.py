@@ -24,7 +24,7 @@ from expect import error_line
 from folders import BASE
 from legw.apps import row_lstm
 from legw.cli.progress import _Line
-from legw.errors import DataError, RunError
+from legw.errors import DataError, RunError, on_command_line
 from legw.report import page
 from legw.runs import locks, records
 from legw.study import pool, runner
@@ -403,6 +403,15 @@ def test_a_run_that_fails_leaves_the_others_alone(
     assert (found[16], found[32]) == ("finished", "finished")
     assert found[64] in ("missing", "running")
     assert study_of_small_runs("", tmp_path, jobs=1) == runner.Outcome()
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_a_worker_speaks_as_its_first_process_does(tmp_path: Path) -> None:
+    """The reason is said in the worker, and read on the command line."""
+    with on_command_line():
+        outcome = study_of_small_runs("memory", tmp_path, 2)
+    line = "sqrt-b64-s0: memory ran out; give fewer --jobs or a smaller --micro-batch-size"
+    assert outcome.failed["sqrt-b64-s0"].startswith(line)
 
 
 @pytest.mark.usefixtures("quick_start")

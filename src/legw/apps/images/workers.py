@@ -28,7 +28,8 @@ from torch import Tensor
 
 from legw.apps.images.decode import BrokenImageError, decoded
 from legw.apps.images.tree import Tree
-from legw.errors import RunError, is_command_line, setting, speak_command_line
+from legw.errors import RunError, is_command_line, set_command_line, setting
+from legw.runs.environment import cores_to_use
 
 MAX_AHEAD = 8
 """Most requests that were not taken yet; a further one replaces the oldest."""
@@ -180,14 +181,12 @@ def decode_all(
 def usual_count() -> int:
     """Return the cores for each training process of this machine, less one for training itself."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    allowed = getattr(os, "sched_getaffinity", None)  # Linux knows which cores are ours
-    cores = len(allowed(0)) if allowed else os.cpu_count() or 1
-    return max(1, cores // processes - 1)
+    return max(1, cores_to_use() // processes - 1)
 
 
 def _begin(to_command_line: bool) -> None:
     """Use one core, leave signals to the training process, and end together with it."""
-    speak_command_line(to_command_line)
+    set_command_line(to_command_line)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -19,7 +19,7 @@ GLUE = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Print what a report of a bug needs: versions, machine, variables that steer legw.
+    """Print what a report of a bug needs: versions, machine, variables that change a run.
 
     It names no folder, no host and no person, and imports nothing.
 

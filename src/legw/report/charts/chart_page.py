@@ -44,12 +44,16 @@ def chart_page(spec: dict[str, Any], lines: Sequence[str]) -> str:
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title.get("text", "legw")),
-        tag("style", Html(resources.files(__package__).joinpath("chart_page.css").read_text())),
+        tag("style", Html(_file("palette.css") + _file("charts/chart_page.css"))),
     )
     above = [tag("h1", title["text"]) if title.get("text") else ""]
     above += [tag("p", title["subtitle"]) if title.get("subtitle") else ""]
     body = tag("body", tag("main", above, pictures))
     return join(Html("<!doctype html>\n"), tag("html", head, body, lang="en")) + "\n"
+
+
+def _file(name: str) -> str:
+    return resources.files("legw.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _narrow(spec: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Trackers: W&B, MLflow, TensorBoard or one of the user's own, beside the run folder.
 
-A tracker is handed what the run folder has, by a thread of its own. It never steers, and one that
-fails never ends a run. Accelerate's trackers are not used: they would join the processes by
-themselves (`PartialState`), let the run wait for each row, and know neither a run to go on with nor
-how it ended.
+A tracker is handed what the run folder has, by a thread of its own. It changes nothing of the run,
+and one that fails never ends it. Accelerate's trackers are not used: they would join the processes
+by themselves (`PartialState`), let the run wait for each row, and know neither a run to go on with
+nor how it ended.
 """
 
 from __future__ import annotations
