@@ -217,6 +217,8 @@ def test_html_fits_a_phone_and_follows_light_and_dark(
         assert paper == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
         line = f"getComputedStyle(document.querySelector('.{name} .role-mark path')).stroke"
         assert browser.run(line) == ("rgb(154, 162, 171)" if dark else "rgb(125, 132, 140)")
+        word = f"getComputedStyle(document.querySelector('.{name} .role-axis-label text')).fill"
+        assert browser.run(word) == ("rgb(233, 236, 239)" if dark else "rgb(22, 25, 29)")
         assert browser.requests == [file.as_uri()]
 
 

@@ -11,12 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from legw.cli import main
+from legw.errors import LegwWarning
 from legw.runs import records
 
 QUICK = ("--epochs", "2", "--micro-batch-size", "64", "--device", "cpu")
@@ -79,6 +81,20 @@ def test_quiet_is_the_result_alone(capfd: pytest.CaptureFixture[str]) -> None:
     assert json.loads(found.out) == summary("json")
     assert train(*words, "--out", "out", "--quiet") == 2
     assert "holds a run already" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_leaves_out_the_notes_of_the_library_too(
+    quiet: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warned(recipe: object) -> list[str]:
+        warnings.warn("a setting that works", LegwWarning, stacklevel=2)
+        return []
+
+    monkeypatch.setattr("legw.cli.commands.train.averaged", warned)
+    words = ["--quiet"] if quiet else []
+    assert train("-b", "64", *QUICK, "--out", "out", *words) == 0
+    assert capsys.readouterr().err == ("" if quiet else "note: a setting that works\n")
 
 
 def test_what_was_measured_is_said(

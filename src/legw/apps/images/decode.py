@@ -17,7 +17,16 @@ Pixels = NDArray[numpy.uint8]
 
 
 class BrokenImageError(DataError):
-    """A file that is no image, or not all of one."""
+    """A file that is no image, or not all of one.
+
+    Args:
+        found: the file and its fault, without the remedy: where a broken image is left out there
+            is none, and a process that decodes does not know who reads.
+    """
+
+    def __init__(self, found: str) -> None:
+        super().__init__(f"{found}; replace it, or give {setting('skip_broken')}")
+        self.found = found
 
 
 def decoded(tree: Tree, name: str) -> Image.Image:
@@ -36,9 +45,7 @@ def decoded(tree: Tree, name: str) -> Image.Image:
         reason = "is no image that Pillow knows"
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         reason = f"is broken: {one_line(str(error))}"
-    raise BrokenImageError(
-        f"{tree.task}: {tree.path / name}: {reason}; replace it, or give {setting('skip_broken')}"
-    )
+    raise BrokenImageError(f"{tree.task}: {tree.path / name}: {reason}")
 
 
 def stacked(

@@ -277,8 +277,7 @@ class ImageNetTask:
             counts[index] = 0.0
             if line not in self.broken:
                 self.broken.add(line)
-                told = line.removesuffix(f"; replace it, or give {setting('skip_broken')}")
-                warnings.warn(f"{told}; left out, number {len(self.broken)}", LegwWarning, 2)
+                warnings.warn(f"{line}; left out, number {len(self.broken)}", LegwWarning, 2)
         return counts
 
 

@@ -59,7 +59,7 @@ def resident(
             def on_broken(error: BrokenImageError) -> None:
                 if not skip_broken:
                     raise error
-                broken.append(str(error))
+                broken.append(error.found)
 
             arrays = [stacked(tree, split, size, on_broken) for split in tree.splits]
             for split, (_, labels) in zip(tree.splits, arrays, strict=True):

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from legw.apps.images.decode import BrokenImageError, decoded
 from legw.apps.images.tree import Tree
-from legw.errors import RunError, is_command_line, set_command_line, setting
+from legw.errors import RunError, setting
 from legw.runs.environment import cores_to_use
 
 MAX_AHEAD = 8
@@ -129,12 +129,7 @@ class Workers:
         """Cut a request into a piece for each worker."""
         if self._pool is None:
             context = multiprocessing.get_context(METHOD)
-            self._pool = ProcessPoolExecutor(
-                self.count,
-                mp_context=context,
-                initializer=_begin,
-                initargs=(is_command_line(),),
-            )
+            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
         size = max(MIN_CHUNK, -(-len(names) // self.count))
         stub = self.tree.stub()
         return [
@@ -172,7 +167,7 @@ def decode_all(
         try:
             image = decoded(tree, name)
         except BrokenImageError as error:
-            broken[index] = str(error)
+            broken[index] = error.found
             image = Image.new("RGB", (256, 256), (124, 116, 104))  # about the mean colour
         pixels.append(transform(image, None if seeds is None else seeds[index]))
     return Decoded(torch.stack(pixels), broken)
@@ -184,9 +179,8 @@ def usual_count() -> int:
     return max(1, cores_to_use() // processes - 1)
 
 
-def _begin(to_command_line: bool) -> None:
+def _begin() -> None:
     """Use one core, leave signals to the training process, and end together with it."""
-    set_command_line(to_command_line)
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
