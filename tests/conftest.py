@@ -6,6 +6,7 @@ long as on one thread.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from legw.recipe import Decay, Optimizer, kinds
 from messages import (  # noqa: F401 # hooks, found here by their names
     pytest_addoption,
     pytest_collection_modifyitems,
@@ -37,6 +39,21 @@ def threads_come_back() -> Iterator[None]:
     yield
     if torch and torch.get_num_threads() != before:
         torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def kinds_come_back() -> Iterator[None]:
+    """Forget the decays and optimizers that a test defines: another test lists all there are."""
+    before = known_kinds()
+    yield
+    if known_kinds() != before:
+        gc.collect()
+        assert known_kinds() == before, "a kind that this test defined is still registered"
+
+
+def known_kinds() -> set[str]:
+    """Return the names of the decays and optimizers that are registered now."""
+    return {*kinds(Decay), *kinds(Optimizer)}
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -267,7 +267,7 @@ def test_streams_grow_between_epochs_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("grows", ["base", "recipe"])
-def test_adascale_steers_a_constant_batch(tmp_path: Path, grows: str) -> None:
+def test_adascale_needs_a_constant_batch(tmp_path: Path, grows: str) -> None:
     settings = Settings(micro_batch_size=8, device="cpu")
     base, recipe = replace(GROWN, batch_schedule=None), replace(GROWN, batch_size=128)
     if grows == "base":
