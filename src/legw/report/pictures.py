@@ -48,6 +48,4 @@ def _charts(evidence: Evidence, target: float | None) -> Iterator[tuple[str, dic
     for _, draw in plots.FURTHER:
         yield from ((name, plot.figure) for name, plot in draw(evidence).items())
     for size, drawn in plots.panels(evidence):
-        for plot in drawn:
-            what = "loss" if "loss" in plot.label else "learning-rate"
-            yield f"{what}-at-{size}", plot.figure
+        yield from ((f"{plot.name}-at-{size}", plot.figure) for plot in drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -16,12 +17,12 @@ from legw.analysis.trials import best_trials, shown_as
 from legw.errors import LegwError
 from legw.report.charts import comparison, targets
 from legw.report.charts.comparison import Curve
-from legw.report.charts.schedule import points
+from legw.report.charts.schedule import Point, grown, points
 from legw.report.charts.style import COLORS
 from legw.rules import STEERING
 from legw.runs.records import Run
 from legw.schedule import in_unit
-from legw.study.plan import BASE, Row
+from legw.study.plan import BASE
 
 PANELS = 8
 """Most batch sizes with curves: the smallest, the largest, and some between."""
@@ -40,6 +41,8 @@ class Plot(NamedTuple):
     """Vega-Lite specification of the chart by itself."""
     label: str
     """Description of the chart, for screen readers."""
+    name: str = ""
+    """Beginning of the name of a panel's file."""
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -103,7 +106,7 @@ their files; none where there is nothing to draw."""
 
 
 def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:
-    """Yield for each batch size its charts of training loss and of learning rate."""
+    """Yield for each batch size its charts of training loss, rate, and batch where one grows."""
     table = best_trials(evidence.table)
     most = max(20, min(MAX_POINTS, ALL_POINTS // max(1, len(evidence.runs))))
     for size in _chosen(table.batch_sizes):
@@ -111,13 +114,22 @@ def panels(evidence: Evidence) -> Iterator[tuple[int, list[Plot]]]:
         loss = _losses(evidence, table, size, most)
         if loss:
             chart = comparison.loss_by_epoch(loss, names=table.names, title=f"Loss at batch {size}")
-            plots.append(Plot(chart, f"training loss against epoch at batch size {size}"))
-        rates = _rates(evidence, table, size)
+            plots.append(Plot(chart, f"training loss against epoch at batch size {size}", "loss"))
+        schedules = _schedules(evidence, table, size)
+        rates = _rates(schedules)
         if rates:
             chart = comparison.lr_by_epoch(
                 rates, names=table.names, title=f"Learning rate at batch {size}"
             )
-            plots.append(Plot(chart, f"learning rate against epoch at batch size {size}"))
+            label = f"learning rate against epoch at batch size {size}"
+            plots.append(Plot(chart, label, "learning-rate"))
+        growing = _batch_sizes(schedules)
+        if growing:
+            chart = comparison.batch_size_by_epoch(
+                growing, names=table.names, title=f"Batch size on the way to {size}"
+            )
+            label = f"batch size against epoch on the way to {size}"
+            plots.append(Plot(chart, label, "batch-size"))
         if plots:
             yield size, plots
 
@@ -165,29 +177,52 @@ def _updates_an_epoch(run: Run) -> float:
     return run.manifest.num_examples / recipe.batch_size
 
 
-def _rates(evidence: Evidence, table: Table, size: int) -> list[Curve]:
-    """Return one schedule a rule, and the base's."""
-    curves: dict[str, Curve] = {}
+def _schedules(evidence: Evidence, table: Table, size: int) -> dict[str, list[Point]]:
+    """Return by name the schedules of a batch size, one a rule, and the base's."""
+    found: dict[str, list[Point]] = {}
     for row, run in evidence.runs:
         rule = shown_as(evidence.table, row.rule, row.batch_size, row.variant)
         name = table.name(row.variant, rule or "")
         if rule is None or rule in STEERING:
             continue  # the rates of a rule that steers are not in its recipe
-        if (row.batch_size == size or row.rule == BASE) and name not in curves:
-            curves[name] = Curve(name, name, _schedule(row, run))
-    return [curve for curve in curves.values() if curve.points]
+        if (row.batch_size == size or row.rule == BASE) and name not in found:
+            found[name] = _schedule(run)
+    return {name: line for name, line in found.items() if line}
 
 
-def _schedule(row: Row, run: Run) -> list[tuple[float, float]]:
+def _schedule(run: Run) -> list[Point]:
+    """Return the points of a run's schedule, the last at its end."""
     manifest = run.manifest
     recipe = manifest.recipe.with_num_examples(manifest.num_examples)
     try:
-        whole = points(recipe)
-        end = in_unit(recipe, "epochs").length
+        line = points(recipe)
+        return [*line, line[-1]._replace(epoch=in_unit(recipe, "epochs").length)]
     except LegwError:  # a folder that was tampered with: its curve is left out
         return []
-    line = [(point.epoch, point.lr) for point in whole]
-    return corners([*line, (end, line[-1][1])])
+
+
+def _rates(schedules: dict[str, list[Point]]) -> list[Curve]:
+    """Return the learning rates of some schedules."""
+    return [
+        Curve(name, name, corners([(point.epoch, point.lr) for point in line]))
+        for name, line in schedules.items()
+    ]
+
+
+def _batch_sizes(schedules: dict[str, list[Point]]) -> list[Curve]:
+    """Return the batch sizes of some schedules; nothing where none of them grows."""
+    if not any(map(grown, schedules.values())):
+        return []
+    return [
+        Curve(name, name, [(point.epoch, float(point.batch_size)) for point in _steps(line)])
+        for name, line in schedules.items()
+    ]
+
+
+def _steps(line: list[Point]) -> list[Point]:
+    """Return the points at which the batch grows, with the first and the last."""
+    pairs = itertools.pairwise(line)
+    return [line[0], *(b for a, b in pairs if a.batch_size != b.batch_size), line[-1]]
 
 
 def _without_legend(part: dict[str, Any]) -> dict[str, Any]:

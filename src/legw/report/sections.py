@@ -229,7 +229,7 @@ def _charts(evidence: Evidence, number: int, target: float | None) -> Html:
 
 
 def _losses(evidence: Evidence, number: int) -> list[Html]:
-    """Return the curves of training loss and learning rate, a pair for each batch size."""
+    """Return the curves of each batch size: training loss, learning rate, growing batch."""
     drawn = list(plots.panels(evidence))
     if not drawn:
         return []
@@ -243,8 +243,8 @@ def _losses(evidence: Evidence, number: int) -> list[Html]:
         _key(best_trials(evidence.table)),
         _units(number),
     ]
-    for size, both in drawn:
-        charts = [_chart(plot, f"chart-{number}-{size}-{i}") for i, plot in enumerate(both)]
+    for size, panels in drawn:
+        charts = [_chart(plot, f"chart-{number}-{size}-{i}") for i, plot in enumerate(panels)]
         parts.append(tag("div", charts, class_="pair"))
     return [*parts, tag("p", caption, class_="caption")]
 

@@ -17,12 +17,12 @@ import pytest
 
 from browser import CHROMIUM, Browser
 from folders import BASE, write_run, write_study
-from legw import rules
+from legw import rules, scale
 from legw.analysis import evidence
 from legw.cli import tables
 from legw.errors import on_command_line
 from legw.recipe import from_dict
-from legw.report import markdown, page
+from legw.report import markdown, page, plots
 from legw.study import plan as study
 from legw.study.plan import Study, plan
 
@@ -462,6 +462,23 @@ def test_charts_are_files_of_their_own(
         "updates-to-target", "warmup-by-batch",
     ]  # fmt: skip
     assert all(path.read_bytes().startswith(begin) for path in made)
+
+
+def test_a_batch_that_grows_is_drawn_beside_its_rate(tmp_path: Path) -> None:
+    rules = ("legw", "legw-ramp")
+    write_study(tmp_path / "s", replace(ASKED, batch_sizes=(16, 64), rules=rules))
+    (found,) = evidence.read(tmp_path / "s")
+    drawn = {size: [plot.name for plot in each] for size, each in plots.panels(found)}
+    assert drawn == {16: ["loss", "learning-rate"], 64: ["loss", "learning-rate", "batch-size"]}
+    _, (_, (*_, sizes)) = plots.panels(found)
+    lines = {row["name"]: (row["x"], row["y"]) for row in sizes.figure["datasets"]["plain"]}
+    assert lines["base"] == ([0, 4], [16, 16])
+    assert lines["legw"] == ([0, 4], [64, 64])
+    ramp = scale(BASE, 64, "legw-ramp").batch_schedule
+    epochs, batches = lines["legw-ramp"]
+    assert ramp is not None and batches == [*ramp.sizes, 64, 64] == [16, 32, 64, 64]
+    assert epochs == pytest.approx([0, *ramp.until, 4], abs=64 / 400)  # between two updates
+    assert "batch size against epoch on the way to 64" in page.text([found])
 
 
 def test_several_folders_are_one_page_and_a_target_may_be_given(legw: Legw, tmp_path: Path) -> None:

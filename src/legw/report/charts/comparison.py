@@ -161,9 +161,40 @@ def lr_by_epoch(
     import altair as alt
 
     upward = alt.Y("y:Q", title="learning rate").scale(zero=True).axis(tickCount=5, format="~g")
-    color = color_scale(names, {curve.name for curve in curves})
-    chart = _lines("plain", strokeWidth=2).encode(
-        _epochs(curves), upward, color, dashes(names), tooltip=["name:N", "x:Q", "y:Q"]
+    return _schedules(curves, _lines("plain", strokeWidth=2), upward, names, title)
+
+
+def batch_size_by_epoch(
+    curves: Sequence[Curve], *, names: Sequence[str], title: str = ""
+) -> dict[str, Any]:
+    """Return the chart of batch size against epoch, one line a schedule, on a log scale.
+
+    Args:
+        curves: the batch sizes, each from its epoch on, and the last once more at the end.
+        names: recipes of the legend, each with a color of its own, the base first.
+        title: above the chart.
+
+    Raises:
+        ModuleNotFoundError: `legw[report]` is not installed.
+    """
+    import altair as alt
+
+    upward = alt.Y("y:Q", title="batch size").scale(type="log", base=2).axis(format="d")
+    steps = _lines("plain", strokeWidth=2, interpolate="step-after")
+    return _schedules(curves, steps, upward, names, title)
+
+
+def _schedules(
+    curves: Sequence[Curve], lines: Any, upward: Any, names: Sequence[str], title: str
+) -> dict[str, Any]:
+    import altair as alt
+
+    chart = lines.encode(
+        _epochs(curves),
+        upward,
+        color_scale(names, {curve.name for curve in curves}),
+        dashes(names),
+        tooltip=["name:N", "x:Q", "y:Q"],
     )
     chart = chart.properties(title=alt.Title(title), width=620, height=260)
     return with_data(chart, plain=[_arrays(curve) for curve in curves])
