@@ -97,7 +97,13 @@ def test_a_study_whose_reader_goes_stops_with_a_checkpoint(
     assert {records.load(place).status for place in places} == {"finished"}
 
 
-@pytest.mark.parametrize("words", ["recipes", "scale mnist-lstm -b 8192", "schedule mnist-lstm"])
+PRINTING = [
+    "recipes", "scale mnist-lstm -b 8192", "schedule mnist-lstm", "train --help", "probe noise -h",
+    f"study train.tasks:Lines {WORDS} --batch-sizes 64,128 --dry-run",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", PRINTING)
 def test_a_command_that_only_prints_just_ends(
     piped: Callable[[str, int], tuple[int, str]], words: str
 ) -> None:

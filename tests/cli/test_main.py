@@ -17,6 +17,7 @@ import pytest
 import legw as package
 from folders import BASE, write_study
 from legw import cli
+from legw.cli.commands.probe import SUBCOMMANDS
 from legw.cli.usage import one_line
 from legw.errors import DataError, DivergedError, LegwError, LegwWarning, RunError
 from legw.study.plan import Study
@@ -137,18 +138,29 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         ("watch . --every often", "--every: 'often' is no number"),
         ("scale mnist-lstm -b", "missing value for argument '-b/--batch-size'"),
         ("train mnist-lstm --precision fp8",
-         "invalid choice 'fp8' for argument '--precision': must be one of ('fp32', 'bf16')"),
+         "--precision: 'fp8' is unknown (known: bf16, fp32)"),
+        ("schedule mnist-lstm --to olmo",
+         "--to: 'olmo' is unknown; did you mean 'olmo-core'? "
+         "(known: levanter, megatron, olmo-core)"),
         ("scale", "missing from legw scale: NAME|FILE"),
         ("study", "missing from legw study: APP, --batch-sizes N,N,..."),
         ("probe", "expected one of {curvature, noise, critical}"),
-        ("probe heat mnist-lstm",
-         "unrecognized options: heat, mnist-lstm; available subcommands: "
-         "curvature, noise, critical"),
+        ("probe noise mnist-lstm --precision fp8",
+         "--precision: 'fp8' is unknown (known: bf16, fp32)"),
     ],
 )  # fmt: skip
 def test_wrong_words_are_one_line(legw: Legw, words: str, said: str) -> None:
-    help_of = f"legw {words.split(maxsplit=1)[0]} --help"
-    assert legw(words) == (2, "", f"legw: {said} ({help_of} lists all)\n")
+    command = " ".join(words.split()[: 2 if words.startswith("probe ") else 1])
+    assert legw(words) == (2, "", f"legw: {said} (legw {command} --help lists all)\n")
+
+
+def test_an_unknown_subcommand_is_told_the_known_ones(legw: Legw) -> None:
+    said = (
+        "legw: probe 'nose' is unknown; did you mean 'noise'? (known: curvature, noise, critical)"
+    )
+    assert legw("probe nose mnist-lstm") == (2, "", f"{said}\n")
+    assert [words for words in SUBCOMMANDS if legw(f"probe {words} --help").code != 0] == []
+    assert f"{{{','.join(SUBCOMMANDS)}}}" in legw("probe --help").out
 
 
 def test_a_box_that_is_laid_out_in_another_way_is_shown_as_it_is() -> None:

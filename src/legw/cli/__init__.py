@@ -61,6 +61,9 @@ GOES_ON = {
 }
 """For each command that trains: what remains when its output is closed. The others only print."""
 
+PRINTS = {"-h", "--help", "--dry-run"}
+"""Options with which a command that trains only prints."""
+
 EXTRAS = {
     "torch": ("torch", "train"),
     "torchvision": ("torchvision", "train"),
@@ -97,7 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"legw: {interrupt}" if interrupt.args else "legw: interrupted"
         return _complain(line, 130, quiet=not _first())
     except BrokenPipeError:  # our reader has gone (`legw recipes | head`): that is no error
-        line = f"legw: {READER_GONE}; {GOES_ON[name]}" if name in GOES_ON else ""
+        trains = name in GOES_ON and not PRINTS & {*words}
+        line = f"legw: {READER_GONE}; {GOES_ON[name]}" if trains else ""
         return _complain(line, 2, quiet=not _first()) if line else 0
     finally:
         output.settle()
@@ -124,6 +128,7 @@ def _run(name: str, words: list[str]) -> int:
     import tyro
 
     command: Any = importlib.import_module(f"legw.cli.commands.{name}")
+    spoken = _spoken(name, words, getattr(command, "SUBCOMMANDS", ()))
     plain = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     said = io.StringIO()
     try:
@@ -138,9 +143,19 @@ def _run(name: str, words: list[str]) -> int:
     except SystemExit as done:  # after --help, and after tyro has said what is wrong
         if not done.code:
             return 0
-        return _complain(f"legw: {one_line(said.getvalue(), f'legw {name}')}", 2, not _first())
+        return _complain(f"legw: {one_line(said.getvalue(), spoken)}", 2, not _first())
     sys.stderr.write(said.getvalue())  # it parsed, and yet had something to say
     return int(command.run(options))
+
+
+def _spoken(name: str, words: list[str], subcommands: Sequence[str]) -> str:
+    """Return a command as it is called: with its subcommand, if it has one."""
+    given = words[0] if words else "-"
+    if not subcommands or given.startswith("-"):
+        return f"legw {name}"
+    if given not in subcommands:
+        raise LegwError(unknown_name(name, given, subcommands))
+    return f"legw {name} {given}"
 
 
 def _overview() -> str:

@@ -10,6 +10,8 @@ import difflib
 import re
 from itertools import groupby
 
+from legw.errors import unknown_name
+
 FRAMES = ("│ ", "  ")
 """Characters at the beginning of a row, with Unicode and without."""
 RULES = "─- "
@@ -22,9 +24,9 @@ CLEARER = (
      r"|could not convert string to float: (.*))\.?", r"\1: \2\3 is no number"),
     (r"Error parsing (\S+): (.*)", r"\1: \2"),
     (r"(Missing value for argument '.*')\. Expected 1 values\.", r"\1"),
-    (r"(Invalid choice .*)\. Expected (one of .*)", r"\1: must be \2"),
 )  # fmt: skip
 """tyro's words, and clearer ones in their place."""
+CHOICE = re.compile(r"invalid choice '(.*)' for argument '(.*)'\. Expected one of \((.*)\)\.?")
 
 
 def one_line(box: str, command: str) -> str:
@@ -58,8 +60,6 @@ def one_line(box: str, command: str) -> str:
     for paragraph in paragraphs[1:]:
         if paragraph[0].startswith("Perhaps you meant"):
             said += _nearest(said[0], paragraph)
-        if paragraph[0].startswith("Available subcommands"):
-            said.append(_sentence(paragraph))
     return f"{'; '.join(said)} ({command} --help lists all)"
 
 
@@ -68,9 +68,17 @@ def _sentence(paragraph: list[str]) -> str:
     head = " ".join(row for row in paragraph if not row.startswith(" "))
     items = [row.strip() for row in paragraph if 0 < _indent(row) < HELP_INDENT]
     text = f"{head} {', '.join(items)}".strip()
+    if choice := CHOICE.fullmatch(text):
+        return _unknown_choice(*choice.groups())
     for theirs, ours in CLEARER:
         text = re.sub(f"^{theirs}$", ours, text, flags=re.IGNORECASE)
     return re.sub(r"(?<!\.)\.$", "", text[0].lower() + text[1:])
+
+
+def _unknown_choice(given: str, option: str, known: str) -> str:
+    """Return the line for a value that is none of an option's, which tyro lists in any order."""
+    names = sorted({*re.findall(r"'([^']*)'", known)} - {"None"})
+    return unknown_name(f"{option}:", given, names)
 
 
 def _nearest(said: str, paragraph: list[str]) -> list[str]:

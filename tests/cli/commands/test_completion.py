@@ -61,4 +61,4 @@ def test_bash_completes_what_is_typed(legw: Legw, tmp_path: Path, typed: str, fo
 def test_an_unknown_shell_is_one_line(legw: Legw) -> None:
     answer = legw("completion tcsh")
     assert answer.code == 2
-    assert "must be one of ('bash', 'zsh', 'fish')" in answer.err
+    assert "'tcsh' is unknown (known: bash, fish, zsh)" in answer.err

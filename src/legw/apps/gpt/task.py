@@ -94,7 +94,7 @@ def _check(name: str, options: Options) -> None:
     if options.subwords is not None and options.subwords < 8:
         raise DataError(
             f"{name}: subwords={options.subwords}: must be at least 8; "
-            "four subwords are no text, and a few must be"
+            "four are needed for unknown words, padding, begin and end"
         )
 
 

@@ -95,7 +95,7 @@ def task(name: str, options: Options) -> TranslationTask:
     if options.vocabulary is not None and options.vocabulary < 8:
         raise DataError(
             f"{name}: vocabulary={options.vocabulary}: must be at least 8; "
-            "four subwords are no text, and a few must be"
+            "four are needed for unknown words, padding, begin and end"
         )
     data = "wmt16" if name == "gnmt" else "multi30k"
     corpus = read_corpus(

@@ -135,6 +135,9 @@ class Critical(Runs):
     """Print the cost and train nothing."""
 
 
+SUBCOMMANDS = ("curvature", "noise", "critical")
+"""Words that may follow `legw probe`."""
+
 Options = OmitSubcommandPrefixes[
     Union[
         Annotated[Curvature, subcommand("curvature", prefix_name=False)],
