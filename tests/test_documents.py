@@ -192,8 +192,8 @@ def test_a_block_on_digits_runs(page: str, code: str, my_recipe: None) -> None:
 
 
 LONG = (
-    "README.md", "bases.md", "check.md", "images.md", "language-models.md", "report.md",
-    "task.md", "theory.md", "training.md", "translation.md",
+    "README.md", "bases.md", "batch-schedule.md", "check.md", "images.md", "language-models.md",
+    "report.md", "task.md", "theory.md", "training.md", "translation.md",
 )  # fmt: skip
 """Pages whose blocks take more than a few seconds on small data."""
 
@@ -388,6 +388,7 @@ def script(
     return run
 
 
+@pytest.mark.ci
 def test_tables_are_made_from_the_results() -> None:
     """README and docs show what lies under results/, to the digit."""
     done = subprocess.run(

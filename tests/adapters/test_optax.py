@@ -207,7 +207,10 @@ def muon_recipe(data: Optimizer = MUONS["default"]) -> Recipe:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MUONS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name == "default" else pytest.mark.ci) for name in MUONS],
+)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [pytest.param("float32", 5e-6, marks=pytest.mark.ci), ("float64", 1e-7)],
@@ -249,6 +252,7 @@ def test_muon_steps_as_the_torch_one(jax: Any, name: str, dtype: str, tolerance:
                 numpy.testing.assert_allclose(found, wanted, 0, tolerance, err_msg=key)
 
 
+@pytest.mark.ci
 def test_hidden_may_be_a_function_of_the_parameters(jax: Any) -> None:
     """With trees in trees; the same steps as from the tree itself."""
     from legw.adapters.optax import recipe_optimizer

@@ -135,6 +135,7 @@ def test_timms_milestones_come_as_early_as_it_is_said(on_updates: bool) -> None:
     assert ("one update early" if on_updates else "one epoch early") in said
 
 
+@pytest.mark.ci
 def test_transformers_own_schedulers_have_the_recipes_rates(
     output_of: Callable[[str], str],
 ) -> None:

@@ -53,6 +53,7 @@ def test_loss_and_gradient(smoothing: float) -> None:
     assert_close(found_grads, torch.autograd.grad(3 * expected, inputs))
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("piece")
 def test_bf16_loses_no_more_than_torch_does() -> None:
     *inputs, targets_N = example(torch.float32, rows=1000)

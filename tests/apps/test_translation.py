@@ -340,6 +340,7 @@ def plain_beam_search(model: GNMT, source: list[int], search: Search) -> list[in
     return max(finished, key=lambda text: scored(model, source, text, search))
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize(
     ("beam", "length_penalty", "coverage_penalty"),

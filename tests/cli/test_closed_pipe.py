@@ -80,6 +80,7 @@ def test_a_run_that_nobody_reads_does_not_begin(
     assert not Path("run").exists()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_study_whose_reader_goes_stops_with_a_checkpoint(
     piped: Callable[[str, int], tuple[int, str]], jobs: int

@@ -55,7 +55,7 @@ def kill_again_and_again(folder: Path, kills: int, jobs: int) -> None:
 
 @pytest.mark.parametrize(
     ("kills", "jobs"),
-    [(2, 1), pytest.param(10, 1, marks=pytest.mark.slow),
+    [pytest.param(2, 1, marks=pytest.mark.ci), pytest.param(10, 1, marks=pytest.mark.slow),
      pytest.param(10, 2, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_killed_study_comes_to_the_same(
@@ -90,7 +90,9 @@ def lose(folder: Path, shard: Shard) -> None:
 
 
 @pytest.mark.parametrize(
-    "over", [Shard(2, 2), pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["its number", "none"]
+    "over",
+    [pytest.param(Shard(2, 2), marks=pytest.mark.ci), pytest.param(WHOLE, marks=pytest.mark.slow)],
+    ids=["its number", "none"],
 )
 def test_the_runs_of_a_machine_that_is_lost_are_taken_over(
     whole: Path, tmp_path: Path, over: Shard

@@ -10,7 +10,7 @@ from fuzz import cases
 from fuzz.mutate import EXTREME
 from fuzz.run import run
 
-CASES = 2000
+CASES = 1000
 CPU_SECONDS = 15.0
 
 

@@ -98,7 +98,11 @@ def test_the_runs_of_a_task_are_those_of_the_known_quadratic(tmp_path: Path) -> 
         assert one["half_width"] == pytest.approx(wanted.half_width, rel=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [SGD(momentum=0.9), AdamW(), Muon()], ids=lambda o: o.kind)
+@pytest.mark.parametrize(
+    "optimizer",
+    [SGD(momentum=0.9), *(pytest.param(one, marks=pytest.mark.ci) for one in (AdamW(), Muon()))],
+    ids=lambda o: o.kind,
+)
 def test_it_is_measured_with_every_kind_of_optimizer(optimizer: Any, tmp_path: Path) -> None:
     base = replace(BASE, optimizer=optimizer, ema_decay=0.99)
     found = measure_critical(
@@ -141,6 +145,7 @@ def test_the_same_call_makes_nothing_again_and_a_stopped_one_goes_on(tmp_path: P
     assert (tmp_path / "a" / "base-s0" / KEPT.format(240)).exists()
 
 
+@pytest.mark.ci
 def test_a_ladder_ends_where_the_tolerance_is_surely_passed(tmp_path: Path) -> None:
     found = measure_critical(
         Lines(), replace(BASE, lr=1e-4), out=tmp_path, points=(0.1,), window=0.5, tolerance=1e-4,
@@ -152,6 +157,7 @@ def test_a_ladder_ends_where_the_tolerance_is_surely_passed(tmp_path: Path) -> N
     assert found["critical_batch"]["high"] is not None
 
 
+@pytest.mark.ci
 def test_streams_branch_at_the_ends_of_epochs(tmp_path: Path) -> None:
     """Every batch size reads the whole text in an epoch, each with its own number of updates."""
     task = Streams()
@@ -224,6 +230,7 @@ def test_a_base_that_diverges_has_no_branches(tmp_path: Path, monkeypatch: Any) 
     error_line(measure_critical, Lines(), wild, out="runs", settings=SETTINGS, kind=LegwError)
 
 
+@pytest.mark.ci
 def test_a_folder_with_a_longer_base_has_lost_other_points(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     measure_critical(Lines(), BASE, out="runs", points=(0.6,), settings=SETTINGS)

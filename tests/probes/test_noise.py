@@ -76,12 +76,10 @@ def sample(
     return probe.rows
 
 
-@pytest.mark.parametrize("seeds", [5, pytest.param(40, marks=pytest.mark.ci)])
-def test_a_known_noise_scale_lies_in_the_interval_in_nine_seeds_of_ten(
-    seeds: int, tmp_path: Path
-) -> None:
+@pytest.mark.ci
+def test_a_known_noise_scale_lies_in_the_interval_in_nine_seeds_of_ten(tmp_path: Path) -> None:
     """Gradients are clipped in these runs, which must not matter."""
-    hits, values = 0, []
+    hits, values, seeds = 0, [], 40
     for seed in range(seeds):
         task = Known(seed)
         found = noise_scale(sample(task, tmp_path / str(seed)))

@@ -48,6 +48,7 @@ class Examples:
         return float(each.var(0).sum() / (each.mean(0) ** 2).sum())
 
 
+@pytest.mark.ci
 def test_the_noise_scale_is_that_of_brute_force() -> None:
     """Both ways: sums over an update's micro-batches, and the gradient of each rank by itself."""
     examples, generator = Examples(), torch.Generator().manual_seed(2)

@@ -172,6 +172,7 @@ def test_a_page_is_drawn_once_for_each_state_of_the_runs(folder: Path) -> None:
     assert pages.version() == pages.drawn().version and pages.count == 2
 
 
+@pytest.mark.ci
 def test_what_takes_long_to_draw_is_drawn_seldom(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

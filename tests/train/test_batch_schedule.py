@@ -123,7 +123,7 @@ def test_the_records_of_a_run(whole: Path) -> None:
 # However it is cut ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("micro_batch_size", [8, 24])
+@pytest.mark.parametrize("micro_batch_size", [8, pytest.param(24, marks=pytest.mark.ci)])
 @pytest.mark.parametrize("name", TASKS)
 def test_micro_batches_change_nothing(
     whole: Path, tmp_path: Path, name: str, micro_batch_size: int

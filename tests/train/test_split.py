@@ -44,7 +44,7 @@ def test_micro_batches_change_nothing(
     assert_same_weights(tmp_path, whole / name)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.ci)])
 def test_processes_change_nothing(whole: Path, tmp_path: Path, world_size: int) -> None:
     plans = [{"name": name, "out": tmp_path / name, "micro_batch_size": 24} for name in TASKS]
     # With Muon each process makes a share of the matrices orthogonal.

@@ -122,6 +122,7 @@ def expected(out: str) -> list[tuple[int, float | None]]:
     return [(row.update + 1, row.loss) for row in records.load(out).updates]
 
 
+@pytest.mark.ci
 def test_both_have_every_update_every_evaluation_the_recipe_and_the_end() -> None:
     train("lines", Path("out"), updates=30, log_to=BOTH)
     run = records.load("out")

@@ -55,8 +55,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-@pytest.mark.parametrize("name", ["lines", "streams"])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.ci)])
+@pytest.mark.parametrize("name", ["lines", pytest.param("streams", marks=pytest.mark.ci)])
 def test_a_killed_run_goes_on_with_another_number_of_processes(
     whole: Path, tmp_path: Path, name: str, before: int, after: int
 ) -> None:
@@ -153,6 +153,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert_told_once(ranks, "file/run: cannot be written: Not a directory; choose another --out")
 
 
+@pytest.mark.ci
 def test_a_folder_of_another_recipe(tmp_path: Path) -> None:
     command = Command(tmp_path)
     for rank in command.start():
@@ -234,7 +235,7 @@ def checkpoints(command: Command) -> Callable[[], bool]:
     return lambda: len(checkpoint.paths(command.out)) == 2
 
 
-@pytest.mark.parametrize("dies", [0, 1])
+@pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.ci), 1])
 def test_a_process_that_dies(whole: Path, tmp_path: Path, dies: int) -> None:
     command = Command(tmp_path, "train.paced:streams")
     often = ["--resume", "--checkpoint-seconds", "0.1"]
@@ -261,7 +262,7 @@ def test_a_process_that_dies(whole: Path, tmp_path: Path, dies: int) -> None:
 @pytest.mark.parametrize(
     ("asked", "number"),
     [
-        (1, signal.SIGTERM),
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.ci),
         pytest.param(0, signal.SIGTERM, marks=pytest.mark.ci),
         pytest.param(1, signal.SIGINT, marks=pytest.mark.ci),
     ],

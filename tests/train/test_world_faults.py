@@ -93,6 +93,7 @@ def lines(rank: Rank) -> list[str]:
     return [line for line in rank.lines if line.startswith("legw: ")]
 
 
+@pytest.mark.ci
 def test_a_full_disk_ends_both_and_keeps_the_last_checkpoint(
     ranks: Callable[..., list[Rank]], tmp_path: Path, whole: Path
 ) -> None:

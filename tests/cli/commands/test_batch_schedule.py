@@ -64,6 +64,7 @@ def test_a_run_and_its_restart(legw: Legw) -> None:
     assert "status" in json.loads(legw(f"{words} --resume --json").out)
 
 
+@pytest.mark.ci
 def test_a_study_its_table_and_its_page(legw: Legw) -> None:
     study = f"study digits-lstm {GIVEN} --batch-sizes 64,256 --rules legw,legw-ramp,smith --seeds 1"
     assert "4 runs, 106 updates" in legw(f"{study} --out out --dry-run").out

@@ -63,6 +63,7 @@ def test_a_ladder_with_its_evidence(legw: Callable) -> None:
     assert (run / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.ci
 def test_a_clip_norm_below_every_gradient(legw: Callable) -> None:
     Path("clipped.toml").write_text(
         'batch_size = 16\nlr = 0.1\nepochs = 1\nclip_norm = 1e-6\noptimizer = "sgd"\n',
@@ -148,6 +149,7 @@ def test_several_processes_are_refused(legw: Callable, monkeypatch: pytest.Monke
     assert legw("check digits-lstm").code == 2
 
 
+@pytest.mark.ci
 def test_a_ladder_that_cannot_tell_is_extended(legw: Callable) -> None:
     """Runs are made longer and seeds are added, within five times the examples of the first."""
     Path("short.toml").write_text(

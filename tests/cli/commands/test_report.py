@@ -573,6 +573,7 @@ def test_nothing_is_wider_than_the_window(drawn: Browser, width: int, dark: bool
     assert paper == ("rgb(20, 23, 26)" if dark else "rgb(255, 255, 255)")
 
 
+@pytest.mark.ci
 def test_the_result_of_eight_batch_sizes_fits_on_a_wide_page(tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: page not drawn here")
@@ -634,6 +635,7 @@ def test_losses_are_drawn_against_what_is_chosen(drawn: Browser, unit: str) -> N
     assert drawn.complaints == []
 
 
+@pytest.mark.ci
 def test_a_hostile_page_runs_nothing(tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed: page not drawn here")

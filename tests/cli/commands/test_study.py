@@ -321,6 +321,7 @@ def at_a_time(make_task: Callable[[], Task], folder: Path) -> list[Any]:
     return list(ended)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("quick_start")
 def test_ctrl_c_while_workers_start_is_a_stop(
     legw: Legw, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

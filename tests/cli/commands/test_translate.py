@@ -274,9 +274,10 @@ def test_a_reference_of_another_length_is_told_before_any_work(
             "output: cannot be written: it is closed; give it with > FILE",
             marks=pytest.mark.slow,
         ),
-        (
+        pytest.param(
             ">/dev/full < {text}",
             "output: cannot be written: No space left on device; write to another place",
+            marks=pytest.mark.ci,
         ),
     ],
 )

@@ -290,6 +290,7 @@ def test_a_share_smaller_than_a_group_is_a_group(processes: int) -> None:
     assert choice.micro_batch_size == 128
 
 
+@pytest.mark.ci
 def test_auto_in_two_processes_and_one_group(tmp_path: Path) -> None:
     complete(
         2, train, "normalised", tmp_path / "run", updates=2, changes={"norm_batch_size": 64},
