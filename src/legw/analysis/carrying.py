@@ -25,10 +25,7 @@ from pathlib import Path
 from legw.analysis.clipping import clipped_share
 from legw.errors import RunError
 from legw.runs import records
-from legw.runs.records import Run
-
-HELD_OUT_LOSS = "held_out_loss"
-"""Name among a task's final metrics of the loss on its held-out data, in the unit of training."""
+from legw.runs.records import HELD_OUT_LOSS, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +105,7 @@ def train_loss(run: Run) -> float | None:
 def held_out_loss(run: Run, *, tokens: int = 1) -> float | None:
     """Return the loss on the held-out data after the last update, in the unit of the training loss.
 
-    It is the final metric `HELD_OUT_LOSS` of the task, or the metric where that is the loss itself,
+    It is the final metric `held_out_loss` of the task, or the metric where that is the loss itself,
     or ``tokens * log(perplexity)``. None where the run has none of these, or has not finished.
 
     Args:
