@@ -10,9 +10,11 @@ from legw.probes.headroom import Headroom, measure_headroom
 from legw.probes.ladder import measure_curvature, measure_noise
 from legw.probes.noise import NoiseProbe
 from legw.probes.own_loop import Branches, NoiseScale
+from legw.probes.tuning import TunedBase, Tuning, plan_tuning, tune_base
 
 __all__ = [
     "BatchPlan", "Branches", "Branching", "CurvatureProbe", "Headroom", "NoiseProbe",
-    "NoiseScale", "check_assumptions", "measure_critical", "measure_curvature", "measure_headroom",
-    "measure_noise", "plan_batch_size", "plan_branches",
+    "NoiseScale", "TunedBase", "Tuning", "check_assumptions", "measure_critical",
+    "measure_curvature", "measure_headroom", "measure_noise", "plan_batch_size", "plan_branches",
+    "plan_tuning", "tune_base",
 ]  # fmt: skip
