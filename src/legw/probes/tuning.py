@@ -104,7 +104,7 @@ class TunedBase:
     table: Table
     """Metric of every point, at the base batch."""
     within: str
-    """How contenders were told from the others, in words."""
+    """Way in which contenders were told from the others, in words."""
     folder: Path
     """Folder of the grid's study."""
     notes: tuple[str, ...] = ()

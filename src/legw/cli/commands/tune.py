@@ -134,9 +134,10 @@ def run(options: Options) -> int:
 
 def _run(options: Options) -> int:
     base = _checked(options)
-    task = task_of(options.app, options)
     from legw.probes import tuning
 
+    tuning.alone()
+    task = task_of(options.app, options)
     planned = tuning.plan_tuning(
         task, base, grid.parse(options.grid), seeds=read_seeds(options.seeds),
         epochs=options.epochs, steps=options.steps, probes=not options.no_probes,
