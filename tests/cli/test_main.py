@@ -80,6 +80,7 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "schedule",
         "train",
         "study",
+        "tune",
         "probe",
         "check",
         "plan",

@@ -12,7 +12,6 @@ import pytest
 
 import legw as package
 from legw.apps import Options, find
-from legw.cli import COMMANDS
 from legw.probes import tune_base
 from legw.runs import records
 from legw.study import pool
@@ -235,8 +234,3 @@ def test_several_processes_are_refused(legw: Legw, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("RANK", "0")
     assert legw(f"{TUNE} {GRID}").code == 2
     assert not Path("runs").exists()
-
-
-def test_the_overview_lists_it_between_study_and_probe() -> None:
-    names = list(COMMANDS)
-    assert names.index("study") < names.index("tune") < names.index("probe")

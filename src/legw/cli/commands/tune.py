@@ -233,7 +233,7 @@ def _say(line: str, options: Options) -> None:
     if options.quiet:
         return
     if options.to_stderr:
-        output.to_stderr(line)
+        output.to_stderr(clean(line))
     else:
         output.say(line)
 
