@@ -148,7 +148,8 @@ def test_images_are_shifted_in_training_and_not_in_evaluation(tmp_path: Path) ->
     settings = Settings(device="cpu", micro_batch_size=40, lanes=1)
     fit(task, recipe, out=tmp_path, settings=settings)
     pixels = images.float() / 255
-    assert len(task.shown[False]) == 3 and len(task.shown[True]) == 3
+    assert len(task.shown[True]) == 3
+    assert len(task.shown[False]) == 4  # three evaluations, and the held-out loss at the end
     for seen in task.shown[False]:
         assert torch.equal(seen, pixels)
     for epoch, seen in enumerate(task.shown[True]):
