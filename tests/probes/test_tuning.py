@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,8 @@ from legw.errors import DivergedError, LegwError
 from legw.probes import plan_tuning, tune_base
 from legw.probes.tuning import TunedBase
 from legw.runs import records
-from legw.train import Metric, Settings, Task
+from legw.runs.records import Update
+from legw.train import Metric, Observer, Settings, Task
 from messages import said
 
 SETTINGS = Settings(micro_batch_size=64, device="cpu")
@@ -214,6 +217,23 @@ def test_several_processes_are_refused(
     with pytest.raises(LegwError) as error:
         tune(digits, tmp_path / "out")
     said(str(error.value))
+
+
+class Stopped(Observer):
+    """Presses Ctrl-C in the third update of a run."""
+
+    def on_update(self, row: Update) -> None:
+        if row.update == 2:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_stopped_probe_goes_on(tuned: TunedBase, digits: Task, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tuned.folder, out)
+    with pytest.raises(KeyboardInterrupt, match="stopped after update"):
+        tune(digits, out, watch=lambda folder, updates: [Stopped()])
+    again = tune(digits, out)
+    assert again.to_dict() | {"folder": ""} == tuned.to_dict() | {"folder": ""}
 
 
 def test_a_run_that_fails_is_told(tmp_path: Path) -> None:
