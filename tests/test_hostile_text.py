@@ -153,6 +153,8 @@ COMMANDS = (
     "schedule args.json -b 64", "report {} --format svg --out pictures",
     "study digits-lstm --recipe hostile.toml --batch-sizes 16,32 --rules legw --seeds 1 --dry-run "
     "--micro-batch-size 16 --out {}/new",
+    "tune digits-lstm --recipe hostile.toml --grid lr=0.1,0.2 --seeds 1 --dry-run --out {}/new",
+    "tune digits-lstm --grid {}", "tune digits-lstm --grid lr=0.1,0.2 --out {}/study",
 )  # fmt: skip
 CONFIGURATION = {
     "per_device_train_batch_size": 16, "gradient_accumulation_steps": 2, "learning_rate": 1e-4,

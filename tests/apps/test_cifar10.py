@@ -306,6 +306,16 @@ def test_the_loss_is_the_smoothed_cross_entropy(root: Path) -> None:
     assert (weight, state) == (4, None)
 
 
+def test_the_held_out_loss_is_that_of_training_on_other_images(root: Path) -> None:
+    task = cifar(root)
+    model = task.model().eval()
+    pixels, labels = task.held_out
+    with torch.no_grad():
+        total, weight, _ = task.loss(model, (pixels, labels), None)
+        found = task.final_metrics(model)
+    assert found == {"held_out_loss": pytest.approx(float(total) / weight, rel=1e-5)}
+
+
 def test_colours_are_normalised() -> None:
     pixels = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
     pixels[0, 0, 0] = 0

@@ -11,11 +11,12 @@ import numpy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from legw import DataError, Recipe
 from legw.apps import Options, find, mnist
 from legw.apps.augment import shifted
-from legw.apps.row_lstm import ShiftedRowTask
+from legw.apps.row_lstm import RowTask, ShiftedRowTask
 from legw.train import Settings, fit
 
 
@@ -147,7 +148,8 @@ def test_images_are_shifted_in_training_and_not_in_evaluation(tmp_path: Path) ->
     settings = Settings(device="cpu", micro_batch_size=40, lanes=1)
     fit(task, recipe, out=tmp_path, settings=settings)
     pixels = images.float() / 255
-    assert len(task.shown[False]) == 3 and len(task.shown[True]) == 3
+    assert len(task.shown[True]) == 3
+    assert len(task.shown[False]) == 4  # three evaluations, and the held-out loss at the end
     for seen in task.shown[False]:
         assert torch.equal(seen, pixels)
     for epoch, seen in enumerate(task.shown[True]):
@@ -170,3 +172,15 @@ def test_digits_are_split_once_and_for_all() -> None:
     task: Any = find("digits-lstm", Options())
     assert (task.num_examples(16), len(task.test[1])) == (1438, 359)
     assert task.fingerprint() == find("digits-lstm", Options()).fingerprint()  # type: ignore[attr-defined]
+
+
+def test_the_held_out_loss_is_the_mean_over_the_held_out_images() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 255, (1203, 4, 4), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(1203) % 10
+    task = RowTask("rows", (images[:3], labels[:3]), (images, labels), scale=255.0, hidden_size=3)
+    model = task.model().eval()
+    with torch.no_grad():
+        found = task.final_metrics(model)
+        expected = functional.cross_entropy(model(images / 255), labels)
+    assert found == {"held_out_loss": pytest.approx(float(expected), rel=1e-5)}

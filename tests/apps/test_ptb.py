@@ -342,7 +342,10 @@ def test_metric_and_final_metrics() -> None:
     assert final == {
         "validation_perplexity": by_validation.evaluate(model),
         "test_perplexity": by_test.evaluate(model),
+        "held_out_loss": TINY.window * math.log(by_test.evaluate(model)),
     }
+    ours = by_validation.final_metrics(model)["held_out_loss"]
+    assert ours == TINY.window * math.log(by_validation.evaluate(model))
     assert final["test_perplexity"] == perplexity(model, corpus.test)
     assert final["validation_perplexity"] == perplexity(model, corpus.valid)
     assert (by_test.metric.name, by_test.metric.higher_is_better) == ("perplexity", False)

@@ -81,6 +81,7 @@ def test_all_commands_of_the_readme_are_there() -> None:
         "schedule",
         "train",
         "study",
+        "tune",
         "probe",
         "check",
         "plan",
@@ -121,7 +122,7 @@ def test_an_unknown_command_names_the_nearest(legw: Legw) -> None:
         2,
         "",
         "legw: command 'scael' is unknown; did you mean 'scale'? "
-        "(known: recipes, scale, schedule, train, study, probe, check, plan, sample, score, "
+        "(known: recipes, scale, schedule, train, study, tune, probe, check, plan, sample, score, "
         "translate, watch, report, env, demo, completion)\n",
     )
 

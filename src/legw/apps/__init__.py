@@ -102,6 +102,7 @@ def find(name: str, options: Options | None = None) -> Task:
     if module is None:
         return _users_own(name)
     task: Task = module.task(name, options)
+    task.holdout = options.holdout  # type: ignore[attr-defined] # optional in the protocol
     return task
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from legw.apps.augment import shifted
+from legw.runs.records import HELD_OUT_LOSS
 from legw.train.batches import shuffled
 from legw.train.task import Metric, State
 
@@ -101,6 +102,14 @@ class RowTask:
             guesses_B = model(self._pixels(images[at : at + size])).argmax(dim=1)
             right += (guesses_B == labels[at : at + size]).sum()
         return int(right) / len(labels)
+
+    def final_metrics(self, model: nn.Module) -> dict[str, float]:
+        """Return the mean loss on the held-out images."""
+        images, labels = self._on(next(model.parameters()).device, "test")
+        total = images.new_zeros((), dtype=torch.float64)
+        for part, truth in zip(torch.split(images, 500), torch.split(labels, 500), strict=True):
+            total += functional.cross_entropy(model(self._pixels(part)), truth, reduction="sum")
+        return {HELD_OUT_LOSS: float(total) / len(labels)}
 
     def fingerprint(self) -> str:
         """Return a hash of all images and labels."""

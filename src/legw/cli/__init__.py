@@ -37,6 +37,7 @@ COMMANDS: dict[str, str] = {
     "schedule": "draw the learning rate of each update, or write it out",
     "train": "train a shipped application at any batch size",
     "study": "train a grid of rules, batch sizes and seeds; compare them",
+    "tune": "choose a base at its own batch: of equal ones, the one to carry",
     "probe": "measure why the rule works, and how far it goes",
     "check": "say whether the rule's assumptions hold for your own task",
     "plan": "tell which batch size finishes soonest, here or on many devices",
@@ -57,6 +58,7 @@ READER_GONE = "output: was closed by its reader"
 GOES_ON = {
     "train": "the run folder is kept, and --resume goes on with the run",
     "study": "the folder is kept, and the same command goes on",
+    "tune": "the folder is kept, and the same command goes on",
     "probe": "the folder is kept, and the same command goes on",
 }
 """For each command that trains: what remains when its output is closed. The others only print."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich import box
 from rich.table import Table
@@ -25,6 +25,9 @@ from legw.study import durations
 from legw.study.durations import Rates
 from legw.study.plan import BASE, Plan, Planned
 from legw.study.plan import Row as RunRow
+
+if TYPE_CHECKING:
+    from legw.probes.tuning import TunedBase
 
 SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "updates", *UNITS,
           *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip
@@ -258,6 +261,36 @@ def below_results(table: Results) -> list[str]:
     return lines + [f"[{i}] {reason}" for i, reason in enumerate(table.reasons, start=1)]
 
 
+def points(found: TunedBase) -> Table:
+    """Return one row a point of a tuned grid, the contenders marked."""
+    table = _columns(found.table.metric, "", "train\nloss", "held-out\nloss", "gap", "clipped",
+                     first="point")  # fmt: skip
+    for cell in found.table.cells:
+        known = found.predictors.get(cell.variant)
+        mark = "*" if cell.variant in found.ranking.order else ""
+        losses = [] if known is None else [known.train_loss, known.held_out_loss, known.gap]
+        figures = [number(value, 3) for value in losses] or ["-"] * 3
+        share = "-" if known is None else _share(known.clipped_share)
+        measured = ", ".join(found.table.text(cell))
+        table.add_row(clean(cell.variant), measured, mark, *figures, share)
+    return table
+
+
+def ranked_bases(found: TunedBase) -> Table:
+    """Return one row a contender, the recommended base first."""
+    table = _columns("headroom", "lr", "clipped", "gap", "noise scale", first="contender")
+    for name in found.ranking.order:
+        known = found.predictors[name]
+        room = "-" if known.headroom is None else f"{number(known.headroom)} x"
+        table.add_row(clean(name), room, number(known.lr), _share(known.clipped_share),
+                      number(known.gap, 3), number(known.noise_scale, 3))  # fmt: skip
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
 # Probes and checks -----------------------------------------------------------------
 
 
@@ -357,8 +390,11 @@ def _bare() -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, header_style="")
 
 
-def _columns(*names: str) -> Table:
+def _columns(*names: str, first: str = "") -> Table:
+    """Return a table of numbers; `first` heads a column of names before them."""
     table = _bare()
+    if first:
+        table.add_column(first, overflow="fold")
     for name in names:
         table.add_column(name, justify="right")
     return table

@@ -6,12 +6,15 @@ from legw.probes.assumptions import check_assumptions
 from legw.probes.batch_plan import BatchPlan, plan_batch_size
 from legw.probes.branches import Branching, measure_critical, plan_branches
 from legw.probes.curvature import CurvatureProbe
+from legw.probes.headroom import Headroom, measure_headroom
 from legw.probes.ladder import measure_curvature, measure_noise
 from legw.probes.noise import NoiseProbe
 from legw.probes.own_loop import Branches, NoiseScale
+from legw.probes.tuning import TunedBase, Tuning, plan_tuning, tune_base
 
 __all__ = [
-    "BatchPlan", "Branches", "Branching", "CurvatureProbe", "NoiseProbe", "NoiseScale",
-    "check_assumptions", "measure_critical", "measure_curvature", "measure_noise",
-    "plan_batch_size", "plan_branches",
+    "BatchPlan", "Branches", "Branching", "CurvatureProbe", "Headroom", "NoiseProbe",
+    "NoiseScale", "TunedBase", "Tuning", "check_assumptions", "measure_critical",
+    "measure_curvature", "measure_headroom", "measure_noise", "plan_batch_size", "plan_branches",
+    "plan_tuning", "tune_base",
 ]  # fmt: skip

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from legw.analysis import check
 from legw.analysis.probed import Probed
 from legw.errors import LegwError, check_count
 from legw.probes.curvature import CurvatureProbe
+from legw.probes.headroom import faster, loss_rises
 from legw.probes.ladder import (
     Measuring,
     Watch,
@@ -29,7 +29,6 @@ from legw.probes.ladder import (
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe
 from legw.rules import Rule
-from legw.runs import records
 from legw.runs.records import Summary
 from legw.train import Settings, Task
 
@@ -211,14 +210,8 @@ class _Ladder:
         name = f"{self.rule.name}-b{batch_size}-s{seed}"
         folder = self.root / (name if times == 1 else f"{name}-x{times:g}")
         if times > 1:
-            recipe = self.recipe(batch_size)
-            recipe = replace(
-                recipe, lr=times * recipe.lr, warmup_from_lr=times * recipe.warmup_from_lr
-            )
-            self._fit(recipe, seed, folder, [], self.updates)
-        run = records.load(folder)
-        diverged = run.summary is not None and run.summary.status == "diverged"
-        return diverged or check.rises([row.loss for row in run.updates])
+            self._fit(faster(self.recipe(batch_size), times), seed, folder, [], self.updates)
+        return loss_rises(folder)
 
     def _fit(
         self,

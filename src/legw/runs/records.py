@@ -33,6 +33,10 @@ FORMAT = 1
 LAST_WEIGHTS = "_of_last_weights"
 """Behind the metric's name in a summary whose metric is that of averaged weights."""
 
+HELD_OUT_LOSS = "held_out_loss"
+"""Name among a summary's metrics of the loss on the held-out data, in the unit of the training
+loss; a task measures it in `final_metrics`."""
+
 Status = Literal["running", "finished", "diverged", "interrupted"]
 
 

@@ -38,7 +38,10 @@ class Task(Protocol):
 
     - `fingerprint() -> str` identifies the data in the manifest.
     - `artifacts() -> dict[str, bytes]` are files for the run folder, such as a vocabulary.
-    - `final_metrics(model) -> dict[str, float]` are measured once, after the last update.
+    - `final_metrics(model) -> dict[str, float]` are measured once, after the last update. One
+      named `held_out_loss` is the loss on the held-out data, in the unit of the training loss.
+    - `holdout: str` is "validation" or "test", the data on which `evaluate` measures. Tuning
+      refuses "test". Applications have it from their options.
     - `begin(seed, batch_size, micro_batch_size)` is called before a run's first update, unless
       its batch grows.
     - `augment(batch, draws_B) -> batch` changes examples at random: `draws_B` are int64

@@ -86,7 +86,7 @@ def test_score_is_the_perplexity_of_the_run(legw: Legw, trained: Path, texts: Pa
         "unknown": 0,
     }
     assert summary.metrics["test_perplexity"] == summary.metric["value"]
-    assert set(summary.metrics) == {"test_perplexity", "validation_perplexity"}
+    assert set(summary.metrics) == {"test_perplexity", "validation_perplexity", "held_out_loss"}
     assert answer.json["perplexity"] < 12, "each of 15 words would be 15"
 
 

@@ -22,6 +22,7 @@ from legw.apps.images.resident import Resident, resident
 from legw.apps.images.tree import scan
 from legw.errors import DataError, LegwWarning
 from legw.runs.cache import cache_folder, data_folder
+from legw.runs.records import HELD_OUT_LOSS
 from legw.train.batches import shuffled
 from legw.train.task import Metric, State
 
@@ -107,6 +108,14 @@ class CifarTask:
         for part, truth in zip(torch.split(pixels, 1000), torch.split(labels, 1000), strict=True):
             right += (model(normalised(part, MEAN, DEVIATION)).argmax(dim=1) == truth).sum()
         return int(right) / len(labels)
+
+    def final_metrics(self, model: nn.Module) -> dict[str, float]:
+        """Return the mean loss on the held-out images, smoothed as in training."""
+        pixels, labels = self._on(next(model.parameters()).device)[1]
+        total = pixels.new_zeros((), dtype=torch.float64)
+        for batch in zip(torch.split(pixels, 1000), torch.split(labels, 1000), strict=True):
+            total += self.loss(model, batch, None)[0]
+        return {HELD_OUT_LOSS: float(total) / len(labels)}
 
     def fingerprint(self) -> str:
         """Return a hash of all images and labels; it is taken once."""

@@ -6,6 +6,7 @@ Shapes: B streams, T tokens of a window.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from legw.apps.ptb.text import Corpus, read_corpus
 from legw.errors import DataError
 from legw.recipe import most_streams
 from legw.runs.cache import cache_folder, data_folder
+from legw.runs.records import HELD_OUT_LOSS
 from legw.train.task import Metric, State
 
 VOCABULARY = "vocabulary.txt"
@@ -135,9 +137,13 @@ class WordTask:
         return self._perplexity(model, self._holdout)
 
     def final_metrics(self, model: nn.Module) -> dict[str, float]:
-        """Return the perplexity on both held-out texts."""
-        return {
-            f"{part}_perplexity": self._perplexity(model, part) for part in ("validation", "test")
+        """Return the perplexity on both held-out texts, and a window's loss on the one that
+        counts.
+        """
+        found = {part: self._perplexity(model, part) for part in ("validation", "test")}
+        loss = self.size.window * math.log(found[self._holdout])
+        return {f"{part}_perplexity": value for part, value in found.items()} | {
+            HELD_OUT_LOSS: loss
         }
 
     def artifacts(self) -> dict[str, bytes]:

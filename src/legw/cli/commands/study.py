@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
@@ -142,9 +142,9 @@ def _run(options: Options) -> int:
     study.check_same(asked, folder)
     rows = study.rows(plan.runs, folder)
     if options.dry_run:
-        _show_plan(_with_examples(plan, options), rows, options)
+        _show_plan(with_examples(plan, options), rows, options)
         return 0
-    outcome = _train(asked, plan, rows, folder, options, shard)
+    outcome = train(asked, plan, rows, folder, options, shard)
     everything = evidence.read(folder)
     found = next(one for one in everything if one.folder == folder)
     if options.json:
@@ -153,7 +153,7 @@ def _run(options: Options) -> int:
         _show_table(found)
     _write_page(everything, folder, options)
     if outcome.failed:
-        raise RunError(_failures(outcome, folder))
+        raise RunError(failures(outcome, folder))
     return 0
 
 
@@ -186,9 +186,9 @@ def _tolerance(text: str) -> str:
     return text
 
 
-def command(options: Options) -> str:
-    """Return the command line of these options, to be run again."""
-    words = ["legw", "study", options.app]
+def command(options: Any, name: str = "study") -> str:
+    """Return the command line of a command's options, to be run again."""
+    words = ["legw", name, options.app]
     for part in (options, options.machine):
         for option in fields(part):
             value = getattr(part, option.name)
@@ -217,14 +217,14 @@ def _rules(text: str) -> tuple[str, ...]:
 # Doing it ---------------------------------------------------------------------------
 
 
-def _train(  # noqa: PLR0917 (all that `run` knows)
+def train(  # noqa: PLR0917 (all that `run` knows)
     asked: Study, plan: Plan, rows: list[Row], folder: Path, options: Options, shard: Shard
 ) -> Outcome:
     """Run what is pending, and show its progress; after Ctrl-C, print how to resume."""
     from legw import cli
     from legw.study import runner
 
-    task = _task_maker(options)
+    task = task_maker(options)
     done = sum(row.status in ("finished", "diverged") for row in rows)
     screen = output.console(stderr=options.json, quiet=options.quiet)
     if done < len(rows):
@@ -233,7 +233,7 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
 
         settings = options.machine.settings(resume=True)
         trackers.check(settings.log_to)
-        plan = _with_examples(plan, options)
+        plan = with_examples(plan, options)
     screen.print(clean(f"{folder}: {preview.total(plan, rows)}"), soft_wrap=not screen.is_terminal)
     if not options.quiet:
         output.notes(preview.cautions(plan), to_stderr=options.json)
@@ -262,25 +262,25 @@ def _train(  # noqa: PLR0917 (all that `run` knows)
     return outcome
 
 
-def _failures(outcome: Outcome, folder: Path) -> str:
+def failures(outcome: Outcome, folder: Path) -> str:
     """Return the number of failed runs, and the first's reason."""
     (name, reason), *others = outcome.failed.items()
     more = f" and {len(others)} more" if others else ""
     return f"{folder}: {name}{more} failed, the other runs have ended: {one_line(reason, 300)}"
 
 
-def _task_maker(options: Options) -> Callable[[], Task]:
+def task_maker(options: Options) -> Callable[[], Task]:
     """Return a function that makes the task, in this process or in another."""
     return functools.partial(task_of, options.app, options)
 
 
-def _with_examples(plan: Plan, options: Options) -> Plan:
+def with_examples(plan: Plan, options: Options) -> Plan:
     """Let the task count its examples where the recipe cannot know them."""
     given = (options.data, options.vocabulary, options.subwords, options.skip_broken or None)
     usual = options.holdout == "test" and given == (None,) * 4
     if usual and all(run.recipe.epoch_examples for run in plan.runs):
         return plan
-    task = _task_maker(options)()
+    task = task_maker(options)()
 
     def counted(recipe: Recipe) -> Recipe:
         return recipe.with_num_examples(task.num_examples(recipe.batch_size))

@@ -1,0 +1,215 @@
+"""Base recipes that tuning cannot tell apart, and their ranking by what predicts carrying.
+
+Table of a grid at the base batch --contenders--> cells within seed noise of the best
+Predictors of each contender --ranked--> Ranking, by `ORDER`
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from legw.analysis.carrying import Predictors
+from legw.analysis.stats import welch
+from legw.analysis.table import Cell, Table
+from legw.analysis.verdict import Tolerance
+from legw.errors import number, setting
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One predictor, in its place of the ranking."""
+
+    predictor: str
+    """Name of an attribute of `Predictors`."""
+    more: bool
+    """True where the larger value comes first."""
+    words: str
+    """The predictor in words."""
+    unit: str = ""
+    """Unit behind a value."""
+    step: float = 0.0
+    """Values are rounded to multiples of it before they are compared; 0 compares them as they
+    are."""
+
+    def value(self, found: Predictors) -> float | None:
+        """Return the value that is compared; None where it is not known."""
+        value: float | None = getattr(found, self.predictor)
+        if value is None and self.predictor == "clipped_share":
+            value = 0.0  # no step is shortened
+        if value is None or not self.step:
+            return value
+        return round(value / self.step) * self.step
+
+    def said(self, found: Predictors) -> str:
+        """Return the value in words."""
+        return f"{number(self.value(found), 3)}{self.unit}"
+
+
+ORDER = (
+    Criterion("headroom", True, "headroom of the rate", " times"),
+    Criterion("lr", False, "learning rate"),
+    Criterion("clipped_share", False, "share of clipped updates", step=0.1),
+    Criterion("gap", False, "gap of the held-out loss"),
+    Criterion("noise_scale", True, "noise scale", " examples"),
+)
+"""Predictors in the order in which they rank: each one decides among bases that are equal in those
+before it. A predictor that is not known of every contender ranks none of them. The smaller rate
+comes before all but the headroom: where predictors disagree it is the safer choice, since a rate
+near the edge of stability at the base is over it at a large batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """Contenders, ranked."""
+
+    order: tuple[str, ...]
+    """Their combinations of the grid; the recommended one first."""
+    why: str
+    """Reason for the first place, in one line."""
+    notes: tuple[str, ...] = ()
+    """Predictors that are not known, or that would choose another base, one line each."""
+
+
+def contenders(table: Table, batch_size: int, tolerance: Tolerance) -> list[Cell]:
+    """Return the cells whose difference to the best is within seed noise, the best among them.
+
+    With two seeds or more these are the cells for which Welch's 95 % interval of the difference
+    includes 0. With a single seed the noise is not known, and these are the cells within the
+    tolerance. A cell with a diverged or missing run is none.
+
+    Args:
+        table: of a grid.
+        batch_size: the base's own.
+        tolerance: largest difference from the best, for single seeds.
+
+    >>> cells = [Cell(variant=f"lr={lr}", rule="base", batch_size=16, metrics=metrics)
+    ...          for lr, metrics in ((1, (0.90, 0.91)), (2, (0.91, 0.92)), (3, (0.5, 0.51)))]
+    >>> table = Table(cells=tuple(cells))
+    >>> [cell.variant for cell in contenders(table, 16, Tolerance(0.01, relative=True))]
+    ['lr=1', 'lr=2']
+    """
+    whole = _by_mean(table, batch_size)
+    return [cell for cell in table.cells if cell in whole and _equal(cell, whole[0], tolerance)]
+
+
+def _by_mean(table: Table, batch_size: int) -> list[Cell]:
+    """Return the cells at a batch size without diverged or missing runs, the best first."""
+    whole = [
+        cell for cell in table.cells
+        if cell.batch_size == batch_size and cell.metrics and len(cell.metrics) == cell.total
+    ]  # fmt: skip
+    sign = -1 if table.higher_is_better else 1
+    return sorted(whole, key=lambda cell: sign * statistics.fmean(cell.metrics))
+
+
+def _equal(cell: Cell, best: Cell, tolerance: Tolerance) -> bool:
+    """Whether seeds cannot tell a cell from the best."""
+    if cell is best:
+        return True
+    difference = welch(cell.metrics, best.metrics)
+    if difference is not None:
+        return difference.low <= 0 <= difference.high
+    mean, highest = statistics.fmean(cell.metrics), statistics.fmean(best.metrics)
+    return abs(mean - highest) <= tolerance.absolute(highest)
+
+
+def below_best(table: Table, batch_size: int, name: str, seeds: int, tolerance: Tolerance) -> str:
+    """Return a line on a chosen base that is further below the best than the tolerance.
+
+    Few seeds have wide intervals, which may include 0 for a base that is far worse. Empty where
+    the base is near enough.
+
+    Args:
+        table: of a grid.
+        batch_size: the base's own.
+        name: the chosen base's combination of the grid.
+        seeds: of every combination.
+        tolerance: largest difference from the best that needs no word.
+    """
+    best = next(iter(_by_mean(table, batch_size)))
+    chosen = next(cell for cell in table.cells if cell.variant == name)
+    highest, mean = statistics.fmean(best.metrics), statistics.fmean(chosen.metrics)
+    if abs(highest - mean) <= tolerance.absolute(highest):
+        return ""
+    return (
+        f"{name} has {table.metric} {table.number(mean)}, {best.variant} the best with "
+        f"{table.number(highest)}: {seeds} seeds do not tell them apart; give more "
+        f"{setting('seeds')}"
+    )
+
+
+def ranked(found: Mapping[str, Predictors], order: Sequence[Criterion] = ORDER) -> Ranking:
+    """Return contenders ranked by predictors.
+
+    Args:
+        found: combination of the grid -> predictors, at least one.
+        order: predictors, the first to decide first.
+
+    >>> def base(lr, headroom):
+    ...     return Predictors(lr=lr, optimizer="sgd", headroom=headroom)
+    >>> ranked({"lr=2": base(2.0, 2.0), "lr=1": base(1.0, 4.0)}).why
+    'it has the largest headroom of the rate (4 times; lr=2: 2 times)'
+    """
+    known = [each for each in order if _is_known(each, found)]
+    places = {name: _place(known, each) for name, each in found.items()}
+    names = sorted(found, key=lambda name: places[name])
+    return Ranking(
+        order=tuple(names),
+        why=_why(names, found, known),
+        notes=(*_unknown(found, order, known), *_against(names, found, known)),
+    )
+
+
+def _is_known(criterion: Criterion, found: Mapping[str, Predictors]) -> bool:
+    """Whether a predictor can be compared: known of all, and rates of one kind of optimizer."""
+    if criterion.predictor == "lr" and len({each.optimizer for each in found.values()}) > 1:
+        return False
+    return all(criterion.value(each) is not None for each in found.values())
+
+
+def _place(known: Sequence[Criterion], found: Predictors) -> tuple[float, ...]:
+    values = ((each, each.value(found)) for each in known)
+    return tuple(-value if each.more else value for each, value in values if value is not None)
+
+
+def _why(names: Sequence[str], found: Mapping[str, Predictors], known: Sequence[Criterion]) -> str:
+    if len(names) == 1:
+        return "no other is within seed noise of it"
+    first, second = names[0], names[1]
+    for each in known:
+        if each.value(found[first]) != each.value(found[second]):
+            extreme = "largest" if each.more else "smallest"
+            equal = "" if each is known[0] else "among equals "
+            return f"{equal}it has the {extreme} {each.words} ({_both(each, found, first, second)})"
+    return "the predictors tell no difference; it comes first in the grid"
+
+
+def _unknown(
+    found: Mapping[str, Predictors], order: Sequence[Criterion], known: Sequence[Criterion]
+) -> list[str]:
+    """Return a line on the predictors that rank nothing, as they are not known of every base."""
+    if len(found) == 1:
+        return []
+    left = [each.words for each in order if each not in known]
+    return [f"not compared, as it is not known of all: {', '.join(left)}"] if left else []
+
+
+def _against(
+    names: Sequence[str], found: Mapping[str, Predictors], known: Sequence[Criterion]
+) -> list[str]:
+    """Return a line for each predictor that alone would choose another base."""
+    lines = []
+    for each in known:
+        places = {name: _place([each], found[name]) for name in names}
+        first = min(names, key=lambda name: places[name])
+        if places[first] < places[names[0]]:
+            values = _both(each, found, first, names[0])
+            lines.append(f"the {each.words} alone would choose {first} ({values})")
+    return lines
+
+
+def _both(criterion: Criterion, found: Mapping[str, Predictors], one: str, other: str) -> str:
+    """Return a predictor's values of two bases, the second with its name."""
+    return f"{criterion.said(found[one])}; {other}: {criterion.said(found[other])}"
