@@ -8,7 +8,8 @@ study in ``results/NAME``, with one true sentence below it and what it was made 
 ``docs/NAME.svg`` is drawn with the table of a study that a page shows a picture of. The
 block ``<!-- paper -->`` is the paper's comparison for its LSTM applications, with published
 values beside ours, ``<!-- bases -->`` each application's bases side by side, and
-``<!-- growth -->`` a constant batch beside one that grows.
+``<!-- growth -->`` a constant batch beside one that grows. The block ``<!-- predictors -->`` is
+made by `predictors.py`.
 """
 
 import re
@@ -18,6 +19,7 @@ from math import floor, inf, log10
 from pathlib import Path
 from statistics import fmean, median
 
+import predictors
 from names import STUDIES, UNTIMED
 
 from legw.analysis import evidence, stats, summary
@@ -81,6 +83,7 @@ PAPER = re.compile(r"(<!-- paper -->\n).*?(<!-- end -->)", re.DOTALL)
 BASES = re.compile(r"(<!-- bases -->\n).*?(<!-- end -->)", re.DOTALL)
 COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
 GROWTH = re.compile(r"(<!-- growth -->\n).*?(<!-- end -->)", re.DOTALL)
+PREDICTORS = re.compile(r"(<!-- predictors -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -365,6 +368,7 @@ def updated(text: str) -> str:
     text = BASES.sub(lambda match: match[1] + bases() + match[2], text)
     text = COSTS.sub(lambda match: match[1] + costs() + match[2], text)
     text = GROWTH.sub(lambda match: match[1] + growth() + match[2], text)
+    text = PREDICTORS.sub(lambda match: match[1] + predictors.tables() + match[2], text)
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 
