@@ -215,6 +215,28 @@ def _crossing(ks: Sequence[float], excesses: Sequence[float], tolerance: float) 
     return None
 
 
+def excess_at(rungs: Sequence[Rung], k: float) -> float | None:
+    """Return the excess of a multiple of the batch, on the lines between those measured.
+
+    Args:
+        rungs: by ascending batch size.
+        k: batch size over the base's, at least 1.
+
+    Returns:
+        None past the largest that was measured, or where a branch diverged.
+
+    >>> excess_at([Rung(k=4, batch_size=64, excess=0.02, half_width=None, updates=9, seeds=1)], 2)
+    0.01
+    """
+    points = [(1.0, 0.0), *((one.k, one.excess) for one in rungs)]
+    for (low, below), (high, above) in itertools.pairwise(points):
+        if low <= k <= high:
+            if below is None or above is None:
+                return None
+            return below + (above - below) * math.log(k / low) / math.log(high / low)
+    return None
+
+
 # As plain values and as lines ----------------------------------------------------------
 
 
