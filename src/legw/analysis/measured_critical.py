@@ -211,7 +211,7 @@ def with_critical(base: Recipe, critical: MeasuredCritical | str | None) -> Reci
         return base
     found = read_critical(critical) if isinstance(critical, str) else critical
     check_base(found, base)
-    return replace(base, noise_batch=found.noise_batch.value)
+    return replace(base, noise_batch=found.noise_batch.cautious)
 
 
 def check_base(found: MeasuredCritical, base: Recipe) -> None:

@@ -55,6 +55,11 @@ class NoiseBatch:
     high: float | None
     """Upper end; None where there is none."""
 
+    @property
+    def cautious(self) -> float | None:
+        """The value, or without one the lower end of its interval; None without either."""
+        return self.value or self.low or None
+
 
 @dataclass(frozen=True)
 class Window:
