@@ -25,6 +25,7 @@ from typing import Any
 from legw import rules
 from legw.analysis import cost
 from legw.analysis.cost import Option
+from legw.analysis.critical import interval
 from legw.analysis.measured_critical import MeasuredCritical, check_base, read_critical
 from legw.analysis.noise_batch import NoiseBatch
 from legw.analysis.verdict import Tolerance, read_tolerance
@@ -282,7 +283,7 @@ def _faster(equal: Choice, stretched: Choice) -> bool | None:
 def _reason(found: Kept, equal: Choice, stretched: Choice | None) -> str:
     small = equal.recipe.batch_size
     if stretched is None:
-        return f"batch {small} is within {said(found.tolerance)} in the base's epochs"
+        return f"batch {small} is within {found.tolerance} of the base's loss in its epochs"
     large, fewer, faster = (
         stretched.recipe.batch_size, _fewer(equal, stretched), _faster(equal, stretched)
     )  # fmt: skip
@@ -320,24 +321,15 @@ def _cautions(found: Kept, stretched: Choice | None) -> list[str]:
     return lines
 
 
-def said(tolerance: Tolerance) -> str:
-    """Return a tolerance of the loss in words.
-
-    >>> said(read_tolerance("1%")), said(read_tolerance("0.02"))
-    ("1 % of the base's loss", "0.02 of the base's loss in its unit")
-    """
-    return f"{tolerance} of the base's loss{'' if tolerance.relative else ' in its unit'}"
-
-
 def contract_lines(contract: Contract) -> list[str]:
     """Return the bound, the stretch and the recommendation, one line each."""
     found, best = contract.kept, contract.best
     noise = found.noise_batch
     lines = [
-        f"loss within {said(found.tolerance)}: at most batch {found.largest_batch} in the base's "
-        f"epochs (of batches up to {found.largest_tried})",
+        f"loss within {found.tolerance} of the base's: at most batch {found.largest_batch} in "
+        f"its epochs (of batches up to {found.largest_tried})",
         f"noise batch {'not found' if noise.value is None else number(noise.value, 3)} "
-        f"({_interval(noise)}): {_longer(contract)}",
+        f"({interval(asdict(noise))}): {_longer(contract)}",
     ]
     time = "" if best.seconds is None else f", {duration(best.seconds, 3)}"
     updates = "" if best.updates is None else f", {best.updates} updates{time}"
@@ -361,9 +353,3 @@ def _longer(contract: Contract) -> str:
 def _stretch(found: Kept, batch_size: int, noise: float | None) -> float:
     base = found.base.batch_size
     return 1.0 if noise is None else (noise + batch_size) / (noise + base)
-
-
-def _interval(noise: NoiseBatch) -> str:
-    if noise.high is None:
-        return f"95 % interval from {number(noise.low, 3)}"
-    return f"95 % interval {number(noise.low, 3)} to {number(noise.high, 3)}"
