@@ -57,8 +57,8 @@ class MeasuredCritical:
     """Name of the rule that gave the branches their rates."""
     base: Recipe
     """The base that was measured."""
-    absolute: bool
-    """Whether excesses are in the loss's unit, and not shares of the base's loss."""
+    tolerance: Tolerance
+    """That of the measurement: past it no branch was made."""
     points: tuple[MeasuredPoint, ...]
     """At least one."""
     noise_batch: NoiseBatch
@@ -77,7 +77,7 @@ class MeasuredCritical:
         Of one above that of the measurement it may be a lower bound: no larger branch was made.
         """
         size = self.base.batch_size
-        rungs = [_in_unit(one, point, self.absolute, tolerance) for one in point.branches]
+        rungs = [_in_unit(one, point, self.tolerance, tolerance) for one in point.branches]
         return critical.critical_batch(rungs, size, tolerance.value)
 
     def largest_batch(self, tolerance: Tolerance) -> int:
@@ -85,27 +85,22 @@ class MeasuredCritical:
         return min(self.at(point, tolerance).largest for point in self.points)
 
     def excess(self, batch_size: int) -> float | None:
-        """Return how much a batch is above the base's loss: the mean of all points, as a share.
+        """Return how much a batch is above the base's loss at the last point that tells.
 
-        Between two batches tried it is a straight line in the logarithm of the batch.
+        It is in the unit of the measurement's own tolerance; between two batches tried, on a
+        straight line in the logarithm of the batch.
 
         Returns:
-            None where no branch was as large, or one of them diverged.
+            None where no branch was as large, or where it diverged.
         """
-        shares = Tolerance(1.0, relative=True)
-        found = []
-        for point in self.points:
-            rungs = [_in_unit(one, point, self.absolute, shares) for one in point.branches]
-            value = critical.excess_at(rungs, batch_size / self.base.batch_size)
-            if value is None:
-                return None
-            found.taskend(value)
-        return sum(found) / len(found)
+        k = batch_size / self.base.batch_size
+        found = (critical.excess_at(point.branches, k) for point in reversed(self.points))
+        return next((value for value in found if value is not None), None)
 
 
-def _in_unit(one: Rung, point: MeasuredPoint, absolute: bool, tolerance: Tolerance) -> Rung:
-    """Return a branch with its excess in the unit of a tolerance."""
-    if one.excess is None or absolute is not tolerance.relative:
+def _in_unit(one: Rung, point: MeasuredPoint, own: Tolerance, tolerance: Tolerance) -> Rung:
+    """Return a branch with its excess in the unit of a tolerance, from that of its own."""
+    if one.excess is None or own.relative is tolerance.relative:
         return one
     if not point.base_loss > 0:
         raise LegwError(
@@ -152,6 +147,7 @@ class _File:
     task: str
     rule: str
     base: dict[str, Any]
+    tolerance: float
     absolute: bool
     points: tuple[MeasuredPoint, ...]
     noise_batch: NoiseBatch
@@ -177,13 +173,15 @@ def from_values(values: Mapping[str, Any], source: str = "") -> MeasuredCritical
     base = from_dict(found.base)
     _check(found, base)
     return MeasuredCritical(
-        task=found.task, rule=found.rule, base=base, absolute=found.absolute, points=found.points,
+        task=found.task, rule=found.rule, base=base, points=found.points,
+        tolerance=Tolerance(found.tolerance, relative=not found.absolute),
         noise_batch=found.noise_batch, source=source,
     )  # fmt: skip
 
 
 def _check(found: _File, base: Recipe) -> None:
     """Refuse numbers that no measurement gives."""
+    critical.check_tolerance(found.tolerance, absolute=found.absolute)
     if not found.points:
         raise RunError("points: there are none")
     for point in found.points:
