@@ -7,11 +7,15 @@ A block between ``<!-- table NAME -->`` and ``<!-- end -->`` is the table of the
 study in ``results/NAME``, with one true sentence below it and what it was made on.
 ``docs/NAME.svg`` is drawn with the table of a study that a page shows a picture of. The
 block ``<!-- paper -->`` is the paper's comparison for its LSTM applications, with published
-values beside ours, ``<!-- bases -->`` each application's bases side by side, and
-``<!-- growth -->`` a constant batch beside one that grows. The block ``<!-- predictors -->`` is
-made by `predictors.py`.
+values beside ours, ``<!-- bases -->`` each application's bases side by side,
+``<!-- growth -->`` a constant batch beside one that grows, and ``<!-- foretold -->`` what branches
+predict beside what whole runs measured: a row for each batch of a study ``results/NAME`` for which
+``results/theory/critical/NAME`` holds a result of ``legw probe critical``, and
+``docs/critical-NAME.svg`` is drawn of it. The block ``<!-- predictors -->`` is made by
+`predictors.py`.
 """
 
+import json
 import re
 import sys
 from dataclasses import replace
@@ -24,10 +28,13 @@ from names import STUDIES, UNTIMED
 
 from legw.analysis import evidence, stats, summary
 from legw.analysis.columns import Column, Line
-from legw.analysis.table import Cell
+from legw.analysis.foretold import Foretold, foretold, median_error
+from legw.analysis.measured_critical import RESULT, MeasuredCritical, read_critical
+from legw.analysis.table import Cell, Table
 from legw.analysis.targets import first
 from legw.analysis.trials import best_trials
-from legw.report.charts import comparison
+from legw.report.charts import comparison, probes
+from legw.report.charts.style import render
 from legw.runs.records import Manifest, Run
 from legw.study.plan import Row
 
@@ -62,6 +69,12 @@ CARRYING = {
 still counts as kept there, and the studies: of the base that is to carry, and of the base in
 the paper's form."""
 
+FORETOLD = (
+    "mnist-lstm", "mnist-lstm-muon", "ptb-small", "ptb-small-nesterov", "cifar10",
+    "cifar10-small-muon", "translation",
+)  # fmt: skip
+"""Studies of which the prediction by branches is to be shown, and so is named as missing."""
+
 GROWING = {
     "MNIST-LSTM, Muon": ("mnist-lstm-muon", "0.001"),
     "MNIST-LSTM, momentum SGD": ("mnist-lstm", "0.001"),
@@ -84,6 +97,7 @@ BASES = re.compile(r"(<!-- bases -->\n).*?(<!-- end -->)", re.DOTALL)
 COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
 GROWTH = re.compile(r"(<!-- growth -->\n).*?(<!-- end -->)", re.DOTALL)
 PREDICTORS = re.compile(r"(<!-- predictors -->\n).*?(<!-- end -->)", re.DOTALL)
+FORESEEN = re.compile(r"(<!-- foretold -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -358,6 +372,64 @@ def _median_cost(found: evidence.Evidence, cell: Cell, target: float) -> tuple[f
     return None if updates == inf else (updates, seconds)
 
 
+def foreseen() -> str:
+    """Return what branches predict of each batch, beside what whole runs of the studies measured.
+
+    Any folder below ``results/theory/critical`` with the name of a study has its rows.
+    """
+    lines = [
+        "| study | batch | metric (n) | loss above the base's: predicted | measured "
+        "| epochs over the base's: predicted | measured | error |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    places = _branches()
+    rows: list[Foretold] = []
+    for place in places:
+        name = place.parent.name
+        found = evidence.read(HERE / name)[0]
+        critical = read_critical(str(place.parent))
+        own = foretold(found, critical)
+        rows += own
+        lines += [_foreseen(name, found.table, critical, row) for row in own]
+    if not rows:
+        lines = []
+    missing = [name for name in FORETOLD if name not in [place.parent.name for place in places]]
+    if missing:
+        lines += ["", f"Branches not measured yet: {', '.join(missing)}."]
+    error = median_error(rows)
+    if error is not None:
+        count = sum(row.error is not None for row in rows)
+        lines += ["", f"Median error of the epochs: {error:.0%} (n = {count} batches)."]
+    return "\n".join([*lines, ""])
+
+
+def _branches() -> list[Path]:
+    """Return the results of branches that are there, one for a study."""
+    return sorted((HERE / "theory" / "critical").glob(f"*/{RESULT}"))
+
+
+def _foreseen(name: str, table: Table, critical: MeasuredCritical, row: Foretold) -> str:
+    cell = table.find("", "legw", row.batch_size)
+    metric = "-" if cell is None else f"{_figure(cell)} ({len(cell.metrics)})"
+    bound = "" if row.within else " past the bound"
+    share = critical.tolerance.relative
+    losses = [
+        "-" if each is None else f"{each:+.1%}" if share else f"{each:+.2g}"
+        for each in (row.excess, row.measured_excess)
+    ]
+    predicted, measured = "-", "-"
+    if row.stretch is not None and row.stretch_range is not None:
+        low, high = row.stretch_range
+        predicted = f"{row.stretch:.3g} ({low:.3g} to {high:.3g})"
+    if row.measured_stretch is not None:
+        measured = f"{'≥ ' * row.at_least}{row.measured_stretch:.3g}"
+    error = "-" if row.error is None else f"{row.error:+.0%}"
+    return (
+        f"| {name} | {row.batch_size}{bound} | {metric} | {' | '.join(losses)} | {predicted} "
+        f"| {measured} | {error} |"
+    )
+
+
 def _place(manifest: Manifest) -> tuple[str, str]:
     return manifest.device, manifest.precision
 
@@ -369,6 +441,7 @@ def updated(text: str) -> str:
     text = COSTS.sub(lambda match: match[1] + costs() + match[2], text)
     text = GROWTH.sub(lambda match: match[1] + growth() + match[2], text)
     text = PREDICTORS.sub(lambda match: match[1] + predictors.tables() + match[2], text)
+    text = FORESEEN.sub(lambda match: match[1] + foreseen() + match[2], text)
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 
@@ -392,6 +465,10 @@ def main(write: bool) -> int:
     if write:
         for name in PICTURES:
             draw(HERE / name, HERE.parent / "docs" / f"{name}.svg")
+        for place in _branches():
+            found = json.loads(place.read_text("utf-8"))
+            picture = HERE.parent / "docs" / f"critical-{place.parent.name}.svg"
+            picture.write_bytes(render(probes.critical_chart(found), "svg"))
     return 0 if write or not stale else 1
 
 

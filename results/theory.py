@@ -4,7 +4,8 @@
     python results/theory.py --write    # bring them up to date
     python results/theory.py --collect runs/mnist-lstm-curvature results/theory/curvature/mnist-lstm
 
-`--collect` copies what is small of probed runs: manifest, summary and measurements. Below
+`--collect` copies what is small of probed runs: manifest, summary and measurements, and the result
+of `legw probe critical`, of which `results/tables.py` makes its table. Below
 `results/theory` lie `curvature/APP` and `noise/APP` with such runs, and in `seconds` what
 `python -m benchmarks.nodes` writes. A table says what is missing.
 """
@@ -24,6 +25,7 @@ from typing import Any
 from names import STUDIES, UNTIMED
 
 from legw.analysis import probed
+from legw.analysis.measured_critical import RESULT
 from legw.analysis.noise import examples_against
 from legw.probes.noise import EVERY
 from legw.report.charts import probes
@@ -442,8 +444,11 @@ def draw() -> None:
 
 
 def collect(source: Path, place: Path) -> None:
-    """Copy manifest, summary and measurements of all runs below a folder."""
+    """Copy manifest, summary and measurements of all runs below a folder, and a result there."""
+    branched = (source / RESULT).exists()
     for folder in records.find_runs(source):
+        if branched and not folder.name.startswith("base-"):
+            continue  # all that is said of a branch lies in the result
         into = place / folder.name
         into.mkdir(parents=True, exist_ok=True)
         for name in (
@@ -451,6 +456,9 @@ def collect(source: Path, place: Path) -> None:
         ):  # fmt: skip
             if (folder / name).exists():
                 shutil.copyfile(folder / name, into / name)
+    if branched:
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / RESULT, place / RESULT)
 
 
 def main(words: list[str]) -> int:

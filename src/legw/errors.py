@@ -231,7 +231,7 @@ def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     said = name[:100].lower()  # the time of a search grows with the length squared
     near = [said] if said in lower else get_close_matches(said, lower, n=1)
     hint = f"; did you mean '{lower[near[0]]}'?" if near else ""
-    return f"{what} '{one_line(name, 60)}' is unknown{hint} (known: {', '.join(names)})"
+    return f"{what} '{one_line(name, 50)}' is unknown{hint} (known: {', '.join(names)})"
 
 
 MAX_NUMBER = 1e15

@@ -15,6 +15,7 @@ Your own rule is one line, and `scale` takes it like ours:
 
 from __future__ import annotations
 
+import bisect
 import math
 import warnings
 from collections.abc import Callable
@@ -42,6 +43,7 @@ from legw.recipe.cautions import (
     warmup_share,
 )
 from legw.recipe.growth import Growth
+from legw.recipe.stretch import Stretch, by_noise_batch
 from legw.schedule import epoch_size, in_unit, update_length
 
 MAX_LENGTH = 4.0
@@ -67,6 +69,10 @@ class Rule:
     """Power of k that multiplies the warmup's epochs; 1 keeps its number of updates."""
     stretch_power: float = 0.0
     """Power of k that multiplies epochs, warmup and milestones; 1 keeps the updates."""
+    stretch: Stretch | None = None
+    """Law by which epochs and the decay's lengths grow with a number that was measured on the base,
+    one of `legw.recipe.stretch` or your own: (base, target) to a factor. The warmup follows
+    `warmup_power` alone. None takes `stretch_power`."""
     weight_decay_power: float = 0.0
     """Power of k that multiplies decoupled weight decay (AdamW's, Muon's). With `lr_power`
     0.5, 0.5 keeps the examples over which weights are forgotten, ``B/(lr*weight_decay)``.
@@ -253,11 +259,25 @@ NOISE_RAMP = Rule(
     source="McCandlish et al. 2018, arXiv 1812.06162; Merrill et al. 2025, arXiv 2505.23971",
 )
 
+STRETCH = Rule(
+    name="stretch",
+    lr_power=0.5,
+    warmup_power=1.0,
+    stretch=by_noise_batch,
+    formula="legw, and epochs and the decay's lengths * (1 + B/Bn)/(1 + B0/Bn), with the noise "
+    "batch Bn measured by branches of the base; the warmup is legw's",
+    source="You et al. 2019, arXiv 1901.08256; stretch: McCandlish et al. 2018, arXiv 1812.06162, "
+    "equation 2.11",
+)
+"""LEGW in as many epochs as the base's loss needs at this batch. The warmup keeps the base's number
+of updates, as published: the curvature at a run's start, for which it is made, knows nothing of the
+run's end. The decay, which ends with the run, is stretched."""
+
 RULES: dict[str, Rule] = {
     rule.name: rule
     for rule in (
         LEGW, LEGW_TIMESCALES, LINEAR, LINEAR_EPOCH, GOYAL, SQRT, FIXED, HOFFER, ADAM_SDE,
-        BETA2_HALF_LIFE, ADASCALE, LEGW_RAMP, LEGW_RAMP_LINEAR, SMITH, SEESAW, NOISE_RAMP,
+        BETA2_HALF_LIFE, ADASCALE, LEGW_RAMP, LEGW_RAMP_LINEAR, SMITH, SEESAW, NOISE_RAMP, STRETCH,
     )
 }  # fmt: skip
 """The rules that ship, by name, in the order in which tables show them."""
@@ -334,7 +354,7 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
     k = batch_size / recipe.batch_size
     if k == 1:
         return recipe
-    here = f"{recipe.name}: batch_size={batch_size} (k={k:g}): {rule.name}"
+    here = _here(recipe, batch_size, rule)
     if rule.needs is not None and not isinstance(recipe.optimizer, rule.needs):
         raise RecipeError(
             f"{here} is defined for the {rule.needs.__name__} family only, "
@@ -374,7 +394,7 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
         batch_size=batch_size,
         lr=recipe.lr * math.pow(k, rule.lr_power),
         warmup_from_lr=_warmup_from(recipe, rule, k),
-        decay=_stretched(recipe, rule, k),
+        decay=_stretched(recipe, batch_size, rule),
         optimizer=_memory(optimizer, rule, k),
         clip_norm=clip,
         ema_decay=average,
@@ -382,14 +402,44 @@ def apply(recipe: Recipe, batch_size: int, rule: Rule) -> Recipe:
     )
 
 
-def _stretched(recipe: Recipe, rule: Rule, k: float) -> Decay:
+def stretched_by(recipe: Recipe, batch_size: int, rule: Rule) -> float:
+    """Return the factor by which a rule multiplies the epochs of a run.
+
+    Args as for `scale`.
+
+    Raises:
+        RecipeError: the rule needs a number that is not known of this base.
+
+    >>> base = Recipe(batch_size=100, lr=1, epochs=9, noise_batch=300)
+    >>> stretched_by(base, 500, STRETCH), stretched_by(base, 500, LEGW)
+    (2.0, 1.0)
+    """
+    if rule.stretch is None or batch_size == recipe.batch_size:
+        return math.pow(batch_size / recipe.batch_size, rule.stretch_power)
+    try:
+        return rule.stretch(recipe, batch_size)
+    except RecipeError as error:
+        raise RecipeError(f"{_here(recipe, batch_size, rule)} {error}") from None
+
+
+def _here(recipe: Recipe, batch_size: int, rule: Rule) -> str:
+    """Return the beginning of an error's line."""
+    k = batch_size / recipe.batch_size
+    return f"{recipe.name}: batch_size={batch_size} (k={k:g}): {rule.name}"
+
+
+def _stretched(recipe: Recipe, batch_size: int, rule: Rule) -> Decay:
     """Return the decay over the scaled run, its lengths divided where that is exact."""
+    k = batch_size / recipe.batch_size
     power = rule.stretch_power - (recipe.unit == "steps")
-    if power == 0:
+    if rule.stretch is not None:
+        times, over = stretched_by(recipe, batch_size, rule), (k if recipe.unit == "steps" else 1.0)
+    elif power == 0:
         return recipe.decay
+    else:
+        times, over = (math.pow(k, power), 1.0) if power > 0 else (1.0, math.pow(k, -power))
     if recipe.decay.unit is None:
-        return recipe.decay.stretched(math.pow(k, power))
-    times, over = (math.pow(k, power), 1.0) if power > 0 else (1.0, math.pow(k, -power))
+        return recipe.decay.stretched(times / over)
     return recipe.decay.in_unit(recipe.decay.unit, times, over)
 
 
@@ -415,6 +465,8 @@ def _lengths(recipe: Recipe, batch_size: int, rule: Rule) -> tuple[float, float]
     k = batch_size / recipe.batch_size
     less = 1 if recipe.unit == "steps" else 0
     length = power_of(recipe.length, k, rule.stretch_power - less)
+    if rule.stretch is not None:
+        length *= stretched_by(recipe, batch_size, rule)
     if rule.warmup_epochs is None:
         power = rule.warmup_power + rule.stretch_power - less
         return length, power_of(recipe.warmup, k, power) if power else recipe.warmup
@@ -440,24 +492,32 @@ def _warmup_from(recipe: Recipe, rule: Rule, k: float) -> float:
 def _choices(recipe: Recipe, batch_size: int, rule: Rule) -> str:
     """Return the remedies that fit: a smaller batch, a shorter warmup of the base, other rules.
 
-    The largest batch has ``warmup * k**power < length``, and so has the longest warmup.
+    The longest warmup has ``warmup * k**power < length``, or the length's stretch.
     """
     power, choices = rule.warmup_power, ["train for longer"]
     if rule.warmup_epochs is None and power > 0:
-        limit = recipe.batch_size * math.pow(recipe.length / recipe.warmup, 1.0 / power)
-        choices = [f"the largest batch that fits is {math.ceil(limit * (1 - ROUNDING)) - 1}"]
-        longest = below(recipe.length / math.pow(batch_size / recipe.batch_size, power))
-        option = (
-            ""
-            if recipe.unit not in ("epochs", "steps")
-            else f" ({setting(f'warmup_{recipe.unit}')})"
-        )
+        choices = [f"the largest batch that fits is {_largest(recipe, batch_size, rule)}"]
+        longer = stretched_by(recipe, batch_size, rule) if rule.stretch else 1.0
+        longest = below(recipe.length * longer / math.pow(batch_size / recipe.batch_size, power))
+        named = recipe.unit in ("epochs", "steps")
+        option = f" ({setting(f'warmup_{recipe.unit}')})" if named else ""
         choices.append(f"at this one a base warmup of {longest:.12g} {recipe.unit}{option} fits")
     others = [other.name for other in RULES.values() if other != rule
               and _fits(recipe, batch_size, other)]  # fmt: skip
     if others:
         choices.append(f"rules that fit: {', '.join(others)}")
     return "; ".join(choices)
+
+
+def _largest(recipe: Recipe, batch_size: int, rule: Rule) -> int:
+    """Return the largest batch, below one that is too large, whose warmup ends before the run."""
+
+    def is_too_large(size: int) -> bool:
+        length, warmup = _lengths(recipe, size, rule)
+        return warmup >= length * (1 - ROUNDING)
+
+    sizes = range(recipe.batch_size, batch_size)
+    return sizes[bisect.bisect_left(sizes, True, key=is_too_large) - 1]
 
 
 def _fits(recipe: Recipe, batch_size: int, rule: Rule) -> bool:
@@ -524,14 +584,14 @@ def _no_warmup(base: Recipe, rule: Rule) -> str:
     if base.warmup > 0 or rule.warmup_power == 0:
         return ""
     twin = next((r for r in RULES.values() if r.lr_power == rule.lr_power and _only_lr(r)), None)
-    same = f", so {rule.name} equals {twin.name} here" if twin else ""
+    same = f", so {rule.name} equals {twin.name} here" if twin and not rule.stretch else ""
     return f"the base recipe has no warmup{same}; give the base one"
 
 
 def _only_lr(rule: Rule) -> bool:
     powers = (rule.warmup_power, rule.stretch_power, rule.weight_decay_power, rule.beta2_power,
               rule.clip_norm_power, rule.ema_power)  # fmt: skip
-    others = (rule.warmup_epochs, rule.optimizer, rule.growth)
+    others = (rule.warmup_epochs, rule.optimizer, rule.growth, rule.stretch)
     return not any(powers) and all(other is None for other in others)
 
 

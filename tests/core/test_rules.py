@@ -124,7 +124,7 @@ def test_the_names_and_their_order() -> None:
     assert list(RULES) == [
         "legw", "legw-timescales", "linear", "linear-epoch", "goyal", "sqrt", "fixed", "hoffer",
         "adam-sde", "beta2-half-life", "adascale", "legw-ramp", "legw-ramp-linear", "smith",
-        "seesaw", "noise-ramp",
+        "seesaw", "noise-ramp", "stretch",
     ]  # fmt: skip
     assert all(name == rule.name and find(name) is rule for name, rule in RULES.items())
 
@@ -359,6 +359,8 @@ def test_nothing_is_said_of_a_good_recipe_or_at_k_1(rule: Rule) -> None:
     good = replace(QUIET, num_examples=60_000)
     if rule.growth is not None:
         good = replace(good, decay=Cosine(), noise_scales=((0, 50), (45, 5000)))
+    if rule.stretch is not None:
+        good = replace(good, noise_batch=500)
     if rule.needs is None:
         assert said(good, 200, rule) == []
     bad = replace(NO_WARMUP, num_examples=10, optimizer=Adam())

@@ -215,6 +215,28 @@ def _crossing(ks: Sequence[float], excesses: Sequence[float], tolerance: float) 
     return None
 
 
+def excess_at(rungs: Sequence[Rung], k: float) -> float | None:
+    """Return the excess of a multiple of the batch, on the lines between those measured.
+
+    Args:
+        rungs: by ascending batch size.
+        k: batch size over the base's, at least 1.
+
+    Returns:
+        None past the largest that was measured, or where a branch diverged.
+
+    >>> excess_at([Rung(k=4, batch_size=64, excess=0.02, half_width=None, updates=9, seeds=1)], 2)
+    0.01
+    """
+    points = [(1.0, 0.0), *((one.k, one.excess) for one in rungs)]
+    for (low, below), (high, above) in itertools.pairwise(points):
+        if low <= k <= high:
+            if below is None or above is None:
+                return None
+            return below + (above - below) * math.log(k / low) / math.log(high / low)
+    return None
+
+
 # As plain values and as lines ----------------------------------------------------------
 
 
@@ -242,7 +264,7 @@ def _order(point: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def critical_lines(found: Mapping[str, Any]) -> list[str]:
-    """Return the critical batch size as a line, and the advice as another.
+    """Return the critical batch size as a line, the advice as another, and the noise batch.
 
     Args:
         found: the values that `legw.probes.measure_critical` returns.
@@ -254,7 +276,21 @@ def critical_lines(found: Mapping[str, Any]) -> list[str]:
         f"{number(found['epoch'], 3)}, the smallest of {len(found['points'])} points; tolerance "
         f"{_tolerance(found)}",
         _advice(found),
+        *_noise_batch(found.get("noise_batch")),
     ]
+
+
+def _noise_batch(found: Mapping[str, Any] | None) -> list[str]:
+    """Return the noise batch as a line, and what it is for; nothing where none was fitted."""
+    if found is None:
+        return []
+    if found["value"] is None:
+        what = f"no noise batch: no branch is behind the base ({interval(found)})"
+    else:
+        what = f"noise batch {number(found['value'], 3)} examples ({interval(found)})"
+    given = f"{setting('keep_quality', '1%')} with {setting('critical', 'DIR')}"
+    return [f"{what}, fitted to all branches: how much longer a larger batch trains; {given} "
+            "takes both numbers"]  # fmt: skip
 
 
 def _advice(found: Mapping[str, Any]) -> str:
@@ -292,7 +328,7 @@ def _tolerance(found: Mapping[str, Any]) -> str:
 
 
 def interval(part: Mapping[str, Any]) -> str:
-    """Return the 95 % interval of a critical batch as text.
+    """Return the 95 % interval of a critical batch, or of a noise batch, as text.
 
     >>> interval({"low": 120.0, "high": None})
     '95 % interval from 120'

@@ -59,11 +59,13 @@ def points(share: float) -> str:
     return f"{number} point{'' if number == '1' else 's'}"
 
 
-def read_tolerance(text: str) -> Tolerance:
+def read_tolerance(text: str, *, name: str = "tolerance", of: str = "metric") -> Tolerance:
     """Read a tolerance as users write it.
 
     Args:
         text: a number in the metric's unit, or a share of the base's mean in percent.
+        name: the setting that has it, for errors.
+        of: the quantity that it is a tolerance of, for errors.
 
     Raises:
         LegwError: it is no such number above 0.
@@ -79,8 +81,7 @@ def read_tolerance(text: str) -> Tolerance:
         value = math.nan
     if not 0 < value < math.inf:
         raise LegwError(
-            f"{given('tolerance', one_line(text, 40))}: must be a number above 0 in the "
-            f"metric's unit, "
+            f"{given(name, one_line(text, 40))}: must be a number above 0 in the {of}'s unit, "
             "or a share of the base's as in 1%"
         )
     return Tolerance(value, relative)

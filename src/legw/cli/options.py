@@ -44,6 +44,10 @@ RuleName = Annotated[str, arg(metavar="RULE", help=f"How to scale: {', '.join(ru
 """A rule's name; `legw.rules.find` knows them."""
 Noise = Annotated[Optional[str], arg(metavar="X|DIR", help_behavior_hint="")]
 """A noise scale that may be left out: a number, or a folder of runs; `noises.read` reads it."""
+Critical = Annotated[Optional[str], arg(metavar="DIR|FILE", help_behavior_hint="")]
+"""A result of `legw probe critical` that may be left out; `measured_critical` reads it."""
+KeepQuality = Annotated[Optional[str], arg(metavar="X|X%", help_behavior_hint="")]
+"""A tolerance of the loss that may be left out; `keep_quality.kept` reads it."""
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 """Off unless given."""
 

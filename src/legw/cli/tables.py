@@ -27,6 +27,7 @@ from legw.study.plan import BASE, Plan, Planned
 from legw.study.plan import Row as RunRow
 
 if TYPE_CHECKING:
+    from legw.analysis.keep_quality import Contract
     from legw.probes.tuning import TunedBase
 
 SCALED = ("batch_size", "lr", "min_lr", "warmup_from_lr", "warmup_updates", "updates", *UNITS,
@@ -366,6 +367,24 @@ def _branch_cells(one: dict[str, Any], *, absolute: bool) -> tuple[str, ...]:
     between = "-" if half is None else f"{shown(excess - half)} to {shown(excess + half)}"
     above = "diverged" if excess is None else shown(excess)
     return (str(one["batch_size"]), number(one["k"], 4), above, between, str(one["updates"]))
+
+
+def choices_table(contract: Contract) -> Table:
+    """Return one row a choice that keeps the base's loss; the recommended one has a star."""
+    unit = contract.equal.recipe.unit
+    table = _columns("choice", "batch", "rule", unit, "lr", "updates", "time", "device-\nseconds")
+    rows = [("equal epochs", contract.equal), ("stretched", contract.stretched)]
+    for name, one in rows:
+        if one is not None:
+            star = " *" if one is contract.best else "  "
+            recipe = one.recipe
+            table.add_row(
+                name, f"{recipe.batch_size}{star}", one.rule.name, number(recipe.length, 4),
+                number(recipe.lr, 3), "-" if one.updates is None else str(one.updates),
+                "-" if one.seconds is None else duration(one.seconds, 3),
+                "-" if one.device_seconds is None else number(one.device_seconds, 3),
+            )  # fmt: skip
+    return table
 
 
 def rates_table(found: dict[str, Any]) -> Table:

@@ -5,21 +5,22 @@ task --speed.measure--> Speed --analysis.cost.options--> [Option] --recommend-->
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from legw import rules
 from legw.analysis import cost
 from legw.analysis.cost import Network, Option
+from legw.analysis.keep_quality import Contract, Kept, of_options
 from legw.analysis.noise import NoiseScale, stated
-from legw.errors import RecipeError
+from legw.errors import LegwError, RecipeError, setting
 from legw.probes import speed
 from legw.recipe import Recipe, to_dict
 from legw.rules import Rule
 from legw.runs.measurements import Speed
 from legw.train import Task
-from legw.train.dist import joined
+from legw.train.dist import World, joined
 from legw.train.precision import Precision
 
 MAX_RUNGS = 12
@@ -44,6 +45,12 @@ class BatchPlan:
     """One for each batch size, in ascending order."""
     best: Option
     """The recommended one."""
+    contract: Contract | None = None
+    """Both ways to keep the base's loss; None where it was not asked for."""
+
+    def rule_of(self, option: Option) -> Rule:
+        """Return the rule that makes an option's recipe."""
+        return self.rule if self.contract is None else self.contract.kept.rule(option.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, which JSON knows."""
@@ -60,6 +67,7 @@ class BatchPlan:
             "options": [_plain(one) for one in self.options],
             "recommended": self.best.batch_size,
             "recipe": to_dict(self.best.recipe),
+            **({} if self.contract is None else {"keep_quality": self.contract.to_dict()}),
         }
 
 
@@ -78,6 +86,7 @@ def plan_batch_size(
     rule: Rule | str = "legw",
     network: Network | None = None,
     noise: NoiseScale | float | None = None,
+    kept: Kept | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
 ) -> BatchPlan | None:
@@ -95,6 +104,8 @@ def plan_batch_size(
         network: devices and what joins them; None is the one that is measured.
         noise: gradient noise scale in examples, above 0, or as measured; None takes the
             recipe's own, if it has one.
+        kept: bound and stretch that keep the base's loss (`legw.analysis.keep_quality.kept`): a
+            batch past the bound has a longer run. None gives all batches the rule's recipe.
         device: cpu, cuda, cuda:1, ...; auto is a GPU where there is one.
         precision: fp32, or bf16 (autocast).
 
@@ -102,44 +113,41 @@ def plan_batch_size(
         The plan; None on all processes but the first.
 
     Raises:
+        LegwError: both a noise scale and what is kept are given.
         RecipeError: no batch size is possible.
         RunError: not even the smallest micro-batch fits into memory.
     """
     rule = rules.find(rule) if isinstance(rule, str) else rule
-    if noise is None:
+    if kept is not None:
+        if noise is not None:
+            raise LegwError(
+                f"plan: {setting('noise')} predicts the time to the base's loss, and with "
+                f"{setting('keep_quality')} every recipe keeps it; give one of the two"
+            )
+        base = kept.base
+    elif noise is None:
         noise = base.noise_scale
+    rule_of: Callable[[int], Rule] = (lambda size: rule) if kept is None else kept.rule
     if isinstance(noise, int | float):
         noise = stated(noise)
     if noise is not None:
         base = replace(base, noise_scale=noise.value)
-    sizes = rungs(base, task, rule) if batch_sizes is None else sorted(batch_sizes)
-    network = network or Network()
+    sizes = rungs(base, task, rule_of) if batch_sizes is None else sorted(batch_sizes)
     with joined(device) as world:
-        found = speed.measure(
-            task,
-            base,
-            world=world,
-            largest=-(-max(sizes) // max(network.devices, world.size)),
-            precision=precision,
-            lanes=network.devices == 1 and not rule.steers,
-        )
-        if world.size > 1:  # what joins these processes is measured, not modelled
-            sync = sum(
-                speed.all_reduce_seconds(world, size)
-                for size in (found.gradient_bytes, cost.NUMBERS_BYTES)
-            )
-            network = Network(devices=world.size, sync_seconds=sync)
+        found, network = measured(
+            task, base, world=world, largest=max(sizes), network=network or Network(),
+            precision=precision, lanes=not rule.steers,
+        )  # fmt: skip
         if not world.first:
             return None
-    options = cost.options(
-        base,
-        rule,
-        sizes,
-        speed=found,
-        network=network,
-        num_examples={size: task.num_examples(size) for size in sizes},
-        noise=noise,
-    )
+    options = [
+        priced(task, base, size, rule_of(size), found, network, noise=noise) for size in sizes
+    ]
+    contract = None if kept is None else of_options(kept, options)
+    best = cost.recommend(options)
+    if contract is not None:
+        size = contract.best.recipe.batch_size
+        best = next(one for one in options if one.batch_size == size)
     return BatchPlan(
         base=base,
         rule=rule,
@@ -147,16 +155,73 @@ def plan_batch_size(
         network=network,
         noise=noise,
         options=options,
-        best=cost.recommend(options),
+        best=best,
+        contract=contract,
     )
 
 
-def rungs(base: Recipe, task: Task, rule: Rule) -> list[int]:
+def measured(
+    task: Task,
+    base: Recipe,
+    *,
+    world: World,
+    largest: int,
+    network: Network,
+    precision: Precision = "fp32",
+    lanes: bool = True,
+) -> tuple[Speed, Network]:
+    """Return this device's speed, and the network with measured synchronisation, if there is any.
+
+    Args:
+        task: the task to train.
+        base: the tuned recipe.
+        world: this process; all of them call it.
+        largest: the largest batch of the plan, in examples.
+        network: devices and what joins them, where one process measures.
+        precision: fp32, or bf16 (autocast).
+        lanes: True times lanes too, where the planned runs may use them.
+    """
+    found = speed.measure(
+        task,
+        base,
+        world=world,
+        largest=-(-largest // max(network.devices, world.size)),
+        precision=precision,
+        lanes=network.devices == 1 and lanes,
+    )
+    if world.size > 1:  # what joins these processes is measured, not modelled
+        sync = sum(
+            speed.all_reduce_seconds(world, size)
+            for size in (found.gradient_bytes, cost.NUMBERS_BYTES)
+        )
+        network = Network(devices=world.size, sync_seconds=sync)
+    return found, network
+
+
+def priced(  # noqa: PLR0917 (all that a cost is made of)
+    task: Task,
+    base: Recipe,
+    batch_size: int,
+    rule: Rule,
+    found: Speed,
+    network: Network,
+    *,
+    noise: NoiseScale | None = None,
+) -> Option:
+    """Return the predicted cost of one batch size under a rule; see `legw.analysis.cost`."""
+    epoch = {batch_size: task.num_examples(batch_size)}
+    (option,) = cost.options(
+        base, rule, [batch_size], speed=found, network=network, num_examples=epoch, noise=noise
+    )
+    return option
+
+
+def rungs(base: Recipe, task: Task, rule_of: Callable[[int], Rule]) -> list[int]:
     """Return the base's batch size and its doublings, up to the limit of the rule and the data."""
     sizes, size = [base.batch_size], base.batch_size * 2
     while len(sizes) < MAX_RUNGS and size <= task.num_examples(base.batch_size):
         try:
-            rules.apply(base, size, rule)
+            rules.apply(base, size, rule_of(size))
         except RecipeError:
             break
         sizes.append(size)

@@ -4,6 +4,8 @@
                --measure_critical--> OUT/base-sSEED, OUT/atUPDATE-bN-sSEED
                --analysis.critical--> the critical batch at each point
 
+    OUT/critical.json: the result, which `legw.analysis.measured_critical.read_critical` reads
+
 The base run stops at each point, where its checkpoint is kept, and goes on. A branch then trains on
 the examples of the base's next `window` updates, at k times the batch and the rule's rate, to which
 it warms up again. At each point k doubles until the loss is surely above the tolerance.
@@ -12,6 +14,7 @@ it warms up again. At each point k doubles until the loss is surely above the to
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,13 +23,15 @@ from typing import Any
 from legw import rules, schedule
 from legw.analysis import critical
 from legw.analysis.critical import MIN_BRANCH_UPDATES, TOLERANCE, Rung
+from legw.analysis.measured_critical import FORMAT, RESULT
 from legw.analysis.noise import noise_scale
+from legw.analysis.noise_batch import NoiseBatch, Window, noise_batch, predicted_excess
 from legw.errors import LegwError, check_count, check_range, given, number, setting
 from legw.probes.ladder import Watch, one_process, short_run, spacing, unwatched
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe, to_dict
 from legw.rules import Rule
-from legw.runs import measurements, records
+from legw.runs import files, measurements, records
 from legw.runs.measurements import Noise
 from legw.train import Settings, Task, batch_norm
 from legw.train.branch import Branch, keep
@@ -292,7 +297,7 @@ def measure_critical(
     Args:
         task: the task to train; nothing is evaluated.
         base: the tuned recipe.
-        out: folder of the runs; finished runs in it are kept.
+        out: folder of the runs and of the result, `critical.json`; finished runs in it are kept.
         tolerance: share of the base's loss by which a branch's may be higher, in (0, 1).
         absolute: True takes the tolerance in the loss's unit, above 0.
         points: shares of the base run from which branches start, each in (0, 1).
@@ -305,8 +310,9 @@ def measure_critical(
         watch: returns the observers of a run, for progress.
 
     Returns:
-        What `--json` prints: at each point the excess of each branch, the critical batch and the
-            simple noise scale; and the smallest critical batch of all points.
+        What `--json` prints: at each point the excess of each branch, as measured and as the noise
+            batch predicts it, the critical batch, the noise batch and the simple noise scale; then
+            the smallest critical batch of all points, and the noise batch of all branches.
 
     Raises:
         LegwError: a value cannot be, the budget allows no branch, the base diverged, the folder
@@ -329,9 +335,14 @@ def measure_critical(
     for seed in plan.seeds:
         runs.make_base(seed)
     found = [runs.measure(point, tolerance, absolute=absolute) for point in plan.points]
-    return {
+    together = runs.noise_batch(plan.points)
+    for point in found:
+        runs.predict(point, together, absolute=absolute)
+    result = {
+        "format": FORMAT,
         "probe": "critical",
         "app": task.name,
+        "task": task.name,
         "rule": rule.name,
         "tolerance": tolerance,
         "absolute": absolute,
@@ -339,7 +350,10 @@ def measure_critical(
         "plan": plan.to_dict(),
         "points": found,
         **critical.over_points(found),
+        "noise_batch": asdict(together),
     }
+    files.write_json(Path(out) / RESULT, result)
+    return result
 
 
 class _Runs:
@@ -354,6 +368,8 @@ class _Runs:
         group = batch_norm.fix_groups(task.model(), self.base.norm_batch_size)
         self.noisy = self.base.batch_size >= 2 * group  # so that there are two pieces
         self.losses: dict[int, list[float | None]] = {}
+        self.windows: dict[tuple[int, int], Window] = {}
+        """By point and seed."""
 
     def make_base(self, seed: int) -> None:
         """Make a base run up to its last window's end, keeping the checkpoints of the points.
@@ -386,21 +402,51 @@ class _Runs:
     def measure(self, point: int, tolerance: float, *, absolute: bool) -> dict[str, Any]:
         """Make the branches from one point, until one is surely above the tolerance."""
         rungs: list[Rung] = []
+        made: dict[int, list[tuple[float, list[float]]]] = {seed: [] for seed in self.plan.seeds}
         for k in self.plan.ks:
             runs = [self._branch(point, k, seed) for seed in self.plan.seeds]
+            for seed, (_, losses) in zip(self.plan.seeds, runs, strict=True):
+                made[seed].append((k, losses))
             size = k * self.base.batch_size
             rungs.append(critical.rung(k, size, runs, absolute=absolute))
             if critical.passed(rungs[-1], tolerance):
                 break
+        for seed, branches in made.items():
+            self.windows[point, seed] = Window(self._base_losses(point, seed), branches)
         found = critical.critical_batch(rungs, self.base.batch_size, tolerance)
         return {
             "update": point,
             "epoch": point * self.base.batch_size / self.plan.num_examples,
             "share": point / self.plan.updates,
+            "base_loss": self._base_loss(point),
             "critical_batch": asdict(found),
+            "noise_batch": asdict(self.noise_batch([point])),
             "noise_scale": self._noise(point),
             "branches": [asdict(one) for one in rungs],
         }
+
+    def _base_loss(self, point: int) -> float:
+        """Return the base's mean loss where branches are compared with it."""
+        halves = [w.base[len(w.base) // 2 :] for w in self._windows([point])]
+        return statistics.fmean(loss for half in halves for loss in half)
+
+    def _windows(self, points: Sequence[int]) -> list[Window]:
+        return [self.windows[point, seed] for point in points for seed in self.plan.seeds]
+
+    def noise_batch(self, points: Sequence[int]) -> NoiseBatch:
+        """Return the noise batch of all branches from these points."""
+        size, warmup = self.base.batch_size, self.plan.warmup_updates
+        return noise_batch(self._windows(points), size, warmup)
+
+    def predict(self, point: dict[str, Any], noise: NoiseBatch, *, absolute: bool) -> None:
+        """Add to each branch of a point the excess that a noise batch predicts."""
+        size, warmup = self.base.batch_size, self.plan.warmup_updates
+        windows = self._windows([point["update"]])
+        for one in point["branches"]:
+            each = [predicted_excess(window, one["k"], size, noise, warmup) for window in windows]
+            known = [value for value in each if value is not None]
+            over = 1.0 if absolute else point["base_loss"]
+            one["predicted"] = statistics.fmean(known) / over if known else None
 
     def _branch(self, point: int, k: int, seed: int) -> tuple[list[float], list[float]]:
         """Make one branch; return the losses of the base and of the branch."""
@@ -426,8 +472,12 @@ class _Runs:
         )  # fmt: skip
         rows = {row.update: row.loss for row in records.load(folder).updates}
         losses = [rows.get(update) for update in range(first, first + window)]
-        base = self.losses[seed][point : point + self.plan.window]
-        return ([_number(loss) for loss in base], [_number(loss) for loss in losses])
+        return self._base_losses(point, seed), [_number(loss) for loss in losses]
+
+    def _base_losses(self, point: int, seed: int) -> list[float]:
+        """Return the losses of a base run over the window of a point."""
+        losses = self.losses[seed][point : point + self.plan.window]
+        return [_number(loss) for loss in losses]
 
     def _noise(self, point: int) -> dict[str, Any] | None:
         """Return the simple noise scale over a point's window; None where none was measured."""

@@ -131,6 +131,9 @@ class Recipe:
     noise_scales: tuple[tuple[float, float], ...] | None = None
     """The same along the run: pairs of a position, in the unit of the lengths, and the examples
     there; positions ascend. None is not known."""
+    noise_batch: float | None = None
+    """Batch size of which a run needs twice the examples of a very small one, as fitted to branches
+    of the base, in examples, above 0. None is not known."""
     source: str = ""
     """Source of the numbers."""
 
@@ -171,7 +174,7 @@ class Recipe:
                 check_count(self.name, name, getattr(self, name))
         for name in ("lr", self.unit, f"warmup_{self.unit}", "warmup_from_lr"):
             self._check_number(name, getattr(self, name))
-        for name in ("clip_norm", "ema_decay", "noise_scale"):
+        for name in ("clip_norm", "ema_decay", "noise_scale", "noise_batch"):
             if getattr(self, name) is not None:
                 self._check_number(name, getattr(self, name))
         self._settle_noise_scales()
@@ -207,7 +210,7 @@ class Recipe:
             raise self._fault(name, f"must be a finite number, below {MAX_NUMBER:g}")
 
     def _check_ranges(self) -> None:
-        for name in ("lr", self.unit, "clip_norm", "noise_scale"):
+        for name in ("lr", self.unit, "clip_norm", "noise_scale", "noise_batch"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise self._fault(name, "must be above 0")

@@ -10,6 +10,9 @@ from typing import Any
 from legw.errors import RecipeError, given, one_line, setting, shown, unknown_name
 from legw.recipe import Recipe, from_dict, to_dict
 
+KNOWN_ABOUT = ("source", "noise_scale", "noise_scales", "noise_batch")
+"""Fields of a recipe that are known about it, and that no run is made by."""
+
 Grid = Mapping[str, Sequence[Any]]
 """Fields of a recipe, each with the values it takes; ``optimizer.momentum`` reaches
 into a part."""
@@ -90,7 +93,7 @@ def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
     """Return the fields in which a recipe differs from another, with its values.
 
     Of an optimizer or decay of another kind these are the settings other than the defaults. The
-    source and the noise scales of a recipe do not count.
+    source of a recipe, and what was measured on it, do not count.
 
     >>> base = Recipe(batch_size=16, lr=0.1, epochs=10)
     >>> differences(base, with_field(base, "optimizer.momentum", 0.9))
@@ -105,7 +108,7 @@ def differences(base: Recipe, other: Recipe) -> dict[str, Any]:
         if isinstance(new, dict) and isinstance(old or {}, dict):
             old = {} if old is None else old  # a recipe without a batch schedule
             found |= _part_differences(name, old, new, type(getattr(other, name)))
-        elif old != new and name not in ("source", "noise_scale", "noise_scales"):
+        elif old != new and name not in KNOWN_ABOUT:
             found[name] = new
     return found
 

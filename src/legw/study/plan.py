@@ -228,7 +228,7 @@ def _check_size(study: Study) -> None:
 
 def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:
     """Apply a rule, unless its runs would grow too long to be compared."""
-    stretch = (batch_size / base.batch_size) ** rule.stretch_power
+    stretch = rules.stretched_by(base, batch_size, rule)
     if stretch > MAX_STRETCH * (1 + ROUNDING):
         raise RecipeError(
             f"{base.name}: batch_size={batch_size}: {rule.name} would train {stretch:g} times "

@@ -104,7 +104,7 @@ def _check_same(folder: Path, found: Manifest, run: Identity) -> None:
 
 def _trained(recipe: Recipe) -> Recipe:
     """Return the recipe without what is only known about it."""
-    return replace(recipe, source="", noise_scale=None, noise_scales=None)
+    return replace(recipe, source="", noise_scale=None, noise_scales=None, noise_batch=None)
 
 
 def _branching(branch: Mapping[str, Any] | None) -> dict[str, object]:

@@ -15,12 +15,16 @@ from tyro.conf import Positional, arg
 from legw import rules
 from legw.analysis import cost
 from legw.analysis.cost import Network, Option
+from legw.analysis.keep_quality import contract_lines, kept
+from legw.analysis.measured_critical import check_task, read_critical, with_critical
 from legw.analysis.noise import NoiseScale, read_noise, with_noise
 from legw.analysis.scaled import carry, headline
-from legw.cli import output
+from legw.cli import output, tables
 from legw.cli.options import (
+    Critical,
     File,
     Flag,
+    KeepQuality,
     Noise,
     Number,
     RuleName,
@@ -72,6 +76,12 @@ class Options:
     """The base's warmup in updates, if not the base recipe's."""
     noise: Noise = None
     """Noise scale in examples, or a folder with runs in which it was measured."""
+    critical: Critical = None
+    """Folder in which legw probe critical measured this base: --rule stretch and --keep-quality
+    take its numbers."""
+    keep_quality: KeepQuality = None
+    """Keep the loss within this of the base's, a share or a number: batches at most as large as
+    --critical allows run the base's epochs, larger ones as many as they need."""
     nodes: Annotated[int, arg(metavar="N")] = 1
     """Machines."""
     devices: Annotated[int, arg(metavar="N")] = 1
@@ -103,19 +113,28 @@ def run(options: Options) -> int:
     base = overridden(base_recipe(options.app, options.recipe), options)
     rule = rules.find(options.rule)
     noise = None if options.noise is None else read_noise(options.noise)
+    if options.critical is not None:
+        base = with_critical(base, options.critical)
+    quality = None
+    if options.keep_quality is not None:
+        quality = kept(base, options.critical, options.keep_quality, rule)
     if rule.growth is not None:
         base = with_noise(base, options.noise)  # along the run, which such a rule may need
     sizes = options.batch_sizes
     wanted = None if sizes is None else whole_numbers("--batch-sizes", sizes, least=1)
     from legw.probes.batch_plan import plan_batch_size
 
+    task = task_of(options.app, options)
+    if options.critical is not None:
+        check_task(read_critical(options.critical), task.name)
     found = plan_batch_size(
-        task_of(options.app, options),
+        task,
         base,
         batch_sizes=wanted,
         rule=rule,
         network=network,
         noise=noise,
+        kept=quality,
         device=options.device,
         precision=options.precision,
     )
@@ -132,13 +151,25 @@ def _show(found: BatchPlan, options: Options) -> None:
         output.print_json({"app": options.app} | found.to_dict())
     else:
         output.show(_table(found.options, best))
-        output.say(headline(carry(found.base, best.batch_size, found.rule)))
-        for line in reasons(found.options, best, found.speed, found.network, found.noise):
+        if found.contract is not None:
+            output.show(tables.choices_table(found.contract))
+        output.say(headline(carry(found.base, best.batch_size, found.rule_of(best))))
+        for line in _reasons(found):
             output.say(line)
-    output.notes(_notes(found.options, best), to_stderr=options.json or options.toml == "-")
+    notes = [*_notes(found.options, best), *(found.contract.notes if found.contract else ())]
+    output.notes(notes, to_stderr=options.json or options.toml == "-")
     if options.toml not in (None, "-"):
         output.write(str(options.toml), _toml(best))
         output.wrote(str(options.toml), to_stderr=options.json)
+
+
+def _reasons(found: BatchPlan) -> list[str]:
+    """Return the reasons for the recommended batch: those of a contract, where there is one."""
+    lines = reasons(found.options, found.best, found.speed, found.network, found.noise)
+    if found.contract is None:
+        return lines
+    spread = f"the passes vary by ±{found.speed.spread:.0%}"
+    return [*contract_lines(found.contract), spread, *lines[2:]]
 
 
 def _check(options: Options) -> None:

@@ -14,8 +14,10 @@ from legw.cli import output
 from legw.cli.options import (
     BatchSize,
     Count,
+    Critical,
     File,
     Flag,
+    KeepQuality,
     Ladder,
     Named,
     Noise,
@@ -32,6 +34,7 @@ from legw.schedule import counts
 
 if TYPE_CHECKING:
     from legw.adapters.configs import Config
+    from legw.analysis.keep_quality import Contract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,12 @@ class Options:
     noise: Noise = None
     """Noise scale in examples, or a folder with runs in which legw probe noise measured it:
     a batch far past it gets a note."""
+    critical: Critical = None
+    """Folder in which legw probe critical measured this base: --rule stretch and --keep-quality
+    take its numbers."""
+    keep_quality: KeepQuality = None
+    """Keep the loss within this of the base's, a share or a number: the batch at most as large as
+    --critical allows, or the run as long as the batch asks for."""
     epochs: Number = None
     """The base's length in epochs, in place of the recipe's own."""
     warmup_epochs: Number = None
@@ -89,6 +98,12 @@ def run(options: Options) -> int:
         from legw.analysis.noise import with_noise
 
         base = with_noise(base, options.noise)
+    if options.critical is not None:
+        from legw.analysis.measured_critical import with_critical
+
+        base = with_critical(base, options.critical)
+    if options.keep_quality is not None:
+        return _keep(options, base, config)
     if options.all_rules or options.ladder:
         outcomes = _rows(options, base)
         (_print_rows_json if options.json else _print_rows)(base, outcomes, options)
@@ -98,6 +113,20 @@ def run(options: Options) -> int:
     outcome = carry(base, options.batch_size, rule, lr=options.lr)
     scaled = _scaled(config, options) if config is not None else None
     _show(outcome, options, scaled)
+    return 0
+
+
+def _keep(options: Options, base: Recipe, config: Config | None) -> int:
+    """Print both recipes that keep the base's loss, and the recommended one."""
+    from legw.analysis.keep_quality import keep_quality, kept
+
+    assert options.batch_size is not None and options.keep_quality is not None
+    found = kept(base, options.critical, options.keep_quality, options.rule)
+    contract = keep_quality(found, options.batch_size)
+    best = contract.best
+    outcome = carry(found.base, best.recipe.batch_size, best.rule)
+    _show(outcome, options, None, contract)
+    _say_of_config(config, options)
     return 0
 
 
@@ -125,7 +154,8 @@ def _scaled(config: Config, options: Options) -> Config | None:
     """Return the configuration at the target batch; None where the command changes the base."""
     if any(value is not None for _, value in _changes(options)):
         return None
-    if options.write is None and rules.find(options.rule).growth is not None:
+    rule = rules.find(options.rule)
+    if options.write is None and (rule.growth is not None or rule.stretch is not None):
         return None  # only its writing is refused
     assert options.batch_size is not None
     with warnings.catch_warnings():
@@ -157,9 +187,17 @@ def _check(options: Options) -> None:
         raise LegwError("--all-rules and --ladder are two tables; give one of the two")
     if options.batch_size is None and not options.ladder:
         raise LegwError("--batch-size is missing; give the target, for example -b 8192")
-    for name, value in (("--lr", options.lr), ("--toml", options.toml)):
+    ours = [("--lr", options.lr), ("--toml", options.toml),
+            ("--keep-quality", options.keep_quality)]  # fmt: skip
+    for name, value in ours:
         if many and value is not None:
             raise LegwError(f"{name} means one recipe, {many} makes many; give one of the two")
+    for name, value in (("--lr", options.lr), ("--write", options.write)):
+        if options.keep_quality is not None and value is not None:
+            raise LegwError(
+                f"--keep-quality chooses the recipe, and {name} asks for another; give one of the "
+                "two"
+            )
     if options.write is not None:
         file_format("--write", options.write, ("json", "yaml", "yml", "toml", "py"))
         for name, value in _changes(options):
@@ -181,8 +219,13 @@ def _rows(options: Options, base: Recipe) -> list[Outcome]:
     return all_rules(base, options.batch_size)
 
 
-def _show(outcome: Outcome, options: Options, config: Config | None) -> None:
-    """Print one outcome, in the requested form."""
+def _show(
+    outcome: Outcome,
+    options: Options,
+    config: Config | None,
+    contract: Contract | None = None,
+) -> None:
+    """Print one outcome, in the requested form, after the contract that chose it."""
     assert outcome.scaled is not None
     if options.toml is not None and outcome.scaled.optimizer.elsewhere:
         raise LegwError(
@@ -193,11 +236,15 @@ def _show(outcome: Outcome, options: Options, config: Config | None) -> None:
     if options.toml == "-":
         output.print_toml(text)
     elif options.json:
-        output.print_json(outcome.to_dict() | _of_config(config))
+        quality = {} if contract is None else {"keep_quality": contract.to_dict()}
+        output.print_json(outcome.to_dict() | _of_config(config) | quality)
     else:
+        if contract is not None:
+            say_contract(contract)
         _print_one(outcome)
     quiet = options.json or options.toml == "-"
-    output.notes([*outcome.notes, *outcome.remarks], to_stderr=quiet)
+    more = () if contract is None else contract.notes
+    output.notes([*outcome.notes, *outcome.remarks, *more], to_stderr=quiet)
     if not quiet:
         output.say(f"evidence: {remarks.evidence(outcome.base.optimizer)}")
     _say_of_config(config, options)
@@ -226,6 +273,16 @@ def _print_one(outcome: Outcome) -> None:
     output.say(headline(outcome))
     output.show(tables.side_by_side(outcome.base, outcome.scaled))
     _say_what_is_unknown(outcome.base)
+
+
+def say_contract(contract: Contract) -> None:
+    """Print both choices of a contract, and the recommendation."""
+    from legw.analysis.keep_quality import contract_lines
+    from legw.cli import tables
+
+    output.show(tables.choices_table(contract))
+    for line in contract_lines(contract):
+        output.say(line)
 
 
 def _say_what_is_unknown(base: Recipe) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from legw import rules
+from legw.analysis.keep_quality import Choice, Contract, contract_lines, keep_quality, kept
+from legw.analysis.measured_critical import check_task, read_critical, with_critical
 from legw.analysis.noise import with_noise
 from legw.analysis.scaled import Outcome, carry, counted, headline
 from legw.cli import output
+from legw.cli.commands.scale import say_contract
 from legw.cli.options import (
     BatchSize,
     Count,
+    Critical,
     Flag,
+    KeepQuality,
     Language,
     Machine,
     Noise,
@@ -101,6 +106,13 @@ class Options:
     noise: Noise = None
     """Noise scale in examples, or a folder with runs in which it was measured: a batch far
     past it gets a note."""
+    critical: Critical = None
+    """Folder in which legw probe critical measured this base: --rule stretch and --keep-quality
+    take its numbers."""
+    keep_quality: KeepQuality = None
+    """Keep the loss within this of the base's, a share or a number: a batch at most as large as
+    --critical allows, or a run as long as -b asks for, whichever has fewer updates and, by a short
+    measurement, takes less time."""
     measure_noise: Flag = False
     """Sample the gradient's noise every 100 updates, into noise.jsonl in the run folder."""
     tensorboard: Flag = False
@@ -128,16 +140,25 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     console = output.console(stderr=options.json, quiet=options.quiet or not world.first)
     rule = rules.find(options.rule)
     base = overridden(base_recipe(options.app, options.recipe), options)
-    base = with_noise(base, options.noise)
+    base = with_critical(with_noise(base, options.noise), options.critical)
     batch_size = base.batch_size if options.batch_size is None else options.batch_size
+    contract = None
+    if options.keep_quality is not None:
+        contract = _contract(options, base, batch_size, settings, world)
+        base, rule = contract.kept.base, contract.best.rule
+        batch_size = contract.best.recipe.batch_size
     outcome = carry(base, batch_size, rule, lr=options.lr)
     assert outcome.scaled is not None
     recipe = outcome.scaled
     if options.dry_run:
-        return _show_plan(options, outcome, recipe, settings, world)
+        return _show_plan(options, outcome, settings, world, contract)
     world.agree(lambda: trackers.check(settings.log_to))  # before the data, which take time
     task = world.together(lambda: task_of(options.app, options))
-    folder: Path = world.share(options.out or _free_folder(options, batch_size))
+    if options.critical is not None:
+        check_task(read_critical(options.critical), task.name)
+    folder: Path = world.share(options.out or _free_folder(options, rule.name, batch_size))
+    for line in () if contract is None else (*contract_lines(contract), *contract.notes):
+        console.print(clean(line), soft_wrap=not console.is_terminal)
     console.print(
         clean(headline(counted(outcome, task.num_examples))), soft_wrap=not console.is_terminal
     )
@@ -160,12 +181,68 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     return _finish(options, folder, summary, result, tells=world.first)
 
 
+def _contract(
+    options: Options, base: Recipe, batch_size: int, settings: Settings, world: World
+) -> Contract:
+    """Return both ways to keep the base's loss, and one that all processes take.
+
+    A run that goes on keeps the way that it began with.
+    """
+    from legw.analysis.cost import Network
+    from legw.probes import batch_plan
+
+    assert options.keep_quality is not None
+    if options.lr is not None:
+        raise RunError(
+            "--keep-quality chooses the recipe, and --lr asks for another; give one of the two"
+        )
+    found = kept(base, options.critical, options.keep_quality, options.rule)
+    contract = keep_quality(found, batch_size)  # refuses what cannot be before data are read
+    if contract.stretched is None:
+        return contract
+    if options.resume:
+        begun = world.share([_has_begun(options, one) for one in _choices(contract)])
+        if any(begun):
+            return replace(contract, best=_choices(contract)[begun.index(True)])
+    task = world.together(lambda: task_of(options.app, options))
+    speed, network = batch_plan.measured(
+        task, found.base, world=world, largest=batch_size, network=Network(),
+        precision=settings.precision,
+    )  # fmt: skip
+    contract = keep_quality(
+        found,
+        batch_size,
+        lambda size, rule: batch_plan.priced(task, found.base, size, rule, speed, network),
+    )
+    stretches = world.share(contract.best is contract.stretched)
+    return replace(contract, best=_choices(contract)[int(stretches)])
+
+
+def _choices(contract: Contract) -> list[Choice]:
+    return [each for each in (contract.equal, contract.stretched) if each is not None]
+
+
+def _has_begun(options: Options, choice: Choice) -> bool:
+    """Whether the folder of a run holds one of this choice."""
+    from legw.runs import records
+
+    size = choice.recipe.batch_size
+    folder = options.out or _free_folder(options, choice.rule.name, size)
+    return records.begun(folder) and records.read_manifest(folder).recipe.batch_size == size
+
+
 def _show_plan(
-    options: Options, outcome: Outcome, recipe: Recipe, settings: Settings, world: World
+    options: Options,
+    outcome: Outcome,
+    settings: Settings,
+    world: World,
+    contract: Contract | None,
 ) -> int:
     """Show the planned run and its cost."""
     from legw.train.estimate import estimate
 
+    recipe = outcome.scaled
+    assert recipe is not None
     missing = ""
     try:
         task = world.together(lambda: task_of(options.app, options))
@@ -182,15 +259,21 @@ def _show_plan(
         micro_batch_size=None if size == "auto" else size,
         precision=settings.precision,
         lanes=settings.lanes,
-        one_lane=settings.compile or rules.find(options.rule).steers,
+        one_lane=settings.compile or outcome.rule.steers,
     )
+    if options.critical is not None:
+        check_task(read_critical(options.critical), task.name)
     if world.first:
         notes = [*outcome.warnings, *too_few(task, recipe), *averaged(recipe)]
         notes += cautions(found, made_up=missing)
         outcome = counted(outcome, task.num_examples)
+        notes += [] if contract is None else contract.notes
         if options.json:
-            output.print_json(plan_json(outcome, found, notes))
+            more = {} if contract is None else {"keep_quality": contract.to_dict()}
+            output.print_json(plan_json(outcome, found, notes) | more)
         else:
+            if contract is not None:
+                say_contract(contract)
             show_plan(outcome, found, notes, with_data=not missing)
     return 0
 
@@ -210,10 +293,10 @@ def _observers(options: Options, folder: Path, console: Console) -> list[Observe
     return observers
 
 
-def _free_folder(options: Options, batch_size: int) -> Path:
+def _free_folder(options: Options, rule: str, batch_size: int) -> Path:
     """Return runs/APP-RULE-bN-sSEED, with a number appended where that folder exists."""
     app = options.app.replace(":", "-")
-    first = Path("runs") / f"{app}-{options.rule}-b{batch_size}-s{options.seed}"
+    first = Path("runs") / f"{app}-{rule}-b{batch_size}-s{options.seed}"
     folder, number = first, 1
     while folder.exists():
         taken, number = folder, number + 1

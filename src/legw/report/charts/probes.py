@@ -135,20 +135,25 @@ def excess_by_batch(
     points: Mapping[str, Sequence[tuple[int, float, float]]],
     *,
     tolerance: float,
+    predicted: Mapping[str, Sequence[tuple[int, float]]] | None = None,
+    critical_batch: float | None = None,
     share: bool = True,
     title: str = "",
-    subtitle: str = "",
+    subtitle: str | list[str] = "",
 ) -> Any:
     """Return the chart of a branch's loss above the base's against batch size, a line a point.
 
-    Bars are 95 % intervals; the tolerance is a dashed line.
+    Bars are 95 % intervals, dashed lines of a point's color what the noise batch predicts; the
+    tolerance is a level line, the critical batch an upright one.
 
     Args:
         points: label of each point, and its branches as (batch size, excess, half-width).
         tolerance: of the excess.
+        predicted: label of each point, and its branches as (batch size, predicted excess).
+        critical_batch: in examples; None marks none.
         share: True for an excess that is a share of the base's loss, False for one in its unit.
         title: text above the chart; empty for none.
-        subtitle: smaller text below the title; empty for none.
+        subtitle: smaller text below the title, or lines of it; empty for none.
 
     Raises:
         ModuleNotFoundError: `legw[report]` is not installed.
@@ -160,7 +165,14 @@ def excess_by_batch(
         for name, found in points.items()
         for size, excess, half in found
     ]
+    foretold = [
+        {"run": name, "batch": size, "excess": excess}
+        for name, found in (predicted or {}).items()
+        for size, excess in found
+    ]
     across = alt.X("batch:Q", title="batch size, examples").scale(type="log", base=2, nice=False)
+    sizes = sorted({size for found in points.values() for size, _, _ in found})
+    across = across.axis(values=sizes, labelOverlap=True)
     form = ".1%" if share else "~g"
     upward = alt.Y("excess:Q", title="loss above the base's").axis(format=form)
     color = _by_batch(list(points))
@@ -173,10 +185,21 @@ def excess_by_batch(
         base.mark_point(size=50, filled=True, opacity=1).encode(
             across, upward, color, tooltip=["run:N", "batch:Q", "excess:Q"]
         ),
+        alt.Chart(alt.Data(values=foretold))
+        .mark_line(strokeWidth=1.5, strokeDash=[2, 3])
+        .encode(across, upward, color),
         alt.Chart(alt.Data(values=[{"excess": tolerance}]))
         .mark_rule(strokeDash=[5, 4], color=COLORS[0])
         .encode(upward),
     ]
+    if critical_batch is not None:
+        mark = alt.Chart(alt.Data(values=[{"batch": critical_batch, "word": "critical batch"}]))
+        layers += [
+            mark.mark_rule(strokeDash=[5, 4], color=COLORS[0]).encode(across),
+            mark.mark_text(align="left", dx=4, fontSize=11).encode(
+                across, y=alt.value(8), text="word:N"
+            ),
+        ]
     chart = alt.layer(*layers).properties(width=620, height=300)
     return styled(chart.properties(title=alt.Title(title, subtitle=subtitle)))
 
@@ -221,12 +244,22 @@ def critical_chart(found: dict[str, Any]) -> Any:
         ]
         for point in found["points"]
     }
+    predicted = {
+        f"epoch {point['epoch']:.3g}": [
+            (one["batch_size"], one["predicted"])
+            for one in point["branches"]
+            if one.get("predicted") is not None
+        ]
+        for point in found["points"]
+    }
     return excess_by_batch(
         points,
         tolerance=found["tolerance"],
+        predicted=predicted,
+        critical_batch=found["critical_batch"]["value"],
         share=not found["absolute"],
         title=f"{found['app']}: loss of branches over equal examples, by {found['rule']}",
-        subtitle=critical.critical_lines(found)[0],
+        subtitle=critical.critical_lines(found)[0].split("; "),
     )
 
 

@@ -1,0 +1,225 @@
+"""Noise batch fitted to branches: the batch size by which more examples are needed.
+
+A batch of B examples needs, to the same loss, examples in proportion to ``1 + B / Bn`` (McCandlish
+et al. 2018). Against the base's batch B0 that is the stretch
+
+    (1 + B / Bn) / (1 + B0 / Bn)
+
+A branch of k times the base's batch is behind by what it needs more: after x examples its loss is
+that of the base after ``x / stretch``, where x counts an update at a smaller rate, while the branch
+warms up again, by its share of the whole rate. With the base's loss a straight line over the window
+(by least squares), which falls by r an example, the branch's loss is above the base's by
+
+    d = r * (x - x' / stretch)        x: examples seen; x': the same, with the warmup's shares
+
+Bn makes the sum of the residuals of all branches 0, each with the weight that least squares give
+it: ``(d' / d Bn) / variance``, the variance being that of the base's losses about their line. The
+interval holds every Bn at which that sum is no further from 0 than its own spread allows: that of
+its parts over blocks of time, the line's included, with Student's quantile. So it has an end where
+the loss falls clearly and branches are clearly behind, and none where they are not.
+
+The law is exact where steps are as long as is best for their noise. Under the square root a branch
+that follows its gradient closely needs `sqrt(k)` times the examples; the fit then is the nearest
+of its form. Where the base's loss does not fall there is nothing to fit.
+
+Reference: McCandlish et al. 2018, arXiv 1812.06162, equation 2.11. The fit to branches is ours;
+its interval follows Fieller 1954, "Some problems in interval estimation".
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from legw.analysis.critical import pairs
+from legw.analysis.stats import LEVEL, t_quantile
+
+BLOCKS = 10
+"""Blocks of time into which a window is cut for the interval."""
+
+RATIOS = (0.0, *(10 ** (i / 40) for i in range(-120, 121)))
+"""Base batch over noise batch, where the sum of residuals is looked at: 0, and 0.001 to 1000."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseBatch:
+    """The batch size at which a run needs twice the examples that a very small batch needs."""
+
+    value: float | None
+    """In examples; None where no branch is behind the base, or the base's loss does not fall."""
+    low: float
+    """Lower end of its interval; 0 where there is none."""
+    high: float | None
+    """Upper end; None where there is none."""
+
+    @property
+    def cautious(self) -> float | None:
+        """The value, or without one the lower end of its interval; None without either."""
+        return self.value or self.low or None
+
+
+@dataclass(frozen=True)
+class Window:
+    """The losses of one base run over some examples, and those of its branches over the same."""
+
+    base: Sequence[float]
+    """One loss an update of the base, at least 3."""
+    branches: Sequence[tuple[float, Sequence[float]]]
+    """Batch size over the base's, and one loss an update; at least 2 each."""
+
+
+def noise_batch(
+    windows: Sequence[Window], batch_size: int, warmup_updates: int = 0, level: float = LEVEL
+) -> NoiseBatch:
+    """Return the noise batch that is fitted to all branches of all windows.
+
+    Args:
+        windows: one a seed and a point of the run; a branch with a loss that is not finite is
+            left out.
+        batch_size: the base's, in examples.
+        warmup_updates: updates in which a branch's rate rises again, at least 0.
+        level: confidence level of the interval, in (0, 1).
+
+    >>> base = [3 - update / 100 for update in range(100)]
+    >>> behind = [3 - 2 * update / 100 / 1.25 for update in range(50)]  # 1.25 times the examples
+    >>> found = noise_batch([Window(base, [(2, behind)])], batch_size=16)
+    >>> round(found.value, 1)  # (1 + 32 / 48) / (1 + 16 / 48) = 1.25
+    48.0
+    """
+    fits = [fit for fit in (_Fit(window, warmup_updates) for window in windows) if fit.fall > 0]
+    fits = [fit for fit in fits if fit.branches]
+    if not fits:
+        return NoiseBatch(value=None, low=0.0, high=None)
+    ratio, least, most = _solved(fits, level)
+    return NoiseBatch(
+        value=batch_size / ratio if ratio else None,
+        low=batch_size / max(most, RATIOS[1]) if most < RATIOS[-1] else 0.0,
+        high=batch_size / least if least else None,
+    )
+
+
+def predicted_excess(
+    window: Window, k: float, batch_size: int, noise: NoiseBatch, warmup_updates: int = 0
+) -> float | None:
+    """Return how much a noise batch says that a branch is above the base, in the loss's unit.
+
+    It is the mean over the second half of the branch's updates, as a measured excess is.
+
+    Args:
+        window: the base's losses, and a branch of k among the branches.
+        k: batch size over the base's.
+        batch_size: the base's, in examples.
+        noise: the noise batch; of one without a value the branch is nothing behind.
+        warmup_updates: updates in which the branch's rate rises again.
+
+    Returns:
+        None where there is no such branch with finite losses.
+    """
+    fit = _Fit(window, warmup_updates)
+    found = next((one for one in fit.branches if one.k == k), None)
+    if found is None:
+        return None
+    ratio = 0.0 if noise.value is None else batch_size / noise.value
+    return fit.fall * found.behind(ratio)
+
+
+class _Branch:
+    """One branch: the sums of the second half of its updates, a block of time each."""
+
+    def __init__(self, k: float, base: Sequence[float], losses: Sequence[float], warmup: int):
+        self.k = k
+        each, first = len(base) / len(losses), len(losses) // 2
+        shares = [min((i + 1) / warmup, 1.0) if warmup else 1.0 for i in range(len(losses))]
+        warmed = list(itertools.accumulate((each * share for share in shares), initial=0.0))
+        differences = [d for d, _ in pairs(base, losses)]
+        self.count = len(differences)
+        self.blocks = [(0.0, 0.0, 0.0)] * BLOCKS
+        """Sums of the differences, of the examples seen, and of those with the warmup's shares."""
+        for i, d in enumerate(differences, first):
+            block = min(int(i * BLOCKS / len(losses)), BLOCKS - 1)
+            a, b, c = self.blocks[block]
+            self.blocks[block] = (a + d, b + i * each, c + warmed[i])
+        self.seen = sum(b for _, b, _ in self.blocks) / self.count
+        self.warmed = sum(c for _, _, c in self.blocks) / self.count
+
+    def behind(self, ratio: float) -> float:
+        """Return the updates of the base by which the branch is behind, in the mean."""
+        return self.seen - self.warmed * (1 + ratio) / (1 + self.k * ratio)
+
+    def residual(self, block: int, fall: float, ratio: float) -> float:
+        """Return a block's part of the difference that is left, in the mean over all updates."""
+        a, b, c = self.blocks[block]
+        return (a - fall * (b - c * (1 + ratio) / (1 + self.k * ratio))) / self.count
+
+    def weight(self, ratio: float) -> float:
+        """Return how fast `behind` grows with the ratio."""
+        return self.warmed * (self.k - 1) / (1 + self.k * ratio) ** 2
+
+
+class _Fit:
+    """A window's line, and its branches."""
+
+    def __init__(self, window: Window, warmup: int) -> None:
+        base = window.base
+        self.branches = [
+            _Branch(k, base, losses, warmup)
+            for k, losses in window.branches
+            if all(map(math.isfinite, losses))
+        ]
+        middle, level = (len(base) - 1) / 2, statistics.fmean(base)
+        squares = sum((u - middle) ** 2 for u in range(len(base)))
+        self.fall = -sum((u - middle) * loss for u, loss in enumerate(base)) / squares
+        """By which the base's loss falls in an update."""
+        left = [loss - level + self.fall * (u - middle) for u, loss in enumerate(base)]
+        self.variance = statistics.fmean(each * each for each in left) or level**2 * 1e-24 or 1.0
+        self.doubt = [0.0] * BLOCKS
+        """Each block's part of the error of `fall`."""
+        for u, each in enumerate(left):
+            self.doubt[u * BLOCKS // len(base)] -= (u - middle) * each / squares
+
+    def parts(self, ratio: float) -> tuple[float, list[float]]:
+        """Return the weighted sum of residuals, and the parts that tell its spread."""
+        weights = [one.weight(ratio) * self.fall / self.variance for one in self.branches]
+        pull = sum(w * one.behind(ratio) for w, one in zip(weights, self.branches, strict=True))
+        found = [
+            sum(w * one.residual(block, self.fall, ratio)
+                for w, one in zip(weights, self.branches, strict=True))
+            for block in range(BLOCKS)
+        ]  # fmt: skip
+        doubted = [a - pull * b for a, b in zip(found, self.doubt, strict=True)]
+        return sum(found), doubted
+
+
+def _solved(fits: Sequence[_Fit], level: float) -> tuple[float, float, float]:
+    """Return base batch over noise batch, and both ends of its interval."""
+    sums, allowed = [], []
+    for ratio in RATIOS:
+        total, spread = _sum(fits, ratio)
+        sums.append(total)
+        quantile = t_quantile(level, BLOCKS * len(fits) - 1)
+        if abs(total) <= quantile * spread:
+            allowed.append(ratio)
+    ratio = _crossing(fits, sums)
+    return ratio, min([*allowed, ratio]), max([*allowed, ratio])
+
+
+def _sum(fits: Sequence[_Fit], ratio: float) -> tuple[float, float]:
+    """Return the weighted sum of all residuals, and its spread."""
+    each = [fit.parts(ratio) for fit in fits]
+    parts = [part for _, found in each for part in found]
+    return sum(total for total, _ in each), statistics.stdev(parts) * math.sqrt(len(parts))
+
+
+def _crossing(fits: Sequence[_Fit], sums: Sequence[float]) -> float:
+    """Return the first ratio at which the sum of residuals is no longer above 0, by bisection."""
+    index = next((i for i, total in enumerate(sums) if total <= 0), len(sums))
+    if index in (0, len(sums)):
+        return RATIOS[0] if index == 0 else RATIOS[-1]
+    low, high = RATIOS[index - 1], RATIOS[index]
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _sum(fits, middle)[0] > 0 else (low, middle)
+    return (low + high) / 2

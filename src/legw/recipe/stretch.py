@@ -1,0 +1,41 @@
+"""Stretch of a run: the epochs that a larger batch needs over those of its base.
+
+A law takes a base recipe and a target, and returns a factor. A rule names one
+(`legw.rules.Rule.stretch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from legw.errors import RecipeError, setting
+from legw.recipe import Recipe
+
+Stretch = Callable[[Recipe, int], float]
+"""Law of stretch: base recipe, target batch size -> factor on the epochs, above 0."""
+
+
+def by_noise_batch(base: Recipe, batch_size: int) -> float:
+    """Return the examples over the base's that a batch needs: ``(1 + B/Bn) / (1 + B0/Bn)``.
+
+    Bn is the recipe's `noise_batch`, which branches of the base have measured.
+
+    Args:
+        base: the tuned recipe.
+        batch_size: B, in examples.
+
+    Raises:
+        RecipeError: the noise batch is not known; the line goes on from the rule's name.
+
+    Reference: McCandlish et al. 2018, arXiv 1812.06162, equation 2.11.
+
+    >>> by_noise_batch(Recipe(batch_size=100, lr=1, epochs=9, noise_batch=300), 500)
+    2.0
+    """
+    noise = base.noise_batch
+    if noise is None:
+        raise RecipeError(
+            "lengthens the run by the noise batch, which is not known; legw probe critical "
+            f"measures it, and {setting('critical', 'DIR')} or noise_batch in the recipe gives it"
+        )
+    return (noise + batch_size) / (noise + base.batch_size)
