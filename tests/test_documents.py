@@ -193,7 +193,7 @@ def test_a_block_on_digits_runs(page: str, code: str, my_recipe: None) -> None:
 
 LONG = (
     "README.md", "bases.md", "batch-schedule.md", "check.md", "images.md", "language-models.md",
-    "report.md", "task.md", "theory.md", "training.md", "translation.md",
+    "report.md", "task.md", "theory.md", "training.md", "transformer.md", "translation.md",
 )  # fmt: skip
 """Pages whose blocks take more than a few seconds on small data."""
 
