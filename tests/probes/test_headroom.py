@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from legw import Recipe
+from legw.analysis import check
 from legw.analysis.noise import NoiseScale
 from legw.apps import find
 from legw.errors import LegwError
@@ -39,10 +40,24 @@ def test_the_loss_falls_at_a_small_rate_and_rises_at_a_large_one(
     assert isinstance(scale, NoiseScale) and scale.n == 20
     hot = measure(task, replace(SMALL, lr=400.0), tmp_path / "b")
     assert hot.times == 0 and hot.rises == {1.0: True}  # nothing beyond it is tried
+    assert hot.fast_loss_ratio is None
     rates = {
         path.name: records.read_manifest(path).recipe.lr for path in (tmp_path / "a").iterdir()
     }
     assert rates == {"b64-s0": 0.1, "b64-s0-x2": 0.2, "b64-s0-x4": 0.4, "b64-s0-x8": 0.8}
+
+
+def test_the_loss_at_four_times_the_rate_is_known_also_past_a_rise(
+    task: Task, tmp_path: Path
+) -> None:
+    found = measure(task, replace(SMALL, lr=2.0), tmp_path, multiples=(1.0, 100.0, 4.0, 200.0))
+    assert list(found.rises) == [1.0, 100.0, 4.0] and found.rises[100.0]
+    assert found.times == 1.0  # up to the first rise, whatever comes after it
+    ends = [
+        check.end_loss([row.loss for row in records.load(tmp_path / name).updates])
+        for name in ("b64-s0", "b64-s0-x4")
+    ]
+    assert None not in ends and found.fast_loss_ratio == ends[1] / ends[0]  # type: ignore[operator]
 
 
 def test_finished_runs_are_found_again(task: Task, tmp_path: Path) -> None:

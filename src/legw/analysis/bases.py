@@ -55,9 +55,9 @@ ORDER = (
     Criterion("noise_scale", True, "noise scale", " examples"),
 )
 """Predictors in the order in which they rank: each one decides among bases that are equal in those
-before it. A predictor that is not known of every contender ranks none of them. The smaller rate
-comes before all but the headroom: where predictors disagree it is the safer choice, since a rate
-near the edge of stability at the base is over it at a large batch."""
+before it. A predictor that is not known of every contender ranks none of them. That the smaller
+rate comes before all but the headroom is a rule of thumb: a rate near the edge of stability at the
+base may be over it at a large batch."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ Tuning at the base batch leaves several bases that seeds cannot tell apart, and 
 they keep at a large batch. These predictors may tell which carries:
 
 - **headroom**: the multiple of the rate at which the loss still falls.
+- **fast loss ratio**: the loss of a short run at 4 times the rate, over that at the rate.
 - **clipped share**: updates in which clipping, not the rate, determines the length of the step.
 - **gap**: held-out loss less training loss, for quality that rests on the noise of small batches.
 - **noise scale**: the gradient's, beyond which a larger batch saves hardly any updates.
@@ -39,6 +40,10 @@ class Predictors:
     headroom: float | None = None
     """Largest multiple of the rate, of those tried, at which the loss falls in a short run; 0 where
     it rises at the rate itself."""
+    fast_loss_ratio: float | None = None
+    """Loss at the end of a short run at `legw.analysis.check.FAST` times the rate, over that at the
+    rate itself: near 1, or below it, for a rate that is small for so few updates. None also where
+    one of them diverged."""
     clipped_share: float | None = None
     """Share of updates whose gradient was clipped, in [0, 1]; None where no step depends on it."""
     train_loss: float | None = None

@@ -42,6 +42,10 @@ MIN_UPDATES = 10
 LR_MULTIPLES = (1.0, 2.0, 4.0, 8.0)
 """Multiples of the rule's learning rate that are tried in turn, until the loss rises."""
 
+FAST = 4.0
+"""Multiple of the learning rate whose loss at the end of a short run is compared with that at the
+rate itself."""
+
 LR_HEADROOM = 2.0
 """Multiple of the rule's learning rate at which the loss must still fall."""
 
@@ -104,8 +108,26 @@ def rises(losses: Sequence[float | None]) -> bool:
     if any(loss is None for loss in losses):
         return True
     known = [loss for loss in losses if loss is not None]
-    count = max(round(len(known) * END_SHARE), 1)
-    return statistics.median(known[-count:]) > RISE_RATIO * statistics.median(known[:count])
+    begin = statistics.median(known[: _end_count(known)])
+    return end_loss(known) > RISE_RATIO * begin  # type: ignore[operator] # all are known
+
+
+def end_loss(losses: Sequence[float | None]) -> float | None:
+    """Return the median loss of the last END_SHARE of a run; None where one of them is no number.
+
+    Args:
+        losses: of each update, at least one; None where it is no number.
+
+    >>> end_loss([2.0] * 8 + [1.0, 1.5]), end_loss([2.0, None])
+    (1.25, None)
+    """
+    last = losses[-_end_count(losses) :]
+    known = [loss for loss in last if loss is not None]
+    return statistics.median(known) if len(known) == len(last) else None
+
+
+def _end_count(losses: Sequence[float | None]) -> int:
+    return max(round(len(losses) * END_SHARE), 1)
 
 
 def of_rates(risen: Mapping[int, Mapping[float, bool]]) -> Verdict:

@@ -7,12 +7,14 @@ The run at the rate itself samples the noise of the gradient too, which costs no
 
 from __future__ import annotations
 
+import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from legw import schedule
-from legw.analysis.check import LR_MULTIPLES, MIN_UPDATES, rises
+from legw.analysis.check import FAST, LR_MULTIPLES, MIN_UPDATES, end_loss, rises
 from legw.analysis.noise import NoiseScale, noise_scale
 from legw.errors import check_count
 from legw.probes.ladder import Measuring, Watch, one_process, short_run, unwatched, updates_of
@@ -31,7 +33,11 @@ class Headroom:
     """Headroom of one recipe's rate, with the noise scale over the same updates."""
 
     rises: Mapping[float, bool]
-    """Multiple of the rate -> whether the loss rises there, up to the first at which it does."""
+    """Multiple of the rate -> whether the loss rises there: ascending, up to the first at which it
+    does, and `legw.analysis.check.FAST` where that was to be tried."""
+    end_losses: Mapping[float, float | None]
+    """Multiple of the rate -> loss at the end of its runs, a mean over seeds; None where one
+    diverged."""
     updates: int
     """Updates of each run."""
     noise_scale: NoiseScale | None
@@ -40,8 +46,16 @@ class Headroom:
 
     @property
     def times(self) -> float:
-        """Largest multiple at which the loss falls; 0 where it rises at the smallest one."""
-        return max((times for times, rose in self.rises.items() if not rose), default=0.0)
+        """Largest multiple up to which the loss falls; 0 where it rises at the smallest one."""
+        falls = itertools.takewhile(lambda times: not self.rises[times], self.rises)
+        return max(falls, default=0.0)
+
+    @property
+    def fast_loss_ratio(self) -> float | None:
+        """Loss at the end at `FAST` times the rate, over that at the rate itself; None where one
+        is not known, or the latter is not above 0."""
+        fast, own = self.end_losses.get(FAST), self.end_losses.get(1.0)
+        return None if fast is None or own is None or own <= 0 else fast / own
 
 
 def measure_headroom(
@@ -63,7 +77,8 @@ def measure_headroom(
         out: folder of the runs; finished runs in it are kept.
         seeds: one run each at every multiple; the loss rises where it does for one of them.
         updates: of each run, at least 10; its whole warmup is made in any case.
-        multiples: of the rate, each above 0, ascending; the runs after the first rise are left out.
+        multiples: of the rate, each above 0, ascending; those after the first rise are left out,
+            but not FAST = 4 unless the loss rises at the rate itself.
         settings: device, precision and micro-batch size of the runs; None takes the defaults.
         watch: returns the observers of a run, for progress.
 
@@ -77,7 +92,10 @@ def measure_headroom(
     wanted, root = run_updates(recipe, task, updates), Path(out)
     noisy = _has_two_pieces(task, recipe)
     risen: dict[float, bool] = {}
+    ends: dict[float, float | None] = {}
     for times in multiples:
+        if any(risen.values()) and (times != FAST or risen.get(1.0)):
+            continue
         for seed in seeds:
             folder = folder_of(root, recipe.batch_size, seed, times)
             every = max(wanted // SAMPLES, 1)
@@ -94,13 +112,16 @@ def measure_headroom(
                 settings=settings,
                 watch=watch,
             )
-            risen[times] = risen.get(times, False) or loss_rises(folder)
-        if risen[times]:
-            break
+        places = [folder_of(root, recipe.batch_size, seed, times) for seed in seeds]
+        risen[times] = any(map(loss_rises, places))
+        ends[times] = _mean_end(places)
     places = [folder_of(root, recipe.batch_size, seed, 1.0) for seed in seeds]
     rows = [row for place in places for row in measurements.read(place, Noise)]
     return Headroom(
-        rises=risen, updates=wanted, noise_scale=noise_scale(rows) if rows else None
+        rises=risen,
+        end_losses=ends,
+        updates=wanted,
+        noise_scale=noise_scale(rows) if rows else None,
     )  # fmt: skip
 
 
@@ -129,6 +150,16 @@ def loss_rises(folder: Path) -> bool:
     """Whether the loss has risen over a run that was made, or the run has diverged."""
     run = records.load(folder)
     return run.status == "diverged" or rises([row.loss for row in run.updates])
+
+
+def _mean_end(folders: Sequence[Path]) -> float | None:
+    """Return the mean of runs' losses at their ends; None where one diverged."""
+    ends = []
+    for folder in folders:
+        run = records.load(folder)
+        ends.append(None if run.status == "diverged" else end_loss([u.loss for u in run.updates]))
+    known = [end for end in ends if end is not None]
+    return statistics.fmean(known) if len(known) == len(ends) else None
 
 
 def _has_two_pieces(task: Task, recipe: Recipe) -> bool:

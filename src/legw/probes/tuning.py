@@ -416,7 +416,12 @@ def _refuse(found: Table, folder: Path) -> None:
 
 def _with_probes(known: Predictors, found: headroom.Headroom) -> Predictors:
     noise = found.noise_scale
-    return replace(known, headroom=found.times, noise_scale=None if noise is None else noise.value)
+    return replace(
+        known,
+        headroom=found.times,
+        fast_loss_ratio=found.fast_loss_ratio,
+        noise_scale=None if noise is None else noise.value,
+    )
 
 
 def _within(seeds: int, tolerance: str) -> str:
