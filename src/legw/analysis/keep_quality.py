@@ -29,7 +29,16 @@ from legw.analysis.critical import interval
 from legw.analysis.measured_critical import MeasuredCritical, check_base, read_critical
 from legw.analysis.noise_batch import NoiseBatch
 from legw.analysis.verdict import Tolerance, read_tolerance
-from legw.errors import LegwError, RecipeError, check_count, duration, given, number, setting
+from legw.errors import (
+    LegwError,
+    RecipeError,
+    check_count,
+    duration,
+    given,
+    number,
+    one_line,
+    setting,
+)
 from legw.recipe import Recipe, to_dict
 from legw.rules import LEGW, STRETCH, Rule
 from legw.schedule import counts
@@ -149,12 +158,17 @@ def kept(
         )
     measured = read_critical(critical) if isinstance(critical, str) else critical
     check_base(measured, base)
-    for name, where in ((found.name, "rule"), (measured.rule, "critical")):
-        if name != LEGW.name:
-            raise LegwError(
-                f"{given('keep_quality', tolerance)}: is kept by {LEGW.name} and its stretch, and "
-                f"{setting(where)} is of {name}; give {LEGW.name}"
-            )
+    if found.name != LEGW.name:
+        raise LegwError(
+            f"{given('keep_quality', tolerance)}: is for {LEGW.name} and its stretch, not for "
+            f"{found.name}; leave {setting('rule')} out"
+        )
+    if measured.rule != LEGW.name:
+        raise LegwError(
+            f"{given('critical', measured.source)}: its branches had the rates of "
+            f"{one_line(measured.rule, 60)}, and {setting('keep_quality')} is for {LEGW.name}; "
+            f"measure with {setting('rule', LEGW.name)}"
+        )
     return Kept(
         base=replace(base, noise_batch=measured.noise_batch.cautious),
         tolerance=asked,

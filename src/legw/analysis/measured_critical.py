@@ -133,9 +133,9 @@ def read_critical(text: str) -> MeasuredCritical:
         return from_values(reading.json_object(path), text)
     except LegwError as error:
         said = str(error).removeprefix("cannot be read: ")
+        more = "" if "; " in said else "; measure it again"
         raise LegwError(
-            f"{here}: is no result of legw probe critical: {one_line(said)}; the same command "
-            "again writes it anew"
+            f"{here}: is no result of legw probe critical: {one_line(said)}{more}"
         ) from None
 
 

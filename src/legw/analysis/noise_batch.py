@@ -96,7 +96,7 @@ def noise_batch(
     ratio, least, most = _solved(fits, level)
     return NoiseBatch(
         value=batch_size / ratio if ratio else None,
-        low=batch_size / most if most < RATIOS[-1] else 0.0,
+        low=batch_size / max(most, RATIOS[1]) if most < RATIOS[-1] else 0.0,
         high=batch_size / least if least else None,
     )
 
