@@ -143,9 +143,9 @@ def _mean_curve(runs: Sequence[Run]) -> Curve:
 
 
 def _curve(run: Run) -> Curve:
-    """Return the mean training loss of each epoch, from evaluations or else from the updates."""
+    """Return the mean training loss of each epoch, from its evaluation or else from its updates."""
     found: Curve = [(round(row.epoch), row.loss) for row in run.evaluations if row.loss is not None]
-    if found:
+    if len(found) > 1:
         return found
     epochs: dict[float, list[float]] = {}
     for row in run.updates:

@@ -124,10 +124,10 @@ def plan_batch_size(
                 f"plan: {setting('noise')} predicts the time to the base's loss, and with "
                 f"{setting('keep_quality')} every recipe keeps it; give one of the two"
             )
-        base = replace(kept.base, noise_scale=None)
-    rule_of: Callable[[int], Rule] = (lambda size: rule) if kept is None else kept.rule
-    if noise is None:
+        base = kept.base
+    elif noise is None:
         noise = base.noise_scale
+    rule_of: Callable[[int], Rule] = (lambda size: rule) if kept is None else kept.rule
     if isinstance(noise, int | float):
         noise = stated(noise)
     if noise is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def test_the_critical_batch_of_the_digits(legw: Callable) -> None:
     assert "S/|G|^2" in answer.out and "95 % interval" in answer.out
     assert Path("figure.svg").read_bytes().startswith(b"<svg")
     folders = {path.name for path in Path("runs/digits-lstm-critical").iterdir()}
-    assert folders == {"base-s0", "at136-b32-s0"}
+    assert folders == {"base-s0", "at136-b32-s0", "critical.json"}
+    assert "oise batch" in answer.out and "--keep-quality 1%" in answer.out
     before = Path("runs/digits-lstm-critical/at136-b32-s0/metrics.jsonl").stat().st_mtime_ns
     found = legw(f"{words} --json").json
     after = Path("runs/digits-lstm-critical/at136-b32-s0/metrics.jsonl").stat().st_mtime_ns
@@ -37,6 +39,7 @@ def test_the_critical_batch_of_the_digits(legw: Callable) -> None:
     assert [one["batch_size"] for one in point["branches"]] == [32]
     assert point["noise_scale"] is not None and found["largest_batch"] in (16, 32)
     assert found["plan"]["most_epochs"] <= 6
+    assert found == json.loads(Path("runs/digits-lstm-critical/critical.json").read_text())
 
 
 def test_a_dry_run_prints_the_cost_and_trains_nothing(legw: Callable) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from legw.analysis.noise import NoiseScale
-from legw.report.charts.probes import noise_by_epoch
+from legw.report.charts.probes import critical_chart, noise_by_epoch
 
 
 def stretch(value: float | None, low: float | None = None, high: float | None = None) -> NoiseScale:
@@ -50,3 +50,32 @@ def test_each_kind_of_stretch_has_a_mark_of_its_own() -> None:
         (False, "isValid(datum.noise) && datum.cut"),
         (None, "!isValid(datum.noise)"),
     ]
+
+
+def branches(**of_each: Any) -> dict[str, Any]:
+    """Return a result of one point, whose branch of batch 64 diverged."""
+    one = {"k": 2, "batch_size": 32, "excess": 0.01, "half_width": 0.002, "updates": 40, "seeds": 1}
+    lost = one | {"k": 4, "batch_size": 64, "excess": None, "half_width": None}
+    critical = {"value": 30.0, "low": 20.0, "high": 40.0, "largest": 16}
+    point = {"epoch": 1.0, "critical_batch": critical, "branches": [one | of_each, lost]}
+    return {
+        "app": "digits-lstm", "rule": "legw", "tolerance": 0.02, "absolute": True,
+        "base": {"batch_size": 16}, "points": [point], "critical_batch": critical, "epoch": 1.0,
+        "largest_batch": 16,
+    }  # fmt: skip
+
+
+def test_branches_are_drawn_as_measured_and_as_predicted_with_the_critical_batch_marked() -> None:
+    chart = critical_chart(branches(predicted=0.012)).to_dict()
+    data = [layer["data"]["values"] for layer in chart["layer"]]
+    assert data[0] == [{"run": "epoch 1", "batch": 32, "excess": 0.01, "low": 0.008, "high": 0.012}]
+    assert [{"run": "epoch 1", "batch": 32, "excess": 0.012}] in data
+    assert [{"batch": 30.0, "word": "critical batch"}] in data and [{"excess": 0.02}] in data
+    assert chart["layer"][0]["encoding"]["x"]["axis"]["values"] == [32]
+
+
+def test_a_result_without_a_prediction_or_a_critical_batch_is_drawn_too() -> None:
+    found = branches()
+    found["critical_batch"] = found["critical_batch"] | {"value": None, "high": None}
+    chart = critical_chart(found).to_dict()
+    assert not any("word" in str(layer["data"]) for layer in chart["layer"])

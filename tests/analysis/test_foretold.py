@@ -1,0 +1,120 @@
+"""Predicted against measured: runs of a known number of epochs, and the repository's table."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.test_measured_critical import result
+from expect import error_line
+from folders import BASE, write_study
+from legw.analysis import evidence
+from legw.analysis.foretold import Foretold, foretold, median_error
+from legw.analysis.measured_critical import RESULT, MeasuredCritical, from_values
+from legw.errors import LegwError
+from legw.recipe import to_dict
+from legw.study.plan import Study
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+def measured(**changes: Any) -> MeasuredCritical:
+    return from_values(result(base=to_dict(BASE), tolerance=0.01, **changes))
+
+
+def losses(updates: int, factor: float, floor: float = 0.0) -> list[float]:
+    """Return losses that fall in a straight line, in `factor` times the base's epochs."""
+    return [floor + 3 - 2 * (s + 0.5) / updates / factor for s in range(updates)]
+
+
+def studied(folder: Path, factor: float = 1.6, **of_base: Any) -> list[Foretold]:
+    asked = Study(task="mine", base=BASE, batch_sizes=(16, 64), seeds=(0, 1))
+    runs: dict[str, Any] = {}
+    for seed in (0, 1):
+        runs[f"base_b16_s{seed}"] = {"losses": losses(100, 1.0)} | of_base
+        runs[f"legw_b64_s{seed}"] = {"losses": losses(25, factor)}
+    write_study(folder / "study", asked, **runs)
+    (found,) = evidence.read(folder)
+    return foretold(found, measured())
+
+
+def test_the_epochs_to_the_same_loss_are_measured(tmp_path: Path) -> None:
+    """The larger batch ends, at epoch 3.5 in the mean, where the base was 1.6 times as early."""
+    (row,) = studied(tmp_path)
+    assert (row.batch_size, row.runs, row.at_least) == (64, (2, 2), False)
+    assert row.measured_stretch == pytest.approx(1.6, rel=0.02)
+    assert row.stretch == pytest.approx((100 + 64) / (100 + 16))
+    assert row.stretch_range == pytest.approx(((400 + 64) / 416, (50 + 64) / 66))
+    assert row.error == pytest.approx(164 / 116 / 1.6 - 1, abs=0.02)
+    assert median_error([row, replace(row, stretch=None)]) == abs(row.error)
+
+
+def test_the_loss_at_equal_epochs_is_beside_what_the_branches_had(tmp_path: Path) -> None:
+    (row,) = studied(tmp_path)
+    ends = losses(100, 1.0)[-1], losses(25, 1.6)[-1]
+    assert row.measured_excess == pytest.approx(ends[1] - ends[0])
+    assert row.excess == pytest.approx(0.012) and not row.within
+    share = from_values(result(base=to_dict(BASE), absolute=False))
+    (found,) = evidence.read(tmp_path)
+    (relative,) = foretold(found, share)
+    assert relative.measured_excess == pytest.approx((ends[1] - ends[0]) / ends[0])
+
+
+def test_a_base_that_is_there_in_its_first_epoch_bounds_the_factor(tmp_path: Path) -> None:
+    (row,) = studied(tmp_path, factor=40.0)
+    assert row.at_least and row.error is None and median_error([row]) is None
+
+
+def test_a_batch_as_fast_as_the_base_needs_as_many_epochs(tmp_path: Path) -> None:
+    (row,) = studied(tmp_path, factor=1.0)
+    assert row.measured_stretch == pytest.approx(1.0, rel=0.02)
+
+
+def test_without_a_noise_batch_nothing_is_predicted(tmp_path: Path) -> None:
+    studied(tmp_path)
+    (found,) = evidence.read(tmp_path)
+    none = measured(noise_batch={"value": None, "low": 0.0, "high": None})
+    (row,) = foretold(found, none)
+    assert row.stretch is None and row.stretch_range is None and row.error is None
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    studied(tmp_path)
+    (found,) = evidence.read(tmp_path)
+    other = from_values(result(base=to_dict(replace(BASE, lr=0.3))), source="DIR")
+    error_line(foretold, found, other, kind=LegwError)
+
+
+def test_without_runs_of_the_base_there_is_no_row(tmp_path: Path) -> None:
+    write_study(tmp_path / "study", Study(task="mine", base=BASE, batch_sizes=(64,)))
+    (found,) = evidence.read(tmp_path)
+    assert foretold(found, measured()) == []
+
+
+def test_a_folder_beside_the_studies_makes_its_rows_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table of the pages, of the digits' own study, with branches made up for its base."""
+    monkeypatch.syspath_prepend(RESULTS)
+    monkeypatch.setitem(sys.modules, "names", None)  # read anew from there
+    monkeypatch.delitem(sys.modules, "names")
+    made = runpy.run_path(str(RESULTS / "tables.py"))
+    table = made["foreseen"]
+    table.__globals__["HERE"] = tmp_path
+    assert "Branches not measured yet: mnist-lstm," in table() and "|" not in table()
+    shutil.copytree(RESULTS / "digits-lstm", tmp_path / "digits-lstm")
+    base = evidence.read(RESULTS / "digits-lstm")[0].runs[0][1].manifest.base
+    place = tmp_path / "theory" / "critical" / "digits-lstm"
+    place.mkdir(parents=True)
+    (place / RESULT).write_text(json.dumps(result(base=to_dict(base))))
+    said = table()
+    assert "| digits-lstm | 128 past the bound | 0.9703" in said
+    assert "| digits-lstm | 512 past the bound |" in said
+    assert "Median error of the epochs:" in said and "(n = 2 batches)" in said
