@@ -10,9 +10,11 @@ block ``<!-- paper -->`` is the paper's comparison for its LSTM applications, wi
 values beside ours, ``<!-- bases -->`` each application's bases side by side,
 ``<!-- growth -->`` a constant batch beside one that grows, and ``<!-- foretold -->`` what branches
 predict beside what whole runs measured: a row for each batch of a study ``results/NAME`` for which
-``results/theory/critical/NAME`` holds a result of ``legw probe critical``.
+``results/theory/critical/NAME`` holds a result of ``legw probe critical``, and
+``docs/critical-NAME.svg`` is drawn of it.
 """
 
+import json
 import re
 import sys
 from dataclasses import replace
@@ -29,7 +31,8 @@ from legw.analysis.measured_critical import RESULT, MeasuredCritical, read_criti
 from legw.analysis.table import Cell, Table
 from legw.analysis.targets import first
 from legw.analysis.trials import best_trials
-from legw.report.charts import comparison
+from legw.report.charts import comparison, probes
+from legw.report.charts.style import render
 from legw.runs.records import Manifest, Run
 from legw.study.plan import Row
 
@@ -376,7 +379,7 @@ def foreseen() -> str:
         "| epochs over the base's: predicted | measured | error |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    places = sorted((HERE / "theory" / "critical").glob(f"*/{RESULT}"))
+    places = _branches()
     rows: list[Foretold] = []
     for place in places:
         name = place.parent.name
@@ -395,6 +398,11 @@ def foreseen() -> str:
         count = sum(row.error is not None for row in rows)
         lines += ["", f"Median error of the epochs: {error:.0%} (n = {count} batches)."]
     return "\n".join([*lines, ""])
+
+
+def _branches() -> list[Path]:
+    """Return the results of branches that are there, one for a study."""
+    return sorted((HERE / "theory" / "critical").glob(f"*/{RESULT}"))
 
 
 def _foreseen(name: str, table: Table, critical: MeasuredCritical, row: Foretold) -> str:
@@ -453,6 +461,10 @@ def main(write: bool) -> int:
     if write:
         for name in PICTURES:
             draw(HERE / name, HERE.parent / "docs" / f"{name}.svg")
+        for place in _branches():
+            found = json.loads(place.read_text("utf-8"))
+            picture = HERE.parent / "docs" / f"critical-{place.parent.name}.svg"
+            picture.write_bytes(render(probes.critical_chart(found), "svg"))
     return 0 if write or not stale else 1
 
 

@@ -49,7 +49,7 @@ Price = Callable[[int, Rule], Option]
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What keeping a base's loss within a tolerance allows: a bound, and a stretch beyond it."""
+    """Bound of the batch that keeps a base's loss within a tolerance, and the stretch beyond it."""
 
     base: Recipe
     """The tuned recipe, with the noise batch that stretches it."""
@@ -118,7 +118,7 @@ class Contract:
     reason: str
     """The reason for it."""
     notes: tuple[str, ...]
-    """What to know about it."""
+    """Cautions about it, one line each."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values, which JSON knows."""
@@ -138,7 +138,7 @@ def kept(
     tolerance: str,
     rule: Rule | str = LEGW,
 ) -> Kept:
-    """Return what keeping a base's loss within a tolerance allows.
+    """Return the bound and the stretch that keep a base's loss within a tolerance.
 
     Args:
         base: the tuned recipe, the one that was measured.

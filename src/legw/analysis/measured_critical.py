@@ -49,7 +49,7 @@ class MeasuredPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredCritical:
-    """What `legw probe critical` measured on one base."""
+    """Result of `legw probe critical` on one base."""
 
     task: str
     """Name of the task."""

@@ -104,8 +104,8 @@ def plan_batch_size(
         network: devices and what joins them; None is the one that is measured.
         noise: gradient noise scale in examples, above 0, or as measured; None takes the
             recipe's own, if it has one.
-        kept: what keeping the base's loss allows (`legw.analysis.keep_quality.kept`): a batch past
-            its bound then has a longer run. None gives all batches the rule's recipe.
+        kept: bound and stretch that keep the base's loss (`legw.analysis.keep_quality.kept`): a
+            batch past the bound has a longer run. None gives all batches the rule's recipe.
         device: cpu, cuda, cuda:1, ...; auto is a GPU where there is one.
         precision: fp32, or bf16 (autocast).
 
@@ -179,7 +179,7 @@ def measured(
         largest: the largest batch of the plan, in examples.
         network: devices and what joins them, where one process measures.
         precision: fp32, or bf16 (autocast).
-        lanes: whether the planned runs may use lanes.
+        lanes: True times lanes too, where the planned runs may use them.
     """
     found = speed.measure(
         task,
