@@ -445,7 +445,10 @@ def draw() -> None:
 
 def collect(source: Path, place: Path) -> None:
     """Copy manifest, summary and measurements of all runs below a folder, and a result there."""
+    branched = (source / RESULT).exists()
     for folder in records.find_runs(source):
+        if branched and not folder.name.startswith("base-"):
+            continue  # all that is said of a branch lies in the result
         into = place / folder.name
         into.mkdir(parents=True, exist_ok=True)
         for name in (
@@ -453,7 +456,8 @@ def collect(source: Path, place: Path) -> None:
         ):  # fmt: skip
             if (folder / name).exists():
                 shutil.copyfile(folder / name, into / name)
-    if (source / RESULT).exists():
+    if branched:
+        place.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / RESULT, place / RESULT)
 
 

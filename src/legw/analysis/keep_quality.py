@@ -40,8 +40,12 @@ from legw.errors import (
     setting,
 )
 from legw.recipe import Recipe, to_dict
+from legw.recipe.cautions import warmup_share
 from legw.rules import LEGW, STRETCH, Rule
 from legw.schedule import counts
+
+MAX_LOST = 0.05
+"""Share of a run that a longer warmup may cost before it gets a note."""
 
 Price = Callable[[int, Rule], Option]
 """Cost of a batch size under a rule, by the model of `legw plan`."""
@@ -142,7 +146,7 @@ def kept(
 
     Args:
         base: the tuned recipe, the one that was measured.
-        critical: what `legw probe critical` measured, or the folder or file of it.
+        critical: the result of `legw probe critical`, or the folder or file of it.
         tolerance: of the loss: a number in its unit, or a share of the base's as in 1%.
         rule: of the recipes; LEGW is the only one whose quality is kept here.
 
@@ -327,12 +331,23 @@ def _cautions(found: Kept, stretched: Choice | None) -> list[str]:
             f"times the epochs: give more {setting('seeds')} or a larger {setting('window')} to "
             "legw probe critical"
         )
+    lost = 0.0 if stretched is None else _lost(found.base, stretched)
+    if lost > MAX_LOST:
+        lines.append(
+            f"the stretch leaves out the longer warmup, about half of which is lost: {lost:.0%} of "
+            "the run"
+        )
     if stretched is not None and stretched.recipe.batch_size > 2 * found.largest_tried:
         lines.append(
             f"the largest branch was of batch {found.largest_tried}; what batch "
             f"{stretched.recipe.batch_size} needs is extrapolated"
         )
     return lines
+
+
+def _lost(base: Recipe, one: Choice) -> float:
+    """Return half of what the warmup is longer than the base's, as a share of the run."""
+    return (warmup_share(one.recipe) - warmup_share(base) / one.stretch) / 2
 
 
 def contract_lines(contract: Contract) -> list[str]:

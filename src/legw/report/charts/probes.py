@@ -171,7 +171,8 @@ def excess_by_batch(
         for size, excess in found
     ]
     across = alt.X("batch:Q", title="batch size, examples").scale(type="log", base=2, nice=False)
-    across = across.axis(values=sorted({row["batch"] for row in rows}), labelOverlap=True)
+    sizes = sorted({size for found in points.values() for size, _, _ in found})
+    across = across.axis(values=sizes, labelOverlap=True)
     form = ".1%" if share else "~g"
     upward = alt.Y("excess:Q", title="loss above the base's").axis(format=form)
     color = _by_batch(list(points))
