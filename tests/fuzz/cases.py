@@ -151,6 +151,8 @@ def any_recipe(chance: random.Random) -> dict[str, Any]:
         }  # fmt: skip
     if chance.random() < 0.2:
         found["noise_scales"] = [[found[unit] * s, number(64, 500)] for s in (1e-3, 0.2, 0.6)]
+    if chance.random() < 0.2:
+        found["noise_batch"] = number(64, 500)
     return found
 
 

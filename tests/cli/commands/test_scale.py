@@ -121,11 +121,12 @@ def test_json_without_the_number_of_examples_has_nulls(legw: Legw, tmp_path: Pat
 @pytest.mark.parametrize("rule", rules.RULES)
 def test_json_of_every_rule(legw: Legw, tmp_path: Path, rule: str) -> None:
     base = MNIST_LSTM if rules.find(rule).needs is SGD else GNMT
-    if rules.find(rule).growth is not None:
+    where: object = base.name
+    if rules.find(rule).growth is not None or rules.find(rule).stretch is not None:
         scales = ((1.0, 500.0), (3.0, 9000.0))
-        base = replace(base, decay=Polynomial(), noise_scales=scales)
+        base = replace(base, decay=Polynomial(), noise_scales=scales, noise_batch=900.0)
         (tmp_path / "base.toml").write_text(recipe.to_toml(base), encoding="utf-8")
-    where = base.name if rules.find(rule).growth is None else tmp_path / "base.toml"
+        where = tmp_path / "base.toml"
     found = legw(f"scale {where} -b 4096 --rule {rule} --json").json
     assert found["rule"] == rule
     assert from_dict(found["scaled"]) == rules.apply(base, 4096, rules.find(rule))

@@ -154,7 +154,8 @@ def _scaled(config: Config, options: Options) -> Config | None:
     """Return the configuration at the target batch; None where the command changes the base."""
     if any(value is not None for _, value in _changes(options)):
         return None
-    if options.write is None and rules.find(options.rule).growth is not None:
+    rule = rules.find(options.rule)
+    if options.write is None and (rule.growth is not None or rule.stretch is not None):
         return None  # only its writing is refused
     assert options.batch_size is not None
     with warnings.catch_warnings():
