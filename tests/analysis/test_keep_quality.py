@@ -181,6 +181,8 @@ def test_a_plan_takes_the_best_of_each_kind() -> None:
 
 def test_a_plan_without_a_small_batch_is_refused() -> None:
     error_line(priced, 64, 128, step_seconds=0.1)
+    error_line(priced, 8, 64, step_seconds=0.1)
+    assert priced(8, 16, step_seconds=0.1).best.recipe.batch_size == 16
 
 
 def test_the_rule_of_a_size_changes_at_the_bound() -> None:

@@ -154,6 +154,8 @@ def test_the_loop_goes_on_as_if_nothing_had_been(kind: Any) -> None:
     ramp = [min((update + 1) / 10, 1) for update in range(30)]
     assert rates[2] == pytest.approx([0.05 * 2**0.5 * each for each in ramp])
     assert branches.result().largest in (8, 16) and "critical batch size" in branches.advice()
+    found = branches.noise_batch()
+    assert found.low >= 0 and (found.value is None or found.value >= found.low)
 
 
 def test_a_loop_that_is_left_early_is_put_back() -> None:
@@ -179,9 +181,20 @@ def test_a_diverged_branch_ends_the_ladder() -> None:
     assert branches.result().largest == 8
 
 
+def test_the_noise_batch_is_that_of_the_losses() -> None:
+    """A loop whose branches are behind as the law says, of batch 8 and noise batch 80."""
+    _, _, branches = loop(torch.optim.SGD, examples=240, branch_warmup=0, tolerance=0.9)
+    for branch in branches:
+        behind = (1 + 0.1) / (1 + 0.1 * branch.k)
+        for update in range(branches.examples // branch.batch_size):
+            branch.step(3.0 - update * branch.k * behind / 240)
+    assert branches.noise_batch().value == pytest.approx(80, rel=1e-6)
+
+
 def test_what_can_be_no_branches() -> None:
     data, optimizer, branches = loop(torch.optim.SGD)
     error_line(branches.result, kind=LegwError)
+    error_line(branches.noise_batch, kind=LegwError)
 
     def unfinished() -> None:
         for branch in branches:

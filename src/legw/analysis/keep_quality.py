@@ -213,15 +213,18 @@ def keep_quality(found: Kept, batch_size: int, price: Price | None = None) -> Co
 def of_options(found: Kept, options: Sequence[Option]) -> Contract:
     """Return both choices among priced batch sizes, each under the rule of `Kept.rule`.
 
+    A batch below the base's is none of them.
+
     Raises:
         RecipeError: none is possible at equal epochs.
     """
-    small = [one for one in options if one.batch_size <= found.largest_batch]
+    least = found.base.batch_size
+    small = [one for one in options if least <= one.batch_size <= found.largest_batch]
     large = [one for one in options if one.batch_size > found.largest_batch]
     if not small:
         raise RecipeError(
-            f"{found.base.name}: no batch size is at most {found.largest_batch}, up to which the "
-            "loss is kept at equal epochs; give a smaller one, too"
+            f"{found.base.name}: no batch size is from {least} to {found.largest_batch}, where the "
+            "loss is kept in the base's epochs; give one of these, too"
         )
     equal = _of_option(found, cost.recommend(small), LEGW)
     if not any(one.recipe is not None for one in large):

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from legw.analysis import critical, noise
 from legw.analysis.critical import TOLERANCE, CriticalBatch, Rung
 from legw.analysis.noise import NoiseScale as Estimate
+from legw.analysis.noise_batch import NoiseBatch, Window, noise_batch
 from legw.errors import LegwError, check_count, check_range, number, setting
 from legw.probes.branches import WARMUP_UPDATES
 from legw.runs.measurements import Noise
@@ -226,6 +227,7 @@ class Branches:
         """Branches that were made, by ascending batch size."""
         self._device = device
         self._base: list[float] = []
+        self._losses: list[tuple[float, list[float]]] = []
 
     @property
     def copied_bytes(self) -> int:
@@ -239,7 +241,7 @@ class Branches:
         draws = self._draws()
         modes = [(module, module.training) for module in self.model.modules()]
         rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.rungs, k = [], 1
+        self.rungs, self._losses, k = [], [], 1
         try:
             while self.examples // (k * self.batch_size) >= self._needed:
                 branch = OneBranch(self, k, rates)
@@ -268,6 +270,7 @@ class Branches:
         if branch.k == 1:
             self._base = losses
             return
+        self._losses.append((branch.k, losses))
         run = (self._base, losses)
         self.rungs.append(critical.rung(branch.k, branch.batch_size, [run], absolute=self.absolute))
 
@@ -300,9 +303,23 @@ class Branches:
         Raises:
             LegwError: no branch was made.
         """
+        self._check_made()
+        return critical.critical_batch(self.rungs, self.batch_size, self.tolerance)
+
+    def noise_batch(self) -> NoiseBatch:
+        """Return the noise batch that is fitted to all branches, with its interval.
+
+        As `noise_batch` of a recipe it says how much longer the rule `stretch` makes a run.
+
+        Raises:
+            LegwError: no branch was made.
+        """
+        self._check_made()
+        return noise_batch([Window(self._base, self._losses)], self.batch_size, self.branch_warmup)
+
+    def _check_made(self) -> None:
         if not self.rungs:
             raise LegwError("critical: no branch was made; iterate to the end first")
-        return critical.critical_batch(self.rungs, self.batch_size, self.tolerance)
 
     def advice(self) -> str:
         """Return one line: the critical batch size with its interval, and what to do."""

@@ -157,7 +157,7 @@ def _train(options: Options, settings: Settings, world: World) -> int:
     if options.critical is not None:
         check_task(read_critical(options.critical), task.name)
     folder: Path = world.share(options.out or _free_folder(options, rule.name, batch_size))
-    for line in () if contract is None else (*contract_lines(contract), *contract.notes):
+    for line in () if contract is None else _told(contract):
         console.print(clean(line), soft_wrap=not console.is_terminal)
     console.print(
         clean(headline(counted(outcome, task.num_examples))), soft_wrap=not console.is_terminal
@@ -216,6 +216,11 @@ def _contract(
     )
     stretches = world.share(contract.best is contract.stretched)
     return replace(contract, best=_choices(contract)[int(stretches)])
+
+
+def _told(contract: Contract) -> list[str]:
+    """Return the lines of a contract, and its cautions as notes."""
+    return [*contract_lines(contract), *(f"note: {line}" for line in contract.notes)]
 
 
 def _choices(contract: Contract) -> list[Choice]:
