@@ -24,8 +24,9 @@ from legw.cli import COMMANDS, commands, main
 from legw.decays import Decay
 from legw.optimizers import Optimizer
 from legw.recipe import read
+from legw.recipe.rule import Rule
 from legw.report import markdown, page, pictures, plots
-from legw.rules import RULES, Rule
+from legw.rules import RULES
 from legw.runs import records
 from legw.study.plan import Study
 from legw.train import optim

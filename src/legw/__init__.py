@@ -38,7 +38,8 @@ from legw.presets import find as preset
 from legw.recipe import Recipe
 from legw.recipe import read as read_recipe
 from legw.recipe.batch_schedule import BatchSchedule
-from legw.rules import Rule, scale
+from legw.recipe.rule import Rule
+from legw.rules import scale
 from legw.schedule import (
     batches,
     in_steps,

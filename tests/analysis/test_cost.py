@@ -16,6 +16,7 @@ from legw.analysis.cost import Network, Option
 from legw.analysis.noise import NoiseScale
 from legw.errors import LegwError, RecipeError
 from legw.recipe import Recipe
+from legw.recipe.rule import Rule
 from legw.runs.measurements import Speed
 
 BASE = Recipe(name="mine", batch_size=128, lr=0.1, epochs=25, warmup_epochs=0.1, num_examples=60000)
@@ -32,7 +33,7 @@ def noise(value: float, low: float | None = None, high: float | None = None) -> 
 
 
 def options(
-    *sizes: int, network: Network | None = None, rule: rules.Rule = rules.LEGW, **more: object
+    *sizes: int, network: Network | None = None, rule: Rule = rules.LEGW, **more: object
 ) -> list[Option]:
     return cost.options(
         BASE, rule, sizes, speed=SPEED, network=network or Network(),

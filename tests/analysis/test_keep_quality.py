@@ -23,7 +23,8 @@ from legw.analysis.keep_quality import (
 from legw.analysis.measured_critical import from_values
 from legw.errors import LegwError, RecipeError
 from legw.recipe import to_dict
-from legw.rules import LEGW, STRETCH, Rule
+from legw.recipe.rule import Rule
+from legw.rules import LEGW, STRETCH
 from legw.runs.measurements import Speed
 
 KNOWN = replace(BASE, num_examples=1600)

@@ -35,7 +35,8 @@ from legw.adapters.forms import Form, filled_in, has, left_as_is
 from legw.adapters.other_forms import is_recipe, not_read, recipe_names
 from legw.errors import RecipeError, check_count, one_line, shown
 from legw.recipe import Recipe
-from legw.rules import LEGW, Rule, scale
+from legw.recipe.rule import Rule
+from legw.rules import LEGW, scale
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ from legw import rules, schedule
 from legw.analysis.noise import NoiseScale, examples_against
 from legw.errors import LegwError, RecipeError, check_count, check_range, given, one_line
 from legw.recipe import Recipe
-from legw.rules import Rule
+from legw.recipe.rule import Rule
 from legw.runs.measurements import Speed
 
 BACKWARD = 2 / 3

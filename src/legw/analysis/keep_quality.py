@@ -41,7 +41,8 @@ from legw.errors import (
 )
 from legw.recipe import Recipe, to_dict
 from legw.recipe.cautions import warmup_share
-from legw.rules import LEGW, STRETCH, Rule
+from legw.recipe.rule import Rule
+from legw.rules import LEGW, STRETCH
 from legw.schedule import counts
 
 MAX_LOST = 0.05

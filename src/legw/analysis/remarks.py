@@ -10,7 +10,8 @@ import math
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.recipe import Recipe
 from legw.recipe.cautions import MAX_WARMUP, long_warmup, warmup_share
-from legw.rules import RULES, Rule
+from legw.recipe.rule import Rule
+from legw.rules import RULES
 
 NOTED_FACTOR = 2.0
 """A change of the weight decay's sum over the run by more than this factor gets a remark."""

@@ -18,7 +18,7 @@ from legw.recipe import Recipe, to_dict
 from legw.recipe import usual as settings_usual
 from legw.recipe.cautions import warmup_share
 from legw.recipe.notebook import paragraph, table, text
-from legw.rules import Rule
+from legw.recipe.rule import Rule
 
 MAIN = ("batch_size", "lr", "min_lr", "warmup_share", "warmup_updates", "updates", "steps",
         *(f"warmup_{unit}" for unit in UNITS))  # fmt: skip

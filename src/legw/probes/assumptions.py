@@ -28,7 +28,7 @@ from legw.probes.ladder import (
 )
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe
-from legw.rules import Rule
+from legw.recipe.rule import Rule
 from legw.runs.records import Summary
 from legw.train import Settings, Task
 

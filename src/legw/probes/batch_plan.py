@@ -17,7 +17,7 @@ from legw.analysis.noise import NoiseScale, stated
 from legw.errors import LegwError, RecipeError, setting
 from legw.probes import speed
 from legw.recipe import Recipe, to_dict
-from legw.rules import Rule
+from legw.recipe.rule import Rule
 from legw.runs.measurements import Speed
 from legw.train import Task
 from legw.train.dist import World, joined

@@ -30,7 +30,7 @@ from legw.errors import LegwError, check_count, check_range, given, number, sett
 from legw.probes.ladder import Watch, one_process, short_run, spacing, unwatched
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe, to_dict
-from legw.rules import Rule
+from legw.recipe.rule import Rule
 from legw.runs import files, measurements, records
 from legw.runs.measurements import Noise
 from legw.train import Settings, Task, batch_norm

@@ -22,7 +22,7 @@ from legw.errors import LegwError, RunError, check_count, setting
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe
-from legw.rules import Rule
+from legw.recipe.rule import Rule
 from legw.runs import files, reading
 from legw.runs.measurements import PROBES
 from legw.runs.records import Manifest, Summary

@@ -1,7 +1,7 @@
 """Growth of a batch: the laws by which batch sizes follow warmup, decay or measured noise.
 
 Each law takes a base recipe and a target, and returns batch sizes with the positions at which
-they begin, in the unit of the base's lengths. A rule names one (`legw.rules.Rule.growth`). The
+they begin, in the unit of the base's lengths. `Rule.growth` is one of them. The
 sizes are the base's, doubled again and again, and the target: multiples divide well into
 micro-batches and devices, and other tools take them.
 """

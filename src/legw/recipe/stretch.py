@@ -1,7 +1,7 @@
 """Stretch of a run: the epochs that a larger batch needs over those of its base.
 
 A law takes a base recipe and a target, and returns a factor. A rule names one
-(`legw.rules.Rule.stretch`).
+(`Rule.stretch`).
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from legw import rules
 from legw.errors import LegwError, RecipeError, RunError, check_count, setting, unknown_name
 from legw.recipe import Recipe, from_dict, notebook, to_dict
 from legw.recipe.cautions import ROUNDING
+from legw.recipe.rule import Rule
 from legw.runs import files, reading, records
 from legw.runs.records import Manifest, Summary
 from legw.schedule import epochs_of
@@ -226,7 +227,7 @@ def _check_size(study: Study) -> None:
         )
 
 
-def _affordable(base: Recipe, batch_size: int, rule: rules.Rule) -> Recipe:
+def _affordable(base: Recipe, batch_size: int, rule: Rule) -> Recipe:
     """Apply a rule, unless its runs would grow too long to be compared."""
     stretch = rules.stretched_by(base, batch_size, rule)
     if stretch > MAX_STRETCH * (1 + ROUNDING):
