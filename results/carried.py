@@ -16,11 +16,11 @@ from typing import Any
 
 from legw import rules, schedule
 from legw.analysis import carrying, evidence, probed
+from legw.analysis.check import FAST
 from legw.analysis.noise import noise_scale
 from legw.recipe import Recipe, from_dict
 from legw.runs import measurements
 from legw.runs.measurements import Noise
-from legw.runs.records import Run
 
 HERE = Path(__file__).parent
 NOISE = HERE / "theory" / "noise"
@@ -51,15 +51,6 @@ STORED = (
 )
 """Application, study and large batch of each stored base. The digits' other stored bases are
 among those of `DIGITS`."""
-
-FAST = 4.0
-"""Multiple of the rate at which the loss of a short run is compared with that at the rate."""
-
-EARLY = 0.1
-"""Share of a run whose mean loss counts as its early loss."""
-
-MIN_EARLY = 5
-"""Fewest stored updates in it: of some runs hardly any are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +203,7 @@ def _stored(application: str, folder: str, large: int) -> Base:
             "clipped_share": _mean([each.clipped_share for each in measured]),
             "train_loss": _mean([_of_token(each.train_loss, recipe) for each in measured]),
             "gap": _mean([_of_token(each.gap, recipe) for each in measured]),
-            "early_loss": _mean([_of_token(early_loss(run), recipe) for run in runs]),
+            "early_loss": _mean([_of_token(carrying.early_loss(run), recipe) for run in runs]),
             "noise_scale": _stored_noise(folder, recipe),
         },
         deviation=statistics.stdev(own.metrics) if len(own.metrics) > 1 else None,
@@ -228,17 +219,6 @@ def _stored_noise(study: str, recipe: Recipe) -> float | None:
         raise ValueError(f"{study}: its noise was sampled at another batch")
     rows = [row for run in runs for row in measurements.read(run.folder, Noise)]
     return _or_lost(noise_scale(rows).value)
-
-
-def early_loss(run: Run) -> float | None:
-    """Return the mean training loss over the first `EARLY` of a run's updates.
-
-    Of a run whose updates are stored in part, evenly spaced, it is the mean over these.
-    """
-    last = EARLY * run.manifest.updates
-    losses = [row.loss for row in run.updates if row.update < last]
-    known = [loss for loss in losses if loss is not None]
-    return statistics.fmean(known) if len(known) == len(losses) >= MIN_EARLY else None
 
 
 def _of_token(loss: float | None, recipe: Recipe) -> float | None:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from carried import early_loss
 from torch import nn
 
 from legw import presets, rules
 from legw.analysis import check, clipping
+from legw.analysis.carrying import early_loss
 from legw.analysis.noise import noise_scale
 from legw.apps import find
 from legw.decays import Constant, Cosine, Polynomial

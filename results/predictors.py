@@ -16,9 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from carried import FAST, Base, bases
+from carried import Base, bases
 from rank_correlation import Correlation, correlate
 
+from legw.analysis.check import FAST
 from legw.runs import files
 
 LISTED = Path(__file__).parent / "predictors" / "bases.json"

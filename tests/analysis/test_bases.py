@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from legw.analysis import bases
@@ -77,59 +79,62 @@ def test_a_base_far_below_the_best_is_told_of() -> None:
 
 
 def test_the_order_is_the_one_that_the_documents_state() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tune.md").read_text(encoding="utf-8")
+    rows = [row.split("|")[1:5] for row in page.splitlines() if row.startswith("| ")][1:]
+    said = [(row[0].strip(), row[3].strip()) for row in rows if "shown alone" not in row[3]]
+    assert said == [
+        ("loss at 4x over 1x", "the largest"), ("loss of the first tenth", "the smallest"),
+        ("learning rate", "the largest"),
+    ]  # fmt: skip
     assert [(each.predictor, each.more) for each in ORDER] == [
-        ("headroom", True), ("lr", False), ("clipped_share", False), ("gap", False),
-        ("noise_scale", True),
+        ("fast_loss_ratio", True), ("early_loss", False), ("lr", True),
     ]  # fmt: skip
 
 
-def test_headroom_comes_first() -> None:
-    found = {"slow": base(0.1, headroom=2.0), "fast": base(0.2, headroom=8.0)}
+def test_the_rate_that_could_not_be_larger_comes_first() -> None:
+    found = {
+        "fast": base(0.2, fast_loss_ratio=0.5, early_loss=1.0),
+        "slow": base(0.1, fast_loss_ratio=1.5, early_loss=2.0),
+    }
     ranking = ranked(found)
-    assert ranking.order == ("fast", "slow")
+    assert ranking.order == ("slow", "fast")
     said(ranking.why)
-    assert any("learning rate alone would choose slow" in said(line) for line in ranking.notes)
+    notes = [said(line) for line in ranking.notes]
+    assert any("first tenth alone would choose fast (1; slow: 2)" in line for line in notes)
+    assert any("learning rate alone would choose fast" in line for line in notes)
 
 
-def test_of_equals_the_smaller_rate_is_taken() -> None:
-    found = {"fast": base(0.2, headroom=4.0), "slow": base(0.1, headroom=4.0)}
-    assert ranked(found).order == ("slow", "fast")
-    assert said(ranked(found).why).startswith("among equals it has the smallest learning rate")
+def test_of_equals_the_larger_rate_is_taken() -> None:
+    found = {"slow": base(0.1, fast_loss_ratio=1.2), "fast": base(0.2, fast_loss_ratio=1.2)}
+    assert ranked(found).order == ("fast", "slow")
+    assert said(ranked(found).why).startswith("among equals it has the largest learning rate")
 
 
 def test_what_is_not_known_of_all_ranks_none() -> None:
-    found = {"fast": base(0.2, headroom=8.0), "slow": base(0.1)}
+    found = {"slow": base(0.1, fast_loss_ratio=8.0), "fast": base(0.2)}
     ranking = ranked(found)
-    assert ranking.order == ("slow", "fast")
-    assert "headroom" in said(ranking.notes[0])
-    assert ranking.why.startswith("it has the smallest learning rate")  # nothing came before
+    assert ranking.order == ("fast", "slow")
+    assert "loss at 4 times the rate" in said(ranking.notes[0])
+    assert ranking.why.startswith("it has the largest learning rate")  # nothing came before
 
 
-def test_equal_rates_are_told_apart_by_what_follows() -> None:
-    clipped = {"a": base(0.1, clipped_share=0.9), "b": base(0.1, clipped_share=0.4)}
-    assert ranked(clipped).order == ("b", "a")
-    near = {"a": base(0.1, clipped_share=0.42), "b": base(0.1, clipped_share=0.40)}
-    assert ranked(near).order == ("a", "b")  # in tenths
-    unclipped = {"a": base(0.1, clipped_share=0.4), "b": base(0.1)}
-    assert ranked(unclipped).order == ("b", "a")  # no step is shortened
-    gap = {
-        "a": base(0.1, train_loss=0.0, held_out_loss=0.5),
-        "b": base(0.1, train_loss=0.3, held_out_loss=0.4),
-    }
-    assert ranked(gap).order == ("b", "a")
-    noise = {"a": base(0.1, noise_scale=10.0), "b": base(0.1, noise_scale=20.0)}
-    assert ranked(noise).order == ("b", "a")
+def test_what_was_not_seen_to_predict_ranks_none() -> None:
+    shown = {"headroom": 8.0, "clipped_share": 0.1, "noise_scale": 90.0, "held_out_loss": 0.1}
+    found = {"a": base(0.1), "b": base(0.1, train_loss=0.1, **shown)}
+    assert ranked(found).order == ("a", "b")
 
 
-def test_rates_of_two_optimizers_are_not_compared() -> None:
-    muon = Predictors(lr=0.001, optimizer="muon", noise_scale=10.0)
-    found = {"sgd": base(0.1, noise_scale=20.0), "muon": muon}
-    assert ranked(found).order == ("sgd", "muon")
-    assert any("learning rate" in said(line) for line in ranked(found).notes)
+def test_two_optimizers_are_compared_by_their_early_loss_alone() -> None:
+    muon = Predictors(lr=0.001, optimizer="muon", fast_loss_ratio=1.0, early_loss=0.9)
+    found = {"sgd": base(0.1, fast_loss_ratio=2.0, early_loss=1.1), "muon": muon}
+    assert ranked(found).order == ("muon", "sgd")
+    line = next(line for line in ranked(found).notes if line.startswith("not compared"))
+    assert "learning rate" in said(line) and "4 times" in line
 
 
 def test_the_order_can_be_changed_in_one_place() -> None:
-    found = {"a": base(0.1, headroom=8.0, noise_scale=1.0), "b": base(0.2, noise_scale=2.0)}
+    found = {"a": base(0.1, early_loss=1.0), "b": base(0.2, early_loss=2.0)}
+    assert ranked(found).order == ("a", "b")
     assert ranked(found, ORDER[-1:]).order == ("b", "a")
 
 

@@ -83,12 +83,12 @@ def test_a_second_call_trains_nothing(tuned: TunedBase, digits: Task) -> None:
     assert json.loads(json.dumps(tuned.to_dict())) == tuned.to_dict()  # plain values
 
 
-def test_without_probes_the_smaller_rate_is_taken(tuned: TunedBase, digits: Task) -> None:
+def test_without_probes_the_grids_runs_rank(tuned: TunedBase, digits: Task) -> None:
     found = tune(digits, tuned.folder, probes=False)
     assert all(known.headroom is None for known in found.predictors.values())
     if len(found.ranking.order) > 1:
-        assert found.name == "lr=0.1"
-        assert "headroom" in found.notes[0]
+        assert found.name == "lr=0.2"
+        assert "4 times" in found.notes[0]
 
 
 def test_one_seed_is_compared_by_the_tolerance(tuned: TunedBase, digits: Task) -> None:

@@ -3,6 +3,8 @@
 Tuning at the base batch leaves several bases that seeds cannot tell apart, and they differ in what
 they keep at a large batch. These predictors may tell which carries:
 
+- **loss at 4 times the rate**: that of a short run, over the one at the rate itself.
+- **early loss**: training loss of the first tenth of the run.
 - **headroom**: the multiple of the rate at which the loss still falls.
 - **fast loss ratio**: the loss of a short run at 4 times the rate, over that at the rate.
 - **clipped share**: updates in which clipping, not the rate, determines the length of the step.
@@ -20,13 +22,19 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from legw.analysis.clipping import clipped_share
 from legw.errors import RunError
 from legw.runs import records
 from legw.runs.records import HELD_OUT_LOSS, Run
+
+EARLY = 0.1
+"""Share of a run whose mean loss counts as its early loss."""
+
+MIN_EARLY = 5
+"""Fewest stored updates in it: of some runs hardly any are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +54,8 @@ class Predictors:
     one of them diverged."""
     clipped_share: float | None = None
     """Share of updates whose gradient was clipped, in [0, 1]; None where no step depends on it."""
+    early_loss: float | None = None
+    """Mean training loss of the first `EARLY` of the run's updates."""
     train_loss: float | None = None
     """Mean training loss of the last epoch."""
     held_out_loss: float | None = None
@@ -89,7 +99,7 @@ def of_runs(runs: Sequence[Run], *, tokens: int = 1) -> Predictors:
     """
     recipe = runs[0].manifest.recipe
     for run in runs:
-        if run.manifest.recipe != recipe:
+        if replace(run.manifest.recipe, source=recipe.source) != recipe:  # where it is from is free
             raise RunError(
                 f"{run.folder}: has another recipe than {runs[0].folder}; give the runs of one base"
             )
@@ -97,9 +107,22 @@ def of_runs(runs: Sequence[Run], *, tokens: int = 1) -> Predictors:
         lr=recipe.lr,
         optimizer=recipe.optimizer.kind,
         clipped_share=_mean([clipped_share(recipe, run.updates) for run in runs]),
+        early_loss=_mean([early_loss(run) for run in runs]),
         train_loss=_mean([train_loss(run) for run in runs]),
         held_out_loss=_mean([held_out_loss(run, tokens=tokens) for run in runs]),
     )
+
+
+def early_loss(run: Run) -> float | None:
+    """Return the mean training loss over the first `EARLY` of a run's updates.
+
+    Of a run whose updates are stored in part, evenly spaced, it is the mean over these. None where
+    fewer than `MIN_EARLY` are stored, or a loss is not finite.
+    """
+    last = EARLY * run.manifest.updates
+    losses = [row.loss for row in run.updates if row.update < last]
+    known = [loss for loss in losses if loss is not None]
+    return statistics.fmean(known) if len(known) == len(losses) >= MIN_EARLY else None
 
 
 def train_loss(run: Run) -> float | None:

@@ -279,14 +279,14 @@ def points(found: TunedBase) -> Table:
 
 def ranked_bases(found: TunedBase) -> Table:
     """Return one row a contender, the recommended base first."""
-    table = _columns("headroom", "lr", "clipped", "gap", "noise\nscale", "loss at 4x\nover 1x",
-                     first="contender")  # fmt: skip
+    table = _columns("loss at 4x\nover 1x", "loss of the\nfirst tenth", "lr", "headroom",
+                     "clipped", "gap", "noise\nscale", first="contender")  # fmt: skip
     for name in found.ranking.order:
         known = found.predictors[name]
         room = "-" if known.headroom is None else f"{number(known.headroom)} x"
-        table.add_row(clean(name), room, number(known.lr), _share(known.clipped_share),
-                      number(known.gap, 3), number(known.noise_scale, 3),
-                      number(known.fast_loss_ratio, 3))  # fmt: skip
+        table.add_row(clean(name), number(known.fast_loss_ratio, 3), number(known.early_loss, 3),
+                      number(known.lr), room, _share(known.clipped_share),
+                      number(known.gap, 3), number(known.noise_scale, 3))  # fmt: skip
     return table
 
 

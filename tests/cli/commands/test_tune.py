@@ -60,7 +60,7 @@ def test_a_base_is_tuned_chosen_and_carried(legw: Legw) -> None:
     assert lines[1] == "runs/digits-lstm-tune: 4 runs, 36 updates; 0 finished before"
     assert any(line.split()[:1] == ["lr=0.2"] and "*" in line for line in lines)
     assert "* contender: Welch's 95 % interval" in answer.out
-    assert "contender  headroom" in answer.out
+    assert "contender     over 1x  first tenth" in answer.out
     (said,) = [line for line in lines if line.startswith("recommended base: ")]
     assert lines[-1] == "next: legw scale base.toml -b 2048"
 
