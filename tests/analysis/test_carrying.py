@@ -49,6 +49,24 @@ def test_the_share_of_clipped_updates(tmp_path: Path) -> None:
     assert carrying.of_runs([third]).clipped_share is None
 
 
+def test_the_early_loss_is_that_of_the_first_tenth(tmp_path: Path) -> None:
+    """The base makes 100 updates: the first ten count, all of them or some, evenly spaced."""
+    whole = run(tmp_path / "a", losses=[3.0] * 5 + [1.0] * 5 + [9.0] * 20)
+    assert carrying.early_loss(whole) == pytest.approx(2.0)
+    some = replace(whole, updates=whole.updates[::2])
+    assert carrying.early_loss(some) == pytest.approx((3 * 3 + 2 * 1) / 5)
+    assert carrying.early_loss(replace(whole, updates=whole.updates[::3])) is None  # only four
+    lost = [replace(row, loss=None) if row.update == 3 else row for row in whole.updates]
+    assert carrying.early_loss(replace(whole, updates=lost)) is None
+    assert carrying.of_runs([whole]).early_loss == pytest.approx(2.0)
+
+
+def test_where_a_recipe_is_from_makes_no_other_base(tmp_path: Path) -> None:
+    first = run(tmp_path / "a")
+    second = run(tmp_path / "b", recipe=replace(BASE, source="a book"))
+    assert carrying.of_runs([first, second]).lr == BASE.lr
+
+
 def test_held_out_losses_by_their_source(tmp_path: Path) -> None:
     perplexity = run(tmp_path / "a", metric=math.exp(3.0))
     perplexity = replace(perplexity, manifest=replace(perplexity.manifest, metric="perplexity"))
