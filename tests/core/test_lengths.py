@@ -336,7 +336,7 @@ def test_numbers() -> None:
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 def test_every_rule_keeps_the_unit(rule: Any) -> None:
-    base = replace(GPT, num_examples=10**6, decay=Constant())
+    base = replace(GPT, num_examples=10**6, decay=Constant(), noise_batch=5000)
     if rule.growth is not None:  # a step would have other examples during the run
         base = replace(base, decay=Cosine(), noise_scales=((0, 50), (50_000, 5000)))
     if rule.needs is not None and not isinstance(base.optimizer, rule.needs):

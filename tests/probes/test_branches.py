@@ -160,7 +160,7 @@ def test_a_ladder_ends_where_the_tolerance_is_surely_passed(tmp_path: Path) -> N
 @pytest.mark.ci
 def test_streams_branch_at_the_ends_of_epochs(tmp_path: Path) -> None:
     """Every batch size reads the whole text in an epoch, each with its own number of updates."""
-    task = Streams(tokens=3000)
+    task = Streams()
     base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=10, optimizer=SGD(momentum=0.0))
     assert streams(task, 4) and not streams(Lines(), 2)
     plan = plan_branches(task, base, points=(0.3,))
@@ -204,9 +204,9 @@ def test_a_larger_budget_looks_further() -> None:
 def test_a_budget_below_the_ladder_of_streams_shortens_it() -> None:
     """Their window is an epoch at least; so the largest branches are left out."""
     base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=10)
-    plan = plan_branches(Streams(tokens=3000), base, points=(0.1, 0.3), budget=6.0)
+    plan = plan_branches(Streams(), base, points=(0.1, 0.3), budget=6.0)
     assert plan.ks == (2,) and plan.most_epochs == 6.0
-    assert plan_branches(Streams(tokens=3000), base, points=(0.1, 0.3), budget=8.0).ks == (2, 4)
+    assert plan_branches(Streams(), base, points=(0.1, 0.3), budget=8.0).ks == (2, 4)
 
 
 def test_what_can_be_no_plan() -> None:

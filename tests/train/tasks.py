@@ -84,7 +84,7 @@ class Streams:
     concurrent = True
     window = 4
 
-    def __init__(self, tokens: int = 1500) -> None:
+    def __init__(self, tokens: int = 3000) -> None:
         generator = torch.Generator().manual_seed(1)
         self.tokens = torch.randint(0, 11, (tokens,), generator=generator).cumsum(0) % 11
         self.lanes: dict[int, Tensor] = {}

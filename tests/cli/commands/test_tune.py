@@ -149,6 +149,7 @@ def test_without_a_file_the_next_command_writes_it(legw: Legw) -> None:
     assert legw(second.removeprefix("legw ")).code == 0
 
 
+@pytest.mark.ci
 def test_mnist_end_to_end(legw: Legw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     narrow(monkeypatch)
     write_digits(tmp_path / "mnist")
