@@ -79,6 +79,8 @@ GROWING = {
     "MNIST-LSTM, Muon": ("mnist-lstm-muon", "0.001"),
     "MNIST-LSTM, momentum SGD": ("mnist-lstm", "0.001"),
     "MNIST-LSTM, momentum SGD, linear decay": ("mnist-lstm-polynomial", "0.001"),
+    "MNIST-LSTM, momentum SGD, noise scale": ("mnist-lstm-noise", "0.001"),
+    "PTB-small": ("ptb-small", "3%"),
 }
 """Each comparison of a constant batch with one that grows: its study below
 ``results/batch-schedule``, and how much worse than the base counts as kept."""
