@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,12 @@ def test_the_rate_that_could_not_be_larger_comes_first() -> None:
     notes = [said(line) for line in ranking.notes]
     assert any("first tenth alone would choose fast (1; slow: 2)" in line for line in notes)
     assert any("learning rate alone would choose fast" in line for line in notes)
+
+
+def test_a_rate_that_diverges_when_it_is_larger_comes_first() -> None:
+    found = {"a": base(0.2, fast_loss_ratio=3.0), "b": base(0.1, fast_loss_ratio=math.inf)}
+    assert ranked(found).order == ("b", "a")
+    assert "(inf; a: 3)" in said(ranked(found).why)
 
 
 def test_of_equals_the_larger_rate_is_taken() -> None:

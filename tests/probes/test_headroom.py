@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,23 @@ def test_the_loss_falls_at_a_small_rate_and_rises_at_a_large_one(
         path.name: records.read_manifest(path).recipe.lr for path in (tmp_path / "a").iterdir()
     }
     assert rates == {"b64-s0": 0.1, "b64-s0-x2": 0.2, "b64-s0-x4": 0.4, "b64-s0-x8": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("own", "fast", "ratio"),
+    [(0.5, 1.0, 2.0), (0.5, None, math.inf), (None, 1.0, None), (0, 1, None)],
+)
+def test_the_loss_at_four_times_the_rate(
+    own: float | None, fast: float | None, ratio: float | None
+) -> None:
+    """None stands for a run that diverged."""
+    ends = {1.0: own, 2.0: 0.7, 4.0: fast}
+    found = Headroom(
+        rises=dict.fromkeys(ends, False), end_losses=ends, updates=20, noise_scale=None
+    )
+    assert found.fast_loss_ratio == ratio
+    del ends[4.0]
+    assert replace(found, end_losses=ends).fast_loss_ratio is None
 
 
 def test_the_loss_at_four_times_the_rate_is_known_also_past_a_rise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import warnings
@@ -81,6 +82,12 @@ def test_a_second_call_trains_nothing(tuned: TunedBase, digits: Task) -> None:
     assert again.to_dict() == tuned.to_dict()
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert json.loads(json.dumps(tuned.to_dict())) == tuned.to_dict()  # plain values
+
+
+def test_a_ratio_that_is_infinite_is_none_in_json(tuned: TunedBase) -> None:
+    hot = {name: replace(p, fast_loss_ratio=math.inf) for name, p in tuned.predictors.items()}
+    points = replace(tuned, predictors=hot).to_dict()["points"]
+    assert {point["predictors"]["fast_loss_ratio"] for point in points} == {None}
 
 
 def test_without_probes_the_grids_runs_rank(tuned: TunedBase, digits: Task) -> None:

@@ -50,8 +50,8 @@ class Predictors:
     it rises at the rate itself."""
     fast_loss_ratio: float | None = None
     """Loss at the end of a short run at `legw.analysis.check.FAST` times the rate, over that at the
-    rate itself: near 1, or below it, for a rate that is small for so few updates. None also where
-    one of them diverged."""
+    rate itself: near 1, or below it, for a rate that is small for so few updates; infinite where
+    the faster run diverges."""
     clipped_share: float | None = None
     """Share of updates whose gradient was clipped, in [0, 1]; None where no step depends on it."""
     early_loss: float | None = None

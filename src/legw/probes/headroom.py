@@ -8,6 +8,7 @@ The run at the rate itself samples the noise of the gradient too, which costs no
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,10 +53,13 @@ class Headroom:
 
     @property
     def fast_loss_ratio(self) -> float | None:
-        """Loss at the end at `FAST` times the rate, over that at the rate itself; None where one
-        is not known, or the latter is not above 0."""
-        fast, own = self.end_losses.get(FAST), self.end_losses.get(1.0)
-        return None if fast is None or own is None or own <= 0 else fast / own
+        """Loss at the end at `FAST` times the rate, over that at the rate itself; infinite where
+        the faster run diverges, None where it was not made, or the other loss is not above 0."""
+        own = self.end_losses.get(1.0)
+        if own is None or own <= 0 or FAST not in self.end_losses:
+            return None
+        fast = self.end_losses[FAST]
+        return math.inf if fast is None else fast / own
 
 
 def measure_headroom(

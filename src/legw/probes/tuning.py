@@ -10,6 +10,7 @@ Contenders are the points within seed noise of the best; `legw.analysis.bases` r
 from __future__ import annotations
 
 import functools
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ class Tuning:
     def said_of_probes(self) -> str:
         """Return the cost of the probes as a line."""
         if not self.probe_updates:
-            return "probes: none; headroom and noise scale stay unknown"
+            return "probes: none; what takes runs of its own stays unknown"
         return (
             f"probes of the contenders: at most {self.most_probe_runs} runs, "
             f"{self.most_probe_updates} updates"
@@ -137,7 +138,7 @@ class TunedBase:
     def _point(self, cell: Cell) -> dict[str, Any]:
         estimate = None if cell.estimate is None else asdict(cell.estimate)
         found = self.predictors.get(cell.variant)
-        known = None if found is None else asdict(found) | {"gap": found.gap}
+        known = None if found is None else _plain(found) | {"gap": found.gap}
         return {
             "point": cell.variant,
             "metric": estimate,
@@ -145,6 +146,12 @@ class TunedBase:
             "contender": cell.variant in self.ranking.order,
             "predictors": known,
         }
+
+
+def _plain(found: Predictors) -> dict[str, Any]:
+    """Return predictors as JSON knows them: a ratio that is infinite is none."""
+    values = asdict(found)
+    return {name: None if value == math.inf else value for name, value in values.items()}
 
 
 # The plan ---------------------------------------------------------------------------------
@@ -172,7 +179,8 @@ def plan_tuning(
         seeds: one run each of every combination.
         epochs: length of the runs, if shorter than the base's; the recommended base has its own.
         steps: the same in updates.
-        probes: False leaves out the contenders' headroom and noise scale, and their runs.
+        probes: False leaves out what takes short runs of the contenders: their loss at 4 times the
+            rate, headroom and noise scale.
         updates: of each run of a probe, at least 10; its whole warmup is made in any case.
         name: the application's, or ``module:attribute``; None is the task's own name.
         command: the command line that makes it; empty outside of a command.
@@ -268,7 +276,8 @@ def tune_base(
         steps: the same in updates.
         tolerance: largest difference from the best of a contender with a single seed: a number in
             the metric's unit, or a share of the best, such as 1%.
-        probes: False leaves out the contenders' headroom and noise scale, and their runs.
+        probes: False leaves out what takes short runs of the contenders: their loss at 4 times the
+            rate, headroom and noise scale.
         updates: of each run of a probe, at least 10; its whole warmup is made in any case.
         settings: device, precision and micro-batch size of the runs; None takes the defaults.
         jobs: number of the grid's runs at a time, at least 1; each has a process of its own.

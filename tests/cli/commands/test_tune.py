@@ -80,7 +80,7 @@ def test_the_dry_run_prints_the_cost_and_nothing_else(legw: Legw) -> None:
     assert lines[-2] == "4 runs, 36 updates; 0 finished before"
     assert lines[-1].startswith("probes of the contenders: at most 8 runs, 72 updates")
     without = legw(f"{TUNE} {GRID} --dry-run --no-probes")
-    assert without.out.splitlines()[-1] == "probes: none; headroom and noise scale stay unknown"
+    assert without.out.splitlines()[-1] == "probes: none; what takes runs of its own stays unknown"
     found = legw(f"{TUNE} {GRID} --dry-run --json").json
     assert len(found["runs"]) == 4 and found["most_probe_updates"] == 72
     assert {row["planned_updates"] for row in found["runs"]} == {9}

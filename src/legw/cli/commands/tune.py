@@ -76,7 +76,8 @@ class Options:
     """Largest difference from the best with a single seed, whose noise is not known: in the
     metric's unit, or as a share of the best."""
     no_probes: Flag = False
-    """Leave out the headroom and the noise scale of the contenders, and the runs they take."""
+    """Leave out what takes short runs of the contenders: the loss at 4 times the rate, the headroom
+    and the noise scale."""
     updates: Annotated[int, arg(metavar="N")] = 200
     """Updates of each run of a probe; its whole warmup is made in any case."""
     out: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
