@@ -55,7 +55,19 @@ def write_named(page: str, folder: Path) -> None:
             (folder / named[1]).write_text(code, encoding="utf-8")
 
 
-@pytest.mark.parametrize(("page", "code"), blocks("python"))
+LONG_PYTHON = ("check.md", "how-large.md")
+"""Pages whose Python takes more than a few seconds."""
+
+
+def python_blocks() -> list[Any]:
+    """Return (page, code) of every Python block, those of the longer pages for CI."""
+    return [
+        pytest.param(page, code, marks=[pytest.mark.ci] if page in LONG_PYTHON else [])
+        for page, code in blocks("python")
+    ]
+
+
+@pytest.mark.parametrize(("page", "code"), python_blocks())
 def test_python_runs(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some write run folders
     write_named(page, tmp_path)

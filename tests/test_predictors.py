@@ -92,7 +92,9 @@ def made_up(predictors: ModuleType, monkeypatch: pytest.MonkeyPatch, sign: float
     return found
 
 
-@pytest.mark.parametrize(("sign", "shown"), [(1.0, "+1.00"), (-1.0, "-1.00")])
+@pytest.mark.parametrize(
+    ("sign", "shown"), [(1.0, "+1.00"), pytest.param(-1.0, "-1.00", marks=pytest.mark.ci)]
+)
 def test_the_table_shows_what_the_bases_say(
     predictors: ModuleType, monkeypatch: pytest.MonkeyPatch, sign: float, shown: str
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_list_that_is_not_current_is_told(
     assert [each["name"] for each in listed] == [each.name for each in predictors.bases()]
 
 
+@pytest.mark.ci
 def test_bases_are_trained_and_collected(
     predictors: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -88,10 +88,10 @@ def expected() -> list[float]:
 
 @pytest.mark.parametrize(
     "name",
-    ["accelerate_loop", "timm_loop"]
+    ["timm_loop"]
     + [
         pytest.param(name, marks=pytest.mark.ci)
-        for name in ("transformers_trainer", "lightning_loop")
+        for name in ("accelerate_loop", "transformers_trainer", "lightning_loop")
     ],
 )
 def test_every_update_has_the_recipes_rate(name: str, output_of: Callable[[str], str]) -> None:

@@ -100,6 +100,7 @@ def test_worker_processes_give_the_same_whatever_their_number(root: Path) -> Non
         task.train[0].workers.close()
 
 
+@pytest.mark.ci
 def test_a_lost_worker_is_an_error_and_not_a_wait(root: Path) -> None:
     task = imagenet(root, workers=1)
     task.augment(task.batch(torch.arange(2), CPU), torch.arange(2))

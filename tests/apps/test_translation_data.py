@@ -474,6 +474,7 @@ def test_it_learns_a_few_sentences_by_heart(tmp_path: Path) -> None:
     assert Subwords((out / "subwords.model").read_bytes()).encode(["a dog"])
 
 
+@pytest.mark.ci
 def test_micro_batches_change_nothing(folder: Path, tmp_path: Path) -> None:
     weights = []
     for micro_batch_size in (8, 3, 1):

@@ -154,6 +154,7 @@ def test_both_have_every_update_every_evaluation_the_recipe_and_the_end() -> Non
         assert kept["id"] == (one["id"] if name == "wandb" else theirs.info.run_id)
 
 
+@pytest.mark.ci
 def test_a_resumed_run_goes_on_with_the_same_one_and_repeats_nothing() -> None:
     first = train("lines", Path("out"), updates=30, log_to=BOTH, stop_after=17)
     assert first.status == "interrupted"
@@ -296,6 +297,7 @@ def test_rows_that_nobody_takes_do_not_fill_the_memory(monkeypatch: pytest.Monke
 # Who writes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_the_first_of_several_processes_alone_writes(tmp_path: Path) -> None:
     complete(2, train, "lines", tmp_path / "out", log_to=OWN, logs=tmp_path / "logs")
     found = calls(tmp_path / "out")

@@ -181,6 +181,7 @@ def test_data_that_one_machine_loses(tmp_path: Path) -> None:
     assert_told_once(ranks, "lines: the data are gone; bring them back", by=1)
 
 
+@pytest.mark.ci
 def test_a_port_in_use(tmp_path: Path) -> None:
     """The first process cannot listen; the second finds nobody there."""
     with socket.socket() as other:
@@ -235,7 +236,8 @@ def checkpoints(command: Command) -> Callable[[], bool]:
     return lambda: len(checkpoint.paths(command.out)) == 2
 
 
-@pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.ci), 1])
+@pytest.mark.ci
+@pytest.mark.parametrize("dies", [0, 1])
 def test_a_process_that_dies(whole: Path, tmp_path: Path, dies: int) -> None:
     command = Command(tmp_path, "train.paced:streams")
     often = ["--resume", "--checkpoint-seconds", "0.1"]

@@ -17,7 +17,7 @@ from legw.cli import main
 from legw.runs import records
 
 Legw = Callable[[str], Any]
-TRAIN = "train gpt-small -b 4 --steps 150 --warmup-steps 10 --lr 0.01 --device cpu"
+TRAIN = "train gpt-small -b 4 --steps 80 --warmup-steps 5 --lr 0.01 --device cpu"
 KINDS = {"words": "", "subwords": "--subwords 60"}
 
 

@@ -81,6 +81,7 @@ IDLE = {"passes": {16: 0.0}, "step_seconds": 0.01}
 """Speed of a device whose time does not."""
 
 
+@pytest.mark.ci
 def test_what_was_measured_is_in_the_folder(branches: Path) -> None:
     found = read_critical(str(branches / "measured"))
     assert [one.batch_size for one in found.points[0].branches] == [32, 64, 128]

@@ -300,6 +300,7 @@ def test_losses_that_are_no_numbers_or_negative_are_drawn_on_a_linear_scale(
     assert "log" not in json.dumps(loss["layer"])
 
 
+@pytest.mark.ci
 def test_several_studies_are_sections_of_one_page(tmp_path: Path) -> None:
     asked = replace(ASKED, batch_sizes=(16, 64))
     write_study(tmp_path / "one", asked)

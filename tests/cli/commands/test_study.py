@@ -341,6 +341,7 @@ def test_ctrl_c_while_workers_start_is_a_stop(
     assert "process was lost" not in answer.out + answer.err
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("quick_start")
 def test_a_process_that_is_lost_is_named(tmp_path: Path) -> None:
     assert error_line(at_a_time, faults.lost, tmp_path, kind=RunError) == (
@@ -512,6 +513,7 @@ def another_process_in(folder: Path) -> Iterator[None]:
 # Several machines -------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_shards_make_the_whole_study(legw: Legw, trained: list[str]) -> None:
     assert legw(f"{COMPARED} --shard 2/3").code == 0
     assert trained == ["base-b128-s1", "linear-b256-s0"]
