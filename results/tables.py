@@ -80,6 +80,7 @@ GROWING = {
     "MNIST-LSTM, momentum SGD": ("mnist-lstm", "0.001"),
     "MNIST-LSTM, momentum SGD, linear decay": ("mnist-lstm-polynomial", "0.001"),
     "MNIST-LSTM, momentum SGD, noise scale": ("mnist-lstm-noise", "0.001"),
+    "MNIST-LSTM, Muon, noise scale": ("mnist-lstm-muon-noise", "0.001"),
     "PTB-small": ("ptb-small", "3%"),
 }
 """Each comparison of a constant batch with one that grows: its study below

@@ -86,13 +86,9 @@ def expected() -> list[float]:
     return [lr(update) for update in range(updates(BIG, 1280))]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
-    "name",
-    ["timm_loop"]
-    + [
-        pytest.param(name, marks=pytest.mark.ci)
-        for name in ("accelerate_loop", "transformers_trainer", "lightning_loop")
-    ],
+    "name", ["accelerate_loop", "lightning_loop", "timm_loop", "transformers_trainer"]
 )
 def test_every_update_has_the_recipes_rate(name: str, output_of: Callable[[str], str]) -> None:
     """All libraries, over a whole run: rates that agree with one agree with each other."""
