@@ -16,13 +16,13 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from legw.cli import COMMANDS
-from legw.cli.options import Machine
+from legw.cli.options import Dataset, Machine
 
 PLACE = "<!-- commands -->"
 """Place in the page where the commands are written."""
 
-SHARED = "Options of speed and device"
-"""Head of the options that several commands share."""
+SHARED = {Dataset: "Options of the data", Machine: "Options of speed and device"}
+"""Options that several commands share, each with its head."""
 
 KINDS = {int: "INT", float: "FLOAT", str: "STR"}
 """Words for a value that has none of its own."""
@@ -39,8 +39,9 @@ def reference() -> str:
     for name in COMMANDS:
         options = importlib.import_module(f"legw.cli.commands.{name}").Options
         parts += [section(*each) for each in variants(f"legw {name}", options)]
-    shared = as_markdown(inspect.getdoc(Machine) or "")
-    return "\n\n".join([*parts, f"## {SHARED}", shared, listed(Machine)])
+    for shared, head in SHARED.items():
+        parts += [f"## {head}", as_markdown(inspect.getdoc(shared) or ""), listed(shared)]
+    return "\n\n".join(parts)
 
 
 def variants(command: str, options: Any) -> list[tuple[str, type]]:
@@ -69,8 +70,9 @@ def listed(options: type) -> str:
     items = []
     for field in fields(options):
         hint = hints[field.name]
-        if bare(hint) is Machine:
-            items.append(f"- [{SHARED}](#{SHARED.lower().replace(' ', '-')})")
+        if bare(hint) in SHARED:
+            head = SHARED[bare(hint)]
+            items.append(f"- [{head}](#{head.lower().replace(' ', '-')})")
         else:
             text, source = texts[field.name]
             said = next((m.help for m in marks_of(hint) if getattr(m, "help", None)), text)

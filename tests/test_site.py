@@ -23,6 +23,7 @@ from PIL import Image, ImageStat
 from browser import CHROMIUM, Browser
 from docs import commands
 from legw.cli import COMMANDS, main
+from legw.cli.commands.probe import SUBCOMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,14 +36,13 @@ def sections() -> dict[str, str]:
     for part in re.split(r"^## ", REFERENCE, flags=re.MULTILINE)[1:]:
         head, _, text = part.partition("\n")
         found[head] = text
-    return {
-        head: text.replace(f"[{commands.SHARED}]", found[commands.SHARED])
-        for head, text in found.items()
-    }
+    for shared in commands.SHARED.values():
+        found = {head: text.replace(f"[{shared}]", found[shared]) for head, text in found.items()}
+    return found
 
 
 def helps() -> list[str]:
-    subcommands = {"probe": ("curvature", "noise", "critical")}
+    subcommands = {"probe": SUBCOMMANDS}
     return [
         " ".join([name, sub]).strip() for name in COMMANDS for sub in subcommands.get(name, [""])
     ]
@@ -73,7 +73,7 @@ def test_the_reference_has_every_option_and_default(
 
 
 def test_the_reference_has_nothing_else() -> None:
-    assert set(sections()) == {f"legw {name}" for name in helps()} | {commands.SHARED}
+    assert set(sections()) == {f"legw {name}" for name in helps()} | {*commands.SHARED.values()}
 
 
 @pytest.mark.parametrize("line", re.findall(r"^legw (.*)$", REFERENCE, re.MULTILINE))

@@ -20,7 +20,7 @@ CLIPPED = replace(BASE, clip_norm=1.0)
 
 
 def run(folder: Path, *, metrics: dict[str, float] | None = None, **given: object) -> Run:
-    """Return a made-up run, with further metrics of its end."""
+    """Return a run that was written and not trained, with further metrics of its end."""
     found = records.load(write_run(folder, **given))
     if found.summary is None or metrics is None:
         return found

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from legw.analysis.carrying import Predictors
+from legw.analysis.check import FAST
 from legw.analysis.stats import welch
 from legw.analysis.table import Cell, Table
 from legw.analysis.verdict import Tolerance
@@ -41,7 +42,9 @@ class Criterion:
 
 
 ORDER = (
-    Criterion("fast_loss_ratio", True, "loss at 4 times the rate over that at it", True),
+    Criterion(
+        "fast_loss_ratio", True, f"loss at {FAST:g} times the rate over that at the rate", True
+    ),
     Criterion("early_loss", False, "training loss of the first tenth"),
     Criterion("lr", True, "learning rate", True),
 )
@@ -122,7 +125,7 @@ def below_best(table: Table, batch_size: int, name: str, seeds: int, tolerance: 
         seeds: of every combination.
         tolerance: largest difference from the best that needs no word.
     """
-    best = next(iter(_by_mean(table, batch_size)))
+    best = _by_mean(table, batch_size)[0]
     chosen = next(cell for cell in table.cells if cell.variant == name)
     highest, mean = statistics.fmean(best.metrics), statistics.fmean(chosen.metrics)
     if abs(highest - mean) <= tolerance.absolute(highest):
@@ -183,11 +186,13 @@ def _why(names: Sequence[str], found: Mapping[str, Predictors], known: Sequence[
 def _unknown(
     found: Mapping[str, Predictors], order: Sequence[Criterion], known: Sequence[Criterion]
 ) -> list[str]:
-    """Return a line on the predictors that rank nothing, as they are not known of every base."""
-    if len(found) == 1:
-        return []
+    """Return a line on the predictors that rank nothing, and why."""
     left = [each.words for each in order if each not in known]
-    return [f"not compared, as it is not known of all: {', '.join(left)}"] if left else []
+    if len(found) == 1 or not left:
+        return []
+    differ = len({each.optimizer for each in found.values()}) > 1
+    why = "optimizers differ, or it is not known of all" if differ else "it is not known of all"
+    return [f"not compared, as {why}: {', '.join(left)}"]
 
 
 def _against(

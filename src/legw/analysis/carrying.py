@@ -3,18 +3,17 @@
 Tuning at the base batch leaves several bases that seeds cannot tell apart, and they differ in what
 they keep at a large batch. These predictors may tell which carries:
 
-- **loss at 4 times the rate**: that of a short run, over the one at the rate itself.
+- **fast loss ratio**: the loss of a short run at 4 times the rate, over that at the rate itself.
 - **early loss**: training loss of the first tenth of the run.
 - **headroom**: the multiple of the rate at which the loss still falls.
-- **fast loss ratio**: the loss of a short run at 4 times the rate, over that at the rate.
 - **clipped share**: updates in which clipping, not the rate, determines the length of the step.
 - **gap**: held-out loss less training loss, for quality that rests on the noise of small batches.
 - **noise scale**: the gradient's, beyond which a larger batch saves hardly any updates.
 
     Run, Run, Run --of_runs--> Predictors of one base, from its runs of several seeds
 
-The functions compute from records, and need no torch. `legw.probes.headroom` measures the headroom
-and the noise scale, which take short runs of their own.
+The functions compute from records, and need no torch. `legw.probes.headroom` measures what takes
+short runs of its own: fast loss ratio, headroom and noise scale.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def of_folders(folders: Iterable[str | Path], *, tokens: int = 1) -> Predictors:
 
 
 def of_runs(runs: Sequence[Run], *, tokens: int = 1) -> Predictors:
-    """Return the means over runs of one recipe; headroom and noise scale are left open.
+    """Return the means over runs of one recipe; what takes short runs is left open.
 
     Args:
         runs: of several seeds, at least one.

@@ -24,6 +24,7 @@ from legw.analysis.evidence import Evidence
 from legw.analysis.measured_critical import MeasuredCritical, check_base
 from legw.analysis.noise import examples_against
 from legw.analysis.targets import MAIN_RULE
+from legw.recipe.stretch import examples_over
 from legw.runs.records import Run
 from legw.study.plan import BASE, Row
 
@@ -90,7 +91,6 @@ def _foretold(
 ) -> Foretold:
     size, batch = own[0][0].batch_size, critical.base.batch_size
     noise = critical.noise_batch
-    ends = noise.high, noise.low
     at_least, measured = _to_common([run for _, run in base], [run for _, run in own])
     return Foretold(
         batch_size=size,
@@ -99,8 +99,8 @@ def _foretold(
         measured_excess=_above(base, own, share=critical.tolerance.relative),
         stretch=examples_against(size, batch, noise.cautious),
         stretch_range=None if noise.cautious is None else (
-            1.0 if ends[0] is None else (ends[0] + size) / (ends[0] + batch),
-            (ends[1] + size) / (ends[1] + batch),
+            1.0 if noise.high is None else examples_over(batch, size, noise.high),
+            examples_over(batch, size, noise.low),
         ),
         measured_stretch=measured,
         at_least=at_least,

@@ -42,6 +42,7 @@ from legw.errors import (
 from legw.recipe import Recipe, to_dict
 from legw.recipe.cautions import warmup_share
 from legw.recipe.rule import Rule
+from legw.recipe.stretch import examples_over
 from legw.rules import LEGW, STRETCH
 from legw.schedule import counts
 
@@ -384,5 +385,4 @@ def _longer(contract: Contract) -> str:
 
 
 def _stretch(found: Kept, batch_size: int, noise: float | None) -> float:
-    base = found.base.batch_size
-    return 1.0 if noise is None else (noise + batch_size) / (noise + base)
+    return 1.0 if noise is None else examples_over(found.base.batch_size, batch_size, noise)

@@ -17,6 +17,7 @@ from pathlib import Path
 from legw.analysis.stats import LEVEL, t_quantile
 from legw.errors import LegwError, given, one_line
 from legw.recipe import Recipe
+from legw.recipe.stretch import examples_over
 from legw.runs import measurements, records
 from legw.runs.measurements import Noise
 from legw.schedule import update_length
@@ -191,7 +192,7 @@ def examples_against(batch_size: int, base: int, noise: float | None) -> float |
     """
     if noise is None:
         return None
-    return examples_factor(batch_size, noise) / examples_factor(base, noise)
+    return examples_over(base, batch_size, noise)
 
 
 def last_half(rows: Sequence[Noise]) -> list[Noise]:

@@ -151,7 +151,11 @@ def _run(name: str, words: list[str]) -> int:
 
 
 def _spoken(name: str, words: list[str], subcommands: Sequence[str]) -> str:
-    """Return a command as it is called: with its subcommand, if it has one."""
+    """Return a command as it is called: with its subcommand, if it has one.
+
+    Raises:
+        LegwError: the first word is none of its subcommands.
+    """
     given = words[0] if words else "-"
     if not subcommands or given.startswith("-"):
         return f"legw {name}"

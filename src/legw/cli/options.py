@@ -200,6 +200,28 @@ def no_twice(name: str, values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Folder of an application's data, and the way they are read."""
+
+    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
+    """Folder with the application's data."""
+    vocabulary: Count = None
+    """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
+    the number of subwords."""
+    subwords: Count = None
+    """gpt-small: read so many subwords, learned on the training text, in place of words."""
+    source: Language = None
+    """Translation: the language that is translated, as the files' names end; en if not given."""
+    target: Language = None
+    """Translation: the language translated into, as the files' names end; de if not given."""
+    skip_broken: Flag = False
+    """Images: leave broken files out, and print their number, in place of an error."""
+    workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
+    """ImageNet: processes that decode images, for each run at a time; 0 for none, one for each
+    core less one if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine:
     """Settings of speed and device: batch, rates and data order stay; rounding and dropout may
     differ."""
@@ -317,7 +339,7 @@ def task_of(app: str, options: object = None, *, made_up: bool = False) -> Task:
 
     Args:
         app: an application's name, or module:name.
-        options: any with some of the fields of `legw.apps.Options`.
+        options: any with some of the fields of `legw.apps.Options`, itself or in its `dataset`.
         made_up: noise in place of data.
 
     Raises:
@@ -327,5 +349,6 @@ def task_of(app: str, options: object = None, *, made_up: bool = False) -> Task:
     from legw import apps
 
     names = [each.name for each in fields(apps.Options)]
-    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    parts = (options, getattr(options, "dataset", None))
+    given = {name: getattr(part, name) for part in parts for name in names if hasattr(part, name)}
     return apps.find(app, apps.Options(**given | {"made_up": made_up}))

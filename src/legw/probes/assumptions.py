@@ -6,7 +6,6 @@ task, base --check_assumptions--> runs in OUT, at 1, 2, 4 and 8 times the rule's
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ from typing import Any
 from legw import rules, schedule
 from legw.analysis import check
 from legw.analysis.probed import Probed
-from legw.errors import LegwError, check_count
+from legw.errors import check_count
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.headroom import faster, loss_rises
 from legw.probes.ladder import (
     Measuring,
     Watch,
     ladder,
+    one_process,
     probe_examples,
     short_run,
     unwatched,
@@ -102,8 +102,7 @@ def alone() -> None:
     Raises:
         LegwError: torchrun has started several.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise LegwError("check: runs in one process; start it without torchrun")
+    one_process("check: runs in one process; start it without torchrun")
 
 
 class _Ladder:

@@ -270,16 +270,21 @@ def _one(
     return Probed(recipe, seed, task.num_examples(recipe.batch_size), folder, summary)
 
 
-def one_process() -> None:
+ONE_PROCESS = "probe: runs in one process; legw train --measure-noise works under torchrun"
+"""Message of a probe that is started as one of several processes."""
+
+
+def one_process(message: str = ONE_PROCESS) -> None:
     """Refuse to be one of several processes.
+
+    Args:
+        message: says what is refused, and what to do.
 
     Raises:
         LegwError: torchrun has started several.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise LegwError(
-            "probe: runs in one process; legw train --measure-noise works under torchrun"
-        )
+        raise LegwError(message)
 
 
 def short_run(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +33,7 @@ from legw.errors import (
     one_line,
 )
 from legw.probes import headroom
-from legw.probes.ladder import Watch, unwatched
+from legw.probes.ladder import Watch, one_process, unwatched
 from legw.recipe import Recipe, to_dict
 from legw.runs import records
 from legw.runs.records import Run
@@ -382,8 +381,7 @@ def alone() -> None:
     Raises:
         LegwError: torchrun has started several.
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise LegwError("tune: starts its own processes; start it without torchrun")
+    one_process("tune: starts its own processes; start it without torchrun")
 
 
 def _itself(task: Task) -> Task:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from legw.errors import setting
 from legw.recipe import Recipe
+from legw.recipe.stretch import examples_over
 
 FAR_PAST_NOISE = 4.0
 """A batch this many times the noise scale is far past it: there, twice the batch saves less
@@ -66,7 +67,7 @@ def past_the_noise(base: Recipe, scaled: Recipe) -> str:
     noise = base.noise_scale
     if noise is None or scaled.batch_size <= FAR_PAST_NOISE * noise:
         return ""
-    factor = (1 + scaled.batch_size / noise) / (1 + base.batch_size / noise)
+    factor = examples_over(base.batch_size, scaled.batch_size, noise)
     return (
         f"the batch is {scaled.batch_size / noise:.3g} times the measured noise scale "
         f"({noise:.3g} examples), which predicts {factor:.3g} times the base's examples to the "

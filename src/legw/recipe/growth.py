@@ -1,9 +1,9 @@
 """Growth of a batch: the laws by which batch sizes follow warmup, decay or measured noise.
 
 Each law takes a base recipe and a target, and returns batch sizes with the positions at which
-they begin, in the unit of the base's lengths. `Rule.growth` is one of them. The
-sizes are the base's, doubled again and again, and the target: multiples divide well into
-micro-batches and devices, and other tools take them.
+they begin, in the unit of the base's lengths; `Rule.growth` is one. The sizes are the base's,
+doubled again and again, and the target: multiples divide well into micro-batches and devices,
+and other tools take them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Stretch of a run: the epochs that a larger batch needs over those of its base.
 
-A law takes a base recipe and a target, and returns a factor. A rule names one
-(`Rule.stretch`).
+A law takes a base recipe and a target, and returns a factor; `Rule.stretch` is one.
 """
 
 from __future__ import annotations
@@ -13,6 +12,22 @@ from legw.recipe import Recipe
 
 Stretch = Callable[[Recipe, int], float]
 """Law of stretch: base recipe, target batch size -> factor on the epochs, above 0."""
+
+
+def examples_over(base: int, batch_size: int, noise: float) -> float:
+    """Return the examples that a batch needs over those of the base, to the same loss.
+
+    Args:
+        base: the base's batch B0, in examples.
+        batch_size: B, in examples.
+        noise: the noise scale or noise batch Bn, in examples, at least 0; at 0 it is B/B0.
+
+    Reference: McCandlish et al. 2018, arXiv 1812.06162, equation 2.11.
+
+    >>> examples_over(100, 400, noise=200.0)
+    2.0
+    """
+    return (noise + batch_size) / (noise + base)
 
 
 def by_noise_batch(base: Recipe, batch_size: int) -> float:
@@ -38,4 +53,4 @@ def by_noise_batch(base: Recipe, batch_size: int) -> float:
             "lengthens the run by the noise batch, which is not known; legw probe critical "
             f"measures it, and {setting('critical', 'DIR')} or noise_batch in the recipe gives it"
         )
-    return (noise + batch_size) / (noise + base.batch_size)
+    return examples_over(base.batch_size, batch_size, noise)

@@ -18,9 +18,8 @@ from legw.analysis import evidence, summary
 from legw.analysis.verdict import read_tolerance
 from legw.cli import output
 from legw.cli.options import (
-    Count,
+    Dataset,
     Flag,
-    Language,
     Machine,
     Number,
     base_recipe,
@@ -48,6 +47,9 @@ if TYPE_CHECKING:
 
 ALWAYS_SAID = ("batch_sizes", "rules", "seeds")
 """Options that appear in the printed command even where they have their default."""
+
+NOT_SAID = ("app", "json", "quiet", "dry_run", "dataset", "machine", "shard")
+"""Options that do not appear in it: its name, how it is shown, and the groups of others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,24 +103,9 @@ class Options:
     threads, the memory and the GPU of this machine; of several GPUs each takes one in turn."""
     shard: Annotated[Optional[str], arg(metavar="I/N", help_behavior_hint="")] = None
     """The I-th of N parts of the runs, for several machines that share the study's folder."""
-    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
-    """Folder with the application's data."""
     holdout: Literal["test", "validation"] = "test"
     """Data for the metric: test, or validation, which holds out part of the training data."""
-    vocabulary: Count = None
-    """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
-    the number of subwords."""
-    subwords: Count = None
-    """gpt-small: read so many subwords, learned on the training text, in place of words."""
-    source: Language = None
-    """Translation: the language that is translated, as the files' names end; en if not given."""
-    target: Language = None
-    """Translation: the language translated into, as the files' names end; de if not given."""
-    skip_broken: Flag = False
-    """Images: leave broken files out, and print their number, in place of an error."""
-    workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
-    """ImageNet: processes that decode images, for each of the --jobs; 0 for none, one for
-    each core less one if not given."""
+    dataset: OmitArgPrefixes[Dataset] = field(default_factory=Dataset)
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     json: Flag = False
     """Print the runs as one JSON array; all else goes to stderr."""
@@ -189,11 +176,11 @@ def _tolerance(text: str) -> str:
 def command(options: Any, name: str = "study") -> str:
     """Return the command line of a command's options, to be run again."""
     words = ["legw", name, options.app]
-    for part in (options, options.machine):
+    for part in (options, options.dataset, options.machine):
         for option in fields(part):
             value = getattr(part, option.name)
             usual = option.name not in ALWAYS_SAID and value == option.default
-            if option.name in ("app", "json", "quiet", "dry_run", "machine", "shard") or usual:
+            if option.name in NOT_SAID or usual:
                 continue
             flag = f"--{option.name.replace('_', '-')}"
             if value is True:
@@ -276,7 +263,8 @@ def task_maker(options: Options) -> Callable[[], Task]:
 
 def with_examples(plan: Plan, options: Options) -> Plan:
     """Let the task count its examples where the recipe cannot know them."""
-    given = (options.data, options.vocabulary, options.subwords, options.skip_broken or None)
+    data = options.dataset
+    given = (data.data, data.vocabulary, data.subwords, data.skip_broken or None)
     usual = options.holdout == "test" and given == (None,) * 4
     if usual and all(run.recipe.epoch_examples for run in plan.runs):
         return plan

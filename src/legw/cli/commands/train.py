@@ -19,9 +19,9 @@ from legw.cli.options import (
     BatchSize,
     Count,
     Critical,
+    Dataset,
     Flag,
     KeepQuality,
-    Language,
     Machine,
     Noise,
     Number,
@@ -83,25 +83,10 @@ class Options:
     """With --dry-run: number of processes to plan for, if not those that are started."""
     resume: Flag = False
     """Go on with the run in the folder, from its last checkpoint."""
-    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
-    """Folder with the application's data."""
     holdout: Literal["test", "validation"] = "test"
     """Data for the metric: test, or validation, which holds out part of the training data where
     the data have no validation part of their own."""
-    vocabulary: Count = None
-    """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
-    the number of subwords."""
-    subwords: Count = None
-    """gpt-small: read so many subwords, learned on the training text, in place of words."""
-    source: Language = None
-    """Translation: the language that is translated, as the files' names end; en if not given."""
-    target: Language = None
-    """Translation: the language translated into, as the files' names end; de if not given."""
-    skip_broken: Flag = False
-    """Images: leave broken files out, and print their number, in place of an error."""
-    workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
-    """ImageNet: processes that decode images, 0 for none; one for each core less one if not
-    given."""
+    dataset: OmitArgPrefixes[Dataset] = field(default_factory=Dataset)
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     noise: Noise = None
     """Noise scale in examples, or a folder with runs in which it was measured: a batch far
@@ -252,7 +237,7 @@ def _show_plan(
     try:
         task = world.together(lambda: task_of(options.app, options))
     except DataError as error:
-        if options.app != "resnet50-imagenet" or options.data is not None:
+        if options.app != "resnet50-imagenet" or options.dataset.data is not None:
             raise
         missing, task = str(error), task_of(options.app, options, made_up=True)
     size = settings.micro_batch_size

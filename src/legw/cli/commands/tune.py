@@ -16,10 +16,9 @@ from legw.cli import output
 from legw.cli.commands import probe
 from legw.cli.commands import study as study_command
 from legw.cli.options import (
-    Count,
+    Dataset,
     File,
     Flag,
-    Language,
     Machine,
     Number,
     base_recipe,
@@ -88,22 +87,7 @@ class Options:
     """Print the cost; train nothing, write nothing."""
     jobs: Annotated[int, arg(metavar="N")] = 1
     """Number of the grid's runs at a time, each in a process of its own; at least 1."""
-    data: Annotated[Optional[Path], arg(metavar="DIR", help_behavior_hint="")] = None
-    """Folder with the application's data."""
-    vocabulary: Count = None
-    """Most words of a language model's vocabulary; rarer ones become <unk>. Of translation
-    the number of subwords."""
-    subwords: Count = None
-    """gpt-small: read so many subwords, learned on the training text, in place of words."""
-    source: Language = None
-    """Translation: the language that is translated, as the files' names end; en if not given."""
-    target: Language = None
-    """Translation: the language translated into, as the files' names end; de if not given."""
-    skip_broken: Flag = False
-    """Images: leave broken files out, and print their number, in place of an error."""
-    workers: Annotated[Optional[int], arg(metavar="N", help_behavior_hint="")] = None
-    """ImageNet: processes that decode images, for each of the --jobs; 0 for none, one for
-    each core less one if not given."""
+    dataset: OmitArgPrefixes[Dataset] = field(default_factory=Dataset)
     machine: OmitArgPrefixes[Machine] = field(default_factory=Machine)
     json: Flag = False
     """Print one JSON object; all else goes to stderr."""
@@ -190,11 +174,9 @@ def _as_study(options: Options) -> study_command.Options:
     """Return the options with which `legw study` makes the same runs."""
     return study_command.Options(
         app=options.app, batch_sizes="", seeds=options.seeds, recipe=options.recipe,
-        grid=options.grid, out=options.out, jobs=options.jobs, data=options.data,
-        holdout=options.holdout, vocabulary=options.vocabulary, subwords=options.subwords,
-        source=options.source, target=options.target, skip_broken=options.skip_broken,
-        workers=options.workers, machine=options.machine, json=options.to_stderr,
-        quiet=options.quiet,
+        grid=options.grid, out=options.out, jobs=options.jobs,
+        holdout=options.holdout, dataset=options.dataset, machine=options.machine,
+        json=options.to_stderr, quiet=options.quiet,
     )  # fmt: skip
 
 
