@@ -90,7 +90,9 @@ def test_a_ratio_that_is_infinite_is_none_in_json(tuned: TunedBase) -> None:
     assert {point["predictors"]["fast_loss_ratio"] for point in points} == {None}
 
 
-def test_where_no_predictor_is_known_the_larger_rate_comes_first(tuned: TunedBase, digits: Task) -> None:
+def test_where_no_predictor_is_known_the_larger_rate_comes_first(
+    tuned: TunedBase, digits: Task
+) -> None:
     found = tune(digits, tuned.folder, probes=False)
     for known in found.predictors.values():
         assert (known.headroom, known.fast_loss_ratio) == (None, None)

@@ -76,9 +76,9 @@ def with_field(recipe: Recipe, name: str, value: Any) -> Recipe:
     0.9
     """
     head, _, tail = name.partition(".")
-    fields = Recipe.__dataclass_fields__
-    if head not in fields:
-        raise RecipeError(f"{recipe.name}: {unknown_name('field', head, fields)}")
+    known = [field.name for field in fields(Recipe)]
+    if head not in known:
+        raise RecipeError(f"{recipe.name}: {unknown_name('field', head, known)}")
     values: dict[str, Any] = to_dict(recipe)
     if tail:
         part = values.get(head)
