@@ -23,6 +23,8 @@ from corpora import write_texts
 from expect import error_line
 from folders import BASE
 from legw.apps import row_lstm
+from legw.cli.commands import study as study_command
+from legw.cli.options import Dataset, Machine
 from legw.cli.progress import _Line
 from legw.errors import DataError, RunError, on_command_line
 from legw.report import page
@@ -770,3 +772,14 @@ def test_a_study_reads_back_as_runs(legw: Legw) -> None:
 def test_settings_are_handed_on(legw: Legw) -> None:
     legw(f"{STUDY} --batch-sizes 128 --seeds 1 --out out")
     assert records.read_manifest("out/runs/base-b128-s0").micro_batch_size == 64
+
+
+def test_the_command_to_run_again_has_the_groups_of_options_too() -> None:
+    options = study_command.Options(
+        app="ptb-small", batch_sizes="20,640", rules="legw", quiet=True,
+        dataset=Dataset(data=Path("my texts"), vocabulary=50), machine=Machine(precision="bf16"),
+    )  # fmt: skip
+    assert study_command.command(options) == (
+        "legw study ptb-small --batch-sizes 20,640 --rules legw --seeds 3 --data 'my texts' "
+        "--vocabulary 50 --precision bf16"
+    )
