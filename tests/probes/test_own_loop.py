@@ -209,10 +209,12 @@ def test_what_can_be_no_branches() -> None:
         error_line(Branches, data.model, optimizer, **(made | wrong), kind=LegwError)
 
 
+# A child's ru_maxrss begins at its parent's memory, which would hide what the child adds.
 MEMORY = """
-import resource, sys, torch
+import sys, torch
 from torch import nn
 from legw.probes import Branches
+from legw.train.hardware import peak_memory
 model = nn.Sequential(*(nn.Linear(1024, 1024) for _ in range(12)))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 x = torch.randn(64, 1024)
@@ -225,14 +227,14 @@ def train(batches, branch=None):
             branch.step(loss)
         optimizer.step()
 train(x.split(1)[:3])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+before = int(peak_memory(torch.device("cpu")))
 branches = Branches(model, optimizer, batch_size=1, examples=64, branch_warmup=10, tolerance=0.9)
 if sys.argv[1] == "branches":
     for branch in branches:
         train(x.split(branch.batch_size), branch)
 else:
     train(x.split(1))
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+after = int(peak_memory(torch.device("cpu")))
 print(after - before, branches.copied_bytes, sum(p.numel() * 4 for p in model.parameters()))
 """
 
