@@ -131,6 +131,7 @@ def test_an_images_step_is_timed_with_and_without_its_batch() -> None:
     assert not torch.equal(pixels, task.train[0][ids]), "shifted and mirrored, too"
 
 
+@pytest.mark.ci
 def test_a_race_takes_turns() -> None:
     asked = count()
     other = (float(number) for number in asked)

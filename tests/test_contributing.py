@@ -264,6 +264,7 @@ def test_every_addition_of_the_page_is_counted() -> None:
     assert [row[0] for row in rows("What one addition costs")] == list(ADDITIONS)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("what", ADDITIONS)
 def test_an_addition_costs_what_the_page_says(
     what: str, made: Made, capsys: pytest.CaptureFixture[str]

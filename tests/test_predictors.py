@@ -92,6 +92,7 @@ def made_up(predictors: ModuleType, monkeypatch: pytest.MonkeyPatch, sign: float
     return found
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("sign", "shown"), [(1.0, "+1.00"), pytest.param(-1.0, "-1.00", marks=pytest.mark.ci)]
 )

@@ -93,6 +93,7 @@ def told(call: Callable[[], Config]) -> Config | str:
         return line
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("form", SETS)
 def test_mutations_end_in_a_recipe_or_in_one_line(form: str) -> None:
     chance, read = random.Random(f"legw {form}"), 0

@@ -64,6 +64,7 @@ OPTIMIZERS = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("decay", DECAYS, ids=lambda decay: type(decay).__name__)
 @pytest.mark.parametrize(("batch_size", "num_examples"), [(256, 1437), (100, 1000), (7, 99_991)])
 def test_the_traced_schedule_is_the_closed_form(
@@ -207,6 +208,7 @@ def muon_recipe(data: Optimizer = MUONS["default"]) -> Recipe:
     )  # fmt: skip
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=[] if name == "default" else pytest.mark.ci) for name in MUONS],

@@ -35,6 +35,7 @@ def made(ratio: float, *, noise: float, seed: int = 0, fall: float = FALL) -> Wi
     return Window(list(2 - fall * numpy.arange(UPDATES) + shared), branches)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("size", [8.0, 40.0, 200.0])
 def test_a_known_noise_batch_lies_in_the_interval_in_nine_seeds_of_ten(size: float) -> None:
     """Batch 4, and losses that follow the law of this noise batch."""
@@ -71,6 +72,7 @@ def test_points_and_seeds_are_fitted_together() -> None:
     assert alone.high and together.high and together.low > alone.low and together.high < alone.high
 
 
+@pytest.mark.ci
 def test_of_a_quadratic_it_is_what_the_expected_losses_have_in_nine_seeds_of_ten() -> None:
     known, seeds = Quadratic(), 50
     expected = {k: list(known.expected(k)) for k in (1, *KS)}

@@ -245,6 +245,7 @@ def test_two_processes_with_workers_train_the_same(root: Path, whole: Path, tmp_
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.ci
 def test_a_run_stopped_in_its_middle_goes_on(root: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = train_tiny(root, out, recipe(), observers=[StopAt(2)], workers=1)

@@ -98,6 +98,7 @@ def test_the_runs_of_a_task_are_those_of_the_known_quadratic(tmp_path: Path) -> 
         assert one["half_width"] == pytest.approx(wanted.half_width, rel=1e-6)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "optimizer",
     [SGD(momentum=0.9), *(pytest.param(one, marks=pytest.mark.ci) for one in (AdamW(), Muon()))],
@@ -122,6 +123,7 @@ def test_it_is_measured_with_every_kind_of_optimizer(optimizer: Any, tmp_path: P
         assert point["branches"][0]["seeds"] == 2
 
 
+@pytest.mark.ci
 def test_the_same_call_makes_nothing_again_and_a_stopped_one_goes_on(tmp_path: Path) -> None:
     def measured(out: Path, watch: Any = None) -> dict[str, Any]:
         more = {} if watch is None else {"watch": watch}

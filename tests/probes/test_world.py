@@ -16,6 +16,7 @@ from train.runs import weights
 UPDATES = 8
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["lines", "normalised", "streams"])
 def test_two_processes_measure_what_one_does(name: str, tmp_path: Path) -> None:
     for world_size in (1, 2):
@@ -30,6 +31,7 @@ def test_two_processes_measure_what_one_does(name: str, tmp_path: Path) -> None:
     assert all(row.examples == (16 if name == "normalised" else 8) for row in samples)
 
 
+@pytest.mark.ci
 def test_two_processes_train_bitwise_as_without_probes(tmp_path: Path) -> None:
     for probes in (True, False):
         complete(

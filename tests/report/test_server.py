@@ -153,6 +153,7 @@ def test_it_listens_on_this_machine_alone(folder: Path) -> None:
 # What is drawn when -------------------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_page_is_drawn_once_for_each_state_of_the_runs(folder: Path) -> None:
     now = [0.0]
     pages = Pages(folder, clock=lambda: now[0])

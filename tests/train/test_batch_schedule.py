@@ -161,6 +161,7 @@ def test_lanes_change_nothing(whole: Path, tmp_path: Path, name: str) -> None:
     assert_same_run(tmp_path, whole / name)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.ci)])
 def test_processes_change_nothing(whole: Path, tmp_path: Path, world_size: int) -> None:
     """With groups of 8 a batch of 12 has two groups: of four processes two have none at first."""

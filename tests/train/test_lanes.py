@@ -195,6 +195,7 @@ class Alone(Lines):
     concurrent = False
 
 
+@pytest.mark.ci
 def test_lanes_are_taken_where_they_are_faster() -> None:
     task = Slow()
     found = tune.choose(
@@ -221,6 +222,7 @@ def test_a_batch_too_small_for_lanes_has_them_only_if_they_are_asked_for() -> No
     assert (chosen((2,)).micro_batch_size, chosen((2,)).lanes) == (16, 2)
 
 
+@pytest.mark.ci
 def test_what_was_measured_on_the_way_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanes that are asked for are tried near the best size alone, which is measured once."""
     asked = {"world": CPU, "group": 1, "precision": "fp32", "lanes": (2,)}
@@ -231,6 +233,7 @@ def test_what_was_measured_on_the_way_is_kept_too(monkeypatch: pytest.MonkeyPatc
     assert (again.micro_batch_size, again.lanes) == (first.micro_batch_size, 2)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("four_threads")
 def test_auto_tries_as_many_lanes_as_threads(tmp_path: Path) -> None:
     settings = Settings(device="cpu")
@@ -276,6 +279,7 @@ def test_random_draws_are_found_out(tmp_path: Path) -> None:
         fit(Drawing(), recipe(), out=tmp_path, settings=settings)
 
 
+@pytest.mark.ci
 def test_a_resumed_run_keeps_its_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And ends with the weights of the one that was never interrupted."""
 

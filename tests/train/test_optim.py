@@ -338,6 +338,7 @@ def test_lamb_loads_its_counts_as_the_fused_kernel_needs_them():
     assert optimizer.state[weight]["step"].item() == 3
 
 
+@pytest.mark.ci
 @both
 def test_compiled_steps_are_the_same(kind):
     shapes = [(4, 3), (5,)]

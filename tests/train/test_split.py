@@ -44,6 +44,7 @@ def test_micro_batches_change_nothing(
     assert_same_weights(tmp_path, whole / name)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.ci)])
 def test_processes_change_nothing(whole: Path, tmp_path: Path, world_size: int) -> None:
     plans = [{"name": name, "out": tmp_path / name, "micro_batch_size": 24} for name in TASKS]
@@ -54,6 +55,7 @@ def test_processes_change_nothing(whole: Path, tmp_path: Path, world_size: int) 
         assert_same_weights(tmp_path / name, whole / name)
 
 
+@pytest.mark.ci
 def test_a_process_without_examples_takes_part(tmp_path: Path) -> None:
     """Batch 20 in groups of 8 makes three groups: the fourth process has none."""
     changes = {"batch_size": 20}

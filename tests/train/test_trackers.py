@@ -172,6 +172,7 @@ def test_a_resumed_run_goes_on_with_the_same_one_and_repeats_nothing() -> None:
     assert len(one["rows"]) == 17
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_loss_that_is_no_number_is_written_as_that(
     precision: Any, monkeypatch: pytest.MonkeyPatch

@@ -55,6 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.ci)])
 @pytest.mark.parametrize("name", ["lines", pytest.param("streams", marks=pytest.mark.ci)])
 def test_a_killed_run_goes_on_with_another_number_of_processes(
@@ -170,11 +171,13 @@ def test_a_mistyped_option(tmp_path: Path) -> None:
     assert "batch-sise" in one.text and two.text == ""
 
 
+@pytest.mark.ci
 def test_data_that_one_machine_lacks(tmp_path: Path) -> None:
     ranks = Command(tmp_path, "train.paced:lacking").start()
     assert_told_once(ranks, "lines: there are no data here; bring them")
 
 
+@pytest.mark.ci
 def test_data_that_one_machine_loses(tmp_path: Path) -> None:
     """It alone knows why, so it tells; the other has lost it, and says nothing."""
     ranks = Command(tmp_path, "train.paced:failing").start()
@@ -198,6 +201,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_process_that_does_not_come(tmp_path: Path, kept: bool) -> None:
     command = Command(tmp_path)

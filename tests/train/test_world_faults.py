@@ -107,6 +107,7 @@ def test_a_full_disk_ends_both_and_keeps_the_last_checkpoint(
     finish(ranks, tmp_path / "run", whole)
 
 
+@pytest.mark.ci
 def test_the_rendezvous_dies_in_mid_checkpoint(
     ranks: Callable[..., list[Rank]], tmp_path: Path, whole: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_the_rendezvous_dies_in_mid_checkpoint(
     finish(ranks, tmp_path / "run", whole)
 
 
+@pytest.mark.ci
 def test_a_clock_that_jumps_changes_nothing(
     ranks: Callable[..., list[Rank]], tmp_path: Path, whole: Path
 ) -> None:

@@ -198,6 +198,7 @@ def test_a_diverged_run_ends_in_a_cross(shown: Parts) -> None:
     assert [len(rows) for rows in ends if rows] == [2]
 
 
+@pytest.mark.ci
 def test_long_curves_are_thinned_and_keep_their_peaks(tmp_path: Path) -> None:
     losses: list[float] = [1.0 + 0.1 * (s % 7) for s in range(20_000)]
     losses[12_345] = 50.0
@@ -449,6 +450,7 @@ def test_markdown_shows_names_as_they_are(tmp_path: Path) -> None:
     assert "````text\nlegw study ```\\n<b>\n````" in text  # in one line
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("suffix", "begin"), [("svg", b"<svg"), ("png", b"\x89PNG")])
 def test_charts_are_files_of_their_own(
     legw: Legw, tmp_path: Path, suffix: str, begin: bytes

@@ -352,6 +352,7 @@ def test_a_process_that_is_lost_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("quick_start")
 def test_an_error_in_a_process_is_the_commands(tmp_path: Path) -> None:
     assert (
@@ -476,6 +477,7 @@ def test_of_several_gpus_each_worker_takes_one_in_turn(monkeypatch: pytest.Monke
 # One process at a time --------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_a_study_that_another_process_makes_is_refused(legw: Legw) -> None:
     legw(f"{STUDY} --batch-sizes 128 --seeds 1 --out out")
     with another_process_in(Path("out")):
@@ -484,6 +486,7 @@ def test_a_study_that_another_process_makes_is_refused(legw: Legw) -> None:
     assert legw(COMPARED).code == 0  # it was killed, and its lock is gone
 
 
+@pytest.mark.ci
 def test_a_run_that_another_process_makes_fails_alone(legw: Legw) -> None:
     place = Path("out/runs/legw-b256-s0")
     place.mkdir(parents=True)
@@ -528,6 +531,7 @@ def test_shards_make_the_whole_study(legw: Legw, trained: list[str]) -> None:
     assert "--shard" not in json.loads(Path("out/study.json").read_text())["command"]
 
 
+@pytest.mark.ci
 def test_shards_share_the_folder_and_one_shard_does_not(legw: Legw) -> None:
     folder = Path("out")
     folder.mkdir()
