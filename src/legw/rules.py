@@ -196,7 +196,7 @@ STRETCH = Rule(
     warmup_power=1.0,
     stretch=by_noise_batch,
     formula="legw, and epochs and the decay's lengths * (1 + B/Bn)/(1 + B0/Bn), with the noise "
-    "batch Bn measured by branches of the base; the warmup is legw's",
+    "batch Bn measured by branches of the base, and half of the warmup, which is legw's, on top",
     source="You et al. 2019, arXiv 1901.08256; stretch: McCandlish et al. 2018, arXiv 1812.06162, "
     "equation 2.11",
 )

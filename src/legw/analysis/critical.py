@@ -2,7 +2,9 @@
 
 From a checkpoint of a base run of batch B, a branch trains at k times the batch, over the examples
 that the base's own continuation trains on. Both losses are compared over the second half of these
-examples, where the branch has warmed up again. With d the losses of a branch less those of the base
+examples, where the branch has warmed up again; where branches cool down, over the second half of
+that, with a branch of the base's own batch that cools down too. With d the losses of a branch less
+those of the base
 
     excess(k) = sum(d) / sum(base)        critical batch = B * k where excess(k) is the tolerance
 
@@ -30,6 +32,7 @@ from typing import Any
 
 from legw.analysis.noise import jackknife_ratio
 from legw.errors import MAX_NUMBER, LegwError, check_range, number, setting
+from legw.recipe.branch_rate import compared_from
 
 TOLERANCE = 0.01
 """Default tolerance: share of the base's loss by which a branch's may be higher."""
@@ -100,18 +103,20 @@ def check_tolerance(tolerance: float, *, absolute: bool = False) -> None:
     check_range("critical", "tolerance", tolerance, 0, most, above=True, error=LegwError)
 
 
-def pairs(base: Sequence[float], branch: Sequence[float]) -> Pairs:
-    """Return (difference, base's loss) for each update in the second half of a branch.
+def pairs(base: Sequence[float], branch: Sequence[float], cooldown: float = 0.0) -> Pairs:
+    """Return (difference, base's loss) for each update of a branch that counts.
 
     Args:
         base: losses of the base's updates over some examples, at least as many as the branch's.
         branch: those of the branch's updates over the same examples.
+        cooldown: share of both over which their rates fall to 0, in [0, 1]. The second half of it
+            counts, and without any that of the branch.
 
     >>> pairs([4.0, 4.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0], [4.0, 2.5, 2.5, 2.5])
     [(0.5, 2.0), (0.5, 2.0)]
     """
     cuts = [round(i * len(base) / len(branch)) for i in range(len(branch) + 1)]
-    first = len(branch) // 2
+    first = compared_from(len(branch), cooldown)
     change = _change(base[cuts[first] :])
     found = []
     for loss, (begin, end) in list(zip(branch, itertools.pairwise(cuts), strict=True))[first:]:
@@ -133,6 +138,7 @@ def rung(
     runs: Sequence[tuple[Sequence[float], Sequence[float]]],
     *,
     absolute: bool = False,
+    cooldown: float = 0.0,
 ) -> Rung:
     """Return the excess of the branches of one batch size.
 
@@ -142,6 +148,7 @@ def rung(
         runs: for each seed the losses of the base and of the branch over the same examples; a loss
             that is not a number ends a branch that diverged.
         absolute: True gives the excess in the loss's unit.
+        cooldown: as for `pairs`.
 
     Raises:
         LegwError: the base's loss is not above 0.
@@ -153,7 +160,7 @@ def rung(
     if any(not all(map(math.isfinite, branch)) for _, branch in runs):
         return Rung(k=k, batch_size=batch_size, excess=None, half_width=None, updates=updates,
                     seeds=len(runs))  # fmt: skip
-    each = [pairs(base, branch) for base, branch in runs]
+    each = [pairs(base, branch, cooldown) for base, branch in runs]
     together = [(d, 1.0 if absolute else loss) for found in each for d, loss in found]
     excess, half = jackknife_ratio(together, blocks=_blocks(each))
     if excess is None:

@@ -3,14 +3,13 @@
     Evidence of a study, MeasuredCritical of its base --foretold--> [Foretold], one a batch size
 
 Two predictions are held against the runs of a study, which all have the base's epochs. The loss: a
-branch's excess at the last point against that of the last epoch. And the epochs: the stretch
-``(1 + B/Bn) / (1 + B0/Bn)`` against the epochs that a batch took to the lowest training loss that
-it and the base both reach, over the base's own. An epoch's mean loss counts as that of its middle;
-in between it lies on a straight line.
+branch's excess at the last point against that of the last epoch. And the epochs: those that a batch
+took to the lowest training loss that it and the base both reach, over the base's own, against the
+stretch of this part of the run, by the noise batch of each point and the longer warmup. An epoch's
+mean loss counts as that of its middle; in between it lies on a straight line.
 
-What is measured holds more than what was predicted: the run's start, before the first branches; the
-larger batch's longer warmup, which costs about half of its length; and the decay, of which the base
-has seen less at the same loss.
+What is measured holds more than what was predicted: the decay, of which the base has seen less at
+the same loss.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ from dataclasses import dataclass
 
 from legw.analysis.evidence import Evidence
 from legw.analysis.measured_critical import MeasuredCritical, check_base
-from legw.analysis.noise import examples_against
 from legw.analysis.targets import MAIN_RULE
-from legw.recipe.stretch import examples_over
 from legw.runs.records import Run
 from legw.study.plan import BASE, Row
 
@@ -43,7 +40,8 @@ class Foretold:
     measured_excess: float | None
     """That of the last epoch, means over seeds; None where no run told its loss."""
     stretch: float | None
-    """Predicted epochs over the base's; None where the noise batch is not known."""
+    """Predicted epochs over the base's, to the loss of `measured_stretch`, or over the whole run
+    where that is not known; None where no noise batch is known."""
     stretch_range: tuple[float, float] | None
     """The stretch at the ends of the noise batch's interval, ascending."""
     measured_stretch: float | None
@@ -89,20 +87,19 @@ def _foretold(
     base: Sequence[tuple[Row, Run]],
     own: Sequence[tuple[Row, Run]],
 ) -> Foretold:
-    size, batch = own[0][0].batch_size, critical.base.batch_size
-    noise = critical.noise_batch
-    at_least, measured = _to_common([run for _, run in base], [run for _, run in own])
+    size = own[0][0].batch_size
+    before, after, at_least = _to_common([run for _, run in base], [run for _, run in own])
+    whole = critical.points[-1].until_epoch
+    said = critical.epochs_to(before or whole, size)
+    stretch = [each / (before or whole) for each in said or ()]
     return Foretold(
         batch_size=size,
         within=size <= critical.largest_batch(critical.tolerance),
         excess=critical.excess(size),
         measured_excess=_above(base, own, share=critical.tolerance.relative),
-        stretch=examples_against(size, batch, noise.cautious),
-        stretch_range=None if noise.cautious is None else (
-            1.0 if noise.high is None else examples_over(batch, size, noise.high),
-            examples_over(batch, size, noise.low),
-        ),
-        measured_stretch=measured,
+        stretch=stretch[0] if stretch else None,
+        stretch_range=(stretch[1], stretch[2]) if stretch else None,
+        measured_stretch=after / before if before and after else None,
         at_least=at_least,
         runs=(len(base), len(own)),
     )  # fmt: skip
@@ -121,14 +118,17 @@ def _above(
     return (statistics.fmean(large) - before) / (before if share else 1.0)
 
 
-def _to_common(base: Sequence[Run], own: Sequence[Run]) -> tuple[bool, float | None]:
-    """Return whether they are a bound, and the epochs to the lowest common loss over the base's."""
+def _to_common(base: Sequence[Run], own: Sequence[Run]) -> tuple[float | None, float | None, bool]:
+    """Return the base's epochs and a batch's to the lowest common loss, and whether it is earlier.
+
+    It may be earlier where the base is there in its first epoch.
+    """
     curves = [_mean_curve(runs) for runs in (base, own)]
     if not all(curves):
-        return False, None
+        return None, None, False
     target = max(min(loss for _, loss in curve) for curve in curves)
     before, after = (_reached(curve, target) for curve in curves)
-    return before == curves[0][0][0], after / before
+    return before, after, before == curves[0][0][0]
 
 
 Curve = list[tuple[float, float]]

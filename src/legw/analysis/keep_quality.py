@@ -4,7 +4,8 @@ With the largest batch L that is within the tolerance at equal examples, and the
 is fitted to all branches, a batch B has one of two recipes:
 
     B <= L    LEGW's, in the base's epochs
-    B >  L    LEGW's in (1 + B/Bn) / (1 + B0/Bn) times the epochs: rule `stretch`
+    B >  L    LEGW's in (1 + B/Bn) / (1 + B0/Bn) times the epochs, and half of its longer warmup:
+              rule `stretch`
 
 Who asks for more than L is shown both: L at equal epochs, and B stretched. The second is
 recommended where it has fewer updates and, as far as a speed was measured, takes less time. Where
@@ -40,14 +41,10 @@ from legw.errors import (
     setting,
 )
 from legw.recipe import Recipe, to_dict
-from legw.recipe.cautions import warmup_share
 from legw.recipe.rule import Rule
-from legw.recipe.stretch import examples_over
+from legw.recipe.stretch import by_noise_batch, warmup_lost
 from legw.rules import LEGW, STRETCH
 from legw.schedule import counts
-
-MAX_LOST = 0.05
-"""Share of a run that a longer warmup may cost before it gets a note."""
 
 Price = Callable[[int, Rule], Option]
 """Cost of a batch size under a rule, by the model of `legw plan`."""
@@ -336,23 +333,12 @@ def _cautions(found: Kept, stretched: Choice | None) -> list[str]:
             f"times the epochs: give more {setting('seeds')} or a larger {setting('window')} to "
             "legw probe critical"
         )
-    lost = 0.0 if stretched is None else _lost(found.base, stretched)
-    if lost > MAX_LOST:
-        lines.append(
-            f"the stretch leaves out the longer warmup, about half of which is lost: {lost:.0%} of "
-            "the run"
-        )
     if stretched is not None and stretched.recipe.batch_size > 2 * found.largest_tried:
         lines.append(
             f"the largest branch was of batch {found.largest_tried}; what batch "
             f"{stretched.recipe.batch_size} needs is extrapolated"
         )
     return lines
-
-
-def _lost(base: Recipe, one: Choice) -> float:
-    """Return half of what the warmup is longer than the base's, as a share of the run."""
-    return (warmup_share(one.recipe) - warmup_share(base) / one.stretch) / 2
 
 
 def contract_lines(contract: Contract) -> list[str]:
@@ -385,4 +371,6 @@ def _longer(contract: Contract) -> str:
 
 
 def _stretch(found: Kept, batch_size: int, noise: float | None) -> float:
-    return 1.0 if noise is None else examples_over(found.base.batch_size, batch_size, noise)
+    if noise is None:
+        return 1.0 + warmup_lost(found.base, batch_size)
+    return by_noise_batch(replace(found.base, noise_batch=noise), batch_size)

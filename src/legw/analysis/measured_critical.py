@@ -4,7 +4,7 @@
     Recipe, MeasuredCritical --with_critical--> Recipe with its noise batch
 
 Two numbers, kept apart: the largest batch within a tolerance at equal examples bounds the batch;
-the noise batch, fitted to all branches, tells by how much a larger one makes the run longer.
+the noise batch, fitted to the branches, tells by how much a larger one makes the run longer.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 
 from legw.analysis import critical
 from legw.analysis.critical import CriticalBatch, Rung
-from legw.analysis.noise_batch import NoiseBatch
+from legw.analysis.noise_batch import NoiseBatch, over_run
 from legw.analysis.verdict import Tolerance
 from legw.errors import LegwError, RunError, given, number, one_line, setting, shown
 from legw.recipe import Recipe, from_dict
+from legw.recipe.stretch import examples_over, warmup_lost
 from legw.runs import reading
 from legw.study.grid import differences
 
@@ -43,6 +44,10 @@ class MeasuredPoint:
     """Position of the point."""
     base_loss: float
     """The base's mean loss where branches are compared with it."""
+    until_epoch: float
+    """Up to here the point stands for the run, the first one from its start."""
+    noise_batch: NoiseBatch
+    """Fitted to the branches from this point."""
     branches: tuple[Rung, ...]
     """By ascending batch size."""
 
@@ -62,7 +67,7 @@ class MeasuredCritical:
     points: tuple[MeasuredPoint, ...]
     """At least one."""
     noise_batch: NoiseBatch
-    """Fitted to all branches."""
+    """That of the whole run: the mean of the points' 1/Bn."""
     source: str
     """The word that named it, for errors."""
 
@@ -83,6 +88,36 @@ class MeasuredCritical:
     def largest_batch(self, tolerance: Tolerance) -> int:
         """Return the largest batch tried that is within a tolerance at every point."""
         return min(self.at(point, tolerance).largest for point in self.points)
+
+    def epochs_to(self, epoch: float, batch_size: int) -> tuple[float, float, float] | None:
+        """Return the epochs in which a batch comes as far as the base does in some.
+
+        Each point's noise batch counts for the part of the run for which it stands, and half of
+        LEGW's longer warmup is added.
+
+        Args:
+            epoch: of the base run, above 0.
+            batch_size: in examples.
+
+        Returns:
+            The value, and both ends of its interval; None where a noise batch is not known.
+        """
+        size, ends = self.base.batch_size, [point.until_epoch for point in self.points]
+        lost = warmup_lost(self.base, batch_size) * ends[-1]
+        ends[-1] = max(ends[-1], epoch)
+        parts = [
+            (max(min(end, epoch) - begin, 0.0) / epoch, point.noise_batch)
+            for begin, end, point in zip([0.0, *ends], ends, self.points, strict=False)
+        ]
+        noise = over_run(parts, size)
+        if noise.cautious is None:
+            return None
+        low = 1.0 if noise.high is None else examples_over(size, batch_size, noise.high)
+        return (
+            epoch * examples_over(size, batch_size, noise.cautious) + lost,
+            epoch * low + lost,
+            epoch * examples_over(size, batch_size, noise.low) + lost,
+        )
 
     def excess(self, batch_size: int) -> float | None:
         """Return how much a batch is above the base's loss at the last point that tells.

@@ -12,11 +12,19 @@ warms up again, by its share of the whole rate. With the base's loss a straight 
 
     d = r * (x - x' / stretch)        x: examples seen; x': the same, with the warmup's shares
 
+Where branches cool down, one of the base's own batch does too, and takes the place of the base: x
+counts an update of it by its share of the rate as well. r is that of the base at its own rate, by a
+line about the place where losses are compared, as the loss falls ever more slowly.
+
 Bn makes the sum of the residuals of all branches 0, each with the weight that least squares give
 it: ``(d' / d Bn) / variance``, the variance being that of the base's losses about their line. The
 interval holds every Bn at which that sum is no further from 0 than its own spread allows: that of
 its parts over blocks of time, the line's included, with Student's quantile. So it has an end where
 the loss falls clearly and branches are clearly behind, and none where they are not.
+
+Early in a run the noise batch is small, and then it grows. A run as a whole has the mean of the
+points' ``1/Bn``, each with the share of the run for which it stands: the first from the start on,
+the last to the end, and in between up to the middle of two windows.
 
 The law is exact where steps are as long as is best for their noise. Under the square root a branch
 that follows its gradient closely needs `sqrt(k)` times the examples; the fit then is the nearest
@@ -36,6 +44,7 @@ from dataclasses import dataclass
 
 from legw.analysis.critical import pairs
 from legw.analysis.stats import LEVEL, t_quantile
+from legw.recipe.branch_rate import compared_from, share_of_rate
 
 BLOCKS = 10
 """Blocks of time into which a window is cut for the interval."""
@@ -66,9 +75,20 @@ class Window:
     """The losses of one base run over some examples, and those of its branches over the same."""
 
     base: Sequence[float]
-    """One loss an update of the base, at least 3."""
+    """One loss an update of the base, at least 3; with a cooldown those of a branch of its batch
+    that cools down, too."""
     branches: Sequence[tuple[float, Sequence[float]]]
     """Batch size over the base's, and one loss an update; at least 2 each."""
+    cooldown: float = 0.0
+    """Share of the branches over which they cool down, in [0, 1)."""
+    line: Sequence[float] = ()
+    """Losses of the base at its own rate, at least 3, about the place of the comparison; those of
+    `base` if not given."""
+
+    @property
+    def own_line(self) -> bool:
+        """Whether the base's line is that of the losses that are compared."""
+        return not self.line
 
 
 def noise_batch(
@@ -106,7 +126,7 @@ def predicted_excess(
 ) -> float | None:
     """Return how much a noise batch says that a branch is above the base, in the loss's unit.
 
-    It is the mean over the second half of the branch's updates, as a measured excess is.
+    It is the mean over the updates of the branch that count, as a measured excess is.
 
     Args:
         window: the base's losses, and a branch of k among the branches.
@@ -126,22 +146,68 @@ def predicted_excess(
     return fit.fall * found.behind(ratio)
 
 
-class _Branch:
-    """One branch: the sums of the second half of its updates, a block of time each."""
+def over_run(points: Sequence[tuple[float, NoiseBatch]], batch_size: int) -> NoiseBatch:
+    """Return the noise batch of a run as a whole: the mean of the points' 1/Bn.
 
-    def __init__(self, k: float, base: Sequence[float], losses: Sequence[float], warmup: int):
+    Args:
+        points: the share of the run for which each stands, in (0, 1], and its noise batch. The
+            shares sum to 1.
+        batch_size: the base's, in examples.
+
+    Returns:
+        Its interval takes the points' errors as independent.
+
+    >>> early = NoiseBatch(value=100.0, low=50.0, high=None)
+    >>> late = NoiseBatch(value=None, low=400.0, high=None)
+    >>> round(over_run([(0.25, early), (0.75, late)], 16).value)
+    400
+    """
+    points = [(share, each) for share, each in points if share]
+    ratio, below, above = 0.0, [], []
+    for share, each in points:
+        value = batch_size / each.value if each.value else 0.0
+        ratio += share * value
+        below.append(share * (value - (batch_size / each.high if each.high else 0.0)))
+        above.append(share * ((batch_size / each.low if each.low else math.inf) - value))
+    least, most = ratio - math.hypot(*below), ratio + math.hypot(*above)
+    return NoiseBatch(
+        value=batch_size / ratio if ratio > 0 else None,
+        low=batch_size / most if most > 0 else 0.0,
+        high=batch_size / least if least > 0 else None,
+    )
+
+
+def stands_for(middles: Sequence[float], end: float) -> list[float]:
+    """Return up to where each point of a run stands for it.
+
+    Args:
+        middles: of the points' windows, ascending; in any unit.
+        end: of the run, in the same unit.
+
+    >>> stands_for([2.0, 6.0], 30.0)
+    [4.0, 30.0]
+    """
+    return [*((a + b) / 2 for a, b in itertools.pairwise(middles)), end]
+
+
+class _Branch:
+    """One branch: the sums of its updates that count, a block of time each."""
+
+    def __init__(self, k: float, window: Window, losses: Sequence[float], warmup: int) -> None:
         self.k = k
-        each, first = len(base) / len(losses), len(losses) // 2
-        shares = [min((i + 1) / warmup, 1.0) if warmup else 1.0 for i in range(len(losses))]
-        warmed = list(itertools.accumulate((each * share for share in shares), initial=0.0))
-        differences = [d for d, _ in pairs(base, losses)]
+        base, cooldown = window.base, window.cooldown
+        each, first = len(base) / len(losses), compared_from(len(losses), cooldown)
+        seen = _seen(len(base), 0, cooldown)
+        warmed = [each * share for share in _seen(len(losses), warmup, cooldown)]
+        differences = [d for d, _ in pairs(base, losses, cooldown)]
         self.count = len(differences)
         self.blocks = [(0.0, 0.0, 0.0)] * BLOCKS
         """Sums of the differences, of the examples seen, and of those with the warmup's shares."""
+        begin = 0 if window.own_line else first  # that line shares the blocks of time
         for i, d in enumerate(differences, first):
-            block = min(int(i * BLOCKS / len(losses)), BLOCKS - 1)
+            block = (i - begin) * BLOCKS // (len(losses) - begin)
             a, b, c = self.blocks[block]
-            self.blocks[block] = (a + d, b + i * each, c + warmed[i])
+            self.blocks[block] = (a + d, b + seen[round(i * each)], c + warmed[i])
         self.seen = sum(b for _, b, _ in self.blocks) / self.count
         self.warmed = sum(c for _, _, c in self.blocks) / self.count
 
@@ -159,13 +225,22 @@ class _Branch:
         return self.warmed * (self.k - 1) / (1 + self.k * ratio) ** 2
 
 
+def _seen(updates: int, warmup: int, cooldown: float) -> list[float]:
+    """Return the updates before each of a branch, every one by its share of the rate."""
+    shares = (
+        share_of_rate(update, updates, warmup_updates=warmup, cooldown=cooldown)
+        for update in range(updates)
+    )
+    return list(itertools.accumulate(shares, initial=0.0))
+
+
 class _Fit:
     """A window's line, and its branches."""
 
     def __init__(self, window: Window, warmup: int) -> None:
-        base = window.base
+        base = window.base if window.own_line else window.line
         self.branches = [
-            _Branch(k, base, losses, warmup)
+            _Branch(k, window, losses, warmup)
             for k, losses in window.branches
             if all(map(math.isfinite, losses))
         ]

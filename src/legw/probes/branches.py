@@ -8,11 +8,13 @@
 
 The base run stops at each point, where its checkpoint is kept, and goes on. A branch then trains on
 the examples of the base's next `window` updates, at k times the batch and the rule's rate, to which
-it warms up again. At each point k doubles until the loss is surely above the tolerance.
+it warms up again; at its end the rate falls to 0. At each point k doubles until the loss is surely
+above that of a branch of the base's own batch.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -25,11 +27,19 @@ from legw.analysis import critical
 from legw.analysis.critical import MIN_BRANCH_UPDATES, TOLERANCE, Rung
 from legw.analysis.measured_critical import FORMAT, RESULT
 from legw.analysis.noise import noise_scale
-from legw.analysis.noise_batch import NoiseBatch, Window, noise_batch, predicted_excess
+from legw.analysis.noise_batch import (
+    NoiseBatch,
+    Window,
+    noise_batch,
+    over_run,
+    predicted_excess,
+    stands_for,
+)
 from legw.errors import LegwError, check_count, check_range, given, number, setting
 from legw.probes.ladder import Watch, one_process, short_run, spacing, unwatched
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe, to_dict
+from legw.recipe.branch_rate import COOLDOWN, MAX_COOLDOWN, compared_from
 from legw.recipe.rule import Rule
 from legw.runs import files, measurements, records
 from legw.runs.measurements import Noise
@@ -72,6 +82,9 @@ class Branching:
     """Updates of the base run that each branch covers with as many examples."""
     warmup_updates: int
     """Updates in which a branch's rate rises again."""
+    cooldown: float
+    """Share of a branch over which its rate falls to 0; at 0 the base run itself is what branches
+    are compared with, and no branch of its batch is made."""
     seeds: tuple[int, ...]
     """One base run and its branches each."""
     streams: bool
@@ -79,14 +92,34 @@ class Branching:
     epochs."""
 
     @property
+    def base_updates(self) -> int:
+        """Updates that the base run makes: up to the end of the last window, and with a cooldown as
+        far as the line about the place of its comparison goes."""
+        beyond = compared_from(self.window, self.cooldown) - self.window // 2
+        return min(self.points[-1] + self.window + beyond, self.updates)
+
+    @property
+    def stands_for(self) -> list[float]:
+        """Update up to which each point stands for the run."""
+        middles = [point + self.window / 2 for point in self.points]
+        return stands_for(middles, self.updates)
+
+    @property
+    def shares(self) -> list[float]:
+        """Share of the run for which each point stands."""
+        ends = [0.0, *self.stands_for]
+        return [(end - begin) / self.updates for begin, end in itertools.pairwise(ends)]
+
+    @property
     def base_epochs(self) -> float:
-        """Epochs of the base runs, up to the end of the last window."""
-        return len(self.seeds) * self._epochs(self.points[-1] + self.window)
+        """Epochs of the base runs, up to `base_updates`."""
+        return len(self.seeds) * self._epochs(self.base_updates)
 
     @property
     def most_epochs(self) -> float:
         """Epochs in all if no branch is left out."""
-        branches = len(self.points) * len(self.ks) * self._epochs(self.window)
+        each = len(self.ks) + (self.cooldown > 0)
+        branches = len(self.points) * each * self._epochs(self.window)
         return self.base_epochs + len(self.seeds) * branches
 
     @property
@@ -99,7 +132,7 @@ class Branching:
 
     def said(self) -> str:
         """Return the cost as a line."""
-        end, run = self._epochs(self.points[-1] + self.window), self._epochs(self.updates)
+        end, run = self._epochs(self.base_updates), self._epochs(self.updates)
         return (
             f"base to epoch {number(end, 3)} of {number(run, 3)}; branches of "
             f"{number(self._epochs(self.window), 3)} epochs from each of {len(self.points)} "
@@ -125,6 +158,7 @@ def plan_branches(
     window: float = WINDOW,
     budget: float | None = None,
     branch_warmup: int = WARMUP_UPDATES,
+    cooldown: float = COOLDOWN,
     seeds: Sequence[int] = (0,),
 ) -> Branching:
     """Return the branches that a budget allows, before anything is trained.
@@ -139,6 +173,7 @@ def plan_branches(
         window: longest window of a branch, as a share of the base run, in (0, 1).
         budget: epochs of all runs together, above 0; None is those of two base runs.
         branch_warmup: updates in which a branch's rate rises again, at least 0.
+        cooldown: share of each branch over which its rate falls to 0, in [0, 0.9].
         seeds: one base run and its branches each.
 
     Raises:
@@ -146,11 +181,15 @@ def plan_branches(
     """
     check_count("critical", "branch_warmup", branch_warmup, 0, error=LegwError)
     check_range("critical", "window", window, 0, 1, above=True, error=LegwError)
+    check_range("critical", "cooldown", cooldown, 0, MAX_COOLDOWN, closed=True, error=LegwError)
     for point in points:
         check_range("critical", "points", point, 0, 1, above=True, error=LegwError)
     if not points:
         raise LegwError("critical: points: there are none; give shares of the run, such as 0.1")
-    lengths = _Lengths(task, base, tuple(sorted(points)), branch_warmup, tuple(seeds))
+    lengths = _Lengths(
+        task, base, tuple(sorted(points)), warmup_updates=branch_warmup, cooldown=cooldown,
+        seeds=tuple(seeds),
+    )  # fmt: skip
     epochs = budget if budget is not None else BUDGET_RUNS * lengths.run_epochs
     check_range("critical", "budget", epochs, 0, above=True, error=LegwError)
     return lengths.within(epochs, window)
@@ -164,11 +203,13 @@ class _Lengths:
         task: Task,
         base: Recipe,
         points: tuple[float, ...],
+        *,
         warmup_updates: int,
+        cooldown: float,
         seeds: tuple[int, ...],
     ) -> None:
         self.task, self.base, self.shares = task, base, points
-        self.warmup_updates, self.seeds = warmup_updates, seeds
+        self.warmup_updates, self.cooldown, self.seeds = warmup_updates, cooldown, seeds
         self.streams = streams(task, base.batch_size)
         self.num_examples = task.num_examples(base.batch_size)
         self.updates = schedule.updates(base, self.num_examples)
@@ -228,7 +269,8 @@ class _Lengths:
         return Branching(
             base=self.base, updates=self.updates, num_examples=self.num_examples,
             points=tuple(sorted(place * step for place in places)), ks=tuple(ks), window=window,
-            warmup_updates=self.warmup_updates, seeds=self.seeds, streams=self.streams,
+            warmup_updates=self.warmup_updates, cooldown=self.cooldown, seeds=self.seeds,
+            streams=self.streams,
         )  # fmt: skip
 
     def _fits(self, k: int, window: int) -> bool:
@@ -287,6 +329,7 @@ def measure_critical(
     window: float = WINDOW,
     budget: float | None = None,
     branch_warmup: int = WARMUP_UPDATES,
+    cooldown: float = COOLDOWN,
     rule: Rule | str = "legw",
     seeds: Sequence[int] = (0,),
     settings: Settings | None = None,
@@ -304,6 +347,8 @@ def measure_critical(
         window: longest window of a branch, as a share of the base run, in (0, 1).
         budget: epochs of all runs together, above 0; None is those of two base runs.
         branch_warmup: updates in which a branch's rate rises again, at least 0.
+        cooldown: share of each branch over which its rate falls to 0, in [0, 0.9]; with 0 branches
+            are compared with the base run itself, as in the reference.
         rule: the rule that gives a branch its rate: a `Rule`, or the name of one.
         seeds: one base run and its branches each.
         settings: device, precision and micro-batch size of the runs; None takes the defaults.
@@ -329,15 +374,14 @@ def measure_critical(
                         "choose one that acts before it")  # fmt: skip
     plan = plan_branches(
         task, base, points=points, window=window, budget=budget, branch_warmup=branch_warmup,
-        seeds=seeds,
+        cooldown=cooldown, seeds=seeds,
     )  # fmt: skip
     runs = _Runs(task, plan, rule, Path(out), settings or Settings(), watch)
     for seed in plan.seeds:
         runs.make_base(seed)
     found = [runs.measure(point, tolerance, absolute=absolute) for point in plan.points]
-    together = runs.noise_batch(plan.points)
-    for point in found:
-        runs.predict(point, together, absolute=absolute)
+    each = [NoiseBatch(**point["noise_batch"]) for point in found]
+    together = over_run(list(zip(plan.shares, each, strict=True)), base.batch_size)
     result = {
         "format": FORMAT,
         "probe": "critical",
@@ -382,7 +426,7 @@ class _Runs:
             if not (folder / f"branch-{point:09d}.pt").exists():
                 self._train_base(folder, seed, point)
                 keep(folder, point)
-        self._train_base(folder, seed, self.plan.points[-1] + self.plan.window)
+        self._train_base(folder, seed, self.plan.base_updates)
         self.losses[seed] = [row.loss for row in records.load(folder).updates]
 
     def _base_folder(self, seed: int) -> Path:
@@ -402,54 +446,74 @@ class _Runs:
     def measure(self, point: int, tolerance: float, *, absolute: bool) -> dict[str, Any]:
         """Make the branches from one point, until one is surely above the tolerance."""
         rungs: list[Rung] = []
-        made: dict[int, list[tuple[float, list[float]]]] = {seed: [] for seed in self.plan.seeds}
+        seeds, cooldown = self.plan.seeds, self.plan.cooldown
+        made: dict[int, list[tuple[float, list[float]]]] = {seed: [] for seed in seeds}
+        for seed in seeds:
+            self.windows[point, seed] = self._window(point, seed, made[seed])
         for k in self.plan.ks:
-            runs = [self._branch(point, k, seed) for seed in self.plan.seeds]
-            for seed, (_, losses) in zip(self.plan.seeds, runs, strict=True):
-                made[seed].append((k, losses))
+            runs = []
+            for seed in seeds:
+                made[seed].append((k, self._branch(point, k, seed)))
+                runs.append((self.windows[point, seed].base, made[seed][-1][1]))
             size = k * self.base.batch_size
-            rungs.append(critical.rung(k, size, runs, absolute=absolute))
+            rungs.append(critical.rung(k, size, runs, absolute=absolute, cooldown=cooldown))
             if critical.passed(rungs[-1], tolerance):
                 break
-        for seed, branches in made.items():
-            self.windows[point, seed] = Window(self._base_losses(point, seed), branches)
         found = critical.critical_batch(rungs, self.base.batch_size, tolerance)
+        noise, level = self._noise_batch(point), self._base_loss(point)
+        over = 1.0 if absolute else level
         return {
             "update": point,
-            "epoch": point * self.base.batch_size / self.plan.num_examples,
+            "epoch": self._epoch(point),
+            "until_epoch": self._epoch(self.plan.stands_for[self.plan.points.index(point)]),
             "share": point / self.plan.updates,
-            "base_loss": self._base_loss(point),
+            "base_loss": level,
             "critical_batch": asdict(found),
-            "noise_batch": asdict(self.noise_batch([point])),
+            "noise_batch": asdict(noise),
             "noise_scale": self._noise(point),
-            "branches": [asdict(one) for one in rungs],
+            "branches": [
+                {**asdict(one), "predicted": self._predict(point, one, noise, over)}
+                for one in rungs
+            ],
         }
+
+    def _epoch(self, updates: float) -> float:
+        return updates * self.base.batch_size / self.plan.num_examples
 
     def _base_loss(self, point: int) -> float:
         """Return the base's mean loss where branches are compared with it."""
-        halves = [w.base[len(w.base) // 2 :] for w in self._windows([point])]
-        return statistics.fmean(loss for half in halves for loss in half)
+        each = [window.base for window in self._windows(point)]
+        first = compared_from(len(each[0]), self.plan.cooldown)
+        return statistics.fmean(loss for losses in each for loss in losses[first:])
 
-    def _windows(self, points: Sequence[int]) -> list[Window]:
-        return [self.windows[point, seed] for point in points for seed in self.plan.seeds]
+    def _window(self, point: int, seed: int, branches: list[tuple[float, list[float]]]) -> Window:
+        """Return the base's losses beside those of a seed's branches, which are made later."""
+        window, cooldown = self.plan.window, self.plan.cooldown
+        if not cooldown:
+            return Window(self._base_losses(point, point + window, seed), branches)
+        cooled = self._branch(point, 1, seed)
+        begin = point + compared_from(window, cooldown) - window // 2
+        return Window(cooled, branches, cooldown, self._base_losses(begin, begin + window, seed))
 
-    def noise_batch(self, points: Sequence[int]) -> NoiseBatch:
-        """Return the noise batch of all branches from these points."""
+    def _windows(self, point: int) -> list[Window]:
+        return [self.windows[point, seed] for seed in self.plan.seeds]
+
+    def _noise_batch(self, point: int) -> NoiseBatch:
+        """Return the noise batch of all branches from a point."""
         size, warmup = self.base.batch_size, self.plan.warmup_updates
-        return noise_batch(self._windows(points), size, warmup)
+        return noise_batch(self._windows(point), size, warmup)
 
-    def predict(self, point: dict[str, Any], noise: NoiseBatch, *, absolute: bool) -> None:
-        """Add to each branch of a point the excess that a noise batch predicts."""
+    def _predict(self, point: int, one: Rung, noise: NoiseBatch, over: float) -> float | None:
+        """Return the excess of a branch that a noise batch predicts, over a loss."""
         size, warmup = self.base.batch_size, self.plan.warmup_updates
-        windows = self._windows([point["update"]])
-        for one in point["branches"]:
-            each = [predicted_excess(window, one["k"], size, noise, warmup) for window in windows]
-            known = [value for value in each if value is not None]
-            over = 1.0 if absolute else point["base_loss"]
-            one["predicted"] = statistics.fmean(known) / over if known else None
+        each = [
+            predicted_excess(window, one.k, size, noise, warmup) for window in self._windows(point)
+        ]
+        known = [value for value in each if value is not None]
+        return statistics.fmean(known) / over if known else None
 
-    def _branch(self, point: int, k: int, seed: int) -> tuple[list[float], list[float]]:
-        """Make one branch; return the losses of the base and of the branch."""
+    def _branch(self, point: int, k: int, seed: int) -> list[float]:
+        """Make one branch, and return its losses; one of the base's batch has no warmup."""
         size = k * self.base.batch_size
         epoch = self.task.num_examples(size)  # asked for last: a task may keep the batch size
         window, first = self.plan.window // k, point // k
@@ -462,7 +526,9 @@ class _Runs:
             base=self.base,
             base_updates=point,
             first=first,
-            warmup_updates=self.plan.warmup_updates,
+            warmup_updates=self.plan.warmup_updates if k > 1 else 0,
+            updates=window,
+            cooldown=self.plan.cooldown,
             order_batch_size=size if self.plan.streams else self.base.batch_size,
         )
         short_run(
@@ -471,13 +537,11 @@ class _Runs:
             settings=self.settings, watch=self.watch, start=start,
         )  # fmt: skip
         rows = {row.update: row.loss for row in records.load(folder).updates}
-        losses = [rows.get(update) for update in range(first, first + window)]
-        return self._base_losses(point, seed), [_number(loss) for loss in losses]
+        return [_number(rows.get(update)) for update in range(first, first + window)]
 
-    def _base_losses(self, point: int, seed: int) -> list[float]:
-        """Return the losses of a base run over the window of a point."""
-        losses = self.losses[seed][point : point + self.plan.window]
-        return [_number(loss) for loss in losses]
+    def _base_losses(self, begin: int, end: int, seed: int) -> list[float]:
+        """Return the losses of a base run from one update to another, as far as it was made."""
+        return [_number(loss) for loss in self.losses[seed][begin:end]]
 
     def _noise(self, point: int) -> dict[str, Any] | None:
         """Return the simple noise scale over a point's window; None where none was measured."""

@@ -37,6 +37,7 @@ from legw.analysis.noise import NoiseScale as Estimate
 from legw.analysis.noise_batch import NoiseBatch, Window, noise_batch
 from legw.errors import LegwError, check_count, check_range, number, setting
 from legw.probes.branches import WARMUP_UPDATES
+from legw.recipe.branch_rate import COOLDOWN, MAX_COOLDOWN, share_of_rate
 from legw.runs.measurements import Noise
 
 MAX_SAMPLES = 2000
@@ -195,6 +196,8 @@ class Branches:
         absolute: True takes the tolerance in the loss's unit.
         power: of k by which the rate grows, in [0, 1]: 0.5 is the square root.
         branch_warmup: updates in which a branch's rate rises again, at least 0.
+        cooldown: share of each branch over which its rate falls to 0, in [0, 0.9]: what only the
+            noise of a rate adds to the loss is no progress. 0 leaves it out.
         device: of the copy; None is that of the weights.
 
     Raises:
@@ -212,17 +215,20 @@ class Branches:
         absolute: bool = False,
         power: float = 0.5,
         branch_warmup: int = WARMUP_UPDATES,
+        cooldown: float = COOLDOWN,
         device: torch.device | str | None = "cpu",
     ) -> None:
         check_count("critical", "batch_size", batch_size, error=LegwError)
         check_count("critical", "branch_warmup", branch_warmup, 0, error=LegwError)
         check_range("critical", "power", power, 0, 1, closed=True, error=LegwError)
+        check_range("critical", "cooldown", cooldown, 0, MAX_COOLDOWN, closed=True, error=LegwError)
         critical.check_tolerance(tolerance, absolute=absolute)
         least = 2 * batch_size * (branch_warmup + critical.MIN_BRANCH_UPDATES)
         check_count("critical", "examples", examples, least, error=LegwError)
         self.model, self.optimizer = model, optimizer
         self.batch_size, self.examples, self.power = batch_size, examples, power
-        self.tolerance, self.absolute, self.branch_warmup = tolerance, absolute, branch_warmup
+        self.tolerance, self.absolute = tolerance, absolute
+        self.branch_warmup, self.cooldown = branch_warmup, cooldown
         self.rungs: list[Rung] = []
         """Branches that were made, by ascending batch size."""
         self._device = device
@@ -272,7 +278,11 @@ class Branches:
             return
         self._losses.append((branch.k, losses))
         run = (self._base, losses)
-        self.rungs.append(critical.rung(branch.k, branch.batch_size, [run], absolute=self.absolute))
+        self.rungs.append(
+            critical.rung(
+                branch.k, branch.batch_size, [run], absolute=self.absolute, cooldown=self.cooldown
+            )
+        )
 
     def _draws(self) -> tuple[Tensor, Tensor | None]:
         """Return the state of torch's generators, of the CPU and of the model's device."""
@@ -315,7 +325,10 @@ class Branches:
             LegwError: no branch was made.
         """
         self._check_made()
-        return noise_batch([Window(self._base, self._losses)], self.batch_size, self.branch_warmup)
+        steady = len(self._base) - round(self.cooldown * len(self._base))
+        line = self._base[:steady] if self.cooldown else ()
+        window = Window(self._base, self._losses, self.cooldown, line)
+        return noise_batch([window], self.batch_size, self.branch_warmup)
 
     def _check_made(self) -> None:
         if not self.rungs:
@@ -352,9 +365,15 @@ class OneBranch:
         """
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else float(loss))
         branches = self._branches
-        ramp = 1.0 if self.k == 1 else min(len(self._losses) / max(branches.branch_warmup, 1), 1.0)
+        updates = branches.examples // self.batch_size
+        share = share_of_rate(
+            min(len(self._losses), updates) - 1,
+            updates,
+            warmup_updates=0 if self.k == 1 else branches.branch_warmup,
+            cooldown=branches.cooldown,
+        )
         for group, rate in zip(branches.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self.k**branches.power * ramp
+            group["lr"] = rate * self.k**branches.power * share
 
     def numbers(self) -> list[float]:
         """Return the losses as numbers."""

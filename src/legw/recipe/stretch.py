@@ -31,9 +31,10 @@ def examples_over(base: int, batch_size: int, noise: float) -> float:
 
 
 def by_noise_batch(base: Recipe, batch_size: int) -> float:
-    """Return the examples over the base's that a batch needs: ``(1 + B/Bn) / (1 + B0/Bn)``.
+    """Return the epochs over the base's that a batch needs: ``(1 + B/Bn) / (1 + B0/Bn)`` and more.
 
-    Bn is the recipe's `noise_batch`, which branches of the base have measured.
+    Bn is the recipe's `noise_batch`, which branches of the base have measured. LEGW warms up for k
+    times the epochs, of which half is lost while the rate rises, and this is added.
 
     Args:
         base: the tuned recipe.
@@ -46,6 +47,10 @@ def by_noise_batch(base: Recipe, batch_size: int) -> float:
 
     >>> by_noise_batch(Recipe(batch_size=100, lr=1, epochs=9, noise_batch=300), 500)
     2.0
+    >>> by_noise_batch(
+    ...     Recipe(batch_size=100, lr=1, epochs=10, warmup_epochs=1, noise_batch=300), 500
+    ... )
+    2.2
     """
     noise = base.noise_batch
     if noise is None:
@@ -53,4 +58,15 @@ def by_noise_batch(base: Recipe, batch_size: int) -> float:
             "lengthens the run by the noise batch, which is not known; legw probe critical "
             f"measures it, and {setting('critical', 'DIR')} or noise_batch in the recipe gives it"
         )
-    return examples_over(base.batch_size, batch_size, noise)
+    return examples_over(base.batch_size, batch_size, noise) + warmup_lost(base, batch_size)
+
+
+def warmup_lost(base: Recipe, batch_size: int) -> float:
+    """Return what LEGW's longer warmup loses, as a share of the base run: half of its length.
+
+    >>> warmup_lost(Recipe(batch_size=100, lr=1, epochs=10, warmup_epochs=1), 500)
+    0.2
+    """
+    rising = 1 - base.warmup_from_lr / base.lr
+    longer = (batch_size / base.batch_size - 1) * base.warmup / base.length
+    return longer * rising / 2

@@ -8,7 +8,7 @@ follow from the position, as in every run.
 The optimizer's state is taken over unchanged: momentum, and the moments and step counts of Adam;
 the settings of its groups are the branch's own. Adam's second moments are those of the other
 batch's noise until they have forgotten it, after about ``1 / (1 - beta2)`` updates. The rate rises
-again in `warmup_updates` updates to that of the branch's recipe.
+again in `warmup_updates` updates to that of the branch's recipe, and may fall to 0 at its end.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from legw.errors import RunError, check_count
+from legw.errors import RunError, check_count, check_range
 from legw.recipe import Recipe
+from legw.recipe.branch_rate import MAX_COOLDOWN, share_of_rate
 from legw.runs import files, reading
 from legw.train import checkpoint, optim
 from legw.train.checkpoint_content import Expected
@@ -49,6 +50,10 @@ class Branch:
     size."""
     warmup_updates: int
     """Updates in which the rate rises again to the recipe's, at least 0."""
+    updates: int
+    """Updates of the whole branch, at least 1."""
+    cooldown: float = 0.0
+    """Share of them over which the rate falls linearly to 0, in [0, 0.9]."""
     order_batch_size: int
     """Batch size whose order of examples is read: the other run's, so that the examples are the
     same, or for streams the branch's own."""
@@ -57,14 +62,18 @@ class Branch:
         check_count("branch", "base_updates", self.base_updates)
         check_count("branch", "first", self.first, 0)
         check_count("branch", "warmup_updates", self.warmup_updates, 0)
+        check_count("branch", "updates", self.updates)
+        check_range("branch", "cooldown", self.cooldown, 0, MAX_COOLDOWN, closed=True)
 
     def identity(self) -> dict[str, Any]:
         """Return plain values on which the branch's result depends, for its manifest."""
+        cooldown = {"cooldown": self.cooldown, "updates": self.updates} if self.cooldown else {}
         return {
             "at": self.base_updates,
             "checkpoint": _digest(self.checkpoint),
             "first": self.first,
             "warmup_updates": self.warmup_updates,
+            **cooldown,
         }
 
     @property
@@ -72,9 +81,14 @@ class Branch:
         """Steps of the optimizer beyond those that the branch's own position counts."""
         return self.base_updates - self.first
 
-    def ramp(self, update: int) -> float:
+    def share_of_rate(self, update: int) -> float:
         """Return the factor of an update's rate, in (0, 1]."""
-        return min((update - self.first + 1) / max(self.warmup_updates, 1), 1.0)
+        return share_of_rate(
+            update - self.first,
+            self.updates,
+            warmup_updates=self.warmup_updates,
+            cooldown=self.cooldown,
+        )
 
 
 def keep(folder: Path, updates: int) -> Path:

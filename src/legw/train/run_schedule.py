@@ -116,7 +116,8 @@ class RunSchedule:
     def rate(self, update: int, gradient: Gradient) -> float:
         """Return the learning rate of an update whose gradient is formed."""
         if self._adascale is None:
-            return self._lr(update) * (1.0 if self.branch is None else self.branch.ramp(update))
+            share = 1.0 if self.branch is None else self.branch.share_of_rate(update)
+            return self._lr(update) * share
         rate = self._adascale.rate(gradient, self._lr)
         if self._adascale.done:
             self.updates = update + 1

@@ -131,6 +131,9 @@ class Critical(Runs):
     """Epochs of all runs together; those of two base runs, if not given."""
     branch_warmup: Annotated[int, arg(metavar="N")] = 10
     """Updates in which a branch's rate rises again."""
+    cooldown: Annotated[float, arg(metavar="X")] = 0.5
+    """Share of each branch over which its rate falls to 0; 0 leaves it out, and then a larger batch
+    seems better than it is, as its rate makes less noise."""
     dry_run: Flag = False
     """Print the cost and train nothing."""
 
@@ -256,7 +259,7 @@ def _critical(options: Critical) -> int:
     task, settings = task_of(options.app, options), options.machine.settings(resume=True)
     plan = branches.plan_branches(
         task, base, points=points, window=options.window, budget=options.budget,
-        branch_warmup=options.branch_warmup, seeds=seeds,
+        branch_warmup=options.branch_warmup, cooldown=options.cooldown, seeds=seeds,
     )  # fmt: skip
     seconds = branches.estimated_seconds(plan, task, settings)
     cost = f"{plan.said()}, about {duration(seconds)} here"
@@ -268,8 +271,8 @@ def _critical(options: Critical) -> int:
     found = branches.measure_critical(
         task, base, out=folder_of(options, "critical"), tolerance=options.tolerance,
         absolute=options.absolute, points=points, window=options.window, budget=options.budget,
-        branch_warmup=options.branch_warmup, rule=options.rule, seeds=seeds, settings=settings,
-        watch=watch,
+        branch_warmup=options.branch_warmup, cooldown=options.cooldown, rule=options.rule,
+        seeds=seeds, settings=settings, watch=watch,
     ) | {"app": options.app}  # fmt: skip
     if options.plot is not None:
         output.write(options.plot, render(probes.critical_chart(found), kind))
