@@ -196,7 +196,7 @@ STRETCH = Rule(
     warmup_power=1.0,
     stretch=by_noise_batch,
     formula="legw, and epochs and the decay's lengths * (1 + B/Bn)/(1 + B0/Bn), with the noise "
-    "batch Bn measured by branches of the base, and half of the warmup, which is legw's, on top",
+    "batch Bn measured by branches of the base; the warmup is legw's, and half of it is lost",
     source="You et al. 2019, arXiv 1901.08256; stretch: McCandlish et al. 2018, arXiv 1812.06162, "
     "equation 2.11",
 )
@@ -423,13 +423,18 @@ def _warmup_from(recipe: Recipe, rule: Rule, k: float) -> float:
 def _choices(recipe: Recipe, batch_size: int, rule: Rule) -> str:
     """Return the remedies that fit: a smaller batch, a shorter warmup of the base, other rules.
 
-    The longest warmup has ``warmup * k**power < length``, or the length's stretch.
+    The longest warmup has ``warmup * k**power < length``, or the length's stretch, which a longer
+    warmup lengthens in proportion.
     """
     power, choices = rule.warmup_power, ["train for longer"]
     if rule.warmup_epochs is None and power > 0:
         choices = [f"the largest batch that fits is {_largest(recipe, batch_size, rule)}"]
-        longer = stretched_by(recipe, batch_size, rule) if rule.stretch else 1.0
-        longest = below(recipe.length * longer / math.pow(batch_size / recipe.batch_size, power))
+        longer, by_warmup = 1.0, 0.0
+        if rule.stretch is not None:
+            longer = stretched_by(recipe.with_lengths(recipe.length, 0.0), batch_size, rule)
+            by_warmup = (stretched_by(recipe, batch_size, rule) - longer) / recipe.warmup
+        k = math.pow(batch_size / recipe.batch_size, power)
+        longest = below(recipe.length * longer / (k - recipe.length * by_warmup))
         named = recipe.unit in ("epochs", "steps")
         option = f" ({setting(f'warmup_{recipe.unit}')})" if named else ""
         choices.append(f"at this one a base warmup of {longest:.12g} {recipe.unit}{option} fits")

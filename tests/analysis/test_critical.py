@@ -31,7 +31,8 @@ class Quadratic:
 
     and the expected loss is ``1 + sum(h * m) / 2``. Updates of a warmup have s = 1.
     The critical batch is B times the k at which a branch's expected loss, in the mean over the
-    second half of the examples, is the tolerance above the base's at the same examples.
+    second half of the examples, is the tolerance above the base's at the same examples. With a
+    cooldown, of the base's branch too, both are the ends of lines through its second half.
     """
 
     h: Floats = field(default_factory=lambda: numpy.array([1.0, 0.3, 0.1, 0.03, 0.01, 0.003]))
@@ -40,6 +41,7 @@ class Quadratic:
     lr: float = 0.03
     warmup: int = 10
     window: int = 1024
+    cooldown: float = 0.0
 
     def start(self) -> Floats:
         """Return x after the base's first 256 updates from 2, in root mean square."""
@@ -54,19 +56,28 @@ class Quadratic:
 
     def expected(self, k: float) -> Floats:
         """Return the expected loss of each update of a branch (1 is the base) of a window."""
-        lr, size = self.lr * math.sqrt(k), self.batch_size * k
-        updates, m, losses = int(self.window / k), self.start() ** 2, []
-        for update in range(min(self.warmup, updates) if k > 1 else 0):
+        m, losses = self.start() ** 2, []
+        for rate in self.rates(k):
             losses.append(m)
-            m = self.after(m, lr * (update + 1) / self.warmup, size, 1)
-        rest = [self.after(m, lr, size, s) for s in range(updates - len(losses))]
-        return 1 + numpy.array([*losses, *rest]) @ self.h / 2
+            m = self.after(m, rate, self.batch_size * k, 1)
+        return 1 + numpy.array(losses) @ self.h / 2
+
+    def rates(self, k: float) -> Floats:
+        updates = numpy.arange(int(self.window / k))
+        ramp = numpy.minimum((updates + 1) / self.warmup, 1.0) if k > 1 else 1.0
+        falling = (len(updates) - updates) / (self.cooldown * len(updates) or 1e-9)
+        found: Floats = self.lr * math.sqrt(k) * ramp * numpy.minimum(falling, 1.0)
+        return found
 
     def excess(self, k: float) -> float:
         branch, base = self.expected(k), self.expected(1)
-        first = len(branch) // 2
         same = base[(numpy.arange(len(branch)) * k).astype(int)]
-        return float(branch[first:].mean() / same[first:].mean() - 1)
+        half = math.ceil(len(branch) * (self.cooldown or 1) / 2)
+        if not self.cooldown:
+            return float(branch[-half:].mean() / same[-half:].mean() - 1)
+        left = numpy.arange(half, 0, -1)
+        ends = [numpy.polynomial.Polynomial.fit(left, x[-half:], 1)(0) for x in (branch, same)]
+        return float(ends[0] / ends[1] - 1)
 
     def answer(self, tolerance: float) -> float:
         """Return the critical batch size, by bisection of the excess, which grows with k."""
@@ -79,34 +90,42 @@ class Quadratic:
     def train(self, k: int, z: Floats) -> Floats:
         """Return the losses of SGD at k times the batch on examples z, (seeds, examples, x)."""
         x = numpy.repeat(self.start()[None], len(z), 0)
-        size, lr, losses = self.batch_size * k, self.lr * math.sqrt(k), []
-        for update in range(self.window // k):
+        size, losses = self.batch_size * k, []
+        for update, rate in enumerate(self.rates(k)):
             mean = z[:, update * size : (update + 1) * size].mean(1)
             losses.append(1 + (self.h * x * x).sum(1) / 2 + (x * mean).sum(1))
-            ramp = min((update + 1) / self.warmup, 1.0) if k > 1 else 1.0
-            x = x - lr * ramp * (self.h * x + mean)
+            x = x - rate * (self.h * x + mean)
         return numpy.array(losses).T
 
 
 @pytest.mark.parametrize("tolerance", [0.01, 0.02])
-def test_a_known_critical_batch_lies_in_the_interval_in_nine_seeds_of_ten(tolerance: float) -> None:
-    known, seeds = Quadratic(), 50
+@pytest.mark.parametrize(
+    ("cooldown", "seeds"), [(0.0, 1), (0.5, 1), pytest.param(0.5, 5, marks=pytest.mark.ci)]
+)
+def test_a_known_critical_batch_lies_in_the_interval_in_nine_of_ten(
+    tolerance: float, cooldown: float, seeds: int
+) -> None:
+    """The end of a line is known less well than a mean: within a factor of 2 with five seeds."""
+    known, count = Quadratic(cooldown=cooldown), 50
     answer = known.answer(tolerance)
     assert 2 * 4 < answer < 8 * 4
     numbers = numpy.random.default_rng(1)
-    shape = (seeds, known.window * known.batch_size, len(known.h))
+    shape = (count * seeds, known.window * known.batch_size, len(known.h))
     z = numbers.normal(size=shape) * math.sqrt(known.c)
-    base, ks = known.train(1, z), (2, 4, 8, 16, 32)
-    branches = {k: known.train(k, z) for k in ks}
+    losses = {k: known.train(k, z).reshape(count, seeds, -1) for k in (1, 2, 4, 8, 16, 32)}
     within, informative = 0, 0
-    for seed in range(seeds):
-        rungs = [critical.rung(k, 4 * k, [(base[seed], branches[k][seed])]) for k in ks]
+    for each in range(count):
+        rungs = []
+        for k, branches in list(losses.items())[1:]:
+            runs = list(zip(losses[1][each], branches[each], strict=True))
+            rungs.append(critical.rung(k, 4 * k, runs, cooldown=cooldown))
         found = critical.critical_batch(rungs, 4, tolerance)
         high = math.inf if found.high is None else found.high
         within += found.low <= answer <= high
         informative += found.low > answer / 2 and high < 2 * answer
-    assert within >= 0.9 * seeds
-    assert informative >= 0.9 * seeds  # the intervals are no excuse: within a factor of 2
+    assert within >= 0.9 * count
+    least = {(0.0, 1): 0.9, (0.5, 5): 0.8, (0.5, 1): 0.0}[cooldown, seeds]
+    assert informative >= least * count  # the intervals are no excuse
 
 
 def test_what_was_expected_is_what_many_seeds_make() -> None:

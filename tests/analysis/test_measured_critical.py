@@ -36,16 +36,26 @@ def ladder(*excesses: float | None) -> list[dict[str, Any]]:
 
 def result(**changes: Any) -> dict[str, Any]:
     """Return what a measurement writes: 32 is within 0.01, and at the first point 64, too."""
-    point = {"update": 100, "share": 0.1, "noise_scale": None}
+    point = {
+        "update": 100, "share": 0.1, "noise_scale": None,
+        "noise_batch": {"value": 100.0, "low": 50.0, "high": 400.0},
+    }  # fmt: skip
+    ladders = ladder(0.0, 0.004, 0.02), ladder(0.002, 0.012, 0.03)
     return {
         "format": 1, "probe": "critical", "app": "digits-lstm", "task": "digits-lstm",
         "rule": "legw", "tolerance": 0.01, "absolute": True, "base": to_dict(BASE),
         "points": [
-            point | {"epoch": 3.0, "base_loss": 0.5, "branches": ladder(0.0, 0.004, 0.02)},
-            point | {"epoch": 9.0, "base_loss": 0.1, "branches": ladder(0.002, 0.012, 0.03)},
+            point | {"epoch": 3.0, "until_epoch": 6.0, "base_loss": 0.5, "branches": ladders[0]},
+            point | {"epoch": 9.0, "until_epoch": 30.0, "base_loss": 0.1, "branches": ladders[1]},
         ],
         "noise_batch": {"value": 100.0, "low": 50.0, "high": 400.0},
     } | changes  # fmt: skip
+
+
+def first(*missing: str, **changes: Any) -> dict[str, Any]:
+    """Return the first point alone, changed, or without some of its fields."""
+    (point, _) = result()["points"]
+    return {"points": [{n: v for n, v in (point | changes).items() if n not in missing}]}
 
 
 def write(folder: Path, values: object) -> str:
@@ -96,15 +106,39 @@ def test_the_last_point_that_tells_gives_the_excess_of_a_batch() -> None:
     assert from_values(values).excess(128) is None
 
 
+def test_each_point_counts_for_its_part_of_the_run() -> None:
+    """Batch 16 to 64, noise batch 16 up to epoch 6 and 160 from there on, to epoch 12 of 30."""
+    values = result()
+    for point, noise in zip(values["points"], (16.0, 160.0), strict=True):
+        point["noise_batch"] = {"value": noise, "low": noise / 2, "high": None}
+    found = from_values(values).epochs_to(12.0, 64)
+    assert found is not None
+    rate = (1 / 16 + 1 / 160) / 2  # the mean of 1/Bn
+    stretch = (1 + 64 * rate) / (1 + 16 * rate)
+    half = 0.25 / 2  # of the warmup, which has 4 times the epochs
+    assert found[0] == pytest.approx(12 * stretch + half * (4 - stretch))
+    spread = ((1 / 32) ** 2 + (1 / 320) ** 2) ** 0.5
+    most = (1 + 64 * (rate + spread)) / (1 + 16 * (rate + spread))
+    assert found[2] == pytest.approx(12 * most + half * (4 - most))
+    early = from_values(values).epochs_to(6.0, 64)
+    assert early is not None and early[0] == pytest.approx(6 * 2.5 + half * 1.5)
+    for point in values["points"]:
+        point["noise_batch"] = {"value": None, "low": 0.0, "high": None}
+    assert from_values(values).epochs_to(12.0, 64) is None
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"probe": "noise"},
         {"format": 2},
         {"points": []},
-        {"points": [{"epoch": 1.0, "base_loss": 0.5, "branches": []}]},
-        {"points": [{"epoch": 1.0, "base_loss": 0.5, "branches": ladder(0.1, 0.2)[::-1]}]},
-        {"points": [{"epoch": 1.0, "branches": ladder(0.1)}]},
+        first(branches=[]),
+        first(branches=ladder(0.1, 0.2)[::-1]),
+        first("base_loss"),
+        first("until_epoch"),
+        first(until_epoch=0.0),
+        first(noise_batch={"value": -1.0, "low": 0.0, "high": None}),
         {"noise_batch": None},
         {"noise_batch": {"value": -1.0, "low": 0.0, "high": None}},
         {"base": {"batch_size": 0}},

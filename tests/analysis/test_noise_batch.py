@@ -10,7 +10,14 @@ import pytest
 from analysis.test_critical import Quadratic
 from legw.analysis import critical
 from legw.analysis.noise import examples_against
-from legw.analysis.noise_batch import NoiseBatch, Window, noise_batch, predicted_excess
+from legw.analysis.noise_batch import (
+    NoiseBatch,
+    Window,
+    noise_batch,
+    over_run,
+    predicted_excess,
+    stands_for,
+)
 
 KS = (2, 4, 8, 16, 32)
 UPDATES = 1024
@@ -33,6 +40,83 @@ def made(ratio: float, *, noise: float, seed: int = 0, fall: float = FALL) -> Wi
         own = numbers.normal(size=UPDATES // k) * noise / 5
         branches.append((k, list(loss + shared.reshape(-1, k).mean(1) + own)))
     return Window(list(2 - fall * numpy.arange(UPDATES) + shared), branches)
+
+
+def cooled(
+    ratio: float, *, noise: float = 0.0, seed: int = 0, by_rate: float = 0.0, cooldown: float = 0.5
+) -> Window:
+    """Return losses of the law where all branches cool down.
+
+    A rate adds ``by_rate`` at the base's batch, and less at k times the batch, whose rate is
+    sqrt(k) times as high: by 1 / sqrt(k).
+    """
+    numbers = numpy.random.default_rng(seed)
+    shared = numbers.normal(size=UPDATES) * noise
+
+    def branch(k: int) -> list[float]:
+        count = UPDATES // k
+        share = numpy.minimum((count - numpy.arange(count)) / (cooldown * count or 1e-9), 1)
+        if k > 1:
+            share *= numpy.minimum(numpy.arange(1, count + 1) / 10, 1)
+        seen = k * numpy.concatenate([[0], numpy.cumsum(share)[:-1]])
+        loss = 2 - FALL * seen * (1 + ratio) / (1 + k * ratio) + by_rate * share / k**0.5
+        own = numbers.normal(size=count) * noise / 5
+        return list(loss + shared.reshape(-1, k).mean(1) + own)
+
+    line = 2 + by_rate - FALL * numpy.arange(UPDATES // 4, UPDATES * 5 // 4)
+    line += numbers.normal(size=UPDATES) * noise
+    return Window(branch(1), [(k, branch(k)) for k in KS], cooldown, list(line))
+
+
+@pytest.mark.parametrize("cooldown", [0.1, 0.5, 0.9])
+def test_of_branches_that_cool_down_it_is_exact(cooldown: float) -> None:
+    window = cooled(0.1, cooldown=cooldown)
+    found = noise_batch([window], 4, 10)
+    assert found.value == pytest.approx(40.0, rel=0.02)  # an update of a branch is a straight line
+    for k, losses in window.branches:
+        run = (window.base, losses)
+        excess = critical.rung(k, 4 * int(k), [run], absolute=True, cooldown=cooldown).excess
+        assert predicted_excess(window, k, 4, found, 10) == pytest.approx(excess, abs=2e-3)
+
+
+def test_what_only_a_rate_adds_hides_what_a_branch_is_behind_until_it_cools_down() -> None:
+    """The larger batch adds less of it, and seems to be ahead of the base."""
+    added = FALL * UPDATES
+    steady = cooled(0.1, by_rate=added, cooldown=0.0)
+    ahead = Window(steady.base, steady.branches)
+    assert noise_batch([ahead], 4, 10).value is None
+    for cooldown in (0.3, 0.5, 0.9):
+        found = noise_batch([cooled(0.1, by_rate=added, cooldown=cooldown)], 4, 10)
+        assert found.value == pytest.approx(40.0, rel=0.02)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("size", [8.0, 40.0, 200.0])
+def test_with_a_cooldown_it_lies_in_the_interval_in_nine_seeds_of_ten(size: float) -> None:
+    found = [noise_batch([cooled(4 / size, noise=0.1, seed=s)], 4, 10) for s in range(50)]
+    within = [one.low <= size <= (one.high or math.inf) for one in found]
+    assert sum(within) >= 45
+    values = [one.value for one in found if one.value is not None]
+    assert float(numpy.median(values)) == pytest.approx(size, rel=0.1)
+    informative = [one.low > size / 3 and (one.high or math.inf) < 3 * size for one in found]
+    assert sum(informative) >= 40  # the intervals are no excuse
+
+
+def test_a_run_has_the_mean_of_its_points() -> None:
+    """A quarter of the run at 100 and the rest at 300: 1/Bn is 0.25/100 + 0.75/300."""
+    early = NoiseBatch(value=100.0, low=80.0, high=120.0)
+    late = NoiseBatch(value=300.0, low=200.0, high=600.0)
+    found = over_run([(0.25, early), (0.75, late)], 16)
+    rate = 0.25 / 100 + 0.75 / 300
+    above = math.hypot(0.25 * (1 / 80 - 1 / 100), 0.75 * (1 / 200 - 1 / 300))
+    below = math.hypot(0.25 * (1 / 100 - 1 / 120), 0.75 * (1 / 300 - 1 / 600))
+    assert found.value == pytest.approx(1 / rate)
+    assert found.low == pytest.approx(1 / (rate + above))
+    assert found.high == pytest.approx(1 / (rate - below))
+    open_end = over_run([(0.5, early), (0.5, NoiseBatch(value=None, low=0.0, high=None))], 16)
+    assert open_end.value == pytest.approx(200) and open_end.low == 0.0
+    assert over_run([(1.0, early), (0.0, late)], 16).value == pytest.approx(100)
+    assert stands_for([1.0, 3.0, 9.0], 30.0) == [2.0, 6.0, 30.0]
 
 
 @pytest.mark.ci

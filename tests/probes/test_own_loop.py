@@ -137,9 +137,10 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
+@pytest.mark.parametrize("cooldown", [0.0, 0.5])
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
-def test_the_loop_goes_on_as_if_nothing_had_been(kind: Any) -> None:
-    data, optimizer, branches = loop(kind, tolerance=0.5)
+def test_the_loop_goes_on_as_if_nothing_had_been(kind: Any, cooldown: float) -> None:
+    data, optimizer, branches = loop(kind, tolerance=0.5, cooldown=cooldown)
     data.model.eval()
     before = copy.deepcopy((plain(data.model.state_dict()), plain(optimizer.state_dict())))
     draw = torch.get_rng_state()
@@ -150,9 +151,15 @@ def test_the_loop_goes_on_as_if_nothing_had_been(kind: Any) -> None:
         torch.rand(3)
     assert (plain(data.model.state_dict()), plain(optimizer.state_dict())) == before
     assert torch.equal(torch.get_rng_state(), draw) and not data.model.training
-    assert set(rates) == {1, 2} and set(rates[1]) == {0.05}
-    ramp = [min((update + 1) / 10, 1) for update in range(30)]
-    assert rates[2] == pytest.approx([0.05 * 2**0.5 * each for each in ramp])
+    assert set(rates) == {1, 2}
+    for k, found in rates.items():
+        count = 60 // k
+        falling = [
+            min((count - u) / (cooldown * count), 1) if cooldown else 1 for u in range(count)
+        ]
+        ramp = [min((u + 1) / 10, 1) if k > 1 else 1 for u in range(count)]
+        wanted = [0.05 * k**0.5 * a * b for a, b in zip(ramp, falling, strict=True)]
+        assert found == pytest.approx(wanted)
     assert branches.result().largest in (8, 16) and "critical batch size" in branches.advice()
     found = branches.noise_batch()
     assert found.low >= 0 and (found.value is None or found.value >= found.low)
@@ -181,14 +188,20 @@ def test_a_diverged_branch_ends_the_ladder() -> None:
     assert branches.result().largest == 8
 
 
-def test_the_noise_batch_is_that_of_the_losses() -> None:
+@pytest.mark.parametrize("cooldown", [0.0, 0.5])
+def test_the_noise_batch_is_that_of_the_losses(cooldown: float) -> None:
     """A loop whose branches are behind as the law says, of batch 8 and noise batch 80."""
-    _, _, branches = loop(torch.optim.SGD, examples=240, branch_warmup=0, tolerance=0.9)
+    _, _, branches = loop(
+        torch.optim.SGD, examples=240, branch_warmup=0, tolerance=0.9, cooldown=cooldown
+    )
     for branch in branches:
-        behind = (1 + 0.1) / (1 + 0.1 * branch.k)
-        for update in range(branches.examples // branch.batch_size):
-            branch.step(3.0 - update * branch.k * behind / 240)
-    assert branches.noise_batch().value == pytest.approx(80, rel=1e-6)
+        behind, seen = (1 + 0.1) / (1 + 0.1 * branch.k), 0.0
+        count = branches.examples // branch.batch_size
+        for update in range(count):
+            branch.step(3.0 - seen * behind / 240)
+            left = (count - update) / count
+            seen += branch.k * (min(left / cooldown, 1) if cooldown else 1)
+    assert branches.noise_batch().value == pytest.approx(80, rel=0.03 if cooldown else 1e-6)
 
 
 def test_what_can_be_no_branches() -> None:
@@ -204,7 +217,7 @@ def test_what_can_be_no_branches() -> None:
     made = {"batch_size": 8, "examples": 480}
     for wrong in (
         {"examples": 479}, {"batch_size": 0}, {"power": 2.0}, {"tolerance": 0.0},
-        {"branch_warmup": -1},
+        {"branch_warmup": -1}, {"cooldown": 1.0},
     ):  # fmt: skip
         error_line(Branches, data.model, optimizer, **(made | wrong), kind=LegwError)
 

@@ -52,7 +52,7 @@ def begin(base: Recipe, out: Path, *, updates: int = 40, k: int = 1, warmup: int
     train(Lines(), base, out, updates)
     return Branch(
         checkpoint=branch.keep(out, updates), base=base, base_updates=updates, first=updates // k,
-        warmup_updates=warmup, order_batch_size=base.batch_size,
+        warmup_updates=warmup, updates=40, order_batch_size=base.batch_size,
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def test_a_branch_of_streams_begins_with_an_epoch_and_no_state(tmp_path: Path) -
     train(Streams(), base, tmp_path / "base", each)
     start = Branch(
         checkpoint=branch.keep(tmp_path / "base", each), base=base, base_updates=each, first=wide,
-        warmup_updates=0, order_batch_size=8,
+        warmup_updates=0, updates=9, order_batch_size=8,
     )  # fmt: skip
     train(Streams(), replace(base, batch_size=8), tmp_path / "branch", wide + 9, start=start)
     found = losses(tmp_path / "branch")

@@ -2,9 +2,9 @@
 
 From a checkpoint of a base run of batch B, a branch trains at k times the batch, over the examples
 that the base's own continuation trains on. Both losses are compared over the second half of these
-examples, where the branch has warmed up again; where branches cool down, over the second half of
-that, with a branch of the base's own batch that cools down too. With d the losses of a branch less
-those of the base
+examples, where the branch has warmed up again. Where branches cool down, one of the base's own
+batch does too, and they are compared where their rates come to 0: at the end of a straight line
+through the second half of the cooldown. With d the losses of a branch less those of the base
 
     excess(k) = sum(d) / sum(base)        critical batch = B * k where excess(k) is the tolerance
 
@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from legw.analysis.noise import jackknife_ratio
+from legw.analysis.stats import LEVEL, t_quantile
 from legw.errors import MAX_NUMBER, LegwError, check_range, number, setting
 from legw.recipe.branch_rate import compared_from
 
@@ -40,6 +41,9 @@ TOLERANCE = 0.01
 BLOCKS = 5
 """Most blocks of a comparison. The losses of neighbouring updates depend on each other through the
 weights, for many updates: only long blocks hardly do."""
+
+END_FREEDOM = 2
+"""Degrees of freedom of the end of a line, which hangs on the last of the blocks."""
 
 MIN_BRANCH_UPDATES = 20
 """Fewest updates that a branch makes after it has warmed up again."""
@@ -109,8 +113,9 @@ def pairs(base: Sequence[float], branch: Sequence[float], cooldown: float = 0.0)
     Args:
         base: losses of the base's updates over some examples, at least as many as the branch's.
         branch: those of the branch's updates over the same examples.
-        cooldown: share of both over which their rates fall to 0, in [0, 1]. The second half of it
-            counts, and without any that of the branch.
+        cooldown: share of both over which their rates fall to 0, in [0, 1). The second half of it
+            counts, and both are values whose mean is that at rate 0; without any the second half
+            of the branch counts.
 
     >>> pairs([4.0, 4.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0], [4.0, 2.5, 2.5, 2.5])
     [(0.5, 2.0), (0.5, 2.0)]
@@ -122,7 +127,35 @@ def pairs(base: Sequence[float], branch: Sequence[float], cooldown: float = 0.0)
     for loss, (begin, end) in list(zip(branch, itertools.pairwise(cuts), strict=True))[first:]:
         expected = statistics.fmean(base[begin:end]) - change * (end - begin - 1) / 2
         found.append((loss - expected, expected))
-    return found
+    if not cooldown:
+        return found
+    differences, losses = (at_rate_0(each) for each in zip(*found, strict=True))
+    return list(zip(differences, losses, strict=True))
+
+
+def at_rate_0(values: Sequence[float]) -> list[float]:
+    """Return values of a cooldown's end as ones whose mean is that where the rate is 0.
+
+    A straight line, by least squares, is followed to the end. Each value is that of its end, and
+    what the error of its update adds to that: so their spread is the end's.
+
+    Args:
+        values: one an update, at least one, up to the end of a rate that falls linearly to 0.
+
+    >>> [round(each, 6) for each in at_rate_0([5.0, 4.0, 3.0, 2.0])]
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    count = len(values)
+    if count == 1:
+        return list(values)
+    left = range(count, 0, -1)  # updates, in proportion to the rate
+    slope, end = statistics.linear_regression(left, values)
+    middle = (count + 1) / 2
+    squares = sum((each - middle) ** 2 for each in left)
+    return [
+        end + (1 - count * middle * (each - middle) / squares) * (value - end - slope * each)
+        for value, each in zip(values, left, strict=True)
+    ]
 
 
 def _change(losses: Sequence[float]) -> float:
@@ -163,6 +196,8 @@ def rung(
     each = [pairs(base, branch, cooldown) for base, branch in runs]
     together = [(d, 1.0 if absolute else loss) for found in each for d, loss in found]
     excess, half = jackknife_ratio(together, blocks=_blocks(each))
+    if cooldown and half is not None and len(each) < BLOCKS:
+        half *= t_quantile(LEVEL, END_FREEDOM) / t_quantile(LEVEL, BLOCKS - 1)
     if excess is None:
         raise LegwError(
             "critical: the base's loss is not above 0, and an excess is a share of it; give "

@@ -4,8 +4,7 @@ With the largest batch L that is within the tolerance at equal examples, and the
 is fitted to all branches, a batch B has one of two recipes:
 
     B <= L    LEGW's, in the base's epochs
-    B >  L    LEGW's in (1 + B/Bn) / (1 + B0/Bn) times the epochs, and half of its longer warmup:
-              rule `stretch`
+    B >  L    LEGW's in (1 + B/Bn) / (1 + B0/Bn) times the epochs at the whole rate: rule `stretch`
 
 Who asks for more than L is shown both: L at equal epochs, and B stretched. The second is
 recommended where it has fewer updates and, as far as a speed was measured, takes less time. Where
@@ -42,7 +41,7 @@ from legw.errors import (
 )
 from legw.recipe import Recipe, to_dict
 from legw.recipe.rule import Rule
-from legw.recipe.stretch import by_noise_batch, warmup_lost
+from legw.recipe.stretch import by_noise_batch, with_warmup
 from legw.rules import LEGW, STRETCH
 from legw.schedule import counts
 
@@ -372,5 +371,5 @@ def _longer(contract: Contract) -> str:
 
 def _stretch(found: Kept, batch_size: int, noise: float | None) -> float:
     if noise is None:
-        return 1.0 + warmup_lost(found.base, batch_size)
+        return with_warmup(found.base, batch_size, 1.0)
     return by_noise_batch(replace(found.base, noise_batch=noise), batch_size)

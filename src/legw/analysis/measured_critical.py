@@ -21,7 +21,7 @@ from legw.analysis.noise_batch import NoiseBatch, over_run
 from legw.analysis.verdict import Tolerance
 from legw.errors import LegwError, RunError, given, number, one_line, setting, shown
 from legw.recipe import Recipe, from_dict
-from legw.recipe.stretch import examples_over, warmup_lost
+from legw.recipe.stretch import examples_over, with_warmup
 from legw.runs import reading
 from legw.study.grid import differences
 
@@ -103,7 +103,6 @@ class MeasuredCritical:
             The value, and both ends of its interval; None where a noise batch is not known.
         """
         size, ends = self.base.batch_size, [point.until_epoch for point in self.points]
-        lost = warmup_lost(self.base, batch_size) * ends[-1]
         ends[-1] = max(ends[-1], epoch)
         parts = [
             (max(min(end, epoch) - begin, 0.0) / epoch, point.noise_batch)
@@ -112,12 +111,18 @@ class MeasuredCritical:
         noise = over_run(parts, size)
         if noise.cautious is None:
             return None
-        low = 1.0 if noise.high is None else examples_over(size, batch_size, noise.high)
-        return (
-            epoch * examples_over(size, batch_size, noise.cautious) + lost,
-            epoch * low + lost,
-            epoch * examples_over(size, batch_size, noise.low) + lost,
+        least = 1.0 if noise.high is None else examples_over(size, batch_size, noise.high)
+        value = examples_over(size, batch_size, noise.cautious)
+        most = examples_over(size, batch_size, noise.low)
+        first, low, high = (
+            self._epochs_to(epoch, batch_size, each) for each in (value, least, most)
         )
+        return first, low, high
+
+    def _epochs_to(self, epoch: float, batch_size: int, stretch: float) -> float:
+        """Return the epochs that a stretch makes of some of the base's, with the longer warmup."""
+        run = self.points[-1].until_epoch
+        return epoch * stretch + run * (with_warmup(self.base, batch_size, stretch) - stretch)
 
     def excess(self, batch_size: int) -> float | None:
         """Return how much a batch is above the base's loss at the last point that tells.
@@ -226,9 +231,13 @@ def _check(found: _File, base: Recipe) -> None:
         for one in point.branches:
             if one.k != one.batch_size / base.batch_size:
                 raise RunError(f"k={number(one.k)}: is not batch_size over the base's")
-    for name, value in asdict(found.noise_batch).items():
-        if value is not None and not (value > 0 or (name == "low" and value == 0)):
-            raise RunError(f"noise_batch: {name}={number(value)}: must be above 0")
+    for noise in (found.noise_batch, *(point.noise_batch for point in found.points)):
+        for name, value in asdict(noise).items():
+            if value is not None and not (value > 0 or (name == "low" and value == 0)):
+                raise RunError(f"noise_batch: {name}={number(value)}: must be above 0")
+    ends = [point.until_epoch for point in found.points]
+    if any(b <= a for a, b in itertools.pairwise([0.0, *ends])):
+        raise RunError("until_epoch: must be above 0, and ascend from point to point")
 
 
 # Beside a recipe ---------------------------------------------------------------------------

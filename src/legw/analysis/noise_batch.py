@@ -13,8 +13,8 @@ warms up again, by its share of the whole rate. With the base's loss a straight 
     d = r * (x - x' / stretch)        x: examples seen; x': the same, with the warmup's shares
 
 Where branches cool down, one of the base's own batch does too, and takes the place of the base: x
-counts an update of it by its share of the rate as well. r is that of the base at its own rate, by a
-line about the place where losses are compared, as the loss falls ever more slowly.
+counts an update of it by its share of the rate as well, and all are those where the rate is 0. r is
+that of the base at its own rate, by a line about that place, as the loss falls ever more slowly.
 
 Bn makes the sum of the residuals of all branches 0, each with the weight that least squares give
 it: ``(d' / d Bn) / variance``, the variance being that of the base's losses about their line. The
@@ -42,7 +42,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from legw.analysis.critical import pairs
+from legw.analysis.critical import at_rate_0, pairs
 from legw.analysis.stats import LEVEL, t_quantile
 from legw.recipe.branch_rate import compared_from, share_of_rate
 
@@ -204,10 +204,14 @@ class _Branch:
         self.blocks = [(0.0, 0.0, 0.0)] * BLOCKS
         """Sums of the differences, of the examples seen, and of those with the warmup's shares."""
         begin = 0 if window.own_line else first  # that line shares the blocks of time
-        for i, d in enumerate(differences, first):
+        before = [seen[round(i * each)] for i in range(first, len(losses))]
+        own = warmed[first : len(losses)]
+        if cooldown:
+            before, own = at_rate_0(before), at_rate_0(own)
+        for i, (d, b, c) in enumerate(zip(differences, before, own, strict=True), first):
             block = (i - begin) * BLOCKS // (len(losses) - begin)
-            a, b, c = self.blocks[block]
-            self.blocks[block] = (a + d, b + seen[round(i * each)], c + warmed[i])
+            sums = self.blocks[block]
+            self.blocks[block] = (sums[0] + d, sums[1] + b, sums[2] + c)
         self.seen = sum(b for _, b, _ in self.blocks) / self.count
         self.warmed = sum(c for _, _, c in self.blocks) / self.count
 
@@ -238,6 +242,7 @@ class _Fit:
     """A window's line, and its branches."""
 
     def __init__(self, window: Window, warmup: int) -> None:
+        self.cooldown = window.cooldown
         base = window.base if window.own_line else window.line
         self.branches = [
             _Branch(k, window, losses, warmup)
@@ -271,10 +276,12 @@ class _Fit:
 def _solved(fits: Sequence[_Fit], level: float) -> tuple[float, float, float]:
     """Return base batch over noise batch, and both ends of its interval."""
     sums, allowed = [], []
+    # The end of a line hangs on its last values: as many blocks as count are fewer.
+    blocks = BLOCKS // 2 if fits[0].cooldown else BLOCKS
     for ratio in RATIOS:
         total, spread = _sum(fits, ratio)
         sums.append(total)
-        quantile = t_quantile(level, BLOCKS * len(fits) - 1)
+        quantile = t_quantile(level, blocks * len(fits) - 1)
         if abs(total) <= quantile * spread:
             allowed.append(ratio)
     ratio = _crossing(fits, sums)

@@ -57,7 +57,7 @@ WARMUP_UPDATES = 10
 WINDOW = 0.1
 """Default longest window of a branch, as a share of the base run."""
 
-BUDGET_RUNS = 2.0
+BUDGET_RUNS = 2.5
 """Default budget, in base runs."""
 
 MAX_K = 1 << 20
@@ -171,7 +171,7 @@ def plan_branches(
         base: the tuned recipe.
         points: shares of the base run, each in (0, 1).
         window: longest window of a branch, as a share of the base run, in (0, 1).
-        budget: epochs of all runs together, above 0; None is those of two base runs.
+        budget: epochs of all runs together, above 0; None is those of 2.5 base runs.
         branch_warmup: updates in which a branch's rate rises again, at least 0.
         cooldown: share of each branch over which its rate falls to 0, in [0, 0.9].
         seeds: one base run and its branches each.
@@ -345,7 +345,7 @@ def measure_critical(
         absolute: True takes the tolerance in the loss's unit, above 0.
         points: shares of the base run from which branches start, each in (0, 1).
         window: longest window of a branch, as a share of the base run, in (0, 1).
-        budget: epochs of all runs together, above 0; None is those of two base runs.
+        budget: epochs of all runs together, above 0; None is those of 2.5 base runs.
         branch_warmup: updates in which a branch's rate rises again, at least 0.
         cooldown: share of each branch over which its rate falls to 0, in [0, 0.9]; with 0 branches
             are compared with the base run itself, as in the reference.
@@ -484,7 +484,10 @@ class _Runs:
         """Return the base's mean loss where branches are compared with it."""
         each = [window.base for window in self._windows(point)]
         first = compared_from(len(each[0]), self.plan.cooldown)
-        return statistics.fmean(loss for losses in each for loss in losses[first:])
+        ends = [losses[first:] for losses in each]
+        if self.plan.cooldown:
+            ends = [critical.at_rate_0(losses) for losses in ends]
+        return statistics.fmean(loss for losses in ends for loss in losses)
 
     def _window(self, point: int, seed: int, branches: list[tuple[float, list[float]]]) -> Window:
         """Return the base's losses beside those of a seed's branches, which are made later."""

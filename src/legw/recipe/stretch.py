@@ -31,10 +31,10 @@ def examples_over(base: int, batch_size: int, noise: float) -> float:
 
 
 def by_noise_batch(base: Recipe, batch_size: int) -> float:
-    """Return the epochs over the base's that a batch needs: ``(1 + B/Bn) / (1 + B0/Bn)`` and more.
+    """Return the epochs over the base's that a batch needs, by its noise batch.
 
-    Bn is the recipe's `noise_batch`, which branches of the base have measured. LEGW warms up for k
-    times the epochs, of which half is lost while the rate rises, and this is added.
+    Bn is the recipe's `noise_batch`, which branches of the base have measured. The law holds for
+    epochs at the whole rate: half of a warmup is lost, and LEGW's has k times the epochs.
 
     Args:
         base: the tuned recipe.
@@ -47,10 +47,6 @@ def by_noise_batch(base: Recipe, batch_size: int) -> float:
 
     >>> by_noise_batch(Recipe(batch_size=100, lr=1, epochs=9, noise_batch=300), 500)
     2.0
-    >>> by_noise_batch(
-    ...     Recipe(batch_size=100, lr=1, epochs=10, warmup_epochs=1, noise_batch=300), 500
-    ... )
-    2.2
     """
     noise = base.noise_batch
     if noise is None:
@@ -58,15 +54,23 @@ def by_noise_batch(base: Recipe, batch_size: int) -> float:
             "lengthens the run by the noise batch, which is not known; legw probe critical "
             f"measures it, and {setting('critical', 'DIR')} or noise_batch in the recipe gives it"
         )
-    return examples_over(base.batch_size, batch_size, noise) + warmup_lost(base, batch_size)
+    return with_warmup(base, batch_size, examples_over(base.batch_size, batch_size, noise))
 
 
-def warmup_lost(base: Recipe, batch_size: int) -> float:
-    """Return what LEGW's longer warmup loses, as a share of the base run: half of its length.
+def with_warmup(base: Recipe, batch_size: int, stretch: float) -> float:
+    """Return the factor on the epochs that stretches all but half of the warmup.
 
-    >>> warmup_lost(Recipe(batch_size=100, lr=1, epochs=10, warmup_epochs=1), 500)
-    0.2
+    With E epochs, of which w warm up, and k times the batch, it is E'/E of
+
+        E' - k * w / 2 = (E - w / 2) * stretch
+
+    Args:
+        base: the tuned recipe.
+        batch_size: in examples.
+        stretch: factor on epochs at the whole rate, above 0.
+
+    >>> with_warmup(Recipe(batch_size=100, lr=1, epochs=10, warmup_epochs=1), 500, 2.0)
+    2.15
     """
-    rising = 1 - base.warmup_from_lr / base.lr
-    longer = (batch_size / base.batch_size - 1) * base.warmup / base.length
-    return longer * rising / 2
+    half = (1 - base.warmup_from_lr / base.lr) * base.warmup / base.length / 2
+    return stretch + half * (batch_size / base.batch_size - stretch)

@@ -128,7 +128,7 @@ class Critical(Runs):
     window: Annotated[float, arg(metavar="X")] = 0.1
     """Longest window of a branch, as a share of the base run."""
     budget: Number = None
-    """Epochs of all runs together; those of two base runs, if not given."""
+    """Epochs of all runs together; those of 2.5 base runs, if not given."""
     branch_warmup: Annotated[int, arg(metavar="N")] = 10
     """Updates in which a branch's rate rises again."""
     cooldown: Annotated[float, arg(metavar="X")] = 0.5
