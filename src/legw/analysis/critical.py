@@ -149,11 +149,11 @@ def at_rate_0(values: Sequence[float]) -> list[float]:
     if count == 1:
         return list(values)
     left = range(count, 0, -1)  # updates, in proportion to the rate
-    slope, end = statistics.linear_regression(left, values)
+    rise, end = statistics.linear_regression(left, values)
     middle = (count + 1) / 2
     squares = sum((each - middle) ** 2 for each in left)
     return [
-        end + (1 - count * middle * (each - middle) / squares) * (value - end - slope * each)
+        end + (1 - count * middle * (each - middle) / squares) * (value - end - rise * each)
         for value, each in zip(values, left, strict=True)
     ]
 
