@@ -113,10 +113,22 @@ def test_a_run_has_the_mean_of_its_points() -> None:
     assert found.value == pytest.approx(1 / rate)
     assert found.low == pytest.approx(1 / (rate + above))
     assert found.high == pytest.approx(1 / (rate - below))
-    open_end = over_run([(0.5, early), (0.5, NoiseBatch(value=None, low=0.0, high=None))], 16)
-    assert open_end.value == pytest.approx(200) and open_end.low == 0.0
+    bound = over_run([(0.5, early), (0.5, NoiseBatch(value=None, low=50.0, high=None))], 16)
+    assert bound.value == pytest.approx(200) and 40 < bound.low < 80
     assert over_run([(1.0, early), (0.0, late)], 16).value == pytest.approx(100)
     assert stands_for([1.0, 3.0, 9.0], 30.0) == [2.0, 6.0, 30.0]
+
+
+def test_a_point_that_tells_nothing_is_stood_for_by_the_one_before() -> None:
+    early = NoiseBatch(value=100.0, low=80.0, high=120.0)
+    late = NoiseBatch(value=300.0, low=0.0, high=600.0)
+    blank = [(0.25, NoiseBatch(value=value, low=0.0, high=None)) for value in (None, 7.0)]
+    a, b = blank
+    assert over_run([a, (0.25, early), b, (0.25, late)], 16) == over_run(
+        [(0.75, early), (0.25, late)], 16
+    )
+    nothing = over_run([(0.5, a[1]), (0.5, b[1])], 16)
+    assert (nothing.value, nothing.low, nothing.high) == (None, 0.0, None)
 
 
 @pytest.mark.ci

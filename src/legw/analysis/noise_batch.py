@@ -24,7 +24,8 @@ the loss falls clearly and branches are clearly behind, and none where they are 
 
 Early in a run the noise batch is small, and then it grows. A run as a whole has the mean of the
 points' ``1/Bn``, each with the share of the run for which it stands: the first from the start on,
-the last to the end, and in between up to the middle of two windows.
+the last to the end, and in between up to the middle of two windows. One whose interval has no end
+tells nothing, and the point before stands for its part, too.
 
 The law is exact where steps are as long as is best for their noise. Under the square root a branch
 that follows its gradient closely needs `sqrt(k)` times the examples; the fit then is the nearest
@@ -150,8 +151,8 @@ def over_run(points: Sequence[tuple[float, NoiseBatch]], batch_size: int) -> Noi
     """Return the noise batch of a run as a whole: the mean of the points' 1/Bn.
 
     Args:
-        points: the share of the run for which each stands, in (0, 1], and its noise batch. The
-            shares sum to 1.
+        points: the share of the run for which each stands, in [0, 1], and its noise batch, in the
+            order of the run. The shares sum to 1.
         batch_size: the base's, in examples.
 
     Returns:
@@ -162,19 +163,35 @@ def over_run(points: Sequence[tuple[float, NoiseBatch]], batch_size: int) -> Noi
     >>> round(over_run([(0.25, early), (0.75, late)], 16).value)
     400
     """
-    points = [(share, each) for share, each in points if share]
+    points = [(share, each) for share, each in _telling(points) if share]
     ratio, below, above = 0.0, [], []
     for share, each in points:
         value = batch_size / each.value if each.value else 0.0
         ratio += share * value
         below.append(share * (value - (batch_size / each.high if each.high else 0.0)))
         above.append(share * ((batch_size / each.low if each.low else math.inf) - value))
-    least, most = ratio - math.hypot(*below), ratio + math.hypot(*above)
+    least = ratio - math.hypot(*below)
+    most = ratio + math.hypot(*above) if points else math.inf
     return NoiseBatch(
         value=batch_size / ratio if ratio > 0 else None,
         low=batch_size / most if most > 0 else 0.0,
         high=batch_size / least if least > 0 else None,
     )
+
+
+def _telling(points: Sequence[tuple[float, NoiseBatch]]) -> list[tuple[float, NoiseBatch]]:
+    """Return the points whose interval has an end, with the shares of the others."""
+    found: list[tuple[float, NoiseBatch]] = []
+    lent = 0.0
+    for share, each in points:
+        if each.low > 0 or each.high is not None:
+            found.append((share + lent, each))
+            lent = 0.0
+        elif found:
+            found[-1] = (found[-1][0] + share, found[-1][1])
+        else:
+            lent += share
+    return found
 
 
 def stands_for(middles: Sequence[float], end: float) -> list[float]:
