@@ -55,7 +55,7 @@ def write_named(page: str, folder: Path) -> None:
             (folder / named[1]).write_text(code, encoding="utf-8")
 
 
-LONG_PYTHON = ("check.md", "how-large.md")
+LONG_PYTHON = ("adapters.md", "check.md", "how-large.md", "report.md", "tune.md")
 """Pages whose Python takes more than a few seconds."""
 
 

@@ -98,6 +98,7 @@ def test_a_tolerance_that_cannot_be(text: str) -> None:
     )
 
 
+@pytest.mark.ci
 def test_a_study_keeps_its_tolerance_and_a_report_may_take_another(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,7 +59,10 @@ PROBES = {
 }
 
 
-@pytest.mark.parametrize("probe", PROBES)
+@pytest.mark.parametrize(
+    "probe",
+    ["exact", "vandal", *(pytest.param(p, marks=pytest.mark.ci) for p in ("curvature", "noise"))],
+)
 @pytest.mark.parametrize("make", [*TASKS.values(), Dropped], ids=lambda make: make.name)
 def test_a_probed_run_is_bitwise_the_unprobed_one(make: Any, probe: str, tmp_path: Path) -> None:
     run(make(), tmp_path / "plain", [])

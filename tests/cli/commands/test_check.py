@@ -28,6 +28,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.ci
 def test_a_ladder_with_its_evidence(legw: Callable) -> None:
     words = f"check digits-lstm --batch-sizes 16,32 {QUICK} --fixed --json"
     found = legw(f"{words} --plot check.svg").json

@@ -467,6 +467,7 @@ def test_charts_are_files_of_their_own(
     assert all(path.read_bytes().startswith(begin) for path in made)
 
 
+@pytest.mark.ci
 def test_a_batch_that_grows_is_drawn_beside_its_rate(tmp_path: Path) -> None:
     rules = ("legw", "legw-ramp")
     write_study(tmp_path / "s", replace(ASKED, batch_sizes=(16, 64), rules=rules))
@@ -484,6 +485,7 @@ def test_a_batch_that_grows_is_drawn_beside_its_rate(tmp_path: Path) -> None:
     assert "batch size against epoch on the way to 64" in page.text([found])
 
 
+@pytest.mark.ci
 def test_several_folders_are_one_page_and_a_target_may_be_given(legw: Legw, tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_study(tmp_path / name, replace(ASKED, task=name, batch_sizes=(16, 64)))

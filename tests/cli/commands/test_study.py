@@ -202,6 +202,7 @@ def test_quiet_is_the_result_alone(legw: Legw, trained: list[str]) -> None:
     assert (answer.code, answer.err, len(json.loads(answer.out))) == (0, "", 2)
 
 
+@pytest.mark.ci
 def test_a_diverged_run_is_a_result(legw: Legw, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "text", PAGE)
     grid = "--grid lr=0.4,1e10 --grid optimizer.weight_decay=1"

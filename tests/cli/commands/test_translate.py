@@ -263,7 +263,9 @@ def test_a_reference_of_another_length_is_told_before_any_work(
 @pytest.mark.parametrize(
     ("redirected", "line"),
     [
-        ("<&-", "input: cannot be read: it is closed; give it with < FILE"),
+        pytest.param(
+            "<&-", "input: cannot be read: it is closed; give it with < FILE", marks=pytest.mark.ci
+        ),
         pytest.param(
             "0>{file}",
             "input: cannot be read: [Errno 9] Bad file descriptor; give it with < FILE",
