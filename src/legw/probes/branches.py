@@ -412,8 +412,6 @@ class _Runs:
         group = batch_norm.fix_groups(task.model(), self.base.norm_batch_size)
         self.noisy = self.base.batch_size >= 2 * group  # so that there are two pieces
         self.losses: dict[int, list[float | None]] = {}
-        self.windows: dict[tuple[int, int], Window] = {}
-        """By point and seed."""
 
     def make_base(self, seed: int) -> None:
         """Make a base run up to its last window's end, keeping the checkpoints of the points.
@@ -444,23 +442,10 @@ class _Runs:
                             "a branch needs a base that trains")  # fmt: skip
 
     def measure(self, point: int, tolerance: float, *, absolute: bool) -> dict[str, Any]:
-        """Make the branches from one point, until one is surely above the tolerance."""
-        rungs: list[Rung] = []
-        seeds, cooldown = self.plan.seeds, self.plan.cooldown
-        made: dict[int, list[tuple[float, list[float]]]] = {seed: [] for seed in seeds}
-        for seed in seeds:
-            self.windows[point, seed] = self._window(point, seed, made[seed])
-        for k in self.plan.ks:
-            runs = []
-            for seed in seeds:
-                made[seed].append((k, self._branch(point, k, seed)))
-                runs.append((self.windows[point, seed].base, made[seed][-1][1]))
-            size = k * self.base.batch_size
-            rungs.append(critical.rung(k, size, runs, absolute=absolute, cooldown=cooldown))
-            if critical.passed(rungs[-1], tolerance):
-                break
-        found = critical.critical_batch(rungs, self.base.batch_size, tolerance)
-        noise, level = self._noise_batch(point), self._base_loss(point)
+        """Make the branches from one point; return what they say of it, as plain values."""
+        rungs, windows = self._ladder(point, tolerance, absolute=absolute)
+        size, warmup = self.base.batch_size, self.plan.warmup_updates
+        noise, level = noise_batch(windows, size, warmup), self._base_loss(windows)
         over = 1.0 if absolute else level
         return {
             "update": point,
@@ -468,50 +453,72 @@ class _Runs:
             "until_epoch": self._epoch(self.plan.stands_for[self.plan.points.index(point)]),
             "share": point / self.plan.updates,
             "base_loss": level,
-            "critical_batch": asdict(found),
+            "critical_batch": asdict(critical.critical_batch(rungs, size, tolerance)),
             "noise_batch": asdict(noise),
             "noise_scale": self._noise(point),
             "branches": [
-                {**asdict(one), "predicted": self._predict(point, one, noise, over)}
+                {**asdict(one), "predicted": self._predict(windows, one, noise, over)}
                 for one in rungs
             ],
         }
 
+    def _ladder(
+        self, point: int, tolerance: float, *, absolute: bool
+    ) -> tuple[list[Rung], list[Window]]:
+        """Make the branches from one point, until one is surely above the tolerance.
+
+        Returns:
+            The branches by batch size, and their losses, one window a seed.
+        """
+        seeds, cooldown = self.plan.seeds, self.plan.cooldown
+        compared = {seed: self._compared(point, seed) for seed in seeds}
+        made: dict[int, list[tuple[float, list[float]]]] = {seed: [] for seed in seeds}
+        rungs: list[Rung] = []
+        for k in self.plan.ks:
+            each = {seed: self._branch(point, k, seed) for seed in seeds}
+            for seed, losses in each.items():
+                made[seed].append((k, losses))
+            runs = [(compared[seed], losses) for seed, losses in each.items()]
+            size = k * self.base.batch_size
+            rungs.append(critical.rung(k, size, runs, absolute=absolute, cooldown=cooldown))
+            if critical.passed(rungs[-1], tolerance):
+                break
+        windows = [
+            Window(compared[seed], made[seed], cooldown, self._line(point, seed)) for seed in seeds
+        ]
+        return rungs, windows
+
+    def _compared(self, point: int, seed: int) -> list[float]:
+        """Return the losses with which branches are compared: the base's, or its branch's."""
+        if self.plan.cooldown:
+            return self._branch(point, 1, seed)
+        return self._base_losses(point, point + self.plan.window, seed)
+
+    def _line(self, point: int, seed: int) -> list[float]:
+        """Return the base's losses about the place of a comparison where branches cool down."""
+        window, cooldown = self.plan.window, self.plan.cooldown
+        if not cooldown:
+            return []
+        begin = point + compared_from(window, cooldown) - window // 2
+        return self._base_losses(begin, begin + window, seed)
+
     def _epoch(self, updates: float) -> float:
         return updates * self.base.batch_size / self.plan.num_examples
 
-    def _base_loss(self, point: int) -> float:
+    def _base_loss(self, windows: Sequence[Window]) -> float:
         """Return the base's mean loss where branches are compared with it."""
-        each = [window.base for window in self._windows(point)]
-        first = compared_from(len(each[0]), self.plan.cooldown)
-        ends = [losses[first:] for losses in each]
+        first = compared_from(len(windows[0].base), self.plan.cooldown)
+        ends = [window.base[first:] for window in windows]
         if self.plan.cooldown:
             ends = [critical.at_rate_0(losses) for losses in ends]
         return statistics.fmean(loss for losses in ends for loss in losses)
 
-    def _window(self, point: int, seed: int, branches: list[tuple[float, list[float]]]) -> Window:
-        """Return the base's losses beside those of a seed's branches, which are made later."""
-        window, cooldown = self.plan.window, self.plan.cooldown
-        if not cooldown:
-            return Window(self._base_losses(point, point + window, seed), branches)
-        cooled = self._branch(point, 1, seed)
-        begin = point + compared_from(window, cooldown) - window // 2
-        return Window(cooled, branches, cooldown, self._base_losses(begin, begin + window, seed))
-
-    def _windows(self, point: int) -> list[Window]:
-        return [self.windows[point, seed] for seed in self.plan.seeds]
-
-    def _noise_batch(self, point: int) -> NoiseBatch:
-        """Return the noise batch of all branches from a point."""
-        size, warmup = self.base.batch_size, self.plan.warmup_updates
-        return noise_batch(self._windows(point), size, warmup)
-
-    def _predict(self, point: int, one: Rung, noise: NoiseBatch, over: float) -> float | None:
+    def _predict(
+        self, windows: Sequence[Window], one: Rung, noise: NoiseBatch, over: float
+    ) -> float | None:
         """Return the excess of a branch that a noise batch predicts, over a loss."""
         size, warmup = self.base.batch_size, self.plan.warmup_updates
-        each = [
-            predicted_excess(window, one.k, size, noise, warmup) for window in self._windows(point)
-        ]
+        each = [predicted_excess(window, one.k, size, noise, warmup) for window in windows]
         known = [value for value in each if value is not None]
         return statistics.fmean(known) / over if known else None
 
