@@ -120,6 +120,10 @@ def test_each_point_counts_for_its_part_of_the_run() -> None:
     spread = ((1 / 32) ** 2 + (1 / 320) ** 2) ** 0.5
     most = (1 + 64 * (rate + spread)) / (1 + 16 * (rate + spread))
     assert found[2] == pytest.approx(12 * most + half * (4 - most))
+    past = from_values(values).epochs_to(36.0, 64)  # the last point stands for all that follows
+    rate = (1 / 16 + 5 / 160) / 6
+    stretch = (1 + 64 * rate) / (1 + 16 * rate)
+    assert past is not None and past[0] == pytest.approx(36 * stretch + half * (4 - stretch))
     early = from_values(values).epochs_to(6.0, 64)
     assert early is not None and early[0] == pytest.approx(6 * 2.5 + half * 1.5)
     for point in values["points"]:

@@ -16,6 +16,7 @@ from analysis.test_critical import Quadratic
 from expect import error_line
 from legw import SGD, AdamW, Muon, Recipe
 from legw.analysis import critical
+from legw.analysis.noise_batch import Window, noise_batch
 from legw.errors import LegwError
 from legw.probes import measure_critical, plan_branches
 from legw.probes.branches import branch_recipe, estimated_seconds, streams
@@ -84,7 +85,7 @@ def test_the_runs_of_a_task_are_those_of_the_known_quadratic(
     (point,) = found["points"]
     assert (point["update"], found["plan"]["window"]) == (256, 256)
     x, whole = numpy.full(6, 2.0), []
-    for update in range(512):
+    for update in range(576):
         mean = z[4 * update : 4 * update + 4].mean(0)
         whole.append(1 + (known.h * x * x).sum() / 2 + x @ mean)
         x -= 0.03 * (known.h * x + mean)
@@ -102,7 +103,16 @@ def test_the_runs_of_a_task_are_those_of_the_known_quadratic(
             x -= 0.03 * math.sqrt(k) * share * (known.h * x + mean)
         return losses
 
-    compared = branch(1) if cooldown else whole[256:]
+    compared = branch(1) if cooldown else whole[256:512]
+    line = whole[320:576] if cooldown else []  # its middle is where a cooldown's second half begins
+    ladder = [(k, branch(k)) for k in (2, 4, 8)]
+    noise = noise_batch([Window(compared, ladder, cooldown, line)], 4, 10)
+    found_low, found_value = (point["noise_batch"][name] for name in ("low", "value"))
+    assert (found_low, found_value) == pytest.approx((noise.low, noise.value), rel=1e-6)
+    level = numpy.mean(compared[128:])
+    if cooldown:
+        level = numpy.polynomial.Polynomial.fit(numpy.arange(64, 0, -1), compared[-64:], 1)(0)
+    assert point["base_loss"] == pytest.approx(level, abs=1e-9)
     for one in point["branches"]:
         k = one["k"]
         wanted = critical.rung(k, 4 * k, [(compared, branch(k))], cooldown=cooldown)

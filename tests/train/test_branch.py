@@ -148,7 +148,7 @@ def test_what_is_no_branch_of_the_folder_is_refused(tmp_path: Path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     start = begin(BASE, Path("base"))
     train(Lines(), BASE, Path("branch"), 45, start=start)
-    for other in (None, replace(start, warmup_updates=5)):
+    for other in (None, replace(start, warmup_updates=5), replace(start, cooldown=0.5)):
         error_line(train, Lines(), BASE, Path("branch"), 50, start=other, kind=RunError)
 
 
