@@ -5,7 +5,8 @@
 takes study.json and table.json, and of each run the manifest, the summary, all
 evaluations and up to 200 of the updates (or as many as a third word says), evenly spaced,
 and translation.json (how BLEU was measured) where it is there; no checkpoints. What comes
-out is a study's folder itself: `legw report results/mnist-lstm` draws it.
+out is a study's folder itself: `legw report results/mnist-lstm` draws it. A folder `runs` of runs
+that `legw train` made has neither table.json nor study.json.
 """
 
 import json
@@ -20,11 +21,12 @@ MAX_UPDATES = 200
 def collect(study: Path, place: Path, most_updates: int = MAX_UPDATES) -> None:
     """Copy a study's small files, with up to so many updates of each run."""
     place.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(study / "table.json", place / "table.json")
-    described = json.loads((study / "study.json").read_text())
-    # Where the runs lay on the machine that made them is nobody's business.
-    described["command"] = re.sub(r" --out \S+", "", described["command"])
-    (place / "study.json").write_text(json.dumps(described, indent=2) + "\n")
+    if (study / "study.json").exists():
+        shutil.copyfile(study / "table.json", place / "table.json")
+        described = json.loads((study / "study.json").read_text())
+        # Where the runs lay on the machine that made them is nobody's business.
+        described["command"] = re.sub(r" --out \S+", "", described["command"])
+        (place / "study.json").write_text(json.dumps(described, indent=2) + "\n")
     for run in sorted((study / "runs").iterdir()):
         summary = run / "summary.json"
         if not summary.exists() or json.loads(summary.read_text()).get("status") == "interrupted":

@@ -11,13 +11,15 @@ values beside ours, ``<!-- bases -->`` each application's bases side by side,
 ``<!-- growth -->`` a constant batch beside one that grows, and ``<!-- foretold -->`` what branches
 predict beside what whole runs measured: a row for each batch of a study ``results/NAME`` for which
 ``results/theory/critical/NAME`` holds a result of ``legw probe critical``, and
-``docs/critical-NAME.svg`` is drawn of it. The block ``<!-- predictors -->`` is made by
-`predictors.py`.
+``docs/critical-NAME.svg`` is drawn of it. ``<!-- kept -->`` has a row for each batch and rule of
+the studies ``results/keep-quality/NAME``, beside the tolerance of the same measurement. The block
+``<!-- predictors -->`` is made by `predictors.py`.
 """
 
 import json
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from math import floor, inf, log10
 from pathlib import Path
@@ -33,10 +35,11 @@ from legw.analysis.measured_critical import RESULT, MeasuredCritical, read_criti
 from legw.analysis.table import Cell, Table
 from legw.analysis.targets import first
 from legw.analysis.trials import best_trials
+from legw.analysis.verdict import Tolerance
 from legw.report.charts import comparison, probes
 from legw.report.charts.style import render
 from legw.runs.records import Manifest, Run
-from legw.study.plan import Row
+from legw.study.plan import BASE, Row
 
 HERE = Path(__file__).parent
 PICTURES = ("digits-lstm-muon", "mnist-lstm")
@@ -101,6 +104,7 @@ COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
 GROWTH = re.compile(r"(<!-- growth -->\n).*?(<!-- end -->)", re.DOTALL)
 PREDICTORS = re.compile(r"(<!-- predictors -->\n).*?(<!-- end -->)", re.DOTALL)
 FORESEEN = re.compile(r"(<!-- foretold -->\n).*?(<!-- end -->)", re.DOTALL)
+KEPT = re.compile(r"(<!-- kept -->\n).*?(<!-- end -->)", re.DOTALL)
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -433,6 +437,49 @@ def _foreseen(name: str, table: Table, critical: MeasuredCritical, row: Foretold
     )
 
 
+def kept() -> str:
+    """Return the table of whole runs that were to keep the base's loss, of each such study."""
+    lines = [
+        "| study | batch | rule | updates | epochs over the base's | loss above the base's (n) "
+        "| tolerance | metric |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for place in sorted((HERE / "keep-quality").iterdir()):
+        tolerance = read_critical(str(HERE / "theory" / "critical" / place.name)).tolerance
+        groups: dict[tuple[int, str], list[Row]] = {}
+        for row, _ in evidence.read(place)[0].runs:
+            groups.setdefault((row.batch_size, row.rule), []).append(row)
+        base = next(rows for (_, rule), rows in groups.items() if rule == BASE)
+        lines += [_kept(place.name, base, rows, tolerance) for _, rows in sorted(groups.items())]
+    return "\n".join([*lines, ""])
+
+
+def _kept(name: str, base: Sequence[Row], rows: Sequence[Row], tolerance: Tolerance) -> str:
+    one, losses = rows[0], [_loss(row) for row in rows]
+    before, metrics = (
+        fmean(map(_loss, base)),
+        [row.metric for row in rows if row.metric is not None],
+    )
+    above = (fmean(losses) - before) / (before if tolerance.relative else 1.0)
+    said = f"{above:+.1%}" if tolerance.relative else f"{above:+.2g}"
+    inside = "within" if above <= tolerance.value else "past"
+    found = with_interval(stats.estimate(metrics))
+    if one.rule == BASE:
+        return (
+            f"| {name} | {one.batch_size} | base | {one.updates} | 1 | ({len(rows)}) | | {found} |"
+        )
+    ratio = (one.epochs or 0.0) / (base[0].epochs or 1.0)
+    return (
+        f"| {name} | {one.batch_size} | {one.rule} | {one.updates} | {ratio:.3g} "
+        f"| {said} ({len(rows)}) | {inside} {tolerance} | {found} |"
+    )
+
+
+def _loss(row: Row) -> float:
+    assert row.final_loss is not None, "a finished run has its loss"
+    return row.final_loss
+
+
 def _place(manifest: Manifest) -> tuple[str, str]:
     return manifest.device, manifest.precision
 
@@ -445,6 +492,7 @@ def updated(text: str) -> str:
     text = GROWTH.sub(lambda match: match[1] + growth() + match[2], text)
     text = PREDICTORS.sub(lambda match: match[1] + predictors.tables() + match[2], text)
     text = FORESEEN.sub(lambda match: match[1] + foreseen() + match[2], text)
+    text = KEPT.sub(lambda match: match[1] + kept() + match[2], text)
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 
