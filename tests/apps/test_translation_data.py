@@ -607,6 +607,7 @@ needs_multi30k = pytest.mark.skipif(
 )
 
 
+@pytest.mark.ci
 @needs_multi30k
 def test_multi30k_is_whole_and_little_of_it_is_padding() -> None:
     """29,000 pairs, none left out; under 15 % padding in micro-batches of up to 128."""

@@ -268,6 +268,7 @@ def small(num_classes: int) -> nn.Module:
     return tiny_net(num_classes)
 
 
+@pytest.mark.ci
 def test_imagenet_without_images(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.ci
 def test_the_critical_batch_of_the_digits(legw: Callable) -> None:
     words = f"probe critical digits-lstm --points 0.5 --window 0.3 --tolerance 0.5 {QUICK}"
     answer = legw(f"{words} --plot figure.svg")

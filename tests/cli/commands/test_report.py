@@ -408,6 +408,7 @@ def test_markdown_holds_the_text_of_the_page(legw: Legw, tmp_path: Path) -> None
     assert from_dict(tomllib.loads(recipe)) == rules.apply(BASE, 512, rules.LINEAR)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["md", "html"])
 def test_a_page_goes_to_stdout(
     legw: Legw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -135,6 +135,7 @@ def test_its_numbers_have_the_batch_size(legw: Legw, tmp_path: Path) -> None:
     assert {499, 500, 749, 750} <= {point["update"] for point in found}, "both sides of a change"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("suffix", ["svg", "html"])
 def test_its_picture_has_two_panels(legw: Legw, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("altair")
@@ -198,6 +199,7 @@ def test_html_needs_no_network(legw: Legw, tmp_path: Path) -> None:
     assert len(text) < 100_000
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(("width", "name"), [(390, "narrow"), (1280, "wide")])
 def test_html_fits_a_phone_and_follows_light_and_dark(

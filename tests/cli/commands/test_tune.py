@@ -86,6 +86,7 @@ def test_the_dry_run_prints_the_cost_and_nothing_else(legw: Legw) -> None:
     assert {row["planned_updates"] for row in found["runs"]} == {9}
 
 
+@pytest.mark.ci
 def test_the_same_command_goes_on_and_trains_nothing_twice(
     legw: Legw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
