@@ -43,7 +43,7 @@ BLOCKS = 5
 weights, for many updates: only long blocks hardly do."""
 
 END_FREEDOM = 2
-"""Degrees of freedom of the end of a line, which hangs on the last of the blocks."""
+"""Degrees of freedom of the end of a line: the last of the blocks weigh most in it."""
 
 MIN_BRANCH_UPDATES = 20
 """Fewest updates that a branch makes after it has warmed up again."""

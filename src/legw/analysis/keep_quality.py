@@ -62,7 +62,7 @@ class Kept:
     largest_tried: int
     """Largest batch of the branches, in examples."""
     noise_batch: NoiseBatch
-    """As it was fitted to all branches."""
+    """Of the whole run, with its interval."""
 
     def rule(self, batch_size: int) -> Rule:
         """Return the rule that keeps the loss at a batch size."""

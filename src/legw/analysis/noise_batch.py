@@ -293,7 +293,7 @@ class _Fit:
 def _solved(fits: Sequence[_Fit], level: float) -> tuple[float, float, float]:
     """Return base batch over noise batch, and both ends of its interval."""
     sums, allowed = [], []
-    # The end of a line hangs on its last values: as many blocks as count are fewer.
+    # In the end of a line its last values weigh most: it has fewer degrees of freedom.
     blocks = BLOCKS // 2 if fits[0].cooldown else BLOCKS
     for ratio in RATIOS:
         total, spread = _sum(fits, ratio)

@@ -67,13 +67,13 @@ class Branch:
 
     def identity(self) -> dict[str, Any]:
         """Return plain values on which the branch's result depends, for its manifest."""
-        cooldown = {"cooldown": self.cooldown, "updates": self.updates} if self.cooldown else {}
         return {
             "at": self.base_updates,
             "checkpoint": _digest(self.checkpoint),
             "first": self.first,
             "warmup_updates": self.warmup_updates,
-            **cooldown,
+            "updates": self.updates,
+            "cooldown": self.cooldown,
         }
 
     @property
