@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling, Scheduling
 
 from legw.recipe import Decay, Optimizer, kinds
 from messages import (  # noqa: F401 # hooks, found here by their names
@@ -27,7 +30,7 @@ if WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // WORKERS, 1)))
 
 # Without deadlines: on a shared machine a slow example of hypothesis is not a bug.
-settings.register_profile("shared machine", deadline=None, max_examples=40)
+settings.register_profile("shared machine", deadline=None, max_examples=30)
 settings.load_profile("shared machine")
 
 
@@ -54,6 +57,23 @@ def kinds_come_back() -> Iterator[None]:
 def known_kinds() -> set[str]:
     """Return the names of the decays and optimizers that are registered now."""
     return {*kinds(Decay), *kinds(Optimizer)}
+
+
+class ByFile(LoadFileScheduling):
+    """A file's tests run in one process, as they share fixtures; of the documents, a page's.
+
+    The pages share none, and all of them in one process would take longer than all other tests.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        page = re.search(r"\[([\w/-]+\.md)", test) if file.endswith("test_documents.py") else None
+        return f"{file}::{page[1]}" if page else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Return how tests are shared out with `--dist loadfile`; nothing for the other ways."""
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_xdist_auto_num_workers() -> int:

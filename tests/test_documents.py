@@ -243,6 +243,14 @@ def small_world(my_recipe: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "data").mkdir()
     small.write_data(tmp_path / "data")
     small.write_place(tmp_path)
+    recipe = Path("my_recipe.toml").read_text(encoding="utf-8")
+    for long, short in (
+        ("steps = 100000", "steps = 1000"),
+        ("warmup_steps = 2000", "warmup_steps = 20"),
+    ):
+        assert long in recipe
+        recipe = recipe.replace(long, short)
+    Path("my_recipe.toml").write_text(recipe, encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", pages())

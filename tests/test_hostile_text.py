@@ -208,6 +208,7 @@ def test_no_command_lets_it_through(
         assert read("again.toml").source == HOSTILE
 
 
+@pytest.mark.ci
 def test_charts_and_the_live_table_are_clean(folder: Path) -> None:
     found = [one for one in evidence.read(folder) if one.runs]
     for name, content in pictures.files(found, "svg"):
@@ -224,6 +225,7 @@ def test_the_page_that_is_served_is_clean(folder: Path) -> None:
     assert [text for text in parts.texts if "runs have ended" in text]
 
 
+@pytest.mark.ci
 def test_a_notebook_shows_it_clean(folder: Path) -> None:
     report = show(folder)
     shown: list[Any] = [report, *report.everything]

@@ -154,6 +154,7 @@ def gpt2(**settings: Any) -> Any:
     return GPT2LMHeadModel(GPT2Config(**sizes, **settings))
 
 
+@pytest.mark.ci
 def test_gpt2s_transposed_layers_are_hidden_ones() -> None:
     """Its `Conv1D` is a linear layer of shape (in, out); its tied output layer an embedding."""
     need("transformers")

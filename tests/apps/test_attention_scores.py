@@ -85,6 +85,7 @@ def test_each_thread_has_a_piece(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [len(part) for _, part in attention_scores._sigmoids(*inputs()[:2])] == sizes
 
 
+@pytest.mark.ci
 def test_compiled_they_are_the_same() -> None:
     torch.compiler.reset()
     ours, its = inputs(), inputs()

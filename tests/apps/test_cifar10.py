@@ -374,6 +374,7 @@ def test_each_epoch_draws_anew(root: Path, tmp_path: Path) -> None:
     assert len({draw for draws in seen for draw in draws}) == 3 * 24
 
 
+@pytest.mark.ci
 @pytest.mark.skipif("LEGW_DATA" not in os.environ, reason="LEGW_DATA is not set")
 def test_the_real_files_are_listed() -> None:
     archive = Path(os.environ["LEGW_DATA"]) / "cifar10" / "cifar10-jpg.zip"

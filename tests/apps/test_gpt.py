@@ -512,4 +512,4 @@ def test_the_recipes_count_the_penn_treebank() -> None:
         assert isinstance(task, WindowTask)
         base = presets.RECIPES[name]
         assert task.num_examples(16) == base.num_examples == 14_525
-        assert base.batch_size * base.steps / base.num_examples == pytest.approx(10, abs=0.01)
+        assert base.batch_size * base.steps / base.num_examples == pytest.approx(6, abs=0.01)

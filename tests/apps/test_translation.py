@@ -449,6 +449,7 @@ def test_padding_that_nobody_needs_any_more_is_cut_off() -> None:
     torch.testing.assert_close(model.decode(next_B1, left, rest)[0], alone[0])
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("search", [None, Search(beam=4)])
 def test_a_long_sentence_is_translated_among_few(

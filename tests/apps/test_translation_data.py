@@ -652,6 +652,7 @@ def full_size_update(pairs: Pairs, hidden_size: int) -> tuple[GNMT, float, float
     return model, before, measured()
 
 
+@pytest.mark.ci
 def test_the_full_model_at_a_reduced_width(folder: Path) -> None:
     """Four layers each, 32,000 subwords: it learns, and what it has learned can be decoded."""
     train = corpus(folder, num_subwords=60).train

@@ -69,7 +69,7 @@ class KnownTask:
         return 0.0
 
 
-@pytest.mark.parametrize("cooldown", [0.0, 0.5])
+@pytest.mark.parametrize("cooldown", [pytest.param(0.0, marks=pytest.mark.ci), 0.5])
 def test_the_runs_of_a_task_are_those_of_the_known_quadratic(
     cooldown: float, tmp_path: Path
 ) -> None:

@@ -100,6 +100,7 @@ def test_evidence_and_its_table_show_what_the_report_says(folder: Path) -> None:
     assert [text for text in texts if text.startswith("[1] ")]
 
 
+@pytest.mark.ci
 def test_a_report_has_its_charts_as_pictures(folder: Path) -> None:
     found = parts(show(folder))
     assert len(found.pictures) >= 4

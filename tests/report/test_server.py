@@ -79,6 +79,7 @@ def ask(
 # Who may ask, and for what --------------------------------------------------------------
 
 
+@pytest.mark.ci
 def test_it_shows_the_report_with_the_progress_above_it(folder: Path) -> None:
     with serving(folder) as running:
         answer, text = ask(running)

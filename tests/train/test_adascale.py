@@ -177,6 +177,7 @@ def test_a_run_does_not_depend_on_the_micro_batch(tmp_path: Path, name: str) -> 
         torch.testing.assert_close(mine[key], tensor, rtol=0, atol=1e-9, msg=key)
 
 
+@pytest.mark.ci
 def test_a_run_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     train_adascale(tmp_path / "one", "normalised")
     complete(3, train_adascale, tmp_path / "three", "normalised", logs=tmp_path)

@@ -263,6 +263,7 @@ def test_an_error_of_the_run_is_told_as_its_end(monkeypatch: pytest.MonkeyPatch)
     assert [call["status"] for call in calls(Path("out")) if call["call"] == "finish"] == ["failed"]
 
 
+@pytest.mark.ci
 def test_a_server_that_is_not_there_is_a_note(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,8 +171,8 @@ def _fill(table: Table, rows: list[Row]) -> Table:
 
 
 USUAL_ROOM, RULE_ROOM = 8, 16
-"""Characters of a rule's name for which there is room beside the other columns: with usual space
-between them, and with less. 16 has every rule that ships."""
+"""Characters of the names of variant and rule for which there is room beside the other columns:
+with usual space between them, and with less. 16 has every rule that ships."""
 
 
 def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> Table:
@@ -185,8 +185,8 @@ def planned(plan: Plan, rows: Sequence[RunRow], rates: Rates | None = None) -> T
     for name in ("variant",) if several else ():
         table.add_column(name, overflow="fold")
     room = min(max(len(word) for run in plan.runs for word in _rule(run.rule).split()), RULE_ROOM)
-    if room > USUAL_ROOM:
-        table.padding = 0  # one space between columns, so that no rule's name is broken
+    if room + max(len(run.variant) for run in plan.runs) > USUAL_ROOM:
+        table.padding = 0  # one space between columns, so that no name is broken
     table.add_column("rule", overflow="fold", min_width=room)
     for name in ("batch", "lr", "warmup\nupdates", "share", "epochs", "updates"):
         table.add_column(name, justify="right", no_wrap=True)

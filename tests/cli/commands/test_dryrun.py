@@ -287,6 +287,7 @@ def test_imagenet_without_images(
     ) in text.replace("\n", " ")
 
 
+@pytest.mark.ci
 def test_imagenet_with_images(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,17 +133,17 @@ def test_a_run_of_words_does_not_go_on_with_subwords(
 def test_scaled_and_planned_in_updates(legw: Legw, texts: Path, name: str) -> None:
     """16 times the batch: a 16th of the updates, of which as many are warmup."""
     scaled = legw(f"scale {name} -b 256 --json").json["scaled"]
-    assert (scaled["steps"], scaled["warmup_steps"]) == (9080 / 16, 100)
+    assert (scaled["steps"], scaled["warmup_steps"]) == (5448 / 16, 100)
     words = f"--data {texts} --device cpu --micro-batch-size 4"
     found = legw(f"train {name} -b 4 {words} --subwords 60 --dry-run --json").json["estimate"]
     assert found["parameters"] == sum(p.numel() for p in SIZES[name].model(60).parameters())
-    assert found["updates"] == 4 * 9080
+    assert found["updates"] == 4 * 5448
     groups = [line.partition(":")[0] for line in found["optimizer_groups"]]
     assert groups == (["Muon", "AdamW", "AdamW"] if name == "gpt-small-muon" else [])
     words = f"--seeds 1 --data {texts} --subwords 60 --dry-run --json"
     cells = json.loads(legw(f"study {name} --batch-sizes 16,32 {words}").out)
     assert [(cell["batch_size"], cell["planned_updates"]) for cell in cells] == [
-        (16, 9080), (32, 4540),
+        (16, 5448), (32, 2724),
     ]  # fmt: skip
 
 

@@ -136,6 +136,7 @@ def test_the_ladder_ends_where_the_rule_does(legw: Callable) -> None:
     assert [one["batch_size"] for one in found["options"]] == [16, 32, 64, 128, 256, 512, 1024]
 
 
+@pytest.mark.ci
 def test_a_folder_of_runs_is_a_noise_scale(legw: Callable) -> None:
     quick = "--micro-batch-size 16 --device cpu"
     words = f"train digits-lstm --epochs 2 --measure-noise {quick} --out run"

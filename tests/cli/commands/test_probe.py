@@ -40,6 +40,7 @@ def test_curvature_shows_peaks_their_exponent_and_a_warmup(legw: Callable) -> No
     assert (folder / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+@pytest.mark.ci
 def test_what_was_measured_otherwise_is_not_shown_as_asked_for(legw: Callable) -> None:
     Path("cold.toml").write_text("batch_size = 16\nlr = 0.1\nepochs = 2\n")  # one update will do
     words = f"probe curvature digits-lstm --recipe cold.toml --batch-sizes 16 --updates 1 {QUICK}"
@@ -72,6 +73,7 @@ def test_a_short_run_has_the_rates_of_the_whole_one(legw: Callable) -> None:
     assert [row.lr for row in noise.updates] == pytest.approx([rate(i) for i in range(23)])
 
 
+@pytest.mark.ci
 def test_curvature_as_json(legw: Callable) -> None:
     found = legw(
         "probe curvature digits-lstm --batch-sizes 16,64 --seeds 2 --updates 30 --examples 32 "

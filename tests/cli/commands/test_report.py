@@ -430,6 +430,7 @@ def test_charts_cannot_go_to_stdout(legw: Legw, tmp_path: Path) -> None:
     assert answer == (2, "", "legw: --out=-: charts are several files; give a folder\n")
 
 
+@pytest.mark.ci
 def test_nothing_is_said_of_bold_where_nothing_is_bold(tmp_path: Path) -> None:
     """Of several bases none has a metric yet."""
     asked = replace(ASKED, grid={"lr": (0.1, 0.2)})
@@ -504,6 +505,7 @@ def test_a_folder_is_needed(legw: Legw) -> None:
     assert answer.err == "legw: report: FOLDER is missing; give the folder of a study or of runs\n"
 
 
+@pytest.mark.ci
 def test_rivals_are_their_best_trial(tmp_path: Path) -> None:
     asked = replace(ASKED, batch_sizes=(16, 64), tuned={"adam": {"lr": (0.001, 0.002)}})
     names = [run.name.replace("-", "_") for run in plan(asked).runs if "0.002" in run.name]

@@ -90,6 +90,7 @@ def test_score_is_the_perplexity_of_the_run(legw: Legw, trained: Path, texts: Pa
     assert answer.json["perplexity"] < 12, "each of 15 words would be 15"
 
 
+@pytest.mark.ci
 def test_a_run_that_averages_its_weights_is_scored_with_the_average(
     legw: Legw, texts: Path, tmp_path: Path
 ) -> None:

@@ -279,6 +279,7 @@ def test_a_study_that_is_stopped_goes_on_to_the_same_end(
     assert results() == results("whole")
 
 
+@pytest.mark.ci
 def test_more_rules_and_seeds_join_what_is_there(legw: Legw, trained: list[str]) -> None:
     legw(COMPARED)
     trained.clear()
@@ -361,6 +362,7 @@ def test_an_error_in_a_process_is_the_commands(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("quick_start")
 def test_an_error_in_every_process_is_the_commands(tmp_path: Path) -> None:
     asked = Study(task="digits", base=SMALL, batch_sizes=(16, 64, 32), rules=("sqrt",))
@@ -654,6 +656,9 @@ def test_a_dry_run_draws_the_rates_and_estimates_the_time(legw: Legw) -> None:
     ) in " ".join(answer.split())
     row_lstm = [line.split() for line in answer.splitlines()]
     assert ["legw", "256", "0.566", "2", "20", "%", "1", "6", "2", "missing", "11", "s"] in row_lstm
+    varied = legw(f"{STUDY} --batch-sizes 128 --seeds 2 --grid lr=0.00125,0.0025 --dry-run").out
+    (row,) = (line for line in varied.splitlines() if line.startswith("lr=0.00125 base "))
+    assert row.endswith(" s") and len(row) <= 80  # with its time, no name is broken
     legw(f"{STUDY} --batch-sizes 128 --seeds 2 --out out")
     assert "by the runs that have ended" in legw(f"{COMPARED} --dry-run").out
     legw(COMPARED)

@@ -132,6 +132,7 @@ def test_a_diverged_run_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None
     assert summary()["status"] == "diverged"
 
 
+@pytest.mark.ci
 def test_tensorboard_on_request() -> None:
     assert train("-b", "64", *QUICK, "--out", "out", "--tensorboard") == 0
     assert list(Path("out/tensorboard").glob("events.*"))
@@ -215,6 +216,7 @@ def test_a_given_length_is_the_bases_and_the_rule_stretches_it(
     assert "updates: 90, of which 18 warm up" in out  # 4 epochs
 
 
+@pytest.mark.ci
 def test_updates_are_counted_for_the_data_at_hand(capsys: pytest.CaptureFixture[str]) -> None:
     """The recipe's 29,000 examples are those of another data set; the digits are 1,438.
 
@@ -322,6 +324,7 @@ class Full(io.TextIOWrapper):
         return super().write(text)
 
 
+@pytest.mark.ci
 def test_a_run_that_a_full_output_stopped_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_the_same_command_goes_on_and_trains_nothing_twice(
     assert [point["point"] for point in more["points"]] == ["lr=0.1", "lr=0.2", "lr=0.4"]
 
 
+@pytest.mark.ci
 def test_json_has_all_that_was_measured(legw: Legw) -> None:
     found = legw(f"{TUNE} {GRID} --json --quiet").json
     assert (found["app"], found["metric"]) == ("digits-lstm", "accuracy")
