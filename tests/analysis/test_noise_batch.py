@@ -91,6 +91,46 @@ def test_what_only_a_rate_adds_hides_what_a_branch_is_behind_until_it_cools_down
         assert found.value == pytest.approx(40.0, rel=0.02)
 
 
+def streams(ratio: float, *, noise: float = 0.0, seed: int = 0, cooldown: float = 0.5) -> Window:
+    """Return losses of the law over a text whose windows differ far more than the loss falls."""
+    numbers = numpy.random.default_rng(seed)
+    text = numbers.normal(size=UPDATES)
+    twice = 2 - FALL * numpy.arange(2 * UPDATES) + numpy.tile(text, 2)
+    twice += numbers.normal(size=2 * UPDATES) * noise
+    read = numbers.normal(size=64)
+    ends, branches = [], []
+    for k in (1, *KS):
+        count = UPDATES // k
+        share = numpy.minimum((count - numpy.arange(count)) / (cooldown * count or 1e-9), 1)
+        if k > 1:
+            share *= numpy.minimum(numpy.arange(1, count + 1) / 10, 1)
+        behind = FALL * k * share.sum() * (1 + ratio) / (1 + k * ratio)
+        ends.append(list(2 - behind + read + numbers.normal(size=64) * noise / 5))
+        branches.append((k, [2.0] * count))  # of updates with other text: nothing comes of them
+    return Window(branches[0][1], branches[1:], cooldown, list(twice), ends)
+
+
+@pytest.mark.parametrize("cooldown", [0.0, 0.5])
+def test_of_streams_it_is_exact_however_much_the_text_differs(cooldown: float) -> None:
+    window = streams(0.1, cooldown=cooldown)
+    found = noise_batch([window], 4, 10)
+    assert found.value == pytest.approx(40.0, rel=1e-6)
+    assert (found.low, found.high) == pytest.approx((40.0, 40.0), rel=0.06)  # a step of the search
+    for (k, losses), end in zip(window.branches, window.ends[1:], strict=True):
+        rung = critical.rung(
+            k, 4 * int(k), [(window.base, losses)], absolute=True, cooldown=cooldown,
+            ends=[(window.ends[0], end)],
+        )  # fmt: skip
+        assert (rung.updates, rung.half_width) == (len(losses), pytest.approx(0, abs=1e-9))
+        assert predicted_excess(window, k, 4, found, 10) == pytest.approx(rung.excess, rel=1e-6)
+
+
+def test_of_streams_a_known_noise_batch_lies_in_the_interval_in_nine_seeds_of_ten() -> None:
+    found = [noise_batch([streams(0.1, noise=0.05, seed=seed)], 4, 10) for seed in range(50)]
+    inside = sum(each.low <= 40 and (each.high is None or each.high >= 40) for each in found)
+    assert inside >= 45
+
+
 def test_a_run_has_the_mean_of_its_points() -> None:
     """A quarter of the run at 100 and the rest at 300: 1/Bn is 0.25/100 + 0.75/300."""
     early = NoiseBatch(value=100.0, low=80.0, high=120.0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from expect import error_line
 from legw import SGD, AdamW, Muon, Recipe
 from legw.analysis import critical
 from legw.analysis.noise_batch import Window, noise_batch
-from legw.errors import LegwError
+from legw.errors import LegwError, RunError
 from legw.probes import measure_critical, plan_branches
 from legw.probes.branches import branch_recipe, estimated_seconds, streams
+from legw.probes.replay import REPLAY, replay
 from legw.runs import records
-from legw.train import Metric, Settings
+from legw.train import Metric, Settings, fit
 from legw.train.branch import KEPT
 from train.tasks import Lines, Streams
 
@@ -199,6 +202,46 @@ def test_streams_branch_at_the_ends_of_epochs(tmp_path: Path) -> None:
         rows = records.load(tmp_path / f"at{3 * each}-b{one['batch_size']}-s0").updates
         assert [row.update for row in rows] == list(range(3 * wide, 4 * wide))
         assert rows[-1].epoch == pytest.approx(4)
+    ends = [mean_loss(task, tmp_path / f"at{3 * each}-b{size}-s0", 16) for size in (4, 8, 16)]
+    assert found["points"][0]["base_loss"] == pytest.approx(ends[0], rel=1e-9)
+    for one, end in zip(found["points"][0]["branches"], ends[1:], strict=True):
+        assert one["excess"] == pytest.approx(end / ends[0] - 1, rel=1e-6)
+
+
+def mean_loss(task: Streams, folder: Path, streams: int) -> float:
+    """Return the loss of a run's last weights over the text, read in one pass of each stream."""
+    model = task.model()
+    newest = max(folder.glob("checkpoint-*.pt"))
+    model.load_state_dict(torch.load(newest, weights_only=True)["model"])
+    length = len(task.tokens) // streams
+    windows = (length - 1) // task.window
+    rows = task.tokens[: streams * length].view(streams, length)[:, : windows * task.window + 1]
+    with torch.no_grad():
+        logits, _ = model(rows[:, :-1], None)
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    return float(loss) * task.window
+
+
+def test_what_was_read_once_more_is_kept_with_its_number_of_streams(tmp_path: Path) -> None:
+    task = Streams()
+    base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=1, optimizer=SGD(momentum=0.0))
+    fit(task, base, out=tmp_path, seed=0, settings=SETTINGS)
+    ask = partial(replay, task, base, tmp_path, epoch=0, seed=0)
+    settings = replace(SETTINGS, micro_batch_size=3)
+    found = ask(batch_size=8, settings=settings)
+    assert len(found) == task.num_examples(8) // 8
+    assert statistics.fmean(found) == pytest.approx(mean_loss(task, tmp_path, 8), rel=1e-12)
+    kept = tmp_path / REPLAY
+    for content, read_again in ((kept.read_text(), False), ("{", True), ('{"losses": []}', True)):
+        kept.write_text(content)
+        before = kept.stat().st_mtime_ns
+        assert ask(batch_size=8, settings=settings) == found
+        assert (kept.stat().st_mtime_ns != before) == read_again
+    assert len(ask(batch_size=4, settings=settings)) == task.num_examples(4) // 4
+    for checkpoint in tmp_path.glob("checkpoint-*.pt"):
+        checkpoint.unlink()
+    line = error_line(ask, batch_size=8, settings=settings, kind=RunError)
+    assert line == f"{tmp_path}: has no checkpoint to read its weights from"
 
 
 # The plan ---------------------------------------------------------------------------
@@ -229,11 +272,12 @@ def test_a_budget_below_the_ladder_of_streams_shortens_it() -> None:
     """Their window is an epoch at least; so the largest branches are left out."""
     base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=10)
     points = (0.1, 0.3)
-    plan = plan_branches(Streams(), base, points=points, budget=6.0, cooldown=0.0)
-    assert plan.ks == (2,) and plan.most_epochs == 6.0
-    assert plan_branches(Streams(), base, points=points, budget=8.0, cooldown=0.0).ks == (2, 4)
-    cooled = plan_branches(Streams(), base, points=points, budget=11.0)
-    assert cooled.ks == (2, 4) and cooled.most_epochs == pytest.approx(10.25, abs=0.01)
+    for cooldown in (0.0, 0.5):  # a branch of the base's batch is made with either
+        short = plan_branches(Streams(), base, points=points, budget=10.5, cooldown=cooldown)
+        # 5 of the base, 2 points of 2 branches, each of which is read once more
+        assert short.ks == (2,) and short.most_epochs == pytest.approx(5 + 4 * 4 / 3)
+        whole = plan_branches(Streams(), base, points=points, budget=13.1, cooldown=cooldown)
+        assert whole.ks == (2, 4) and whole.most_epochs == pytest.approx(5 + 6 * 4 / 3)
 
 
 def test_what_can_be_no_plan() -> None:

@@ -19,7 +19,7 @@ from legw import LegwWarning, Recipe, scale
 from legw.apps import Options, find
 from legw.errors import DivergedError, LegwError
 from legw.probes import plan_tuning, tune_base
-from legw.probes.tuning import TunedBase
+from legw.probes.tuning import TunedBase, at_the_edge
 from legw.runs import records
 from legw.runs.records import Update
 from legw.train import Metric, Observer, Settings, Task
@@ -99,6 +99,24 @@ def test_where_no_predictor_is_known_the_larger_rate_comes_first(
         assert known.early_loss is None, "a tenth of these runs is too few updates"
     assert found.ranking.order == ("lr=0.2", "lr=0.1")
     assert "4 times" in found.notes[0] and "first tenth" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "best", "size"),
+    [
+        ({"lr": (0.1, 0.2)}, "lr=0.2", "largest lr of the grid, 0.2: a larger"),
+        ({"lr": (0.1, 0.2)}, "lr=0.1", "smallest lr of the grid, 0.1: a smaller"),
+        ({"lr": (0.1, 0.2, 0.4)}, "lr=0.2", ""),
+        ({"lr": (0.1,), "clip_norm": (None, 1.0)}, "lr=0.1 clip_norm=1", ""),
+        ({"optimizer.weight_decay": (0, 0.1)}, "optimizer.weight_decay=0", ""),
+    ],
+)
+def test_a_best_point_at_the_edge_of_the_grid_is_told(
+    grid: dict[str, tuple[Any, ...]], best: str, size: str
+) -> None:
+    lines = at_the_edge(grid, best)
+    assert len(lines) == bool(size)
+    assert all(size in said(line) for line in lines)
 
 
 def test_one_seed_is_compared_by_the_tolerance(tuned: TunedBase, digits: Task) -> None:

@@ -112,6 +112,16 @@ def _equal(cell: Cell, best: Cell, tolerance: Tolerance) -> bool:
     return abs(mean - highest) <= tolerance.absolute(highest)
 
 
+def best_of(table: Table, batch_size: int) -> Cell:
+    """Return the best cell of a grid without diverged or missing runs; there must be one.
+
+    Args:
+        table: of a grid.
+        batch_size: the base's own.
+    """
+    return _by_mean(table, batch_size)[0]
+
+
 def below_best(table: Table, batch_size: int, name: str, seeds: int, tolerance: Tolerance) -> str:
     """Return a line on a chosen base that is further below the best than the tolerance.
 
@@ -125,7 +135,7 @@ def below_best(table: Table, batch_size: int, name: str, seeds: int, tolerance: 
         seeds: of every combination.
         tolerance: largest difference from the best that needs no word.
     """
-    best = _by_mean(table, batch_size)[0]
+    best = best_of(table, batch_size)
     chosen = next(cell for cell in table.cells if cell.variant == name)
     highest, mean = statistics.fmean(best.metrics), statistics.fmean(chosen.metrics)
     if abs(highest - mean) <= tolerance.absolute(highest):

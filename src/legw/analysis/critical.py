@@ -14,6 +14,10 @@ meanwhile, by ``change * (k - 1) / 2`` in the mean, which is taken out. Between 
 excess is a straight line in log k. The interval of an excess is a block jackknife's; that of the
 critical batch lies where the lines through the ends of these intervals cross the tolerance.
 
+Streams read other text in an update at another batch size. Of them the weights at the ends of both
+are compared, by their losses over the same text, read once more in as many streams each. The blocks
+are then of text: the interval is that of these weights, and another seed may lie outside of it.
+
 These functions take and return plain values and need no torch.
 
 Reference: Merrill et al. 2025, arXiv 2505.23971: branches from checkpoints, compared at equal data
@@ -133,6 +137,19 @@ def pairs(base: Sequence[float], branch: Sequence[float], cooldown: float = 0.0)
     return list(zip(differences, losses, strict=True))
 
 
+def end_pairs(base: Sequence[float], branch: Sequence[float]) -> Pairs:
+    """Return (difference, base's loss) for each window of a text that both have read at their ends.
+
+    Args:
+        base: losses of the base's last weights, one a window.
+        branch: those of the branch's, of the same windows.
+
+    >>> end_pairs([2.0, 4.0], [2.5, 4.25])
+    [(0.5, 2.0), (0.25, 4.0)]
+    """
+    return [(theirs - loss, loss) for loss, theirs in zip(base, branch, strict=True)]
+
+
 def at_rate_0(values: Sequence[float]) -> list[float]:
     """Return values of a cooldown's end as ones whose mean is that where the rate is 0.
 
@@ -172,6 +189,7 @@ def rung(
     *,
     absolute: bool = False,
     cooldown: float = 0.0,
+    ends: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
 ) -> Rung:
     """Return the excess of the branches of one batch size.
 
@@ -182,6 +200,8 @@ def rung(
             that is not a number ends a branch that diverged.
         absolute: True gives the excess in the loss's unit.
         cooldown: as for `pairs`.
+        ends: of streams for each seed the losses of the base's and of the branch's last weights
+            over the same text; these are then compared.
 
     Raises:
         LegwError: the base's loss is not above 0.
@@ -193,10 +213,13 @@ def rung(
     if any(not all(map(math.isfinite, branch)) for _, branch in runs):
         return Rung(k=k, batch_size=batch_size, excess=None, half_width=None, updates=updates,
                     seeds=len(runs))  # fmt: skip
-    each = [pairs(base, branch, cooldown) for base, branch in runs]
+    if ends:
+        each = [end_pairs(base, branch) for base, branch in ends]
+    else:
+        each = [pairs(base, branch, cooldown) for base, branch in runs]
     together = [(d, 1.0 if absolute else loss) for found in each for d, loss in found]
     excess, half = jackknife_ratio(together, blocks=_blocks(each))
-    if cooldown and half is not None and len(each) < BLOCKS:
+    if cooldown and not ends and half is not None and len(each) < BLOCKS:
         half *= t_quantile(LEVEL, END_FREEDOM) / t_quantile(LEVEL, BLOCKS - 1)
     if excess is None:
         raise LegwError(

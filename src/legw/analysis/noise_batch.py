@@ -16,6 +16,10 @@ Where branches cool down, one of the base's own batch does too, and takes the pl
 counts an update of it by its share of the rate as well, and all are those where the rate is 0. r is
 that of the base at its own rate, by a line about that place, as the loss falls ever more slowly.
 
+Streams read other text in an update at another batch size. There d is the difference of the
+losses of the last weights over the same text, x and x' are those of whole branches, and r is by how
+much the base's loss over a text is lower when it reads it the next time, an example.
+
 Bn makes the sum of the residuals of all branches 0, each with the weight that least squares give
 it: ``(d' / d Bn) / variance``, the variance being that of the base's losses about their line. The
 interval holds every Bn at which that sum is no further from 0 than its own spread allows: that of
@@ -43,7 +47,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from legw.analysis.critical import at_rate_0, pairs
+from legw.analysis.critical import at_rate_0, end_pairs, pairs
 from legw.analysis.stats import LEVEL, t_quantile
 from legw.recipe.branch_rate import compared_from, share_of_rate
 
@@ -84,7 +88,9 @@ class Window:
     """Share of the branches over which they cool down, in [0, 1)."""
     line: Sequence[float] = ()
     """Losses of the base at its own rate, at least 3, about the place of the comparison; those of
-    `base` if not given."""
+    `base` if not given. Of streams the text up to that place, and the same text once more."""
+    ends: Sequence[Sequence[float]] = ()
+    """Of streams the losses over the same text of the last weights of `base` and of each branch."""
 
     @property
     def own_line(self) -> bool:
@@ -210,23 +216,29 @@ def stands_for(middles: Sequence[float], end: float) -> list[float]:
 class _Branch:
     """One branch: the sums of its updates that count, a block of time each."""
 
-    def __init__(self, k: float, window: Window, losses: Sequence[float], warmup: int) -> None:
+    def __init__(self, k: float, window: Window, index: int, warmup: int) -> None:
         self.k = k
+        losses = window.branches[index][1]
         base, cooldown = window.base, window.cooldown
         each, first = len(base) / len(losses), compared_from(len(losses), cooldown)
         seen = _seen(len(base), 0, cooldown)
         warmed = [each * share for share in _seen(len(losses), warmup, cooldown)]
-        differences = [d for d, _ in pairs(base, losses, cooldown)]
+        if window.ends:
+            differences = [d for d, _ in end_pairs(window.ends[0], window.ends[index + 1])]
+            before, own = ([whole[-1]] * len(differences) for whole in (seen, warmed))
+            first = begin = 0
+        else:
+            differences = [d for d, _ in pairs(base, losses, cooldown)]
+            begin = 0 if window.own_line else first  # that line shares the blocks of time
+            before = [seen[round(i * each)] for i in range(first, len(losses))]
+            own = warmed[first : len(losses)]
+            if cooldown:
+                before, own = at_rate_0(before), at_rate_0(own)
         self.count = len(differences)
         self.blocks = [(0.0, 0.0, 0.0)] * BLOCKS
         """Sums of the differences, of the examples seen, and of those with the warmup's shares."""
-        begin = 0 if window.own_line else first  # that line shares the blocks of time
-        before = [seen[round(i * each)] for i in range(first, len(losses))]
-        own = warmed[first : len(losses)]
-        if cooldown:
-            before, own = at_rate_0(before), at_rate_0(own)
         for i, (d, b, c) in enumerate(zip(differences, before, own, strict=True), first):
-            block = (i - begin) * BLOCKS // (len(losses) - begin)
+            block = (i - begin) * BLOCKS // (self.count + first - begin)
             sums = self.blocks[block]
             self.blocks[block] = (sums[0] + d, sums[1] + b, sums[2] + c)
         self.seen = sum(b for _, b, _ in self.blocks) / self.count
@@ -259,23 +271,36 @@ class _Fit:
     """A window's line, and its branches."""
 
     def __init__(self, window: Window, warmup: int) -> None:
-        self.cooldown = window.cooldown
+        self.few_ends = bool(window.cooldown and not window.ends)
         base = window.base if window.own_line else window.line
         self.branches = [
-            _Branch(k, window, losses, warmup)
-            for k, losses in window.branches
+            _Branch(k, window, index, warmup)
+            for index, (k, losses) in enumerate(window.branches)
             if all(map(math.isfinite, losses))
         ]
+        self.doubt = [0.0] * BLOCKS
+        """Each block's part of the error of `fall`."""
+        if window.ends:
+            self._read_twice(base)
+            return
         middle, level = (len(base) - 1) / 2, statistics.fmean(base)
         squares = sum((u - middle) ** 2 for u in range(len(base)))
         self.fall = -sum((u - middle) * loss for u, loss in enumerate(base)) / squares
         """By which the base's loss falls in an update."""
         left = [loss - level + self.fall * (u - middle) for u, loss in enumerate(base)]
         self.variance = statistics.fmean(each * each for each in left) or level**2 * 1e-24 or 1.0
-        self.doubt = [0.0] * BLOCKS
-        """Each block's part of the error of `fall`."""
         for u, each in enumerate(left):
             self.doubt[u * BLOCKS // len(base)] -= (u - middle) * each / squares
+
+    def _read_twice(self, base: Sequence[float]) -> None:
+        """Take the fall from a text that the base has read twice, one time after the other."""
+        count = len(base) // 2
+        falls = [a - b for a, b in zip(base[:count], base[count:], strict=True)]
+        whole = statistics.fmean(falls)
+        self.fall = whole / count
+        self.variance = statistics.pvariance(falls) or whole**2 * 1e-24 or 1.0
+        for u, each in enumerate(falls):
+            self.doubt[u * BLOCKS // count] += (each - whole) / count**2
 
     def parts(self, ratio: float) -> tuple[float, list[float]]:
         """Return the weighted sum of residuals, and the parts that tell its spread."""
@@ -294,7 +319,7 @@ def _solved(fits: Sequence[_Fit], level: float) -> tuple[float, float, float]:
     """Return base batch over noise batch, and both ends of its interval."""
     sums, allowed = [], []
     # In the end of a line its last values weigh most: it has fewer degrees of freedom.
-    blocks = BLOCKS // 2 if fits[0].cooldown else BLOCKS
+    blocks = BLOCKS // 2 if fits[0].few_ends else BLOCKS
     for ratio in RATIOS:
         total, spread = _sum(fits, ratio)
         sums.append(total)

@@ -9,7 +9,8 @@
 The base run stops at each point, where its checkpoint is kept, and goes on. A branch then trains on
 the examples of the base's next `window` updates, at k times the batch and the rule's rate, to which
 it warms up again; at its end the rate falls to 0. At each point k doubles until the loss is surely
-above that of a branch of the base's own batch.
+above that of a branch of the base's own batch. Of streams, which read other text in an update at
+another batch size, the last weights are compared over one text (`probes.replay`).
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from legw.analysis.noise_batch import (
     stands_for,
 )
 from legw.errors import LegwError, check_count, check_range, given, number, setting
+from legw.probes import replay
 from legw.probes.ladder import Watch, one_process, short_run, spacing, unwatched
 from legw.probes.noise import NoiseProbe
 from legw.recipe import Recipe, to_dict
@@ -84,7 +86,7 @@ class Branching:
     """Updates in which a branch's rate rises again."""
     cooldown: float
     """Share of a branch over which its rate falls to 0; at 0 the base run itself is what branches
-    are compared with, and no branch of its batch is made."""
+    are compared with, and no branch of its batch is made, but for streams."""
     seeds: tuple[int, ...]
     """One base run and its branches each."""
     streams: bool
@@ -94,8 +96,9 @@ class Branching:
     @property
     def base_updates(self) -> int:
         """Updates that the base run makes: up to the end of the last window, and with a cooldown as
-        far as the line about the place of its comparison goes."""
+        far as the line about the place of its comparison goes; of streams the text once more."""
         beyond = compared_from(self.window, self.cooldown) - self.window // 2
+        beyond = self.window if self.streams else beyond
         return min(self.points[-1] + self.window + beyond, self.updates)
 
     @property
@@ -118,9 +121,16 @@ class Branching:
     @property
     def most_epochs(self) -> float:
         """Epochs in all if no branch is left out."""
-        each = len(self.ks) + (self.cooldown > 0)
-        branches = len(self.points) * each * self._epochs(self.window)
-        return self.base_epochs + len(self.seeds) * branches
+        each = len(self.ks) + self.base_branches
+        length = self._epochs(self.window)
+        if self.streams:
+            length += replay.SHARE * self._epochs(self.num_examples // self.base.batch_size)
+        return self.base_epochs + len(self.seeds) * len(self.points) * each * length
+
+    @property
+    def base_branches(self) -> bool:
+        """Whether a branch of the base's own batch is what the others are compared with."""
+        return self.cooldown > 0 or self.streams
 
     @property
     def most_examples(self) -> int:
@@ -262,7 +272,7 @@ class _Lengths:
             return None
         step = self.unit if self.streams else ks[-1]
         window = window // step * step
-        last = (self.updates - window) // step
+        last = (self.updates - window * (2 if self.streams else 1)) // step
         places = {min(max(round(share * self.updates / step), 1), last) for share in self.shares}
         if last < 1:
             return None
@@ -412,6 +422,9 @@ class _Runs:
         group = batch_norm.fix_groups(task.model(), self.base.norm_batch_size)
         self.noisy = self.base.batch_size >= 2 * group  # so that there are two pieces
         self.losses: dict[int, list[float | None]] = {}
+        """Of each seed's base run."""
+        self.branches: dict[tuple[int, int, int], list[float]] = {}
+        """Losses of each branch, by its point, k and seed."""
 
     def make_base(self, seed: int) -> None:
         """Make a base run up to its last window's end, keeping the checkpoints of the points.
@@ -479,24 +492,47 @@ class _Runs:
             for seed, losses in each.items():
                 made[seed].append((k, losses))
             runs = [(compared[seed], losses) for seed, losses in each.items()]
-            size = k * self.base.batch_size
-            rungs.append(critical.rung(k, size, runs, absolute=absolute, cooldown=cooldown))
+            ends = [(self._end(point, 1, seed), self._end(point, k, seed)) for seed in seeds]
+            rungs.append(critical.rung(
+                k, k * self.base.batch_size, runs, absolute=absolute, cooldown=cooldown,
+                ends=ends if self.plan.streams else (),
+            ))  # fmt: skip
             if critical.passed(rungs[-1], tolerance):
                 break
         windows = [
-            Window(compared[seed], made[seed], cooldown, self._line(point, seed)) for seed in seeds
-        ]
+            Window(compared[seed], made[seed], cooldown, self._line(point, seed),
+                   self._ends(point, [1, *(one.k for one in rungs)], seed))
+            for seed in seeds
+        ]  # fmt: skip
         return rungs, windows
+
+    def _ends(self, point: int, ks: Sequence[float], seed: int) -> list[list[float]]:
+        """Return what branches of streams have at their ends; nothing of other branches."""
+        return [self._end(point, round(k), seed) for k in ks] if self.plan.streams else []
+
+    def _end(self, point: int, k: int, seed: int) -> list[float]:
+        """Return the losses of a branch's last weights over the text that it has read last."""
+        if not self.plan.streams or not all(map(math.isfinite, self._branch(point, k, seed))):
+            return []
+        size = self.base.batch_size
+        return replay.replay(
+            self.task, self._recipe(k * size), self._branch_folder(point, k, seed),
+            batch_size=self.plan.ks[-1] * size, seed=seed, settings=self.settings,
+            epoch=(point + self.plan.window) * size // self.plan.num_examples - 1,
+        )  # fmt: skip
 
     def _compared(self, point: int, seed: int) -> list[float]:
         """Return the losses with which branches are compared: the base's, or its branch's."""
-        if self.plan.cooldown:
+        if self.plan.base_branches:
             return self._branch(point, 1, seed)
         return self._base_losses(point, point + self.plan.window, seed)
 
     def _line(self, point: int, seed: int) -> list[float]:
-        """Return the base's losses about the place of a comparison where branches cool down."""
+        """Return the base's losses about the place of a comparison where branches cool down; of
+        streams those of the window and of the same text once more."""
         window, cooldown = self.plan.window, self.plan.cooldown
+        if self.plan.streams:
+            return self._base_losses(point, point + 2 * window, seed)
         if not cooldown:
             return []
         begin = point + compared_from(window, cooldown) - window // 2
@@ -507,6 +543,8 @@ class _Runs:
 
     def _base_loss(self, windows: Sequence[Window]) -> float:
         """Return the base's mean loss where branches are compared with it."""
+        if self.plan.streams:
+            return statistics.fmean(loss for window in windows for loss in window.ends[0])
         first = compared_from(len(windows[0].base), self.plan.cooldown)
         ends = [window.base[first:] for window in windows]
         if self.plan.cooldown:
@@ -523,14 +561,19 @@ class _Runs:
         return statistics.fmean(known) / over if known else None
 
     def _branch(self, point: int, k: int, seed: int) -> list[float]:
-        """Make one branch, and return its losses; one of the base's batch has no warmup."""
+        """Make one branch once, and return its losses; one of the base's batch has no warmup."""
+        if (point, k, seed) not in self.branches:
+            self.branches[point, k, seed] = self._make_branch(point, k, seed)
+        return self.branches[point, k, seed]
+
+    def _make_branch(self, point: int, k: int, seed: int) -> list[float]:
         size = k * self.base.batch_size
         epoch = self.task.num_examples(size)  # asked for last: a task may keep the batch size
         window, first = self.plan.window // k, point // k
         if self.plan.streams:
             unit = self.plan.num_examples // self.base.batch_size
             window, first = (n // unit * (epoch // size) for n in (self.plan.window, point))
-        folder = self.root / f"at{point}-b{size}-s{seed}"
+        folder = self._branch_folder(point, k, seed)
         start = Branch(
             checkpoint=keep(self._base_folder(seed), point),
             base=self.base,
@@ -542,12 +585,18 @@ class _Runs:
             order_batch_size=size if self.plan.streams else self.base.batch_size,
         )
         short_run(
-            self.task, branch_recipe(self.base, size, self.rule, self.plan.num_examples), folder,
-            base=self.plan.base, rule=self.rule.name, seed=seed, updates=first + window, probes=[],
-            settings=self.settings, watch=self.watch, start=start,
+            self.task, self._recipe(size), folder, base=self.plan.base, rule=self.rule.name,
+            seed=seed, updates=first + window, probes=[], settings=self.settings,
+            watch=self.watch, start=start,
         )  # fmt: skip
         rows = {row.update: row.loss for row in records.load(folder).updates}
         return [_number(rows.get(update)) for update in range(first, first + window)]
+
+    def _branch_folder(self, point: int, k: int, seed: int) -> Path:
+        return self.root / f"at{point}-b{k * self.base.batch_size}-s{seed}"
+
+    def _recipe(self, batch_size: int) -> Recipe:
+        return branch_recipe(self.base, batch_size, self.rule, self.plan.num_examples)
 
     def _base_losses(self, begin: int, end: int, seed: int) -> list[float]:
         """Return the losses of a base run from one update to another, as far as it was made."""

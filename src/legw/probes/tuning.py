@@ -10,6 +10,7 @@ Contenders are the points within seed noise of the best; `legw.analysis.bases` r
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from legw.errors import (
     RunError,
     check_count,
     one_line,
+    setting,
 )
 from legw.probes import headroom
 from legw.probes.ladder import Watch, one_process, unwatched
@@ -40,7 +42,7 @@ from legw.runs.records import Run
 from legw.study import plan as study
 from legw.study import runner
 from legw.study.base_grid import base_study
-from legw.study.grid import Grid, variants
+from legw.study.grid import Grid, label, variants
 from legw.study.plan import Plan, Row, Study
 from legw.study.pool import MakeTask
 from legw.train import Settings, Task
@@ -366,8 +368,44 @@ def choose_base(
         table=found,
         within=_within(seeds, str(allowed)),
         folder=out,
-        notes=(*ranking.notes, *([far] if far else [])),
+        notes=(
+            *ranking.notes,
+            *([far] if far else []),
+            *at_the_edge(tuning.study.grid, bases.best_of(found, size).variant),
+        ),
     )
+
+
+def at_the_edge(grid: Grid, best: str) -> list[str]:
+    """Return a line for each number of the best point that is the grid's largest or smallest.
+
+    Args:
+        grid: field of the recipe -> its values.
+        best: the combination of the grid.
+
+    >>> at_the_edge({"lr": (0.1, 0.2), "optimizer.nesterov": (True, False)},
+    ...             "lr=0.2 optimizer.nesterov=True")
+    ['the best point has the largest lr of the grid, 0.2: a larger one may be better; give it with \
+`grid` too']
+    """
+    lines = []
+    for name, value in _settings(grid, best).items():
+        numbers = [v for v in grid[name] if isinstance(v, int | float) and not isinstance(v, bool)]
+        if len(numbers) < len(grid[name]) or len(numbers) == 1 or not value:
+            continue
+        for size, edge in (("larg", max(numbers)), ("small", min(numbers))):
+            if value == edge:
+                lines.append(
+                    f"the best point has the {size}est {name} of the grid, {value:g}: a {size}er "
+                    f"one may be better; give it with {setting('grid')} too"
+                )
+    return lines
+
+
+def _settings(grid: Grid, combination: str) -> dict[str, Any]:
+    """Return the settings of a combination of a grid."""
+    every = (dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values()))
+    return next(settings for settings in every if label(settings) == combination)
 
 
 def probes_folder(out: Path) -> Path:

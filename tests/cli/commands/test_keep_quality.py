@@ -226,9 +226,7 @@ def test_the_result_of_another_task_is_refused(
 # train --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "taken", ["stretch-b128", pytest.param("legw-b32", marks=pytest.mark.ci)]
-)
+@pytest.mark.parametrize("taken", ["stretch-b128", pytest.param("legw-b32", marks=pytest.mark.ci)])
 def test_train_makes_the_recommended_run_and_goes_on_with_it(
     legw: Callable, bounded: None, monkeypatch: pytest.MonkeyPatch, taken: str
 ) -> None:
