@@ -74,7 +74,7 @@ the paper's form."""
 
 FORETOLD = (
     "mnist-lstm", "mnist-lstm-muon", "ptb-small", "ptb-small-nesterov", "cifar10",
-    "cifar10-small-muon", "translation",
+    "cifar10-small-muon", "translation", "gpt-small-muon",
 )  # fmt: skip
 """Studies of which the prediction by branches is to be shown, and so is named as missing."""
 

@@ -238,10 +238,14 @@ def test_what_was_read_once_more_is_kept_with_its_number_of_streams(tmp_path: Pa
         assert ask(batch_size=8, settings=settings) == found
         assert (kept.stat().st_mtime_ns != before) == read_again
     assert len(ask(batch_size=4, settings=settings)) == task.num_examples(4) // 4
+    newest = max(tmp_path.glob("checkpoint-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])  # the one before has other weights
+    line = error_line(ask, batch_size=8, settings=settings, kind=RunError)
+    assert line.startswith(f"{tmp_path}: {newest.name}: is damaged (")
     for checkpoint in tmp_path.glob("checkpoint-*.pt"):
         checkpoint.unlink()
     line = error_line(ask, batch_size=8, settings=settings, kind=RunError)
-    assert line == f"{tmp_path}: has no checkpoint to read its weights from"
+    assert line == f"{tmp_path}: has no checkpoint any more; choose another `out`"
 
 
 # The plan ---------------------------------------------------------------------------

@@ -214,31 +214,32 @@ def stands_for(middles: Sequence[float], end: float) -> list[float]:
 
 
 class _Branch:
-    """One branch: the sums of its updates that count, a block of time each."""
+    """One branch: the sums of its updates that count, a block of time each; of streams, of what
+    was read at its end, a block of text each."""
 
     def __init__(self, k: float, window: Window, index: int, warmup: int) -> None:
         self.k = k
-        losses = window.branches[index][1]
-        base, cooldown = window.base, window.cooldown
-        each, first = len(base) / len(losses), compared_from(len(losses), cooldown)
-        seen = _seen(len(base), 0, cooldown)
-        warmed = [each * share for share in _seen(len(losses), warmup, cooldown)]
+        base, losses = window.base, window.branches[index][1]
+        each = len(base) / len(losses)
+        seen = _seen(len(base), 0, window.cooldown)
+        warmed = [each * share for share in _seen(len(losses), warmup, window.cooldown)]
         if window.ends:
+            skipped = 0
             differences = [d for d, _ in end_pairs(window.ends[0], window.ends[index + 1])]
             before, own = ([whole[-1]] * len(differences) for whole in (seen, warmed))
-            first = begin = 0
         else:
-            differences = [d for d, _ in pairs(base, losses, cooldown)]
-            begin = 0 if window.own_line else first  # that line shares the blocks of time
+            first = compared_from(len(losses), window.cooldown)
+            skipped = first if window.own_line else 0  # that line shares the blocks of time
+            differences = [d for d, _ in pairs(base, losses, window.cooldown)]
             before = [seen[round(i * each)] for i in range(first, len(losses))]
             own = warmed[first : len(losses)]
-            if cooldown:
+            if window.cooldown:
                 before, own = at_rate_0(before), at_rate_0(own)
         self.count = len(differences)
         self.blocks = [(0.0, 0.0, 0.0)] * BLOCKS
         """Sums of the differences, of the examples seen, and of those with the warmup's shares."""
-        for i, (d, b, c) in enumerate(zip(differences, before, own, strict=True), first):
-            block = (i - begin) * BLOCKS // (self.count + first - begin)
+        for i, (d, b, c) in enumerate(zip(differences, before, own, strict=True), skipped):
+            block = i * BLOCKS // (self.count + skipped)
             sums = self.blocks[block]
             self.blocks[block] = (sums[0] + d, sums[1] + b, sums[2] + c)
         self.seen = sum(b for _, b, _ in self.blocks) / self.count

@@ -10,10 +10,12 @@ own ups and downs.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
+from torch import Tensor
 
-from legw.errors import RunError
+from legw.errors import RunError, setting
 from legw.recipe import Recipe
 from legw.runs import files, reading
 from legw.train import Settings, Task, batch_norm, checkpoint
@@ -58,7 +60,7 @@ def replay(
         One mean loss for each window of the streams, in the unit of the training loss.
 
     Raises:
-        RunError: the folder has no checkpoint that can be read.
+        RunError: the folder has no checkpoint, or the last one cannot be read.
     """
     kept = _kept(folder, batch_size)
     if kept is not None:
@@ -66,10 +68,7 @@ def replay(
     with joined(settings.device) as world, torch.random.fork_rng():
         model = task.model()
         batch_norm.fix_groups(model, recipe.norm_batch_size)
-        content = checkpoint.load_newest(folder, lambda line: None)
-        if content is None:
-            raise RunError(f"{folder}: has no checkpoint to read its weights from")
-        model.load_state_dict(content["model"])
+        model.load_state_dict(_last_weights(folder))
         model.to(world.device).eval()
         ids = task.order(seed, epoch, batch_size).view(-1, batch_size)
         size = settings.micro_batch_size
@@ -86,6 +85,18 @@ def replay(
     found = [float(each) for each in sums / weights]
     files.write_json(folder / REPLAY, {"batch_size": batch_size, "losses": found})
     return found
+
+
+def _last_weights(folder: Path) -> dict[str, Tensor]:
+    """Return a finished run's weights; those before its last update would be others."""
+
+    def refuse(line: str) -> None:
+        raise RunError(f"{folder}: {line.partition(';')[0]}; choose another {setting('out')}")
+
+    content = checkpoint.load_newest(folder, refuse)
+    if content is None:
+        raise RunError(f"{folder}: has no checkpoint any more; choose another {setting('out')}")
+    return cast("dict[str, Tensor]", content["model"])
 
 
 def _kept(folder: Path, batch_size: int) -> list[float] | None:
