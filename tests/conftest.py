@@ -59,6 +59,12 @@ def known_kinds() -> set[str]:
     return {*kinds(Decay), *kinds(Optimizer)}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Put the documents first: their pages take longest, and would else be all that is left."""
+    session.items.sort(key=lambda item: item.path.name != "test_documents.py")
+
+
 class ByFile(LoadFileScheduling):
     """A file's tests run in one process, as they share fixtures; of the documents, a page's.
 

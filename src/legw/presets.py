@@ -390,7 +390,7 @@ GPT_SMALL_MUON = Recipe(
     "Muon with weight decay as in arXiv 2502.16982",
 )
 """The same with Muon for queries, keys, values, outputs and MLPs, AdamW for the table of words,
-and a linear decay. Not tuned yet."""
+and a linear decay."""
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

@@ -217,7 +217,7 @@ def mean_loss(task: Streams, folder: Path, streams: int) -> float:
     windows = (length - 1) // task.window
     rows = task.tokens[: streams * length].view(streams, length)[:, : windows * task.window + 1]
     with torch.no_grad():
-        logits, _ = model(rows[:, :-1], None)
+        logits, _ = model.eval()(rows[:, :-1], None)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
     return float(loss) * task.window
 
@@ -226,7 +226,7 @@ def test_what_was_read_once_more_is_kept_with_its_number_of_streams(tmp_path: Pa
     task = Streams()
     base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=1, optimizer=SGD(momentum=0.0))
     fit(task, base, out=tmp_path, seed=0, settings=SETTINGS)
-    ask = partial(replay, task, base, tmp_path, epoch=0, seed=0)
+    ask = partial(replay, task, base, tmp_path, updates=187, epoch=0, seed=0)
     settings = replace(SETTINGS, micro_batch_size=3)
     found = ask(batch_size=8, settings=settings)
     assert len(found) == task.num_examples(8) // 8
@@ -238,14 +238,39 @@ def test_what_was_read_once_more_is_kept_with_its_number_of_streams(tmp_path: Pa
         assert ask(batch_size=8, settings=settings) == found
         assert (kept.stat().st_mtime_ns != before) == read_again
     assert len(ask(batch_size=4, settings=settings)) == task.num_examples(4) // 4
-    newest = max(tmp_path.glob("checkpoint-*.pt"))
-    newest.write_bytes(newest.read_bytes()[:1000])  # the one before has other weights
+    newest = max(tmp_path.glob("checkpoint-*.pt"))  # the one before has other weights
+    newest.write_bytes(newest.read_bytes()[:1000])
     line = error_line(ask, batch_size=8, settings=settings, kind=RunError)
-    assert line.startswith(f"{tmp_path}: {newest.name}: is damaged (")
-    for checkpoint in tmp_path.glob("checkpoint-*.pt"):
-        checkpoint.unlink()
+    assert line.startswith(f"{newest}: is damaged (")
+    newest.unlink()
     line = error_line(ask, batch_size=8, settings=settings, kind=RunError)
-    assert line == f"{tmp_path}: has no checkpoint any more; choose another `out`"
+    assert line.startswith(f"{tmp_path}: has no checkpoint of update 187 any more")
+
+
+class Forgetful(Streams):
+    """Streams whose order goes by the batch size that was asked for last, with much dropout."""
+
+    def model(self) -> nn.Module:
+        made = super().model()
+        made.embed = nn.Sequential(made.embed, nn.Dropout(0.5))
+        return made
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        count = (len(self.tokens) // self.batch_size - 1) // self.window * self.batch_size
+        return torch.arange(count)
+
+
+def test_what_was_read_once_more_has_no_dropout_and_the_streams_that_were_asked_for(
+    tmp_path: Path,
+) -> None:
+    task = Forgetful()
+    base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=1, optimizer=SGD(momentum=0.0))
+    fit(task, base, out=tmp_path, seed=0, settings=SETTINGS)
+    task.num_examples(5)
+    found = replay(task, base, tmp_path, updates=187, batch_size=8, epoch=0, seed=0,
+                   settings=SETTINGS)  # fmt: skip
+    expected = mean_loss(task, tmp_path, 8)
+    assert statistics.fmean(found) == pytest.approx(expected, rel=1e-12)
 
 
 # The plan ---------------------------------------------------------------------------
@@ -282,6 +307,18 @@ def test_a_budget_below_the_ladder_of_streams_shortens_it() -> None:
         assert short.ks == (2,) and short.most_epochs == pytest.approx(5 + 4 * 4 / 3)
         whole = plan_branches(Streams(), base, points=points, budget=13.1, cooldown=cooldown)
         assert whole.ks == (2, 4) and whole.most_epochs == pytest.approx(5 + 6 * 4 / 3)
+
+
+def test_streams_need_three_epochs_and_no_longer_window_moves_a_point() -> None:
+    base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=10)
+    each = Streams().num_examples(4) // 4
+    plan = plan_branches(
+        Streams(), base, points=(0.1, 0.6, 0.8), window=0.5, budget=1000.0, cooldown=0.0
+    )
+    assert (plan.points, plan.window) == ((each, 6 * each, 8 * each), each)
+    short = replace(base, epochs=2)
+    line = error_line(plan_branches, Streams(), short, points=(0.5,), window=0.5, kind=LegwError)
+    assert line.startswith("epochs=2: must be at least 3 for streams")
 
 
 def test_what_can_be_no_plan() -> None:

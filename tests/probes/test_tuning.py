@@ -119,6 +119,10 @@ def test_a_best_point_at_the_edge_of_the_grid_is_told(
     assert all(size in said(line) for line in lines)
 
 
+def test_a_tuned_base_notes_the_edge_of_its_grid(tuned: TunedBase) -> None:
+    assert any("est lr of the grid" in line for line in tuned.notes)
+
+
 def test_one_seed_is_compared_by_the_tolerance(tuned: TunedBase, digits: Task) -> None:
     found = tune(digits, tuned.folder, seeds=(0,), tolerance="0.9", probes=False)
     assert set(found.ranking.order) == {"lr=0.1", "lr=0.2"}

@@ -15,8 +15,9 @@ excess is a straight line in log k. The interval of an excess is a block jackkni
 critical batch lies where the lines through the ends of these intervals cross the tolerance.
 
 Streams read other text in an update at another batch size. Of them the weights at the ends of both
-are compared, by their losses over the same text, read once more in as many streams each. The blocks
-are then of text: the interval is that of these weights, and another seed may lie outside of it.
+are compared, by their losses over the same text, which both read in the same number of streams.
+With one seed the blocks are of text, and the interval is that of these weights alone: another
+training may lie outside of it. With two seeds and more each seed is a block.
 
 These functions take and return plain values and need no torch.
 
@@ -210,7 +211,7 @@ def rung(
     Rung(k=2, batch_size=32, excess=0.05, half_width=0.0, updates=40, seeds=1)
     """
     updates = max(len(branch) for _, branch in runs)
-    if any(not all(map(math.isfinite, branch)) for _, branch in runs):
+    if any(not all(map(math.isfinite, branch)) for _, branch in [*runs, *ends]):
         return Rung(k=k, batch_size=batch_size, excess=None, half_width=None, updates=updates,
                     seeds=len(runs))  # fmt: skip
     if ends:
@@ -218,7 +219,9 @@ def rung(
     else:
         each = [pairs(base, branch, cooldown) for base, branch in runs]
     together = [(d, 1.0 if absolute else loss) for found in each for d, loss in found]
-    excess, half = jackknife_ratio(together, blocks=_blocks(each))
+    few = 2 if ends else BLOCKS  # from so many seeds on, each is a block
+    blocks = len(each) if len(each) >= few else BLOCKS
+    excess, half = jackknife_ratio(together, blocks=blocks)
     if cooldown and not ends and half is not None and len(each) < BLOCKS:
         half *= t_quantile(LEVEL, END_FREEDOM) / t_quantile(LEVEL, BLOCKS - 1)
     if excess is None:
@@ -228,11 +231,6 @@ def rung(
         )
     return Rung(k=k, batch_size=batch_size, excess=round(excess, 12), half_width=half,
                 updates=updates, seeds=len(runs))  # fmt: skip
-
-
-def _blocks(each: Sequence[Pairs]) -> int:
-    """Return the blocks of a jackknife: a few, or one a seed, as seeds are independent."""
-    return len(each) if len(each) >= BLOCKS else BLOCKS
 
 
 def passed(one: Rung, tolerance: float) -> bool:

@@ -18,7 +18,10 @@ that of the base at its own rate, by a line about that place, as the loss falls 
 
 Streams read other text in an update at another batch size. There d is the difference of the
 losses of the last weights over the same text, x and x' are those of whole branches, and r is by how
-much the base's loss over a text is lower when it reads it the next time, an example.
+much the base's loss over a text is lower when it reads it the next time, an example, about the
+window's end. Blocks are then of text, and the variance is that of these falls. What one training
+adds to its last weights is common to all blocks of its seed: with two seeds and more the spread is
+at least that of the seeds' sums, and with one the interval is that of its weights alone.
 
 Bn makes the sum of the residuals of all branches 0, each with the weight that least squares give
 it: ``(d' / d Bn) / variance``, the variance being that of the base's losses about their line. The
@@ -268,16 +271,25 @@ def _seen(updates: int, warmup: int, cooldown: float) -> list[float]:
     return list(itertools.accumulate(shares, initial=0.0))
 
 
+def _read(window: Window, index: int) -> bool:
+    """Whether a branch has finite losses at its end, where these are compared."""
+    if not window.ends:
+        return True
+    end = window.ends[index + 1]
+    return bool(end) and all(map(math.isfinite, end))
+
+
 class _Fit:
     """A window's line, and its branches."""
 
     def __init__(self, window: Window, warmup: int) -> None:
+        self.of_text = bool(window.ends)
         self.few_ends = bool(window.cooldown and not window.ends)
         base = window.base if window.own_line else window.line
         self.branches = [
             _Branch(k, window, index, warmup)
             for index, (k, losses) in enumerate(window.branches)
-            if all(map(math.isfinite, losses))
+            if all(map(math.isfinite, losses)) and _read(window, index)
         ]
         self.doubt = [0.0] * BLOCKS
         """Each block's part of the error of `fall`."""
@@ -322,20 +334,26 @@ def _solved(fits: Sequence[_Fit], level: float) -> tuple[float, float, float]:
     # In the end of a line its last values weigh most: it has fewer degrees of freedom.
     blocks = BLOCKS // 2 if fits[0].few_ends else BLOCKS
     for ratio in RATIOS:
-        total, spread = _sum(fits, ratio)
+        total, found = _sum(fits, ratio)
         sums.append(total)
-        quantile = t_quantile(level, blocks * len(fits) - 1)
-        if abs(total) <= quantile * spread:
+        bound = _bound([part for each in found for part in each], level, blocks * len(fits))
+        if fits[0].of_text and len(fits) > 1:
+            bound = max(bound, _bound([sum(each) for each in found], level, len(fits)))
+        if abs(total) <= bound:
             allowed.append(ratio)
     ratio = _crossing(fits, sums)
     return ratio, min([*allowed, ratio]), max([*allowed, ratio])
 
 
-def _sum(fits: Sequence[_Fit], ratio: float) -> tuple[float, float]:
-    """Return the weighted sum of all residuals, and its spread."""
+def _sum(fits: Sequence[_Fit], ratio: float) -> tuple[float, list[list[float]]]:
+    """Return the weighted sum of all residuals, and each fit's parts that tell its spread."""
     each = [fit.parts(ratio) for fit in fits]
-    parts = [part for _, found in each for part in found]
-    return sum(total for total, _ in each), statistics.stdev(parts) * math.sqrt(len(parts))
+    return sum(total for total, _ in each), [parts for _, parts in each]
+
+
+def _bound(parts: Sequence[float], level: float, count: int) -> float:
+    """Return how far from 0 the sum of parts may be, of which so many are independent."""
+    return t_quantile(level, count - 1) * statistics.stdev(parts) * math.sqrt(len(parts))
 
 
 def _crossing(fits: Sequence[_Fit], sums: Sequence[float]) -> float:

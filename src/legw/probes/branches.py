@@ -230,6 +230,11 @@ class _Lengths:
         """Return the plan with the longest window, up to a share, that a budget allows."""
         longest = max(int(share * self.updates) // self.unit, 1)
         least = next((n for n in range(1, longest + 1) if self.plan(n) is not None), None)
+        if least is None and self.streams and self.updates < 3 * self.unit:
+            raise LegwError(
+                f"{given('epochs', f'{self.run_epochs:g}')}: must be at least 3 for streams: one "
+                "up to a branch, one of the branch, and one that shows how the base's loss falls"
+            )
         if least is None:
             raise LegwError(
                 f"{given('window', f'{share:g}')}: has {longest * self.unit} of the run's "
@@ -273,9 +278,10 @@ class _Lengths:
         step = self.unit if self.streams else ks[-1]
         window = window // step * step
         last = (self.updates - window * (2 if self.streams else 1)) // step
-        places = {min(max(round(share * self.updates / step), 1), last) for share in self.shares}
-        if last < 1:
-            return None
+        wanted = {max(round(share * self.updates / step), 1) for share in self.shares}
+        places = {min(place, last) for place in wanted}
+        if last < 1 or (self.streams and units > 1 and places != wanted):
+            return None  # a longer window is no reason to branch earlier
         return Branching(
             base=self.base, updates=self.updates, num_examples=self.num_examples,
             points=tuple(sorted(place * step for place in places)), ks=tuple(ks), window=window,
@@ -358,7 +364,7 @@ def measure_critical(
         budget: epochs of all runs together, above 0; None is those of 2.5 base runs.
         branch_warmup: updates in which a branch's rate rises again, at least 0.
         cooldown: share of each branch over which its rate falls to 0, in [0, 0.9]; with 0 branches
-            are compared with the base run itself, as in the reference.
+            are compared with the base run itself, as in the reference, if not of streams.
         rule: the rule that gives a branch its rate: a `Rule`, or the name of one.
         seeds: one base run and its branches each.
         settings: device, precision and micro-batch size of the runs; None takes the defaults.
@@ -511,15 +517,25 @@ class _Runs:
         return [self._end(point, round(k), seed) for k in ks] if self.plan.streams else []
 
     def _end(self, point: int, k: int, seed: int) -> list[float]:
-        """Return the losses of a branch's last weights over the text that it has read last."""
+        """Return the losses of a branch's last weights over the text that it has read last;
+        nothing of a branch that diverged, and of one that is not of streams."""
         if not self.plan.streams or not all(map(math.isfinite, self._branch(point, k, seed))):
             return []
-        size = self.base.batch_size
-        return replay.replay(
+        size, start = self.base.batch_size, self._start(point, k, seed)
+        found = replay.replay(
             self.task, self._recipe(k * size), self._branch_folder(point, k, seed),
+            updates=start.first + start.updates, earlier_updates=start.earlier_updates,
             batch_size=self.plan.ks[-1] * size, seed=seed, settings=self.settings,
             epoch=(point + self.plan.window) * size // self.plan.num_examples - 1,
         )  # fmt: skip
+        self._check_base(k, found, self._branch_folder(point, k, seed))
+        return found
+
+    def _check_base(self, k: int, losses: Sequence[float], folder: Path) -> None:
+        """Raise if the branch that all others are compared with has diverged."""
+        if k == 1 and not all(map(math.isfinite, losses)):
+            raise LegwError(f"{folder}: the branch of the base's own batch diverged; "
+                            "a branch needs a base that trains")  # fmt: skip
 
     def _compared(self, point: int, seed: int) -> list[float]:
         """Return the losses with which branches are compared: the base's, or its branch's."""
@@ -567,14 +583,27 @@ class _Runs:
         return self.branches[point, k, seed]
 
     def _make_branch(self, point: int, k: int, seed: int) -> list[float]:
+        start, folder = self._start(point, k, seed), self._branch_folder(point, k, seed)
+        end = start.first + start.updates
+        short_run(
+            self.task, self._recipe(k * self.base.batch_size), folder, base=self.plan.base,
+            rule=self.rule.name, seed=seed, updates=end, probes=[], settings=self.settings,
+            watch=self.watch, start=start,
+        )  # fmt: skip
+        rows = {row.update: row.loss for row in records.load(folder).updates}
+        losses = [_number(rows.get(update)) for update in range(start.first, end)]
+        self._check_base(k, losses, folder)
+        return losses
+
+    def _start(self, point: int, k: int, seed: int) -> Branch:
+        """Return from where a branch starts, and how long it is."""
         size = k * self.base.batch_size
         epoch = self.task.num_examples(size)  # asked for last: a task may keep the batch size
         window, first = self.plan.window // k, point // k
         if self.plan.streams:
             unit = self.plan.num_examples // self.base.batch_size
             window, first = (n // unit * (epoch // size) for n in (self.plan.window, point))
-        folder = self._branch_folder(point, k, seed)
-        start = Branch(
+        return Branch(
             checkpoint=keep(self._base_folder(seed), point),
             base=self.base,
             base_updates=point,
@@ -584,13 +613,6 @@ class _Runs:
             cooldown=self.plan.cooldown,
             order_batch_size=size if self.plan.streams else self.base.batch_size,
         )
-        short_run(
-            self.task, self._recipe(size), folder, base=self.plan.base, rule=self.rule.name,
-            seed=seed, updates=first + window, probes=[], settings=self.settings,
-            watch=self.watch, start=start,
-        )  # fmt: skip
-        rows = {row.update: row.loss for row in records.load(folder).updates}
-        return [_number(rows.get(update)) for update in range(first, first + window)]
 
     def _branch_folder(self, point: int, k: int, seed: int) -> Path:
         return self.root / f"at{point}-b{k * self.base.batch_size}-s{seed}"

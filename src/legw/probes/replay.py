@@ -10,15 +10,16 @@ own ups and downs.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from legw.errors import RunError, setting
 from legw.recipe import Recipe
 from legw.runs import files, reading
-from legw.train import Settings, Task, batch_norm, checkpoint
+from legw.train import Settings, Task, batch_norm, checkpoint, optim
+from legw.train.batches import derive
+from legw.train.checkpoint_content import Expected
 from legw.train.dist import joined
 from legw.train.precision import autocast
 from legw.train.task import State
@@ -38,6 +39,8 @@ def replay(
     recipe: Recipe,
     folder: Path,
     *,
+    updates: int,
+    earlier_updates: int = 0,
     batch_size: int,
     epoch: int,
     seed: int,
@@ -51,52 +54,76 @@ def replay(
         task: the run's task.
         recipe: the run's recipe.
         folder: the run's folder.
+        updates: the number of the run's last update, from 1.
+        earlier_updates: steps that its optimizer had made before, as a branch's.
         batch_size: number of streams in which the examples are read.
         epoch: whose order of examples is read.
-        seed: of that order.
+        seed: the run's.
         settings: device, precision and micro-batch size; `auto` reads 64 streams at once.
 
     Returns:
         One mean loss for each window of the streams, in the unit of the training loss.
 
     Raises:
-        RunError: the folder has no checkpoint, or the last one cannot be read.
+        RunError: the folder has no checkpoint of the last update, or it is damaged or of another
+            model.
     """
     kept = _kept(folder, batch_size)
     if kept is not None:
         return kept
-    with joined(settings.device) as world, torch.random.fork_rng():
-        model = task.model()
-        batch_norm.fix_groups(model, recipe.norm_batch_size)
-        model.load_state_dict(_last_weights(folder))
+    task.num_examples(batch_size)  # a task may keep the batch size that was asked for last
+    size = settings.micro_batch_size
+    at_once = STREAMS if size == "auto" else size
+    with joined(settings.device) as world:
+        cuda = [world.device] if world.device.type == "cuda" else []
+        with torch.random.fork_rng(cuda):
+            model = _trained(task, recipe, folder, updates, earlier_updates, seed)
         model.to(world.device).eval()
-        ids = task.order(seed, epoch, batch_size).view(-1, batch_size)
-        size = settings.micro_batch_size
-        at_once = STREAMS if size == "auto" else size
-        sums, weights = torch.zeros(len(ids)).double(), torch.zeros(len(ids)).double()
-        with torch.inference_mode(), autocast(world.device.type, settings.precision):
-            for streams in torch.split(ids, at_once, dim=1):
-                state: State = None
-                for window, examples in enumerate(streams):
-                    batch = task.batch(examples, world.device)
-                    loss, weight, state = task.loss(model, batch, state)
-                    sums[window] += float(loss)
-                    weights[window] += float(weight)
-    found = [float(each) for each in sums / weights]
+        with torch.no_grad(), autocast(world.device.type, settings.precision):
+            ids = task.order(seed, epoch, batch_size).view(-1, batch_size)
+            found = _losses(task, model, ids, at_once, world.device)
     files.write_json(folder / REPLAY, {"batch_size": batch_size, "losses": found})
     return found
 
 
-def _last_weights(folder: Path) -> dict[str, Tensor]:
-    """Return a finished run's weights; those before its last update would be others."""
+def _losses(
+    task: Task, model: nn.Module, ids: Tensor, at_once: int, device: torch.device
+) -> list[float]:
+    """Return the mean loss of each window; `ids` has a row for each and a column a stream."""
+    sums, weights = torch.zeros(len(ids)).double(), torch.zeros(len(ids)).double()
+    for streams in torch.split(ids, at_once, dim=1):
+        state: State = None
+        for window, examples in enumerate(streams):
+            loss, weight, state = task.loss(model, task.batch(examples, device), state)
+            sums[window] += float(loss)
+            weights[window] += float(weight)
+    return [float(each) for each in sums / weights]
 
-    def refuse(line: str) -> None:
-        raise RunError(f"{folder}: {line.partition(';')[0]}; choose another {setting('out')}")
 
-    content = checkpoint.load_newest(folder, refuse)
-    if content is None:
-        raise RunError(f"{folder}: has no checkpoint any more; choose another {setting('out')}")
-    return cast("dict[str, Tensor]", content["model"])
+def _trained(  # noqa: PLR0917 (all that `replay` knows of the run)
+    task: Task, recipe: Recipe, folder: Path, updates: int, earlier_updates: int, seed: int
+) -> nn.Module:
+    """Return the model with a run's last weights; those of an earlier update would be others."""
+    path = folder / f"checkpoint-{updates:09d}.pt"
+    if not reading.there(path):
+        raise RunError(
+            f"{folder}: has no checkpoint of update {updates} any more; choose another "
+            f"{setting('out')}"
+        )
+    torch.manual_seed(derive(seed, "model"))
+    model = task.model()
+    batch_norm.fix_groups(model, recipe.norm_batch_size)
+    expected = Expected(
+        model=model,
+        optimizer=optim.for_task(task, recipe, model),
+        batch_size=recipe.batch_size,
+        most_updates=updates,
+        steering=None,
+        carried=lambda: None,
+        earlier_updates=earlier_updates,
+    )
+    model.load_state_dict(checkpoint.read_stateless(path, updates, expected)["model"])
+    return model
 
 
 def _kept(folder: Path, batch_size: int) -> list[float] | None:
