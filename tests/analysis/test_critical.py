@@ -230,6 +230,15 @@ def test_the_smallest_point_counts_and_the_advice_follows_it() -> None:
     )
 
 
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_what_one_seed_of_streams_leaves_out_is_told(streams: bool, seeds: list[int]) -> None:
+    found = {**result(made(0.0, 0.02)), "plan": {"streams": streams, "seeds": seeds}}
+    told = [line for line in critical.critical_lines(found) if "another training" in line]
+    assert len(told) == (streams and len(seeds) == 1)
+    assert all(line.endswith("give more `seeds`") for line in told)
+
+
 @pytest.mark.parametrize(
     ("ladder", "says"),
     [

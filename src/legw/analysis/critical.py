@@ -340,7 +340,16 @@ def critical_lines(found: Mapping[str, Any]) -> list[str]:
         f"{_tolerance(found)}",
         _advice(found),
         *_noise_batch(found.get("noise_batch")),
+        *_one_seed(found.get("plan", {})),
     ]
+
+
+def _one_seed(plan: Mapping[str, Any]) -> list[str]:
+    """Return what the intervals of streams leave out where there is one seed."""
+    if not plan.get("streams") or len(plan["seeds"]) > 1:
+        return []
+    return ["these intervals leave out by how much another training would differ: give more "
+            f"{setting('seeds')}"]  # fmt: skip
 
 
 def _noise_batch(found: Mapping[str, Any] | None) -> list[str]:
