@@ -81,7 +81,8 @@ def test_a_base_far_below_the_best_is_told_of() -> None:
 
 def test_the_order_is_the_one_that_the_documents_state() -> None:
     page = (Path(__file__).parents[2] / "docs" / "tune.md").read_text(encoding="utf-8")
-    rows = [row.split("|")[1:5] for row in page.splitlines() if row.startswith("| ")][1:]
+    table = next(part for part in page.split("\n\n") if part.startswith("| predictor "))
+    rows = [row.split("|")[1:5] for row in table.splitlines() if row.startswith("| ")][1:]
     said = [(row[0].strip(), row[3].strip()) for row in rows if "shown alone" not in row[3]]
     assert said == [
         ("loss at 4x over 1x", "the largest"), ("loss of the first tenth", "the smallest"),
