@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from legw.analysis import critical
 from legw.analysis.noise_batch import Window, noise_batch
 from legw.errors import LegwError, RunError
 from legw.probes import measure_critical, plan_branches
-from legw.probes.branches import branch_recipe, estimated_seconds, streams
+from legw.probes.branch_plan import estimated_seconds, streams
+from legw.probes.branches import branch_recipe
 from legw.probes.replay import REPLAY, replay
 from legw.runs import records
 from legw.train import Metric, Settings, fit
@@ -188,7 +190,7 @@ def test_a_ladder_ends_where_the_tolerance_is_surely_passed(tmp_path: Path) -> N
 def test_streams_branch_at_the_ends_of_epochs(tmp_path: Path) -> None:
     """Every batch size reads the whole text in an epoch, each with its own number of updates."""
     task = Streams()
-    base = Recipe(name="streams", batch_size=4, lr=0.1, epochs=10, optimizer=SGD(momentum=0.0))
+    base = Recipe(name="streams", batch_size=4, lr=0.01, epochs=10, optimizer=AdamW())
     assert streams(task, 4) and not streams(Lines(), 2)
     plan = plan_branches(task, base, points=(0.3,))
     each = task.num_examples(4) // 4
@@ -206,6 +208,49 @@ def test_streams_branch_at_the_ends_of_epochs(tmp_path: Path) -> None:
     assert found["points"][0]["base_loss"] == pytest.approx(ends[0], rel=1e-9)
     for one, end in zip(found["points"][0]["branches"], ends[1:], strict=True):
         assert one["excess"] == pytest.approx(end / ends[0] - 1, rel=1e-6)
+    assert found["points"][0]["noise_batch"] == asdict(noise_batch([from_files(tmp_path)], 4, 10))
+
+
+def from_files(folder: Path) -> Window:
+    """Return the window of a point of streams, as its runs and what was read lie in a folder."""
+    base = [row.loss for row in records.load(folder / "base-s0").updates]
+    point = 3 * (len(base) // 5)
+    runs = [folder / f"at{point}-b{size}-s0" for size in (4, 8, 16)]
+    one, *larger = [[row.loss for row in records.load(run).updates] for run in runs]
+    ends = [json.loads((run / REPLAY).read_text())["losses"] for run in runs]
+    return Window(one, list(zip((2, 4), larger, strict=True)), 0.5, base[point:], ends)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        pytest.param(Lines(), id="examples"),
+        pytest.param(Streams(tokens=1200), marks=pytest.mark.ci, id="streams"),
+    ],
+)
+def test_a_branch_of_the_bases_own_batch_that_diverges_is_one_line(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All others would be compared with nothing."""
+    monkeypatch.chdir(tmp_path)
+    true_loss, broken = task.loss, []
+
+    def loss(model: nn.Module, batch: Any, state: Any) -> tuple[Tensor, Any, Any]:
+        total, weight, after = true_loss(model, batch, state)
+        return (total * math.inf if broken else total), weight, after
+
+    def watch(folder: Path, updates: int | None) -> list[Any]:
+        broken[:] = ["branch"] if folder.name.startswith("at") else []
+        return []
+
+    monkeypatch.setattr(task, "loss", loss)
+    base = Recipe(name=task.name, batch_size=4, lr=0.01, epochs=6, optimizer=SGD(momentum=0.0))
+    line = error_line(
+        measure_critical, task, base, out="runs", points=(0.4,), window=0.35, budget=100.0,
+        settings=SETTINGS, watch=watch, kind=LegwError,
+    )  # fmt: skip
+    assert line.endswith("s0: the branch of the base's own batch diverged; a branch needs a base "
+                         "that trains")  # fmt: skip
 
 
 def mean_loss(task: Streams, folder: Path, streams: int) -> float:

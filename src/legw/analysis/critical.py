@@ -348,7 +348,7 @@ def _one_seed(plan: Mapping[str, Any]) -> list[str]:
     """Return what the intervals of streams leave out where there is one seed."""
     if not plan.get("streams") or len(plan["seeds"]) > 1:
         return []
-    return ["these intervals leave out by how much another training would differ: give more "
+    return ["these intervals leave out how much another training would differ: give more "
             f"{setting('seeds')}"]  # fmt: skip
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from legw.probes.assumptions import check_assumptions
 from legw.probes.batch_plan import BatchPlan, plan_batch_size
-from legw.probes.branches import Branching, measure_critical, plan_branches
+from legw.probes.branch_plan import Branching, plan_branches
+from legw.probes.branches import measure_critical
 from legw.probes.curvature import CurvatureProbe
 from legw.probes.headroom import Headroom, measure_headroom
 from legw.probes.ladder import measure_curvature, measure_noise

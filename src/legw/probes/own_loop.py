@@ -36,7 +36,7 @@ from legw.analysis.critical import TOLERANCE, CriticalBatch, Rung
 from legw.analysis.noise import NoiseScale as Estimate
 from legw.analysis.noise_batch import NoiseBatch, Window, noise_batch
 from legw.errors import LegwError, check_count, check_range, number, setting
-from legw.probes.branches import WARMUP_UPDATES
+from legw.probes.branch_plan import WARMUP_UPDATES
 from legw.recipe.branch_rate import COOLDOWN, MAX_COOLDOWN, share_of_rate
 from legw.runs.measurements import Noise
 

@@ -27,11 +27,11 @@ from legw.train.task import State
 REPLAY = "replay.json"
 """Name of the file of a run folder that keeps what was read."""
 
-STREAMS = 64
+AT_ONCE = 64
 """Streams that are read at once where no micro-batch size is given: no activations are kept."""
 
-SHARE = 1 / 3
-"""Cost of reading an example once more over that of training on it: there is no backward pass."""
+COST = 1 / 3
+"""What reading an example once more is counted as, over training on it: it has no backward pass."""
 
 
 def replay(
@@ -73,7 +73,7 @@ def replay(
         return kept
     task.num_examples(batch_size)  # a task may keep the batch size that was asked for last
     size = settings.micro_batch_size
-    at_once = STREAMS if size == "auto" else size
+    at_once = AT_ONCE if size == "auto" else size
     with joined(settings.device) as world:
         cuda = [world.device] if world.device.type == "cuda" else []
         with torch.random.fork_rng(cuda):

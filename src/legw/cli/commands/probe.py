@@ -254,14 +254,14 @@ def _critical(options: Critical) -> int:
     points = _shares(options.points)
     seeds = read_seeds(options.seeds)
     from legw.cli import tables
-    from legw.probes import branches
+    from legw.probes import branch_plan, branches
 
     task, settings = task_of(options.app, options), options.machine.settings(resume=True)
-    plan = branches.plan_branches(
+    plan = branch_plan.plan_branches(
         task, base, points=points, window=options.window, budget=options.budget,
         branch_warmup=options.branch_warmup, cooldown=options.cooldown, seeds=seeds,
     )  # fmt: skip
-    seconds = branches.estimated_seconds(plan, task, settings)
+    seconds = branch_plan.estimated_seconds(plan, task, settings)
     cost = f"{plan.said()}, about {duration(seconds)} here"
     output.to_stderr(cost)
     if options.dry_run:
