@@ -31,7 +31,7 @@ AT_ONCE = 64
 """Streams that are read at once where no micro-batch size is given: no activations are kept."""
 
 COST = 1 / 3
-"""What reading an example once more is counted as, over training on it: it has no backward pass."""
+"""Cost at which reading an example is counted, over that of training on it: no backward pass."""
 
 
 def replay(
