@@ -22,7 +22,7 @@ from legw.analysis import critical
 from legw.analysis.noise_batch import Window, noise_batch
 from legw.errors import LegwError, RunError
 from legw.probes import measure_critical, plan_branches
-from legw.probes.branch_plan import estimated_seconds, streams
+from legw.probes.branch_plan import estimated_seconds, made_examples, streams
 from legw.probes.branches import branch_recipe
 from legw.probes.replay import REPLAY, replay
 from legw.runs import records
@@ -417,3 +417,14 @@ def test_the_time_is_that_of_all_examples() -> None:
     plan = plan_branches(Lines(), BASE)
     seconds = estimated_seconds(plan, Lines(), SETTINGS)
     assert 0 < seconds < 3600
+
+
+def test_what_is_made_already_takes_no_time(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out, plan = Path("runs"), plan_branches(Lines(), BASE, points=(0.2,))
+    assert made_examples(out) == 0
+    measure_critical(Lines(), BASE, out=out, points=(0.2,), settings=SETTINGS, tolerance=0.5)
+    made = made_examples(out)
+    assert 0 < made <= plan.most_examples
+    assert estimated_seconds(plan, Lines(), SETTINGS, made=plan.most_examples) == 0
+    assert estimated_seconds(plan, Lines(), SETTINGS, made=made) < 3600

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from legw import schedule
@@ -17,6 +18,7 @@ from legw.errors import LegwError, check_count, check_range, given, number, sett
 from legw.probes import replay
 from legw.recipe import Recipe
 from legw.recipe.branch_rate import COOLDOWN, MAX_COOLDOWN, compared_from
+from legw.runs import records
 from legw.train import Settings, Task
 from legw.train.dist import joined
 from legw.train.estimate import estimate
@@ -279,11 +281,32 @@ def _examples(task: Task, batch_size: int) -> int:
         return 0
 
 
-def estimated_seconds(plan: Branching, task: Task, settings: Settings | None = None) -> float:
+def made_examples(out: Path) -> int:
+    """Return the examples on which the runs in a folder have trained already.
+
+    Args:
+        out: folder of a measurement, which need not be there.
+
+    Raises:
+        RunError: a run in it is damaged.
+    """
+    runs = (records.load(folder) for folder in records.find_runs(out))
+    return sum(len(run.updates) * run.manifest.recipe.batch_size for run in runs)
+
+
+def estimated_seconds(
+    plan: Branching, task: Task, settings: Settings | None = None, made: int = 0
+) -> float:
     """Return about how long the runs of a plan take here, by a short measurement.
 
     An update of a large batch is counted as that many of small ones, so it is an upper bound
     as the cost in examples is.
+
+    Args:
+        plan: of the measurement.
+        task: the task to train.
+        settings: device, precision and micro-batch size; None takes the defaults.
+        made: examples of the plan that earlier calls have trained on, at least 0.
     """
     settings = settings or Settings()
     size = settings.micro_batch_size
@@ -296,4 +319,5 @@ def estimated_seconds(plan: Branching, task: Task, settings: Settings | None = N
             precision=settings.precision,
             lanes=settings.lanes,
         )
-    return plan.most_examples / plan.base.batch_size * found.update_seconds
+    left = max(plan.most_examples - made, 0)
+    return left / plan.base.batch_size * found.update_seconds

@@ -33,7 +33,9 @@ def test_the_critical_batch_of_the_digits(legw: Callable) -> None:
     assert folders == {"base-s0", "at136-b16-s0", "at136-b32-s0", "critical.json"}
     assert "oise batch" in answer.out and "--keep-quality 1%" in answer.out
     before = Path("runs/digits-lstm-critical/at136-b32-s0/metrics.jsonl").stat().st_mtime_ns
-    found = legw(f"{words} --json").json
+    again = legw(f"{words} --json")
+    found = again.json
+    assert "are made already), about" in again.err and "made already" not in answer.err
     after = Path("runs/digits-lstm-critical/at136-b32-s0/metrics.jsonl").stat().st_mtime_ns
     assert before == after
     (point,) = found["points"]

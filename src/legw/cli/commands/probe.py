@@ -261,15 +261,17 @@ def _critical(options: Critical) -> int:
         task, base, points=points, window=options.window, budget=options.budget,
         branch_warmup=options.branch_warmup, cooldown=options.cooldown, seeds=seeds,
     )  # fmt: skip
-    seconds = branch_plan.estimated_seconds(plan, task, settings)
-    cost = f"{plan.said()}, about {duration(seconds)} here"
-    output.to_stderr(cost)
+    out = folder_of(options, "critical")
+    made = branch_plan.made_examples(out)
+    seconds = branch_plan.estimated_seconds(plan, task, settings, made)
+    already = f" ({made} are made already)" if made else ""
+    output.to_stderr(f"{plan.said()}{already}, about {duration(seconds)} here")
     if options.dry_run:
         if options.json:
             output.print_json(plan.to_dict() | {"app": options.app, "most_seconds": seconds})
         return 0
     found = branches.measure_critical(
-        task, base, out=folder_of(options, "critical"), tolerance=options.tolerance,
+        task, base, out=out, tolerance=options.tolerance,
         absolute=options.absolute, points=points, window=options.window, budget=options.budget,
         branch_warmup=options.branch_warmup, cooldown=options.cooldown, rule=options.rule,
         seeds=seeds, settings=settings, watch=watch,
