@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +21,14 @@ from legw.analysis.keep_quality import (
     kept,
     of_options,
 )
-from legw.analysis.measured_critical import from_values
+from legw.analysis.measured_critical import from_values, read_critical
 from legw.errors import LegwError, RecipeError
 from legw.recipe import to_dict
 from legw.recipe.rule import Rule
 from legw.rules import LEGW, STRETCH
 from legw.runs.measurements import Speed
+
+MEASURED = Path(__file__).parents[2] / "results" / "theory" / "critical"
 
 KNOWN = replace(BASE, num_examples=1600)
 """3000 updates at batch 16."""
@@ -116,15 +119,29 @@ def test_the_lines_have_both_numbers_and_the_recommendation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("noise", "words"),
+    ("noise", "words", "longer"),
     [
-        ({"value": None, "low": 70.0, "high": None}, "no branch was behind the base"),
-        ({"value": 100.0, "low": 0.0, "high": None}, "do not bound the noise batch from below"),
+        ({"value": None, "low": 70.0, "high": None}, "no branch was behind the base",
+         "2.33 times the epochs (1.03 to 2.33)"),
+        ({"value": 100.0, "low": 0.0, "high": None}, "do not bound the noise batch from below",
+         "1.99 times the epochs (1.03 to 8)"),
     ],
-)
-def test_what_is_not_sure_is_said(noise: dict[str, Any], words: str) -> None:
-    assert any(words in line for line in keep_quality(found(noise_batch=noise), 128).notes)
+)  # fmt: skip
+def test_what_is_not_sure_is_said(noise: dict[str, Any], words: str, longer: str) -> None:
+    contract = keep_quality(found(noise_batch=noise), 128)
+    assert any(words in line for line in contract.notes)
+    assert longer in contract_lines(contract)[1]
     assert keep_quality(found(noise_batch=noise), 32).notes == ()
+
+
+@pytest.mark.parametrize("measured", sorted(MEASURED.iterdir()), ids=lambda path: path.name)
+def test_every_measurement_of_ours_gives_a_contract(measured: Path) -> None:
+    """Their intervals have no end, an end at 0, or both ends."""
+    critical = read_critical(str(measured))
+    bound = kept(critical.base, critical, str(critical.tolerance))
+    for batch_size in (critical.base.batch_size, 4 * bound.largest_tried):
+        lines = contract_lines(keep_quality(bound, batch_size))
+        assert lines[-1].startswith("* take batch ")
 
 
 def test_a_batch_past_the_branches_is_extrapolated() -> None:

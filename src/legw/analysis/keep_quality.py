@@ -41,7 +41,7 @@ from legw.errors import (
 )
 from legw.recipe import Recipe, to_dict
 from legw.recipe.rule import Rule
-from legw.recipe.stretch import by_noise_batch, with_warmup
+from legw.recipe.stretch import examples_over, with_warmup
 from legw.rules import LEGW, STRETCH
 from legw.schedule import counts
 
@@ -370,6 +370,8 @@ def _longer(contract: Contract) -> str:
 
 
 def _stretch(found: Kept, batch_size: int, noise: float | None) -> float:
-    if noise is None:
-        return with_warmup(found.base, batch_size, 1.0)
-    return by_noise_batch(replace(found.base, noise_batch=noise), batch_size)
+    """Return the epochs over the base's by a noise batch; one without an end needs none more, and
+    at 0 they grow as the batch does."""
+    base = found.base
+    longer = 1.0 if noise is None else examples_over(base.batch_size, batch_size, noise)
+    return with_warmup(base, batch_size, longer)
