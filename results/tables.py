@@ -8,38 +8,35 @@ study in ``results/NAME``, with one true sentence below it and what it was made 
 ``docs/NAME.svg`` is drawn with the table of a study that a page shows a picture of. The
 block ``<!-- paper -->`` is the paper's comparison for its LSTM applications, with published
 values beside ours, ``<!-- bases -->`` each application's bases side by side,
-``<!-- growth -->`` a constant batch beside one that grows, and ``<!-- foretold -->`` what branches
-predict beside what whole runs measured: a row for each batch of a study ``results/NAME`` for which
-``results/theory/critical/NAME`` holds a result of ``legw probe critical``, and
-``docs/critical-NAME.svg`` is drawn of it. ``<!-- kept -->`` has a row for each batch and rule of
-the studies ``results/keep-quality/NAME``, beside the tolerance of the same measurement. The block
-``<!-- predictors -->`` is made by `predictors.py`.
+``<!-- growth -->`` a constant batch beside one that grows. The block ``<!-- predictors -->`` is
+made by `predictors.py`, and ``<!-- critical -->``, ``<!-- branches -->``, ``<!-- foretold -->``,
+``<!-- kept -->`` and ``<!-- kept by seed -->`` by `how_large.py`: a result of ``legw probe
+critical`` in ``results/theory/critical/NAME`` has its rows, and ``docs/critical-NAME.svg`` is drawn
+of it.
 """
 
 import json
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from math import floor, inf, log10
 from pathlib import Path
 from statistics import fmean, median
 
+import how_large
 import predictors
+from figures import figure, with_interval
 from names import STUDIES, UNTIMED
 
 from legw.analysis import evidence, stats, summary
 from legw.analysis.columns import Column, Line
-from legw.analysis.foretold import Foretold, foretold, median_error
-from legw.analysis.measured_critical import RESULT, MeasuredCritical, read_critical
-from legw.analysis.table import Cell, Table
+from legw.analysis.table import Cell
 from legw.analysis.targets import first
 from legw.analysis.trials import best_trials
-from legw.analysis.verdict import Tolerance
 from legw.report.charts import comparison, probes
 from legw.report.charts.style import render
 from legw.runs.records import Manifest, Run
-from legw.study.plan import BASE, Row
+from legw.study.plan import Row
 
 HERE = Path(__file__).parent
 PICTURES = ("digits-lstm-muon", "mnist-lstm")
@@ -72,12 +69,6 @@ CARRYING = {
 still counts as kept there, and the studies: of the base that is to carry, and of the base in
 the paper's form."""
 
-FORETOLD = (
-    "mnist-lstm", "mnist-lstm-muon", "ptb-small", "ptb-small-nesterov", "cifar10",
-    "cifar10-small-muon", "translation", "gpt-small-muon",
-)  # fmt: skip
-"""Studies of which the prediction by branches is to be shown, and so is named as missing."""
-
 GROWING = {
     "MNIST-LSTM, Muon": ("mnist-lstm-muon", "0.001"),
     "MNIST-LSTM, momentum SGD": ("mnist-lstm", "0.001"),
@@ -103,8 +94,17 @@ BASES = re.compile(r"(<!-- bases -->\n).*?(<!-- end -->)", re.DOTALL)
 COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
 GROWTH = re.compile(r"(<!-- growth -->\n).*?(<!-- end -->)", re.DOTALL)
 PREDICTORS = re.compile(r"(<!-- predictors -->\n).*?(<!-- end -->)", re.DOTALL)
-FORESEEN = re.compile(r"(<!-- foretold -->\n).*?(<!-- end -->)", re.DOTALL)
-KEPT = re.compile(r"(<!-- kept -->\n).*?(<!-- end -->)", re.DOTALL)
+HOW_LARGE = {
+    re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL): made
+    for name, made in (
+        ("critical", how_large.critical_batches),
+        ("branches", how_large.branches),
+        ("foretold", how_large.foreseen),
+        ("kept", how_large.kept),
+        ("kept by seed", how_large.kept_by_seed),
+    )
+}
+"""Blocks that `how_large.py` makes."""
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -132,28 +132,11 @@ def _made_on(found: evidence.Evidence) -> str:
     return f"Made on {'; '.join(places)}."
 
 
-def _figure(cell: Cell) -> str:
-    return cell.reason or "-" if cell.estimate is None else with_interval(cell.estimate)
-
-
-def with_interval(estimate: stats.Estimate) -> str:
-    """Return a mean and half its 95 % interval, to two digits of the interval.
-
-    A share has at most 4 decimals, a perplexity or BLEU at most 2; a single run has those.
-    """
-    digits = 4 if abs(estimate.mean) < 1.5 else 2
-    if estimate.half_width is None:
-        return f"{estimate.mean:.{digits}f}"
-    if estimate.half_width > 0:
-        digits = min(digits, max(0, 1 - floor(log10(estimate.half_width))))
-    return f"{estimate.mean:.{digits}f} ± {estimate.half_width:.{digits}f}"
-
-
 COLUMNS = (
     Column("rule", lambda line: f"{line.cell.rule} {line.cell.variant}".strip()),
     Column("batch", lambda line: str(line.cell.batch_size)),
     Column("lr", lambda line: "-" if line.cell.lr is None else f"{line.cell.lr:.4g}"),
-    Column("METRIC, last epoch", lambda line: _figure(line.cell)),
+    Column("METRIC, last epoch", lambda line: figure(line.cell)),
     Column("n", lambda line: str(len(line.cell.metrics))),
     Column("diverged", lambda line: str(line.cell.diverged or "-")),
 )
@@ -255,7 +238,7 @@ def _carried(folder: Path, batch_size: int, tolerance: str) -> str:
     if base is None or large is None or not (base.metrics and large.metrics):
         return "not finished yet | - | - | -"
     figures = [
-        f"{c.batch_size}: {_together(_figure(c))} {_together(f'(n = {len(c.metrics)})')}"
+        f"{c.batch_size}: {_together(figure(c))} {_together(f'(n = {len(c.metrics)})')}"
         for c in (base, large)
     ]
     verdict = f"**{table.verdict(large)}** ({table.tolerance.of(table.metric)})"
@@ -278,7 +261,7 @@ def growth() -> str:
             said = "" if verdict is None else f"**{verdict}** ({allowed})"
             count = _updates(found, cell)
             seconds = count * UPDATE_SECONDS + _examples(found, cell) / EXAMPLES_PER_SECOND
-            metric = f"{_figure(cell)} (n = {len(cell.metrics)})"
+            metric = f"{figure(cell)} (n = {len(cell.metrics)})"
             lines.append(
                 f"| {title} | {cell.rule} | {cell.batch_size} | {metric} | {said} | {count:.0f} "
                 f"| {seconds:.3g} |"
@@ -345,7 +328,7 @@ def _few_digits(cell: Cell) -> str:
     """Return a cell's metric, to the digit to which its interval tells it, and its n."""
     estimate = cell.estimate
     if estimate is None or not estimate.half_width:
-        return f"{_figure(cell)} (n = {len(cell.metrics)})"
+        return f"{figure(cell)} (n = {len(cell.metrics)})"
     half = estimate.half_width
     digits = max(-floor(log10(half)), 0)
     if half * 10**digits < 1.5:  # 0.011, not 0.01
@@ -379,107 +362,6 @@ def _median_cost(found: evidence.Evidence, cell: Cell, target: float) -> tuple[f
     return None if updates == inf else (updates, seconds)
 
 
-def foreseen() -> str:
-    """Return what branches predict of each batch, beside what whole runs of the studies measured.
-
-    Any folder below ``results/theory/critical`` with the name of a study has its rows.
-    """
-    lines = [
-        "| study | batch | metric (n) | loss above the base's: predicted | measured "
-        "| epochs over the base's: predicted | measured | error |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    places = _branches()
-    rows: list[Foretold] = []
-    for place in places:
-        name = place.parent.name
-        found = evidence.read(HERE / name)[0]
-        critical = read_critical(str(place.parent))
-        own = foretold(found, critical)
-        rows += own
-        lines += [_foreseen(name, found.table, critical, row) for row in own]
-    if not rows:
-        lines = []
-    missing = [name for name in FORETOLD if name not in [place.parent.name for place in places]]
-    if missing:
-        lines += ["", f"Branches not measured yet: {', '.join(missing)}."]
-    error = median_error(rows)
-    if error is not None:
-        count = sum(row.error is not None for row in rows)
-        lines += ["", f"Median error of the epochs: {error:.0%} (n = {count} batches)."]
-    return "\n".join([*lines, ""])
-
-
-def _branches() -> list[Path]:
-    """Return the results of branches that are there, one for a study."""
-    return sorted((HERE / "theory" / "critical").glob(f"*/{RESULT}"))
-
-
-def _foreseen(name: str, table: Table, critical: MeasuredCritical, row: Foretold) -> str:
-    cell = table.find("", "legw", row.batch_size)
-    metric = "-" if cell is None else f"{_figure(cell)} ({len(cell.metrics)})"
-    bound = "" if row.within else " past the bound"
-    share = critical.tolerance.relative
-    losses = [
-        "-" if each is None else f"{each:+.1%}" if share else f"{each:+.2g}"
-        for each in (row.excess, row.measured_excess)
-    ]
-    predicted, measured = "-", "-"
-    if row.stretch is not None and row.stretch_range is not None:
-        low, high = row.stretch_range
-        predicted = f"{row.stretch:.3g} ({low:.3g} to {high:.3g})"
-    if row.measured_stretch is not None:
-        measured = f"{'≥ ' * row.at_least}{row.measured_stretch:.3g}"
-    error = "-" if row.error is None else f"{row.error:+.0%}"
-    return (
-        f"| {name} | {row.batch_size}{bound} | {metric} | {' | '.join(losses)} | {predicted} "
-        f"| {measured} | {error} |"
-    )
-
-
-def kept() -> str:
-    """Return the table of whole runs that were to keep the base's loss, of each such study."""
-    lines = [
-        "| study | batch | rule | updates | epochs over the base's | loss above the base's (n) "
-        "| tolerance | metric |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for place in sorted((HERE / "keep-quality").iterdir()):
-        tolerance = read_critical(str(HERE / "theory" / "critical" / place.name)).tolerance
-        groups: dict[tuple[int, str], list[Row]] = {}
-        for row, _ in evidence.read(place)[0].runs:
-            groups.setdefault((row.batch_size, row.rule), []).append(row)
-        base = next(rows for (_, rule), rows in groups.items() if rule == BASE)
-        lines += [_kept(place.name, base, rows, tolerance) for _, rows in sorted(groups.items())]
-    return "\n".join([*lines, ""])
-
-
-def _kept(name: str, base: Sequence[Row], rows: Sequence[Row], tolerance: Tolerance) -> str:
-    one, losses = rows[0], [_loss(row) for row in rows]
-    before, metrics = (
-        fmean(map(_loss, base)),
-        [row.metric for row in rows if row.metric is not None],
-    )
-    above = (fmean(losses) - before) / (before if tolerance.relative else 1.0)
-    said = f"{above:+.1%}" if tolerance.relative else f"{above:+.2g}"
-    inside = "within" if above <= tolerance.value else "past"
-    found = with_interval(stats.estimate(metrics))
-    if one.rule == BASE:
-        return (
-            f"| {name} | {one.batch_size} | base | {one.updates} | 1 | ({len(rows)}) | | {found} |"
-        )
-    ratio = (one.epochs or 0.0) / (base[0].epochs or 1.0)
-    return (
-        f"| {name} | {one.batch_size} | {one.rule} | {one.updates} | {ratio:.3g} "
-        f"| {said} ({len(rows)}) | {inside} {tolerance} | {found} |"
-    )
-
-
-def _loss(row: Row) -> float:
-    assert row.final_loss is not None, "a finished run has its loss"
-    return row.final_loss
-
-
 def _place(manifest: Manifest) -> tuple[str, str]:
     return manifest.device, manifest.precision
 
@@ -491,8 +373,10 @@ def updated(text: str) -> str:
     text = COSTS.sub(lambda match: match[1] + costs() + match[2], text)
     text = GROWTH.sub(lambda match: match[1] + growth() + match[2], text)
     text = PREDICTORS.sub(lambda match: match[1] + predictors.tables() + match[2], text)
-    text = FORESEEN.sub(lambda match: match[1] + foreseen() + match[2], text)
-    text = KEPT.sub(lambda match: match[1] + kept() + match[2], text)
+    for block, made in HOW_LARGE.items():
+        if block.search(text):
+            found = made()
+            text = block.sub(lambda match, found=found: match[1] + found + match[2], text)
     return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
 
 
@@ -516,7 +400,7 @@ def main(write: bool) -> int:
     if write:
         for name in PICTURES:
             draw(HERE / name, HERE.parent / "docs" / f"{name}.svg")
-        for place in _branches():
+        for place in how_large.measured():
             found = json.loads(place.read_text("utf-8"))
             picture = HERE.parent / "docs" / f"critical-{place.parent.name}.svg"
             picture.write_bytes(render(probes.critical_chart(found), "svg"))

@@ -333,7 +333,7 @@ def critical_lines(found: Mapping[str, Any]) -> list[str]:
         found: the values that `legw.probes.measure_critical` returns.
     """
     smallest, largest = found["critical_batch"], found["largest_batch"]
-    size = f"above {largest}" if smallest["value"] is None else number(smallest["value"], 3)
+    size = f"at least {largest}" if smallest["value"] is None else number(smallest["value"], 3)
     return [
         f"critical batch size {size} examples ({interval(smallest)}) at epoch "
         f"{number(found['epoch'], 3)}, the smallest of {len(found['points'])} points; tolerance "

@@ -340,7 +340,7 @@ class Branches:
         between = critical.interval({"low": found.low, "high": found.high})
         if found.value is None:
             more = f"give more {setting('examples')} to look further"
-            return f"critical batch size above {found.largest} examples ({between}): {more}"
+            return f"critical batch size at least {found.largest} examples ({between}): {more}"
         return (
             f"critical batch size {number(found.value, 3)} examples ({between}): batch "
             f"{found.largest} is within the tolerance here"
