@@ -113,7 +113,7 @@ def test_a_known_critical_batch_lies_in_the_interval_in_nine_of_ten(
     shape = (count * seeds, known.window * known.batch_size, len(known.h))
     z = numbers.normal(size=shape) * math.sqrt(known.c)
     losses = {k: known.train(k, z).reshape(count, seeds, -1) for k in (1, 2, 4, 8, 16, 32)}
-    within, informative = 0, 0
+    within, informative, bounded = 0, 0, 0
     for each in range(count):
         rungs = []
         for k, branches in list(losses.items())[1:]:
@@ -123,9 +123,11 @@ def test_a_known_critical_batch_lies_in_the_interval_in_nine_of_ten(
         high = math.inf if found.high is None else found.high
         within += found.low <= answer <= high
         informative += found.low > answer / 2 and high < 2 * answer
+        bounded += found.low > 4 and found.high is not None
     assert within >= 0.9 * count
     least = {(0.0, 1): 0.9, (0.5, 5): 0.8, (0.5, 1): 0.0}[cooldown, seeds]
     assert informative >= least * count  # the intervals are no excuse
+    assert bounded >= 2 / 3 * count  # nor where one seed tells less
 
 
 def test_what_was_expected_is_what_many_seeds_make() -> None:
