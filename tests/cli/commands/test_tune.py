@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import legw as package
+from legw.analysis import bases
 from legw.apps import Options, find
 from legw.probes import tune_base
 from legw.recipe import to_dict
@@ -71,6 +72,17 @@ def test_a_base_is_tuned_chosen_and_carried(legw: Legw) -> None:
     carried = legw("scale base.toml -b 512")
     assert carried.code == 0 and f"lr {chosen.lr:g} → {2 * chosen.lr:g}" in carried.out
     assert legw("report runs/digits-lstm-tune --out -").code == 0  # as any study's folder
+
+
+def test_a_choice_that_one_seed_leaves_open_is_told(
+    legw: Legw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bases, "NEAR", 100.0)  # so that all contenders are near each other
+    answer = legw(f"{TUNE} {GRID}")
+    assert answer.code == 0 and "recommended base: " in answer.out
+    assert "and the choice between them is open" in " ".join(answer.out.split())
+    monkeypatch.setattr(bases, "NEAR", 0.0)
+    assert "is open" not in " ".join(legw(f"{TUNE} {GRID}").out.split())
 
 
 def test_the_dry_run_prints_the_cost_and_nothing_else(legw: Legw) -> None:
