@@ -55,6 +55,17 @@ def write_named(page: str, folder: Path) -> None:
             (folder / named[1]).write_text(code, encoding="utf-8")
 
 
+TUNED = re.compile(r"legw tune \S+ --recipe (\S+) .*--toml (\S+)")
+"""A command that chooses a base: the recipe that it tunes, and the file that it writes."""
+
+
+def write_chosen(page: str, folder: Path) -> None:
+    """Write what the page's `legw tune` would, as the recipes that they tune."""
+    commands = [line for of, code in blocks("bash") if of == page for line in lines_of(code)]
+    for tuned, chosen in TUNED.findall("\n".join(commands)):
+        shutil.copy(folder / tuned, folder / chosen)
+
+
 LONG_PYTHON = ("adapters.md", "check.md", "how-large.md", "report.md", "tune.md")
 """Pages whose Python takes more than a few seconds."""
 
@@ -71,6 +82,7 @@ def python_blocks() -> list[Any]:
 def test_python_runs(page: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # some write run folders
     write_named(page, tmp_path)
+    write_chosen(page, tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     exec(compile(code, page, "exec"), {"__name__": "example"})
 

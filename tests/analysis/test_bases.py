@@ -118,6 +118,26 @@ def test_of_equals_the_larger_rate_is_taken() -> None:
     assert said(ranked(found).why).startswith("among equals it has the largest learning rate")
 
 
+def open_lines(**ratios: float) -> list[str]:
+    found = {name: base(0.1, fast_loss_ratio=ratio) for name, ratio in ratios.items()}
+    return [line for line in ranked(found).notes if "open" in line]
+
+
+def test_bases_that_one_seed_does_not_tell_apart_are_named() -> None:
+    (line,) = open_lines(a=1.50, b=1.48, c=1.40)
+    assert "(a: 1.5, b: 1.48)" in said(line)
+    (line,) = open_lines(a=1.50, b=1.48, c=1.49)
+    assert "(a: 1.5, c: 1.49, b: 1.48)" in line
+    assert open_lines(a=1.50, b=1.46) == open_lines(a=1.50) == []
+    assert open_lines(a=1.40, b=1.50, c=1.39) == [], "only what is near the first matters"
+    assert open_lines(a=math.inf, b=math.inf) == [], "both diverge: another predictor decides"
+
+
+def test_a_small_difference_of_the_grids_own_runs_is_not_called_open() -> None:
+    found = {"a": base(0.1, early_loss=1.0), "b": base(0.1, early_loss=1.001)}
+    assert not any("open" in line for line in ranked(found).notes)
+
+
 def test_what_is_not_known_of_all_ranks_none() -> None:
     found = {"slow": base(0.1, fast_loss_ratio=8.0), "fast": base(0.2)}
     ranking = ranked(found)

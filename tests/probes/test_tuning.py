@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from legw import LegwWarning, Recipe, scale
+from legw.analysis.check import end_loss
 from legw.apps import Options, find
 from legw.errors import DivergedError, LegwError
 from legw.probes import plan_tuning, tune_base
@@ -60,6 +61,27 @@ def test_a_base_is_chosen_and_carried(tuned: TunedBase) -> None:
     assert tuned.recipe.epochs == 3, "its own length, not the shorter one of the grid's runs"
     assert tuned.said().startswith(f"recommended base: {tuned.name}; ")
     assert scale(tuned.recipe, batch_size=1024).batch_size == 1024
+
+
+def end_of(folder: Path) -> float:
+    """Return the loss at the end of a probe's run, read from its folder."""
+    loss = end_loss([row.loss for row in records.load(folder).updates])
+    assert loss is not None
+    return loss
+
+
+def test_the_runs_of_the_probes_rank_the_bases(tuned: TunedBase) -> None:
+    beside = tuned.folder.with_name("out-probes")
+    ratios = {}
+    for name in ("lr=0.1", "lr=0.2"):
+        runs = beside / f"{name}_base-b64-s0"
+        rates = [records.load(runs / run).manifest.recipe.lr for run in ("b64-s0", "b64-s0-x4")]
+        assert rates[1] == pytest.approx(4 * rates[0]) and f"lr={rates[0]:g}" == name
+        ratios[name] = end_of(runs / "b64-s0-x4") / end_of(runs / "b64-s0")
+        assert tuned.predictors[name].fast_loss_ratio == ratios[name]
+    assert len(set(ratios.values())) == 2
+    assert tuned.ranking.order == tuple(sorted(ratios, key=lambda name: -ratios[name]))
+    assert "loss at 4 times the rate" in tuned.ranking.why
 
 
 def test_the_runs_are_those_of_a_study_with_probes_beside_it(tuned: TunedBase) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from legw import Muon
+from legw import AdamW, Muon
 from legw.train.accumulation import GlobalBatch
 from legw.train.batches import Batches
 from legw.train.dist import World
@@ -18,6 +18,13 @@ from train.runs import recipe, train, weights
 from train.tasks import TASKS, Streams
 
 MUON: dict[str, Any] = {"optimizer": Muon(adamw_lr_ratio=0.5)}
+ADAMW: dict[str, Any] = {"lr": 0.003, "optimizer": AdamW(beta2=0.95, weight_decay=0.1)}
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "streams-muon": ("streams", MUON),
+    "windows-muon": ("windows", MUON),
+    "windows-adamw": ("windows", ADAMW),
+}
+"""Runs with another optimizer than momentum SGD: their tasks and changes."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     for name in TASKS:
         train(name, folder / name)
-    train("streams", folder / "muon", changes=MUON)
+    for run, (name, changes) in OTHERS.items():
+        train(name, folder / run, changes=changes)
     return folder
 
 
@@ -44,14 +52,26 @@ def test_micro_batches_change_nothing(
     assert_same_weights(tmp_path, whole / name)
 
 
+@pytest.mark.parametrize("run", OTHERS)
+def test_micro_batches_change_nothing_with_another_optimizer(
+    whole: Path, tmp_path: Path, run: str
+) -> None:
+    name, changes = OTHERS[run]
+    train(name, tmp_path, changes=changes, micro_batch_size=24)
+    assert_same_weights(tmp_path, whole / run)
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.ci)])
 def test_processes_change_nothing(whole: Path, tmp_path: Path, world_size: int) -> None:
     plans = [{"name": name, "out": tmp_path / name, "micro_batch_size": 24} for name in TASKS]
     # With Muon each process makes a share of the matrices orthogonal.
-    plans.append({"name": "streams", "out": tmp_path / "muon", "changes": MUON})
+    for run, (name, changes) in OTHERS.items():
+        plans.append(
+            {"name": name, "out": tmp_path / run, "changes": changes, "micro_batch_size": 24}
+        )
     complete(world_size, train_all, plans, logs=tmp_path)
-    for name in (*TASKS, "muon"):
+    for name in (*TASKS, *OTHERS):
         assert_same_weights(tmp_path / name, whole / name)
 
 

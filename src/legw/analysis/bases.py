@@ -6,6 +6,7 @@ Predictors of each contender --ranked--> Ranking, by `ORDER`
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,10 @@ from legw.analysis.stats import welch
 from legw.analysis.table import Cell, Table
 from legw.analysis.verdict import Tolerance
 from legw.errors import number, setting
+
+NEAR = 0.02
+"""Relative difference up to which values of single runs are said to be open: a convention, as the
+noise of a single run is not known."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Criterion:
     """The predictor in words."""
     same_optimizer: bool = False
     """Whether it compares bases of one kind of optimizer alone."""
+    single_run: bool = False
+    """Whether one run of each base measures it, so that a small difference may be chance."""
 
     def value(self, found: Predictors) -> float | None:
         """Return the value that is compared; None where it is not known."""
@@ -43,7 +50,11 @@ class Criterion:
 
 ORDER = (
     Criterion(
-        "fast_loss_ratio", True, f"loss at {FAST:g} times the rate over that at the rate", True
+        "fast_loss_ratio",
+        True,
+        f"loss at {FAST:g} times the rate over that at the rate",
+        same_optimizer=True,
+        single_run=True,
     ),
     Criterion("early_loss", False, "training loss of the first tenth"),
     Criterion("lr", True, "learning rate", True),
@@ -66,7 +77,8 @@ class Ranking:
     why: str
     """Reason for the first place, in one line."""
     notes: tuple[str, ...] = ()
-    """Predictors that are not known, or that would choose another base, one line each."""
+    """Predictors that are not known, that one seed leaves open, or that would choose another base,
+    one line each."""
 
 
 def contenders(table: Table, batch_size: int, tolerance: Tolerance) -> list[Cell]:
@@ -165,7 +177,11 @@ def ranked(found: Mapping[str, Predictors], order: Sequence[Criterion] = ORDER) 
     return Ranking(
         order=tuple(names),
         why=_why(names, found, known),
-        notes=(*_unknown(found, order, known), *_against(names, found, known)),
+        notes=(
+            *_unknown(found, order, known),
+            *_open(names, found, known),
+            *_against(names, found, known),
+        ),
     )
 
 
@@ -203,6 +219,30 @@ def _unknown(
     differ = len({each.optimizer for each in found.values()}) > 1
     why = "optimizers differ, or it is not known of all" if differ else "it is not known of all"
     return [f"not compared, as {why}: {', '.join(left)}"]
+
+
+def _open(
+    names: Sequence[str], found: Mapping[str, Predictors], known: Sequence[Criterion]
+) -> list[str]:
+    """Return a line on bases that single runs do not tell from the first, which stays the first."""
+    if not known or not known[0].single_run:
+        return []
+    values = {name: known[0].value(found[name]) for name in names}
+    near = [name for name in names if _is_near(values[name], values[names[0]])]
+    if len(near) < 2:
+        return []
+    said = ", ".join(f"{name}: {known[0].said(found[name])}" for name in near)
+    return [
+        f"the {known[0].words} is nearly the same ({said}): one seed does not tell them apart, and "
+        "the choice between them is open"
+    ]
+
+
+def _is_near(one: float | None, other: float | None) -> bool:
+    """Whether two values are finite, and differ by at most `NEAR`."""
+    if one is None or other is None or not math.isfinite(one):
+        return False
+    return math.isclose(one, other, rel_tol=NEAR)
 
 
 def _against(

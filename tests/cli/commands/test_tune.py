@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 import legw as package
+from legw.analysis import bases
 from legw.apps import Options, find
 from legw.probes import tune_base
+from legw.recipe import to_dict
 from legw.runs import records
 from legw.study import pool
 from legw.train import Settings
@@ -72,6 +74,17 @@ def test_a_base_is_tuned_chosen_and_carried(legw: Legw) -> None:
     assert legw("report runs/digits-lstm-tune --out -").code == 0  # as any study's folder
 
 
+def test_a_choice_that_one_seed_leaves_open_is_told(
+    legw: Legw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bases, "NEAR", 100.0)  # so that all contenders are near each other
+    answer = legw(f"{TUNE} {GRID}")
+    assert answer.code == 0 and "recommended base: " in answer.out
+    assert "and the choice between them is open" in " ".join(answer.out.split())
+    monkeypatch.setattr(bases, "NEAR", 0.0)
+    assert "is open" not in " ".join(legw(f"{TUNE} {GRID}").out.split())
+
+
 def test_the_dry_run_prints_the_cost_and_nothing_else(legw: Legw) -> None:
     answer = legw(f"{TUNE} {GRID} --dry-run")
     lines = answer.out.splitlines()
@@ -116,6 +129,7 @@ def test_json_has_all_that_was_measured(legw: Legw) -> None:
     found = legw(f"{TUNE} {GRID} --json --quiet").json
     assert (found["app"], found["metric"]) == ("digits-lstm", "accuracy")
     assert found["recommended"] == found["contenders"][0]
+    assert found["recommended"] == f"lr={found['recipe']['lr']:g}"
     assert found["recipe"]["epochs"] == 2
     for point in found["points"]:
         known = point["predictors"]
@@ -160,9 +174,16 @@ def test_mnist_end_to_end(legw: Legw, tmp_path: Path, monkeypatch: pytest.Monkey
         "--epochs 2 --updates 10 --device cpu --micro-batch-size 64 --toml base.toml"
     )
     found = legw(f"{words} --json").json
-    assert len(found["points"]) == 4 and found["recommended"] in found["contenders"]
+    points = {point["point"]: point for point in found["points"]}
+    assert len(points) == 4
+    ratios = {name: points[name]["predictors"]["fast_loss_ratio"] for name in found["contenders"]}
+    assert len(ratios) >= 2 and None not in ratios.values()
+    assert ratios[found["recommended"]] == max(ratios.values())
     base = package.preset("mnist-lstm-muon")
     chosen = package.read_recipe("base.toml")
+    clip_norm = "none" if chosen.clip_norm is None else f"{chosen.clip_norm:g}"
+    assert found["recommended"] == f"lr={chosen.lr:g} clip_norm={clip_norm}"
+    assert found["recipe"] == to_dict(chosen)
     assert (chosen.epochs, chosen.optimizer, chosen.decay) == (
         base.epochs, base.optimizer, base.decay,
     )  # fmt: skip
