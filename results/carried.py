@@ -47,6 +47,7 @@ STORED = (
     ("CIFAR-10 (small net)", "cifar10-momentum", 2048),
     ("CIFAR-10 (small net)", "cifar10-small-muon", 2048),
     ("translation (gnmt-small)", "translation", 1024),
+    ("transformer (gpt-small)", "gpt-small-muon", 256),
     ("digits, shifted", "digits-lstm-muon", 512),
 )
 """Application, study and large batch of each stored base. The digits' other stored bases are
