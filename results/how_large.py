@@ -147,7 +147,7 @@ def _excess(found: dict[str, Any], value: float | None, half: float | None = Non
     if value is None:
         return "-"
     if found["absolute"]:
-        return f"{value:+.2g}" + (f" ± {half:.2g}" if half is not None else "")
+        return f"{value:+.4f}" + (f" ± {half:.4f}" if half is not None else "")
     return f"{value:+.2%}" + (f" ± {half:.2%}" if half is not None else "")
 
 

@@ -324,8 +324,8 @@ def costs() -> str:
             lines.append(f"| {application} | `{BASE_OF.get(name, name)}` | {cells} |")
     lines += [
         "",
-        "Test metric after the last epoch, in the base's number of epochs: mean over n seeds ± "
-        "half its 95 % interval. Nothing is tuned at the larger batch.",
+        "Test metric of the last epoch, equal epochs: mean over n seeds ± half its 95 % interval. "
+        "Nothing is tuned at the larger batch.",
     ]
     return "\n".join(lines) + "\n"
 
