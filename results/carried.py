@@ -48,6 +48,7 @@ STORED = (
     ("CIFAR-10 (small net)", "cifar10-small-muon", 2048),
     ("translation (gnmt-small)", "translation", 1024),
     ("transformer (gpt-small)", "gpt-small-muon", 256),
+    ("transformer (gpt-small)", "gpt-small", 256),
     ("digits, shifted", "digits-lstm-muon", 512),
 )
 """Application, study and large batch of each stored base. The digits' other stored bases are
