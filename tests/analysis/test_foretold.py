@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -111,12 +110,11 @@ def test_a_folder_beside_the_studies_makes_its_rows_appear(
 ) -> None:
     """The table of the pages, of the digits' own study, with branches made up for its base."""
     monkeypatch.syspath_prepend(RESULTS)
-    monkeypatch.setitem(sys.modules, "names", None)  # read anew from there
-    monkeypatch.delitem(sys.modules, "names")
-    made = runpy.run_path(str(RESULTS / "tables.py"))
-    table = made["foreseen"]
-    table.__globals__["HERE"] = tmp_path
-    assert "Branches not measured yet: mnist-lstm," in table() and "|" not in table()
+    made = runpy.run_path(str(RESULTS / "how_large.py"))
+    table, batches = made["foreseen"], made["critical_batches"]
+    monkeypatch.setitem(table.__globals__, "HERE", tmp_path)
+    monkeypatch.setitem(table.__globals__, "CRITICAL", tmp_path / "theory" / "critical")
+    assert "Branches not measured yet: mnist-lstm," in batches() and table() == ""
     shutil.copytree(RESULTS / "digits-lstm", tmp_path / "digits-lstm")
     base = evidence.read(RESULTS / "digits-lstm")[0].runs[0][1].manifest.base
     place = tmp_path / "theory" / "critical" / "digits-lstm"
@@ -126,3 +124,4 @@ def test_a_folder_beside_the_studies_makes_its_rows_appear(
     assert "| digits-lstm | 128 past the bound | 0.9703" in said
     assert "| digits-lstm | 512 past the bound |" in said
     assert "Median error of the epochs:" in said and "(n = 2 batches)" in said
+    assert "| digits-lstm | 16 | " in batches() and "| 128 to 512 |" in batches()
