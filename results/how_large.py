@@ -7,23 +7,18 @@ were to keep the base's loss.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from figures import figure, with_interval
+from names import CARRYING
 
-from legw.analysis import evidence, stats
-from legw.analysis.critical import CriticalBatch
+from legw.analysis import critical, evidence, stats
 from legw.analysis.foretold import Foretold, foretold, median_error
-from legw.analysis.measured_critical import (
-    RESULT,
-    MeasuredCritical,
-    MeasuredPoint,
-    read_critical,
-)
-from legw.analysis.noise_batch import NoiseBatch
+from legw.analysis.measured_critical import RESULT, MeasuredCritical, read_critical
 from legw.analysis.table import Table
 from legw.analysis.verdict import Tolerance, judge
 from legw.errors import number
@@ -39,15 +34,8 @@ EXPECTED = (
 )  # fmt: skip
 """Studies of which the branches are to be shown, and so are named where they are missing."""
 
-TOLERANCES = {
-    "mnist-lstm": "0.001",
-    "mnist-lstm-muon": "0.001",
-    "ptb-small": "3%",
-    "cifar10-small-muon": "0.02",
-    "digits-lstm": "0.015",
-    "gpt-small-muon": "1%",
-}
-"""How much worse than the base a test metric counts as kept: that of each study's other tables."""
+TOLERANCES = {name: tolerance for _, tolerance, *names in CARRYING.values() for name in names}
+"""How much worse than the base a test metric counts as kept, by study."""
 
 
 def measured() -> list[Path]:
@@ -67,13 +55,17 @@ def critical_batches() -> str:
     ]
     for place in measured():
         found = read_critical(str(place.parent))
-        point = min(found.points, key=lambda point: _order(found, point))
-        at = found.at(point, found.tolerance)
+        points = [
+            {"epoch": point.epoch, "critical_batch": asdict(found.at(point, found.tolerance))}
+            for point in found.points
+        ]
+        smallest = critical.over_points(points)
         lines.append(
-            f"| {place.parent.name} | {found.base.batch_size} | {_batch(at)} at epoch "
-            f"{number(point.epoch, 2)} | {found.tolerance} | "
-            f"{found.largest_batch(found.tolerance)} | {_in_whole_runs(place.parent.name, found)} "
-            f"| {_noise(found.noise_batch)} |"
+            f"| {place.parent.name} | {found.base.batch_size} "
+            f"| {_batch(smallest['critical_batch'])} at epoch {number(smallest['epoch'], 2)} "
+            f"| {found.tolerance} | {smallest['largest_batch']} "
+            f"| {_in_whole_runs(place.parent.name, found)} "
+            f"| {_with_ends(asdict(found.noise_batch), 'none')} |"
         )
     missing = set(EXPECTED) - {place.parent.name for place in measured()}
     if missing:
@@ -82,26 +74,16 @@ def critical_batches() -> str:
     return "\n".join([*lines, ""])
 
 
-def _order(found: MeasuredCritical, point: MeasuredPoint) -> tuple[float, float]:
-    at = found.at(point, found.tolerance)
-    return (at.low, 0) if at.value is None else (at.value, at.low)
+def _batch(at: dict[str, Any]) -> str:
+    if at["value"] is None:
+        return f"at least {at['largest']}"
+    return _with_ends(at, "")
 
 
-def _batch(at: CriticalBatch) -> str:
-    if at.value is None:
-        return f"at least {at.largest}"
-    return f"{number(at.value, 3)} ({_ends(at.low, at.high)})"
-
-
-def _noise(noise: NoiseBatch) -> str:
-    value = "none" if noise.value is None else number(noise.value, 3)
-    return f"{value} ({_ends(noise.low, noise.high)})"
-
-
-def _ends(low: float, high: float | None) -> str:
-    if high is None:
-        return f"from {number(low, 3)}"
-    return f"{number(low, 3)} to {number(high, 3)}"
+def _with_ends(found: dict[str, Any], unknown: str) -> str:
+    """Return a batch size and its interval."""
+    value = unknown if found["value"] is None else number(found["value"], 3)
+    return f"{value} ({critical.interval(found).removeprefix('95 % interval ')})"
 
 
 def _in_whole_runs(name: str, found: MeasuredCritical) -> str:
@@ -121,7 +103,13 @@ def _in_whole_runs(name: str, found: MeasuredCritical) -> str:
 def _foretold(name: str, found: MeasuredCritical) -> list[Foretold]:
     if not (HERE / name / "table.json").exists():
         return []
-    return foretold(evidence.read(HERE / name)[0], found)
+    return foretold(_study(HERE / name), found)
+
+
+@cache
+def _study(folder: Path) -> evidence.Evidence:
+    """Return the runs of a study, read once for all tables."""
+    return evidence.read(folder)[0]
 
 
 def branches() -> str:
@@ -167,12 +155,10 @@ def foreseen() -> str:
     rows: list[Foretold] = []
     for place in measured():
         name = place.parent.name
-        critical = read_critical(str(place.parent))
-        own = _foretold(name, critical)
+        found = read_critical(str(place.parent))
+        own = _foretold(name, found)
         rows += own
-        if own:
-            table = evidence.read(HERE / name)[0].table
-            lines += [_foreseen(name, table, critical, row) for row in own]
+        lines += [_foreseen(name, _study(HERE / name).table, found, row) for row in own]
     if not rows:
         return ""
     return "\n".join([*lines, "", *_errors(rows), ""])
@@ -193,11 +179,11 @@ def _errors(rows: Sequence[Foretold]) -> Iterator[str]:
         )
 
 
-def _foreseen(name: str, table: Table, critical: MeasuredCritical, row: Foretold) -> str:
+def _foreseen(name: str, table: Table, found: MeasuredCritical, row: Foretold) -> str:
     cell = table.find("", "legw", row.batch_size)
     metric = "-" if cell is None else f"{figure(cell)} ({len(cell.metrics)})"
     bound = "" if row.within else " past the bound"
-    share = critical.tolerance.relative
+    share = found.tolerance.relative
     losses = [
         "-" if each is None else f"{each:+.1%}" if share else f"{each:+.2g}"
         for each in (row.excess, row.measured_excess)
@@ -227,7 +213,7 @@ def kept() -> str:
     ]
     for place in _kept_studies():
         tolerance = read_critical(str(CRITICAL / place.name)).tolerance
-        found = replace(evidence.read(place)[0], tolerance=TOLERANCES[place.name])
+        found = replace(_study(place), tolerance=TOLERANCES[place.name])
         groups: dict[tuple[int, str], list[Row]] = {}
         for row, _ in found.runs:
             groups.setdefault((row.batch_size, row.rule), []).append(row)
@@ -283,7 +269,7 @@ def kept_by_seed() -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for place in _kept_studies():
-        runs = evidence.read(place)[0].runs
+        runs = _study(place).runs
         for row, run in sorted(runs, key=lambda p: (p[0].batch_size, p[0].rule, p[0].seed)):
             metric = "-" if row.metric is None else f"{row.metric:.{4 if row.metric < 2 else 2}f}"
             lines.append(

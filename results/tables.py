@@ -26,7 +26,7 @@ from statistics import fmean, median
 import how_large
 import predictors
 from figures import figure, with_interval
-from names import STUDIES, UNTIMED
+from names import CARRYING, STUDIES, UNTIMED
 
 from legw.analysis import evidence, stats, summary
 from legw.analysis.columns import Column, Line
@@ -58,18 +58,6 @@ IMAGENET = {
 }
 """What a public replication of ResNet-50 with LARS reports at the ends of the ladder."""
 
-CARRYING = {
-    "MNIST-LSTM": (8192, "0.001", "mnist-lstm-muon", "mnist-lstm"),
-    "PTB-small": (640, "3%", "ptb-small-muon", "ptb-small"),
-    "translation (gnmt-small)": (1024, "1", "gnmt-small-muon", "translation"),
-    "CIFAR-10 (small net)": (2048, "0.02", "cifar10-small-muon", "cifar10"),
-    "transformer (gpt-small)": (256, "1%", "gpt-small-muon", "gpt-small"),
-    "digits": (512, "0.015", "digits-lstm-muon", "digits-lstm"),
-}
-"""Each application: the batch at which its bases are compared, how much worse than the base
-still counts as kept there, and the studies: of the base that is to carry, and of the base in
-the paper's form, or for the transformer, which the paper does not have, in the usual one."""
-
 USUAL = {"gpt-small": "AdamW's"}
 """What a base is called that is in no form of the paper's."""
 
@@ -92,24 +80,6 @@ EXAMPLES_PER_SECOND = 1e6
 
 BASE_OF = {folder: recipe for recipe, folder in STUDIES.items()}
 """The base recipe of a study whose folder has another name."""
-
-PAPER = re.compile(r"(<!-- paper -->\n).*?(<!-- end -->)", re.DOTALL)
-BASES = re.compile(r"(<!-- bases -->\n).*?(<!-- end -->)", re.DOTALL)
-COSTS = re.compile(r"(<!-- costs -->\n).*?(<!-- end -->)", re.DOTALL)
-GROWTH = re.compile(r"(<!-- growth -->\n).*?(<!-- end -->)", re.DOTALL)
-PREDICTORS = re.compile(r"(<!-- predictors -->\n).*?(<!-- end -->)", re.DOTALL)
-HOW_LARGE = {
-    re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL): made
-    for name, made in (
-        ("critical", how_large.critical_batches),
-        ("branches", how_large.branches),
-        ("foretold", how_large.foreseen),
-        ("kept", how_large.kept),
-        ("kept by seed", how_large.kept_by_seed),
-    )
-}
-"""Blocks that `how_large.py` makes."""
-BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def markdown(folder: Path) -> str:
@@ -220,8 +190,6 @@ def bases() -> str:
             del kinds["carries"]
             waiting.append(application)
         for kind, name in kinds.items():
-            if not (HERE / name / "table.json").exists():
-                continue
             cells = _carried(HERE / name, batch_size, tolerance)
             lines.append(f"| {application} | {USUAL.get(name, kind)}: `{name}` | {cells} |")
     if waiting:
@@ -372,18 +340,30 @@ def _place(manifest: Manifest) -> tuple[str, str]:
     return manifest.device, manifest.precision
 
 
+MADE = {
+    "paper": paper,
+    "bases": bases,
+    "costs": costs,
+    "growth": growth,
+    "predictors": predictors.tables,
+    "critical": how_large.critical_batches,
+    "branches": how_large.branches,
+    "foretold": how_large.foreseen,
+    "kept": how_large.kept,
+    "kept by seed": how_large.kept_by_seed,
+}
+"""Each block's name, and what makes it."""
+
+BLOCK = re.compile(rf"(<!-- (table \S+|{'|'.join(MADE)}) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
 def updated(text: str) -> str:
     """Return a page's text with all its tables made anew."""
-    text = PAPER.sub(lambda match: match[1] + paper() + match[2], text)
-    text = BASES.sub(lambda match: match[1] + bases() + match[2], text)
-    text = COSTS.sub(lambda match: match[1] + costs() + match[2], text)
-    text = GROWTH.sub(lambda match: match[1] + growth() + match[2], text)
-    text = PREDICTORS.sub(lambda match: match[1] + predictors.tables() + match[2], text)
-    for block, made in HOW_LARGE.items():
-        if block.search(text):
-            found = made()
-            text = block.sub(lambda match, found=found: match[1] + found + match[2], text)
-    return BLOCK.sub(lambda match: match[1] + markdown(HERE / match[2]) + match[3], text)
+    return BLOCK.sub(lambda match: match[1] + _made(match[2]) + match[3], text)
+
+
+def _made(name: str) -> str:
+    return MADE[name]() if name in MADE else markdown(HERE / name.removeprefix("table "))
 
 
 def draw(folder: Path, picture: Path) -> None:

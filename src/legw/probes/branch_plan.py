@@ -281,17 +281,41 @@ def _examples(task: Task, batch_size: int) -> int:
         return 0
 
 
-def made_examples(out: Path) -> int:
-    """Return the examples on which the runs in a folder have trained already.
+def base_folder(root: Path, seed: int) -> Path:
+    """Return the folder of a base run in that of its measurement."""
+    return root / f"base-s{seed}"
+
+
+def branch_folder(root: Path, point: int, batch_size: int, seed: int) -> Path:
+    """Return the folder of a branch in that of its measurement."""
+    return root / f"at{point}-b{batch_size}-s{seed}"
+
+
+def made_examples(plan: Branching, root: Path) -> int:
+    """Return the examples of a plan on which earlier calls have trained.
 
     Args:
-        out: folder of a measurement, which need not be there.
+        plan: of the measurement.
+        root: its folder, which need not be there.
 
     Raises:
         RunError: a run in it is damaged.
     """
-    runs = (records.load(folder) for folder in records.find_runs(out))
-    return sum(len(run.updates) * run.manifest.recipe.batch_size for run in runs)
+    sizes = [k * plan.base.batch_size for k in ((1, *plan.ks) if plan.base_branches else plan.ks)]
+    made = 0
+    for seed in plan.seeds:
+        base = _updates_made(base_folder(root, seed))
+        made += min(base, plan.base_updates) * plan.base.batch_size
+        made += sum(
+            _updates_made(branch_folder(root, point, size, seed)) * size
+            for point in plan.points
+            for size in sizes
+        )
+    return made
+
+
+def _updates_made(folder: Path) -> int:
+    return len(records.load(folder).updates) if records.find_runs(folder) else 0
 
 
 def estimated_seconds(

@@ -35,7 +35,7 @@ from legw.analysis.noise_batch import (
     predicted_excess,
 )
 from legw.errors import LegwError
-from legw.probes import replay
+from legw.probes import branch_plan, replay
 from legw.probes.branch_plan import POINTS, WARMUP_UPDATES, WINDOW, Branching, plan_branches
 from legw.probes.ladder import Watch, one_process, short_run, spacing, unwatched
 from legw.probes.noise import NoiseProbe
@@ -161,7 +161,7 @@ class _Runs:
         self.losses[seed] = [row.loss for row in records.load(folder).updates]
 
     def _base_folder(self, seed: int) -> Path:
-        return self.root / f"base-s{seed}"
+        return branch_plan.base_folder(self.root, seed)
 
     def _train_base(self, folder: Path, seed: int, updates: int) -> None:
         every = spacing(self.plan.updates)
@@ -329,7 +329,7 @@ class _Runs:
         )
 
     def _branch_folder(self, point: int, k: int, seed: int) -> Path:
-        return self.root / f"at{point}-b{k * self.base.batch_size}-s{seed}"
+        return branch_plan.branch_folder(self.root, point, k * self.base.batch_size, seed)
 
     def _recipe(self, batch_size: int) -> Recipe:
         return branch_recipe(self.base, batch_size, self.rule, self.plan.num_examples)

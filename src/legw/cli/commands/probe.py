@@ -262,7 +262,7 @@ def _critical(options: Critical) -> int:
         branch_warmup=options.branch_warmup, cooldown=options.cooldown, seeds=seeds,
     )  # fmt: skip
     out = folder_of(options, "critical")
-    made = branch_plan.made_examples(out)
+    made = branch_plan.made_examples(plan, out)
     seconds = branch_plan.estimated_seconds(plan, task, settings, made)
     already = f" ({made} are made already)" if made else ""
     output.to_stderr(f"{plan.said()}{already}, about {duration(seconds)} here")
