@@ -125,3 +125,14 @@ def test_a_folder_beside_the_studies_makes_its_rows_appear(
     assert "| digits-lstm | 512 past the bound |" in said
     assert "Median error of the epochs:" in said and "(n = 2 batches)" in said
     assert "| digits-lstm | 16 | " in batches() and "| 128 to 512 |" in batches()
+
+
+def test_whole_runs_are_judged_whatever_their_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PTB-small's base has runs in both: 295 is far above 112 all the same."""
+    monkeypatch.syspath_prepend(RESULTS)
+    made = runpy.run_path(str(RESULTS / "how_large.py"))
+    rows = made["kept"]().splitlines()
+    (lost,) = [row for row in rows if row.startswith("| ptb-small | 640")]
+    assert "| loses 183 perplexity (163 %) (3 %) |" in lost and "| past 1 % |" in lost
+    (alone,) = [row for row in rows if row.startswith("| ptb-small | 160")]
+    assert "| cannot tell, n = 1 (3 %) |" in alone
