@@ -232,6 +232,11 @@ def test_the_smallest_point_counts_and_the_advice_follows_it() -> None:
     )
 
 
+def test_without_a_branch_past_the_tolerance_the_largest_is_a_lower_bound() -> None:
+    line = critical.critical_lines(result(made(0.0, 0.0)))[0]
+    assert line.startswith("critical batch size at least 64 examples (95 % interval from 64) ")
+
+
 @pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("seeds", [[0], [0, 1]])
 def test_what_one_seed_of_streams_leaves_out_is_told(streams: bool, seeds: list[int]) -> None:

@@ -14,7 +14,11 @@ from expect import error_line, golden, number
 from legw import Halving, Polynomial, Recipe, lr_at, presets, recipe, updates, warmup_updates
 from legw.optimizers import LAMB, LARS, SGD, Adam, Optimizer
 from legw.presets import RECIPES, find
+from legw.recipe import from_dict
 from legw.rules import LEGW, apply
+from legw.study.grid import differences
+
+RESULTS = Path(__file__).parents[2] / "results"
 
 NAMES = [
     "digits-lstm", "digits-lstm-muon", "mnist-lstm", "mnist-lstm-muon",
@@ -119,7 +123,7 @@ def test_small_gnmts_settings(name: str, optimizer: Optimizer, decay: Halving) -
 )
 def test_small_gnmts_rates_are_the_best_that_were_tried(name: str, folder: str) -> None:
     """By BLEU, the mean over seeds; a rate with a run that came to nothing is none."""
-    place = Path(__file__).parents[2] / "results" / "translation" / folder / "table.json"
+    place = RESULTS / "translation" / folder / "table.json"
     tried: dict[float, list[float]] = {}
     for row in json.loads(place.read_text(encoding="utf-8")):
         assert (row["recipe"], row["batch_size"]) == (name, find(name).batch_size)
@@ -127,6 +131,18 @@ def test_small_gnmts_rates_are_the_best_that_were_tried(name: str, folder: str) 
         tried.setdefault(float(row["variant"].removeprefix("lr=")), []).append(bleu)
     assert len(tried) >= 3
     assert find(name).lr == max(tried, key=lambda lr: sum(tried[lr]) / len(tried[lr]))
+
+
+def studied() -> list[Recipe]:
+    """Return the bases of the stored studies that have a shipped recipe's name."""
+    places = sorted(RESULTS.glob("*/study.json"))
+    bases = [from_dict(json.loads(place.read_text(encoding="utf-8"))["base"]) for place in places]
+    return [base for base in bases if base.name in RECIPES]
+
+
+@pytest.mark.parametrize("base", studied(), ids=lambda base: base.name)
+def test_the_base_of_a_study_is_the_recipe_that_ships(base: Recipe) -> None:
+    assert differences(base, find(base.name)) == differences(find(base.name), base) == {}
 
 
 @pytest.mark.parametrize(
