@@ -14,6 +14,7 @@ import legw
 from expect import error_line
 from legw import LAMB, LARS, SGD, Adam, AdamW, Cosine, Muon, Optimizer, Recipe, Rule
 from legw.analysis.remarks import decay_sum_factor, evidence, remarks
+from legw.recipe.cautions import short_memory
 from legw.rules import LEGW, LEGW_TIMESCALES, apply
 
 GPT = Recipe(
@@ -190,3 +191,40 @@ def test_rows_are_plain_and_fill_a_data_frame() -> None:
     outcome = legw.ladder(GPT, [960])[0]
     assert "<th>scaled</th>" in outcome._repr_html_()
     assert legw.ladder(GPT, [10**7])[0]._repr_html_().startswith("<p>gpt: batch_size=10000000")
+
+
+# A memory too short for rare words -------------------------------------------
+
+
+STREAMS = Recipe(
+    name="words", batch_size=20, lr=1e-3, epochs=13, warmup_epochs=0.03,
+    num_tokens=929_589, window_tokens=20, optimizer=Muon(beta2=0.95),
+)  # fmt: skip
+
+
+def test_a_short_memory_is_told_with_a_longer_one() -> None:
+    scaled = apply(STREAMS, 640, LEGW)
+    assert remarks(STREAMS, scaled, LEGW) == [
+        "beta2=0.95 averages over 20 updates, 8,000 tokens: words rarer than that are learned "
+        "badly; try beta2=0.999 of the base"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("beta2", "batch_size", "proposed"),
+    [
+        (0.95, 16, "0.999"), (0.99, 12, "0.999"), (0.95, 4, "0.9999"), (0.0, 1, "0.9999"),
+        (0.95, 64, "0.99"), (0.95, 78, "0.99"), (0.95, 79, None), (0.99, 16, None),
+    ],
+)  # fmt: skip
+def test_the_memory_is_counted_in_tokens(
+    beta2: float, batch_size: int, proposed: str | None
+) -> None:
+    base = replace(GPT, batch_size=batch_size, tokens_per_example=64, optimizer=AdamW(beta2=beta2))
+    line = short_memory(base)
+    assert line.partition("try beta2=")[2].partition(" ")[0] == (proposed or "")
+
+
+def test_no_memory_is_told_where_tokens_are_not_known_or_nothing_is_averaged() -> None:
+    assert not short_memory(replace(GPT, batch_size=1, optimizer=AdamW(beta2=0.9)))
+    assert not short_memory(replace(STREAMS, optimizer=SGD()))

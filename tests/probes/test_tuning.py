@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from legw import LegwWarning, Recipe, scale
+from legw import AdamW, LegwWarning, Recipe, scale
 from legw.analysis.check import end_loss
 from legw.apps import Options, find
 from legw.errors import DivergedError, LegwError
@@ -143,6 +143,12 @@ def test_a_best_point_at_the_edge_of_the_grid_is_told(
 
 def test_a_tuned_base_notes_the_edge_of_its_grid(tuned: TunedBase) -> None:
     assert any("est lr of the grid" in line for line in tuned.notes)
+
+
+def test_a_base_that_forgets_rare_words_is_told(digits: Task, tmp_path: Path) -> None:
+    base = replace(SMALL, tokens_per_example=5, lr=0.001, optimizer=AdamW(beta2=0.9))
+    found = tune(digits, tmp_path / "out", base=base, epochs=1, seeds=(0,), probes=False)
+    assert any(line.startswith("beta2=0.9 averages over 10 updates") for line in found.notes)
 
 
 def test_one_seed_is_compared_by_the_tolerance(tuned: TunedBase, digits: Task) -> None:

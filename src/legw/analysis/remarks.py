@@ -9,7 +9,7 @@ import math
 
 from legw.optimizers import LAMB, LARS, SGD, Adam, AdamW, Muon, Optimizer
 from legw.recipe import Recipe
-from legw.recipe.cautions import MAX_WARMUP, long_warmup, warmup_share
+from legw.recipe.cautions import MAX_WARMUP, long_warmup, short_memory, warmup_share
 from legw.recipe.rule import Rule
 from legw.rules import RULES
 
@@ -47,7 +47,8 @@ def evidence(optimizer: Optimizer) -> str:
 def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """Return the remarks on a scaled recipe, one line each; none at ``k = 1``.
 
-    These are: a warmup above a fifth of the run (above half it is a caution); weight decay
+    These are: a warmup above a fifth of the run (above half it is a caution); a base whose second
+    moments average over few tokens; weight decay
     whose sum over the run, lr times weight decay, changes by more than twice; weight decay
     that a rule would scale and cannot, or scales so far that it bounds the weights; a weight
     average over other examples; a lowest rate that is kept as a share of the peak.
@@ -68,7 +69,7 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     if scaled.batch_size == base.batch_size:
         return []
     warmup = long_warmup(scaled) if warmup_share(scaled) <= MAX_WARMUP else ""
-    found = [warmup, _decay_left(base, scaled), _coupled(base, rule),
+    found = [warmup, short_memory(base), _decay_left(base, scaled), _coupled(base, rule),
              _bound(base, scaled), _average_left(base, scaled, rule),
              _lowest(base, scaled)]  # fmt: skip
     return [line for line in found if line]

@@ -37,6 +37,7 @@ from legw.errors import (
 from legw.probes import headroom
 from legw.probes.ladder import Watch, one_process, unwatched
 from legw.recipe import Recipe, to_dict
+from legw.recipe.cautions import short_memory
 from legw.runs import records
 from legw.runs.records import Run
 from legw.study import plan as study
@@ -361,6 +362,7 @@ def choose_base(
     ranking = bases.ranked({cell.variant: predictors[cell.variant] for cell in cells})
     first, size, seeds = ranking.order[0], tuning.study.base.batch_size, len(tuning.study.seeds)
     far = bases.below_best(found, size, first, seeds, allowed)
+    forgets = short_memory(tuning.full[first])
     return TunedBase(
         recipe=tuning.full[first],
         ranking=ranking,
@@ -372,6 +374,7 @@ def choose_base(
             *ranking.notes,
             *([far] if far else []),
             *at_the_edge(tuning.study.grid, bases.best_of(found, size).variant),
+            *([forgets] if forgets else []),
         ),
     )
 

@@ -16,6 +16,14 @@ LONG_WARMUP_SHARE = 0.2
 MAX_WARMUP = 0.5
 """A warmup above this share of the run is a caution, wherever the recipe is scaled."""
 
+SHORT_MEMORY, ENOUGH_MEMORY = 100_000, 400_000
+"""Second moments that average over fewer tokens than the first get a note, which proposes as many
+as the second: our language models learned rare words far worse at 8,000 and 20,000 tokens, and at
+40,000 worse, than at 400,000."""
+
+LONGER = (0.99, 0.999, 0.9999, 0.99999)
+"""Values of beta2 of which the first that averages over enough tokens is proposed."""
+
 ROUNDING = 1e-12
 """Relative difference up to which two numbers count as equal at a rule's limit."""
 
@@ -44,6 +52,32 @@ def long_warmup(scaled: Recipe) -> str:
     return (
         f"the warmup is {share:.0%} of the run; try a shorter one of the base "
         f"({setting(f'warmup_{option}')}): legw probe curvature says what the base needs"
+    )
+
+
+def short_memory(base: Recipe) -> str:
+    """Return a line for second moments that forget rare words between two uses, else nothing.
+
+    Adam and its kin divide by a mean of squared gradients over about ``1/(1 - beta2)`` updates.
+    The row of a word that is seen less often takes steps of full length away from the word in
+    between. Only a recipe that tells its tokens gets the line.
+
+    >>> from legw.optimizers import AdamW
+    >>> short_memory(Recipe(batch_size=8, lr=1, steps=9, tokens_per_example=1024,
+    ...                     optimizer=AdamW(beta2=0.95)))
+    ''
+    """
+    beta2, each = getattr(base.optimizer, "beta2", None), base.example_tokens
+    if beta2 is None or each is None:
+        return ""
+    tokens = base.batch_size * each * (1 + ROUNDING)
+    if tokens >= SHORT_MEMORY * (1 - beta2):
+        return ""
+    longer = next((b for b in LONGER if tokens >= ENOUGH_MEMORY * (1 - b)), LONGER[-1])
+    return (
+        f"beta2={beta2:g} averages over {1 / (1 - beta2):.3g} updates, "
+        f"{tokens / (1 - beta2):,.0f} tokens: words rarer than that are learned badly; try "
+        f"beta2={longer:g} of the base"
     )
 
 
