@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from names import OLDER_GPT
+
 from legw import rules, schedule
 from legw.analysis import carrying, evidence, probed
 from legw.analysis.check import FAST
@@ -43,11 +45,13 @@ STORED = (
     ("MNIST-LSTM", "mnist-lstm-muon/unshifted", 8192),
     ("PTB-small", "ptb-small", 640),
     ("PTB-small", "ptb-small-nesterov", 640),
+    ("PTB-small", "ptb-small-muon", 640),
     ("CIFAR-10 (small net)", "cifar10", 2048),
     ("CIFAR-10 (small net)", "cifar10-momentum", 2048),
     ("CIFAR-10 (small net)", "cifar10-small-muon", 2048),
     ("translation (gnmt-small)", "translation", 1024),
     ("transformer (gpt-small)", "gpt-small-muon", 256),
+    ("transformer (gpt-small)", OLDER_GPT, 256),
     ("transformer (gpt-small)", "gpt-small", 256),
     ("digits, shifted", "digits-lstm-muon", 512),
 )

@@ -3,7 +3,11 @@
 STUDIES = {"gnmt-small": "translation"}
 """Folders of studies that are not called like their application."""
 
-UNTIMED = {"gnmt-small", "gpt-small", "gpt-small-muon"}
+OLDER_GPT = "gpt-small-muon-beta2-0.95"
+"""The study of the transformer's base as it was, with a memory too short for rare words: what it
+shows of them stays."""
+
+UNTIMED = {"gnmt-small", "gpt-small", "gpt-small-muon", "ptb-small-muon"}
 """Applications whose seconds are no comparison: their runs are from before and after their code
 became faster, or had other work beside them."""
 

@@ -383,13 +383,13 @@ GPT_SMALL_MUON = Recipe(
     lr=4e-3,
     steps=5448,
     warmup_steps=100,
-    optimizer=Muon(momentum=0.95, weight_decay=0.1, adamw_lr_ratio=0.5),
+    optimizer=Muon(momentum=0.95, weight_decay=0.1, adamw_lr_ratio=0.5, beta2=0.999),
     clip_norm=1.0,
     decay=Polynomial(power=1.0, after_warmup=True),
     num_examples=14525,
     tokens_per_example=64,
-    source="rate tuned at batch 16: results/gpt-small-muon/tuning; "
-    "Muon with weight decay as in arXiv 2502.16982",
+    source="rate tuned at batch 16: results/gpt-small-muon/tuning, and with beta2=0.95 "
+    "tuning-beta2-0.95; Muon with weight decay as in arXiv 2502.16982",
 )
 """The same with Muon for queries, keys, values, outputs and MLPs, AdamW for the table of words,
 and a linear decay."""

@@ -258,6 +258,25 @@ def test_other_advice(ladder: list[Rung], says: str) -> None:
     assert says in critical.critical_lines(result(ladder))[1]
 
 
+@pytest.mark.parametrize(("absolute", "by"), [(False, "0.03 of it"), (True, "0.03")])
+def test_branches_below_the_base_tell_that_it_is_held_back(absolute: bool, by: str) -> None:
+    ladders = made(-0.02, -0.012, half=0.001), made(-0.03, 0.0, half=0.001)
+    lines = critical.critical_lines(result(*ladders, absolute=absolute))
+    assert lines[2] == (
+        f"batch 32 ends below the base's loss, by {by}, at epoch 2: the base is held back at its "
+        "own batch, for example by its rate or by a beta2 too small for rare words; mend and tune "
+        "it there first"
+    )
+
+
+@pytest.mark.parametrize(
+    "ladder",
+    [made(-0.009), made(-0.012, half=0.003), made(-0.02, half=None), made(None, half=None)],
+)
+def test_branches_that_may_be_as_good_tell_nothing(ladder: list[Rung]) -> None:
+    assert not any("held back" in line for line in critical.critical_lines(result(ladder)))
+
+
 def test_a_tolerance_in_the_unit_of_the_loss_is_told_as_one() -> None:
     line = critical.critical_lines(result(made(0.02), absolute=True))[0]
     assert line.endswith("tolerance 0.01 above the base's loss")

@@ -134,8 +134,12 @@ def test_small_gnmts_rates_are_the_best_that_were_tried(name: str, folder: str) 
 
 
 def studied() -> list[Recipe]:
-    """Return the bases of the stored studies that have a shipped recipe's name."""
-    places = sorted(RESULTS.glob("*/study.json"))
+    """Return the bases of the stored studies that have a shipped recipe's name.
+
+    A study of a base as it was before is called by what has changed.
+    """
+    places = [place for place in sorted(RESULTS.glob("*/study.json"))
+              if not place.parent.name.endswith("-beta2-0.95")]  # fmt: skip
     bases = [from_dict(json.loads(place.read_text(encoding="utf-8"))["base"]) for place in places]
     return [base for base in bases if base.name in RECIPES]
 

@@ -339,8 +339,32 @@ def critical_lines(found: Mapping[str, Any]) -> list[str]:
         f"{number(found['epoch'], 3)}, the smallest of {len(found['points'])} points; tolerance "
         f"{_tolerance(found)}",
         _advice(found),
+        *_held_back(found),
         *_noise_batch(found.get("noise_batch")),
         *_one_seed(found.get("plan", {})),
+    ]
+
+
+def _held_back(found: Mapping[str, Any]) -> list[str]:
+    """Return a line where a branch ends surely below the base, by more than the tolerance.
+
+    A larger batch makes fewer updates of the same examples: where it ends lower all the same, a
+    setting of the base is poor at the base's own batch.
+    """
+    below = [
+        (one["excess"], one["batch_size"], point["epoch"])
+        for point in found["points"]
+        for one in point["branches"]
+        if one["half_width"] is not None and one["excess"] + one["half_width"] < -found["tolerance"]
+    ]
+    if not below:
+        return []
+    excess, batch_size, epoch = min(below)
+    by = number(-excess, 3) if found["absolute"] else f"{-excess:.3g} of it"
+    return [
+        f"batch {batch_size} ends below the base's loss, by {by}, at epoch {number(epoch, 3)}: the "
+        "base is held back at its own batch, for example by its rate or by a beta2 too small for "
+        "rare words; mend and tune it there first"
     ]
 
 
