@@ -264,8 +264,8 @@ def test_branches_below_the_base_tell_that_it_is_held_back(absolute: bool, by: s
     lines = critical.critical_lines(result(*ladders, absolute=absolute))
     assert lines[2] == (
         f"batch 32 ends below the base's loss, by {by}, at epoch 2: the base is held back at its "
-        "own batch, for example by its rate or by a beta2 too small for rare words; mend and tune "
-        "it there first"
+        "own batch, for example by its rate or by a beta2 too small for rare words; tune these at "
+        "its batch first"
     )
 
 

@@ -364,7 +364,7 @@ def _held_back(found: Mapping[str, Any]) -> list[str]:
     return [
         f"batch {batch_size} ends below the base's loss, by {by}, at epoch {number(epoch, 3)}: the "
         "base is held back at its own batch, for example by its rate or by a beta2 too small for "
-        "rare words; mend and tune it there first"
+        "rare words; tune these at its batch first"
     ]
 
 

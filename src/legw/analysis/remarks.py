@@ -48,10 +48,10 @@ def remarks(base: Recipe, scaled: Recipe, rule: Rule) -> list[str]:
     """Return the remarks on a scaled recipe, one line each; none at ``k = 1``.
 
     These are: a warmup above a fifth of the run (above half it is a caution); a base whose second
-    moments average over few tokens; weight decay
-    whose sum over the run, lr times weight decay, changes by more than twice; weight decay
-    that a rule would scale and cannot, or scales so far that it bounds the weights; a weight
-    average over other examples; a lowest rate that is kept as a share of the peak.
+    moments average over few tokens; weight decay whose sum over the run, lr times weight decay,
+    changes by more than twice; weight decay that a rule would scale and cannot, or scales so far
+    that it bounds the weights; a weight average over other examples; a lowest rate that is kept as
+    a share of the peak.
 
     Args:
         base: the recipe that was scaled.
