@@ -19,6 +19,7 @@ from torch import Tensor
 from legw.apps import trained
 from legw.apps.ptb.model import WordLSTM
 from legw.apps.ptb.text import Corpus, read_corpus
+from legw.errors import LegwError, RunError
 
 BOUNDS = (0, 30, 100, 300, 1000, 3000, 10**9)
 """Counts in the training text at which the words are divided."""
@@ -95,16 +96,20 @@ def main() -> None:
     parser.add_argument("texts", type=Path, help="folder with the texts")
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN", help="a name and a run folder")
     asked = parser.parse_args()
-    corpus = read_corpus(asked.texts)
-    found = {}
-    for each in asked.runs:
+    try:
+        corpus = read_corpus(asked.texts)
         # A folder of a grid has a sign of equality in its own name.
-        name, _, folder = each.partition("=")
-        model = trained.load(Path(folder)).model
-        if not isinstance(model, WordLSTM):
-            parser.error(f"{folder}: holds no LSTM language model")
-        found[name] = parts(model, corpus)
-    print(table(found))
+        named = [each.partition("=") for each in asked.runs]
+        print(table({name: parts(_model(folder), corpus) for name, _, folder in named}))
+    except LegwError as error:
+        parser.error(str(error))
+
+
+def _model(folder: str) -> WordLSTM:
+    model = trained.load(Path(folder)).model
+    if not isinstance(model, WordLSTM):
+        raise RunError(f"{folder}: holds no LSTM language model")
+    return model
 
 
 if __name__ == "__main__":

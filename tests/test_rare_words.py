@@ -71,6 +71,20 @@ def test_the_table_has_a_line_for_each_part(script: ModuleType) -> None:
     ]
 
 
+@pytest.mark.parametrize("run", ["no-such-run", "0.95=no-such-run"])
+def test_a_run_that_is_not_there_is_one_line(
+    script: ModuleType, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.txt").write_text("a small bank\n", encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["rare_words.py", str(tmp_path), run])
+    with pytest.raises(SystemExit) as left:
+        script.main()
+    assert left.value.code == 2
+    assert ": error: " in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(("beta2", "low", "high"), [(0.95, 0.0, 0.5), (0.999, 0.9, 1.1)])
 def test_a_short_memory_learns_too_small_a_chance_of_a_rare_word(
     beta2: float, low: float, high: float

@@ -205,8 +205,8 @@ STREAMS = Recipe(
 def test_a_short_memory_is_told_with_a_longer_one() -> None:
     scaled = apply(STREAMS, 640, LEGW)
     assert remarks(STREAMS, scaled, LEGW) == [
-        "beta2=0.95 averages over 20 updates, 8,000 tokens: words rarer than that are learned "
-        "badly; try beta2=0.999 of the base"
+        "beta2=0.95 averages over 20 updates, 8,000 tokens: words that come less often are "
+        "learned badly; try beta2=0.999 of the base"
     ]
 
 

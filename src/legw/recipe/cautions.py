@@ -76,7 +76,7 @@ def short_memory(base: Recipe) -> str:
     longer = next((b for b in LONGER if tokens >= ENOUGH_MEMORY * (1 - b)), LONGER[-1])
     return (
         f"beta2={beta2:g} averages over {1 / (1 - beta2):.3g} updates, "
-        f"{tokens / (1 - beta2):,.0f} tokens: words rarer than that are learned badly; try "
+        f"{tokens / (1 - beta2):,.0f} tokens: words that come less often are learned badly; try "
         f"beta2={longer:g} of the base"
     )
 
